@@ -1,0 +1,457 @@
+"""Stream images through a model's attention and reduce them to a table, layer by layer, in constant memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from svda_analysis.capture import AttentionRecord, capture, check_captured, evaluating, token_layout
+from svda_analysis.checkpoint import Checkpoint, build_model, load
+from svda_analysis.data import ImageData, load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.indicators import INDICATORS, Indicator, attention_spectrum, score_spectrum, sigma_spectrum
+from svda_analysis.model import ViT
+from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, make_frame
+
+Data = str | Tensor | Dataset | DataLoader
+_FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
+
+
+def analyze(
+    model_or_path: nn.Module | str | os.PathLike[str],
+    data: Data | None = None,
+    *,
+    indicators: Sequence[str] | None = None,
+    images: int | None = None,
+    precision: float | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    noise: float = 0.1,
+    examples: int = 4,
+    seed: int = 0,
+    name: str | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Analysis:
+    """Measure every layer and head of a model over a data set.
+
+    Parameters
+    ----------
+    model_or_path
+        A module, or the path of a checkpoint.
+    data
+        Preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or the name of
+        a data set (its test part). A checkpoint brings its own data set's name.
+    indicators
+        Names from :data:`~svda_analysis.indicators.INDICATORS`; all by default.
+    images
+        At most so many images, drawn without replacement (a tensor or a loader is taken from its start).
+    precision
+        Stop once the half-width of every 95 % interval is below this share of the indicator's range.
+    batch_size, device
+        Images per forward; where to run (CUDA where there is one).
+    noise, seed
+        Standard deviation of the Gaussian noise on the preprocessed input for ``perturbation_robustness``; the seed of
+        that noise and of the drawing of images.
+    examples
+        How many images keep their maps, the first of each class.
+    name, data_root
+        The name of the model in the result (the file's by default); where data sets lie.
+    progress
+        Called with (images done, images in all).
+
+    Raises
+    ------
+    InputError
+        When an argument is outside what is allowed, or the images do not suit the model.
+    """
+    wanted = _choose_indicators(indicators)
+    _check_numbers(images, precision, batch_size, noise, examples)
+    subject = _resolve_model(model_or_path, name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    source = _resolve_data(data, subject, data_root)
+    started = time.perf_counter()
+    with evaluating(subject.model.to(device)), torch.no_grad():
+        stream = Stream(subject.model, wanted, noise=noise, seed=seed)
+        total = min(images or source.total, source.total)
+        for batch, labels in source.batches(batch_size, images, seed):
+            stream.update(batch.to(device), labels)
+            if progress:
+                progress(stream.images, total)
+            if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
+                break
+        shown = _examples(subject.model, source, examples, device)
+    identity = {**subject.identity, "dataset": source.name, "attention": subject.identity["attention"] or stream.kind}
+    run = {
+        **identity,
+        "path": subject.path,
+        "parameters": sum(p.numel() for p in subject.model.parameters()),
+        "images": stream.images,
+        "data": source.description,
+        "seconds": round(time.perf_counter() - started, 2),
+        "recipe": subject.recipe,
+    }
+    settings = {"noise": noise, "seed": seed, "precision": precision, "batch_size": batch_size, "device": str(device)}
+    return Analysis(
+        table=stream.table(identity),
+        spectra=stream.spectra(identity),
+        history=subject.history.assign(model=identity["model"]).astype(TABLE_COLUMNS),
+        examples={identity["model"]: shown} if shown else {},
+        meta={"versions": versions(), "settings": settings, "runs": [run], "warnings": source.warnings},
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what its numbers depend on."""
+    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "scipy", "pandas")}
+    try:
+        own = version("svda-analysis")
+    except ModuleNotFoundError:
+        own = "not installed"
+    return {"svda-analysis": own, "python": platform.python_version(), **found}
+
+
+def run_names(paths: Sequence[str | os.PathLike[str]], checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A model name for each checkpoint: runs that differ in the seed alone share one.
+
+    The name is the file's without its seed (``svda_s2.pt`` -> ``svda``), with the folder's name before it, or a
+    number behind it, where two configurations would share it. A second run of the same seed keeps its own name.
+    """
+    stems = [re.sub(r"[_-]?s(?:eed)?[_-]?\d+$", "", Path(path).stem) or Path(path).stem for path in paths]
+    recipes = [
+        (checkpoint.config, sorted((k, repr(v)) for k, v in checkpoint.recipe.items() if k != "seed"))
+        for checkpoint in checkpoints
+    ]
+    groups: list[tuple[str, Any, set[int | None]]] = []
+    names = []
+    for path, stem, recipe, checkpoint in zip(paths, stems, recipes, checkpoints, strict=True):
+        for name, known, seeds in groups:
+            if known == recipe and checkpoint.seed is not None and checkpoint.seed not in seeds:
+                seeds.add(checkpoint.seed)
+                names.append(name)
+                break
+        else:
+            taken = {name for name, _, _ in groups}
+            options = [stem, Path(path).stem, f"{Path(path).parent.name}/{stem}"]
+            numbered = (f"{stem}-{i}" for i in range(2, len(paths) + 2))
+            name = next(option for option in (*options, *numbered) if option not in taken)
+            groups.append((name, recipe, {checkpoint.seed}))
+            names.append(name)
+    return names
+
+
+# --- the stream -----------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """Running count, mean and spread over images of every indicator at every layer and head of one model.
+
+    ``update`` runs one batch through the model and keeps only its moments; a record is dropped before the next layer
+    begins. With ``perturbation_robustness`` among the indicators each batch runs together with its noisy copy.
+    """
+
+    def __init__(self, model: nn.Module, indicators: Sequence[Indicator], *, noise: float = 0.1, seed: int = 0) -> None:
+        self.model, self.indicators, self.noise = model, indicators, noise
+        self.generator = torch.Generator().manual_seed(seed)
+        self.images = 0
+        self.kind = "dot"
+        self.moments: dict[tuple[str, str, int], _Moments] = {}
+        self.spectrum_moments: dict[tuple[str, int], _Moments] = {}
+        self.bounds: dict[tuple[str, str, int], float] = {}
+        self._noisy = any("a_noisy" in indicator.needs for indicator in indicators)
+        self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
+
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
+        B, seen = len(images), 0
+        batch = images
+        if self._noisy:
+            drawn = torch.randn(images.shape, generator=self.generator).to(images)
+            batch = torch.cat([images, images + self.noise * drawn])
+
+        def on_record(record: AttentionRecord) -> None:
+            nonlocal seen
+            seen += 1
+            self._measure(record, B)
+
+        with capture(self.model, on_record):
+            logits = self.model(batch)[:B]
+        check_captured(seen, self.model)
+        if labels is not None:
+            labels = labels.to(logits.device)
+            self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
+            self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
+        self.images += B
+
+    def _measure(self, record: AttentionRecord, B: int) -> None:
+        q, k, a = record.q[:B], record.k[:B], record.a[:B]
+        grid, prefix = token_layout(self.model, a.shape[-1])
+        spectra = {}
+        if "scores" in self._sources:
+            spectra["scores"] = score_spectrum(q, k, record.scale, record.sigma)
+        if "attention" in self._sources:
+            spectra["attention"] = attention_spectrum(a)
+        if record.sigma is not None:
+            self.kind = "svda"
+            if "sigma" in self._sources and not self.images:
+                spectra["sigma"] = sigma_spectrum(record.sigma)[None]
+        for source, spectrum in spectra.items():
+            self.spectrum_moments.setdefault((source, record.layer), _Moments()).update(spectrum)
+        at_hand = {"q": q, "k": k, "a": a, "a_noisy": record.a[B:], "grid": grid, "prefix": prefix}
+        for indicator in self.indicators:
+            for source in indicator.sources:
+                if "spectrum" in indicator.needs and source not in spectra:
+                    continue
+                given = {**at_hand, "spectrum": spectra.get(source)}
+                values = indicator.function(**{need: given[need] for need in indicator.needs})
+                self._add(indicator.name, source, record.layer, values)
+                low, high = indicator.bounds(source, D=q.shape[-1], N=a.shape[-1], grid=grid)
+                self.bounds[indicator.name, source, record.layer] = high - low
+
+    def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
+        self.moments.setdefault((indicator, source, layer), _Moments()).update(values)
+
+    def widest(self) -> float:
+        """The widest half-width of a 95 % interval, as a share of its indicator's range."""
+        return max(
+            float(self.moments[key].half_width().max()) / span
+            for key, span in self.bounds.items()
+            if self.moments[key].n > 1 and span > 0
+        )
+
+    def table(self, identity: dict[str, Any]) -> pd.DataFrame:
+        """The moments as a frame with :data:`~svda_analysis.results.TABLE_COLUMNS`."""
+        rows = []
+        for (indicator, source, layer), moments in self.moments.items():
+            std, half = moments.std(), moments.half_width()
+            for head, mean in enumerate(moments.mean.tolist()):
+                place = {"layer": layer, "head": head} if layer >= 0 else {}
+                interval = {"ci_low": mean - float(half[head]), "ci_high": mean + float(half[head])}
+                numbers = {"mean": mean, "std": float(std[head]), "n": moments.n, **interval}
+                rows.append({**identity, **place, "indicator": indicator, "source": source, **numbers})
+        return make_frame(rows, TABLE_COLUMNS)
+
+    def spectra(self, identity: dict[str, Any]) -> pd.DataFrame:
+        """Mean singular values as a frame with :data:`~svda_analysis.results.SPECTRA_COLUMNS`."""
+        rows = [
+            {**identity, "layer": layer, "head": head, "source": source, "rank": rank, "value": value}
+            for (source, layer), moments in self.spectrum_moments.items()
+            for head, values in enumerate(moments.mean.tolist())
+            for rank, value in enumerate(values, start=1)
+        ]
+        return make_frame(rows, SPECTRA_COLUMNS)
+
+
+class _Moments:
+    """Count, mean and sum of squared deviations over images, merged batch by batch (Chan, Golub & LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = self.m2 = torch.zeros(())
+
+    def update(self, values: Tensor) -> None:
+        values = values.double().cpu()  # (B, ...)
+        n, total = len(values), self.n + len(values)
+        mean = values.mean(0)
+        delta = mean - self.mean
+        self.m2 = self.m2 + (values - mean).square().sum(0) + delta.square() * (self.n * n / total)
+        self.mean = self.mean + delta * (n / total)
+        self.n = total
+
+    def std(self) -> Tensor:
+        return (self.m2 / (self.n - 1)).sqrt() if self.n > 1 else torch.full_like(self.m2, math.nan)
+
+    def half_width(self) -> Tensor:
+        """Half-width of the 95 % t interval of the mean."""
+        quantile = stats.t.ppf(0.975, self.n - 1) if self.n > 1 else math.nan
+        return self.std() * (quantile / math.sqrt(self.n))
+
+
+# --- what to measure, on what ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Subject:
+    model: nn.Module
+    identity: dict[str, Any]
+    data: dict[str, Any]
+    recipe: dict[str, Any]
+    history: pd.DataFrame
+    path: str | None
+
+
+@dataclasses.dataclass
+class _Source:
+    """Where images come from: ``batches(batch_size, images, seed)`` yields (images, labels or None)."""
+
+    name: str
+    description: str
+    total: int
+    batches: Callable[[int, int | None, int], Iterator[tuple[Tensor, Tensor | None]]]
+    dataset: ImageData | None = None
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def _resolve_model(given: nn.Module | str | os.PathLike[str], name: str | None) -> _Subject:
+    empty = make_frame([], TABLE_COLUMNS)
+    if isinstance(given, nn.Module):
+        attention = given.config.attention if isinstance(given, ViT) else None
+        identity = {"model": name or type(given).__name__, "attention": attention, "seed": None, "epoch": None}
+        return _Subject(given, identity, {}, {}, empty, None)
+    checkpoint = load(given)
+    identity = {
+        "model": name or Path(given).stem,
+        "attention": checkpoint.config.attention,
+        "seed": checkpoint.seed,
+        "epoch": checkpoint.epoch,
+    }
+    recipe, history = checkpoint.recipe, checkpoint.history
+    return _Subject(build_model(checkpoint), identity, checkpoint.data, recipe, history, os.fspath(given))
+
+
+def _resolve_data(data: Data | None, subject: _Subject, root: str | os.PathLike[str] | None) -> _Source:
+    if data is None and not subject.data:
+        raise InputError(
+            "data must be given (a data set's name, images, a Dataset or a DataLoader): the model has none"
+        )
+    if data is None or isinstance(data, str):
+        own = data is None
+        size = subject.model.config.image_size if isinstance(subject.model, ViT) else None
+        wanted = subject.data["name"] if own else data
+        data = load_dataset(wanted, root=root, image_size=size, sample_fallback=own)
+    if isinstance(data, ImageData):
+        return _from_image_data(data, subject.model)
+    if isinstance(data, Tensor):
+        return _from_tensor(data)
+    if isinstance(data, DataLoader):
+        return _from_loader(data)
+    if isinstance(data, Dataset):
+        return _from_dataset(data)
+    raise InputError(f"data must be a data set's name, a tensor, a Dataset or a DataLoader, got {type(data).__name__}")
+
+
+def _from_image_data(data: ImageData, model: nn.Module) -> _Source:
+    if isinstance(model, ViT):
+        has, takes = (data.channels, data.image_size), (model.config.in_channels, model.config.image_size)
+        if has != takes:
+            kinds = {1: "grey", 3: "RGB"}
+            texts = [f"{kinds.get(c, f'{c}-channel')} {size} x {size}" for c, size in (has, takes)]
+            raise InputError(f"{data.name} images are {texts[0]}, the model takes {texts[1]}")
+
+    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return data.batches(size, indices=_draw(len(data), images, seed))
+
+    warnings = [data.warning] if data.warning else []
+    return _Source(data.name, data.source, len(data), batches, data, warnings)
+
+
+def _from_tensor(data: Tensor) -> _Source:
+    if data.ndim != 4 or not data.is_floating_point() or not len(data):
+        raise InputError(f"data must be float images (B, C, H, W), got {data.dtype} {tuple(data.shape)}")
+
+    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return ((batch, None) for batch in data[:images].split(size))
+
+    return _Source("tensor", f"{len(data)} images given as a tensor", len(data), batches)
+
+
+def _from_dataset(data: Dataset) -> _Source:
+    total = len(data)  # type: ignore[arg-type]  # a map-style data set has a length; a stream comes as a DataLoader
+
+    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        chosen = Subset(data, _draw(total, images, seed).tolist())
+        return map(_image_and_label, DataLoader(chosen, batch_size=size))
+
+    name = type(data).__name__
+    return _Source(name, f"{total} images of a {name}", total, batches)
+
+
+def _from_loader(data: DataLoader) -> _Source:
+    total = len(data.dataset)  # type: ignore[arg-type]  # as above
+
+    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        left = total if images is None else images
+        for batch, labels in map(_image_and_label, data):
+            yield batch[:left], None if labels is None else labels[:left]
+            left -= len(batch)
+            if left <= 0:
+                return
+
+    return _Source(type(data.dataset).__name__, f"{total} images of a DataLoader", total, batches)
+
+
+def _image_and_label(batch: Any) -> tuple[Tensor, Tensor | None]:
+    if isinstance(batch, Tensor):
+        return batch, None
+    images, labels, *_ = batch
+    return images, labels
+
+
+def _draw(total: int, images: int | None, seed: int) -> Tensor:
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    return order[:images]
+
+
+def _examples(model: nn.Module, source: _Source, number: int, device: torch.device) -> Examples | None:
+    if not number:
+        return None
+    if source.dataset is not None:
+        labels = source.dataset.labels.numpy()
+        _, firsts = np.unique(labels, return_index=True)
+        chosen = torch.from_numpy(np.sort(firsts)[:number])
+        images, labels_shown = next(iter(source.dataset.batches(len(chosen), indices=chosen)))
+        pictures, classes = source.dataset.raw(chosen), source.dataset.classes
+    else:
+        images, given = next(iter(source.batches(number, number, 0)))
+        labels_shown = torch.full((len(images),), -1) if given is None else given
+        pictures, classes = _as_pictures(images), ()
+    maps: list[np.ndarray] = []
+    with capture(model, lambda record: maps.append(record.a.half().cpu().numpy())):
+        predictions = model(images.to(device)).argmax(-1).cpu().numpy()
+    square = [found for found in maps if found.shape == maps[0].shape]
+    grid, prefix = token_layout(model, square[0].shape[-1])
+    return Examples(pictures, labels_shown.numpy(), predictions, np.stack(square, axis=1), grid, prefix, classes)
+
+
+def _as_pictures(images: Tensor) -> np.ndarray:
+    """Preprocessed images stretched to 0..255 each: their own normalisation is not known."""
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return ((images - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _choose_indicators(names: Sequence[str] | None) -> list[Indicator]:
+    for name in names or ():
+        if name not in INDICATORS:
+            raise InputError(f"indicators must be among {', '.join(INDICATORS)}, got {name!r}")
+    if names is not None and not names:
+        raise InputError("indicators must name at least one indicator, got none")
+    return [INDICATORS[name] for name in names or INDICATORS]
+
+
+def _check_numbers(images: int | None, precision: float | None, batch_size: int, noise: float, examples: int) -> None:
+    if images is not None and images < 1:
+        raise InputError(f"images must be at least 1, got {images}")
+    if precision is not None and not 0 < precision < 1:
+        raise InputError(f"precision must lie between 0 and 1, got {precision}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    if not 0 <= noise < math.inf:
+        raise InputError(f"noise must be at least 0, got {noise}")
+    if examples < 0:
+        raise InputError(f"examples must be at least 0, got {examples}")

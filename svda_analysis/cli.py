@@ -1,0 +1,351 @@
+"""The command line: parse, call one function, write, print. torch is imported inside commands alone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from svda_analysis.errors import InputError
+
+_DATA_NAMES = "fashion_mnist, cifar10, cifar100, imagenet100, imagefolder:DIR or sample"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="svda-analysis", prog_name="svda")
+def cli() -> None:
+    """How does a Vision Transformer attend? Train, measure and compare.
+
+    \b
+    Examples:
+      svda train --dataset fashion_mnist --attention svda --out checkpoints/svda_s0.pt
+      svda analyze checkpoints/svda_s0.pt
+    """
+
+
+@cli.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.option("--data", metavar="NAME", help=f"{_DATA_NAMES}. Default: what the checkpoint was trained on.")
+@click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
+@click.option("--out", metavar="DIR", help="Folder for the report. Default: reports/<name>.")
+@click.option("--images", type=int, metavar="N", help="Measure on at most N images. Default: all test images.")
+@click.option("--precision", type=float, metavar="P", help="Stop when every 95% interval is within P of its range.")
+@click.option("--indicators", metavar="A,B,...", help="Only these indicators (comma-separated).")
+@click.option("--baseline", metavar="MODEL", help="Compare against this model. Default: the one with dot attention.")
+@click.option("--examples", type=int, default=4, show_default=True, metavar="N", help="Images whose maps are drawn.")
+@click.option("--noise", type=float, default=0.1, show_default=True, help="Input noise for perturbation_robustness.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise and of drawing images.")
+@click.option("--batch-size", type=int, default=64, show_default=True, metavar="N")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+@click.option("--quiet", is_flag=True, help="Print only where the report is.")
+@click.version_option(package_name="svda-analysis", prog_name="svda-analyze")
+def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None, quiet: bool, **options: Any) -> None:
+    """Measure the attention of one checkpoint, or compare several, and write a report.
+
+    Runs that differ in their seed alone are one model; models are compared in pairs of equal seeds.
+
+    \b
+    Examples:
+      svda-analyze checkpoint.pt
+      svda-analyze checkpoints/fashion_mnist/*.pt --precision 0.01
+    """
+    options["indicators"] = (
+        [name.strip() for name in options["indicators"].split(",")] if options["indicators"] else None
+    )
+    folder = Path(out) if out else Path("reports") / _report_name(checkpoints)
+    from svda_analysis.analyze import analyze as run
+    from svda_analysis.analyze import run_names
+    from svda_analysis.checkpoint import load
+    from svda_analysis.indicators import INDICATORS
+    from svda_analysis.report import check_writable, write_report
+    from svda_analysis.results import Analysis
+
+    loaded = [load(path) for path in checkpoints]
+    names = run_names(checkpoints, loaded)
+    if baseline is not None and baseline not in names:
+        raise InputError(f"--baseline must be one of {', '.join(dict.fromkeys(names))}, got {baseline!r}")
+    check_writable(folder)
+    parts = []
+    with _progress("images", quiet) as advance:
+        for path, name, checkpoint in zip(checkpoints, names, loaded, strict=True):
+            label = Path(path).stem
+            part = run(
+                path, name=name, progress=lambda done, total, label=label: advance(label, done, total), **options
+            )
+            parts.append(part)
+    labels = {name: indicator.label for name, indicator in INDICATORS.items()}
+    analysis = Analysis.join(parts)
+    command = shlex.join(["svda-analyze", *_arguments_given()])
+    written = write_report(analysis, folder, baseline=baseline, labels=labels, command=command)
+    if not quiet:
+        _print_analysis(analysis, baseline, labels)
+    click.echo(f"report: {written[0]} ({len(written)} files)")
+
+
+@cli.command()
+@click.option("--dataset", required=True, metavar="NAME", help=f"{_DATA_NAMES}.")
+@click.option("--attention", type=click.Choice(["dot", "svda", "cosine"]), default="svda", show_default=True)
+@click.option("--out", required=True, metavar="FILE", help="The checkpoint, written after every epoch.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--epochs", type=int, metavar="N", help="Epochs of the whole schedule.")
+@click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
+@click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run from --out.")
+@click.option("--stop-after", type=int, metavar="N", help="End after epoch N of the schedule.")
+@click.option(
+    "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), default="auto", help="auto: bf16 on CUDA."
+)
+@click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
+@click.option("--track", metavar="NAME", help="Also log to a tracker that accelerate knows, such as tensorboard.")
+def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...], **options: Any) -> None:
+    """Train a Vision Transformer with dot-product, SVDA or cosine attention.
+
+    \b
+    Examples:
+      svda train --dataset fashion_mnist --attention svda --seed 0 --out checkpoints/svda_s0.pt
+      svda train --dataset sample --epochs 3 --set depth=2 --set shape_penalty=0.1 --out try.pt
+      torchrun --nproc-per-node 2 -m svda_analysis.cli train --dataset cifar10 --out vit.pt
+    """
+    from svda_analysis.model import PRESETS, ViTConfig
+    from svda_analysis.train import TrainConfig
+    from svda_analysis.train import train as run
+
+    base = dataset.partition(":")[0]
+    preset = preset or (base if base in PRESETS else "fashion_mnist" if base == "sample" else "vit_tiny")
+    given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
+    if (epochs := options.pop("epochs")) is not None:
+        given["epochs"] = epochs
+    model_fields, recipe_fields = _split_settings(settings, given, ViTConfig, TrainConfig)
+    if base in ("imagenet100", "imagefolder") and "num_classes" not in model_fields:
+        model_fields["num_classes"] = _count_classes(dataset, options["data_root"])
+    config, recipe = ViTConfig.preset(preset, **model_fields), TrainConfig(**recipe_fields)
+    with _training_display() as observer:
+        checkpoint = run(config, recipe, out, on_progress=observer, **options)
+    click.echo(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
+
+
+@cli.command()
+@click.argument("source")
+@click.argument("target")
+def export(source: str, target: str) -> None:
+    """Copy a checkpoint without its optimizer state, for sharing.
+
+    \b
+    Example:
+      svda export runs/svda_s0.pt checkpoints/svda_s0.pt
+    """
+    from svda_analysis.checkpoint import export as run
+
+    run(source, target)
+    click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``svda``."""
+    _run(cli, "svda", arguments)
+
+
+def analyze_main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``svda-analyze``."""
+    _run(analyze, "svda-analyze", arguments)
+
+
+def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> None:
+    """Run a command; bad input becomes one line on stderr and exit code 2."""
+    try:
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
+    except InputError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 2
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        code = 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# --- helpers of the commands ----------------------------------------------------------------------------------------
+
+
+def _report_name(checkpoints: Sequence[str]) -> str:
+    if len(checkpoints) == 1:
+        return Path(checkpoints[0]).stem
+    parents = {Path(path).resolve().parent for path in checkpoints}
+    return parents.pop().name if len(parents) == 1 else "comparison"
+
+
+def _arguments_given() -> list[str]:
+    arguments = sys.argv[1:]
+    return arguments[1:] if arguments[:1] == ["analyze"] else arguments
+
+
+def _split_settings(settings: Sequence[str], given: dict[str, Any], *classes: type) -> list[dict[str, Any]]:
+    """``KEY=VALUE`` words and options, sorted into the fields of each class and read as the field's type."""
+    found: list[dict[str, Any]] = [{} for _ in classes]
+    words: dict[str, Any] = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"--set must be KEY=VALUE, got {word!r}")
+        words[key] = value
+    every = {field.name: (field, at) for at, cls in enumerate(classes) for field in dataclasses.fields(cls)}
+    for key, value in {**given, **words}.items():
+        if key not in every:
+            raise InputError(f"--set must name one of {', '.join(every)}, got {key!r}")
+        field, at = every[key]
+        found[at][key] = _parse(key, value, field.default) if isinstance(value, str) else value
+    return found
+
+
+def _parse(key: str, text: str, default: Any) -> Any:
+    """Read ``text`` as the type of ``default``; a field that is a number or a rule takes either."""
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{key} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    if isinstance(default, str):
+        with contextlib.suppress(ValueError):
+            return float(text)
+        return text
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise InputError(f"{key} must be a number like {default!r}, got {text!r}") from None
+
+
+def _count_classes(dataset: str, root: str | None) -> int:
+    from svda_analysis.data import load_dataset
+
+    return len(load_dataset(dataset, root=root, train=True).classes)
+
+
+@contextlib.contextmanager
+def _progress(unit: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each label in a terminal; nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda label, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+
+        def advance(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bar.add_task(label, total=total)
+            bar.update(tasks[label], completed=done, total=total)
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _training_display() -> Iterator[Callable[[Any], None]]:
+    """A live bar with speed, loss, accuracy and time left in a terminal; a line for each epoch everywhere."""
+    if not sys.stderr.isatty():
+        yield lambda state: None if state.epoch_rows is None else click.echo(_epoch_line(state))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=20), TextColumn("{task.fields[numbers]}"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("train", total=None, epoch="", numbers="")
+
+        def observe(state: Any) -> None:
+            numbers = (
+                f"{state.images_per_second:.0f} images/s  loss {state.loss:.3f}  accuracy {state.accuracy:.1%}  "
+                f"{_clock(state.seconds_left)} left"
+            )
+            epoch = f"{state.epoch}/{state.epochs}"
+            bar.update(task, completed=state.step, total=state.steps, epoch=epoch, numbers=numbers)
+            if state.epoch_rows is not None:
+                console.print(_epoch_line(state), highlight=False)
+
+        yield observe
+
+
+def _epoch_line(state: Any) -> str:
+    rows = state.epoch_rows.groupby(["indicator", "source"])["mean"].mean()
+    parts = [
+        f"epoch {state.epoch}/{state.epochs}",
+        f"train loss {rows['loss', 'train']:.4f}",
+        f"test loss {rows['loss', 'test']:.4f}",
+        f"test accuracy {rows['accuracy', 'test']:.2%}",
+        f"entropy {rows['attention_entropy', 'attention']:.3f}",
+        f"{state.images_per_second:.0f} images/s",
+        f"{_clock(state.seconds_left)} left",
+    ]
+    if ("effective_rank", "sigma") in rows.index:
+        parts.insert(5, f"sigma rank {rows['effective_rank', 'sigma']:.1f}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str]) -> None:
+    from rich.console import Console
+
+    from svda_analysis.compare import compare
+    from svda_analysis.report import accuracy_lines, comparison_tables, layer_tables, statements
+
+    console = Console(highlight=False)
+    for line in analysis.meta["warnings"]:
+        console.print(f"[bold yellow]warning:[/] {line}")
+    for source in dict.fromkeys(run["data"] for run in analysis.meta["runs"]):
+        console.print(f"data: {source}")
+    for line in accuracy_lines(analysis.table):
+        console.print(f"test accuracy, {line}", markup=False)
+    if analysis.table["model"].nunique() == 1:
+        for source, cells in layer_tables(analysis.table, analysis.table["model"].iloc[0], labels).items():
+            console.print(_rich_table(cells, source))
+        return
+    comparison = compare(analysis.table, baseline)
+    for (model, against), cells in comparison_tables(comparison, labels).items():
+        runs = "by training seed" if set(cells["Runs"]) != {"1"} else "one run each"
+        console.print(
+            _rich_table(cells.drop(columns=["Effect", "Runs"]), f"{model} against {against}, {runs}", "Source")
+        )
+    for line in statements(comparison, labels):
+        console.print(f"- {line}", markup=False)
+
+
+def _rich_table(frame: Any, title: str, sections: str | None = None) -> Any:
+    """A frame of text as a terminal table; ``sections`` names a column that becomes headings between the rows."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = frame.drop(columns=sections) if sections else frame
+    for at, column in enumerate(shown.columns):
+        table.add_column(str(column), justify="left" if at == 0 else "right", no_wrap=bool(sections))
+    heading = None
+    for at, row in enumerate(shown.itertuples(index=False)):
+        if sections and frame[sections].iloc[at] != heading:
+            heading = frame[sections].iloc[at]
+            table.add_row(f"[italic]{heading}[/]")
+        table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+    return table
+
+
+if __name__ == "__main__":
+    main()

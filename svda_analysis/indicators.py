@@ -1,0 +1,393 @@
+"""Attention indicators as pure tensor functions, with their registry :data:`INDICATORS`.
+
+A function's parameter names say what it needs, and one name means the same thing everywhere:
+
+- ``spectrum (..., R)``: non-negative singular values in any order, from :func:`sigma_spectrum`,
+  :func:`score_spectrum` or :func:`attention_spectrum`; the result has the leading shape ``(...)``;
+- ``a, a_noisy (B, H, N, N)``: attention after softmax, queries in rows; ``q, k (B, H, N, D)``; results are ``(B, H)``;
+- ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
+
+Half precision is computed and returned in float32, float64 stays float64. Rows of a map are read as weights: they are
+divided by their sum, so rounding of half-precision rows does not count as attention. NaN in, NaN out. An all-zero
+spectrum or row counts as a single direction (entropy 0, effective rank 1, sparsity 1), and so does a spectrum or row of
+length 1, where ``log 1 = 0`` leaves the definitions open. Call outside ``torch.autocast``, which would lower products.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from svda_analysis.errors import InputError
+
+SOURCES = ("sigma", "scores", "attention")
+
+
+# --- registry -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Indicator:
+    """One registered indicator: what to call, what it needs, and how to read the number.
+
+    ``name`` is the function's name and ``needs`` its parameter names. ``sources`` are the spectra or maps it can speak
+    of. ``low`` and ``high`` are numbers, or ``"D"``, ``"N"`` or ``"grid"``: a size that :meth:`bounds` resolves.
+    """
+
+    name: str
+    label: str
+    function: Callable[..., Tensor]
+    needs: tuple[str, ...]
+    sources: tuple[str, ...]
+    low: float | str
+    high: float | str
+    higher_means: str
+    reference: str
+
+    def bounds(
+        self, source: str, *, D: int | None = None, N: int | None = None, grid: tuple[int, int] | None = None
+    ) -> tuple[float, float]:
+        """The numeric range for one of :attr:`sources`; only the sizes that the range depends on are needed.
+
+        ``"D"`` is the length of the spectrum: ``D`` for sigma, ``min(N, D)`` for scores. ``"grid"`` is the distance
+        between opposite corner patches, ``hypot(rows - 1, columns - 1)``, which no mean distance can exceed. Raises
+        :class:`InputError` for another source or a missing size.
+        """
+        if source not in self.sources:
+            raise InputError(f"source must be one of {', '.join(self.sources)} for {self.name}, got {source!r}")
+        low, high = (_resolve(limit, source, D, N, grid) for limit in (self.low, self.high))
+        return low, high
+
+
+def _resolve(limit: float | str, source: str, D: int | None, N: int | None, grid: tuple[int, int] | None) -> float:
+    if not isinstance(limit, str):
+        return float(limit)
+    needed = ("D", "N") if limit == "D" and source == "scores" else (limit,)
+    sizes = {"D": D, "N": N, "grid": None if grid is None else _diagonal(grid)}
+    given = [size for name in needed if (size := sizes[name]) is not None]
+    if len(given) < len(needed):
+        raise InputError(f"{' and '.join(needed)} must be given for the range of {source}, got {D=}, {N=}, {grid=}")
+    return float(min(given))
+
+
+INDICATORS: dict[str, Indicator] = {}
+Function = TypeVar("Function", bound=Callable[..., Tensor])
+
+
+def indicator(
+    *,
+    label: str,
+    sources: tuple[str, ...],
+    low: float | str,
+    high: float | str,
+    higher_means: str,
+    reference: str,
+) -> Callable[[Function], Function]:
+    """Decorator: enter the function in :data:`INDICATORS` under its own name and return it unchanged."""
+
+    def register(function: Function) -> Function:
+        name, needs = function.__name__, tuple(inspect.signature(function).parameters)
+        INDICATORS[name] = Indicator(name, label, function, needs, sources, low, high, higher_means, reference)
+        return function
+
+    return register
+
+
+# --- spectra --------------------------------------------------------------------------------------------------------
+
+
+def sigma_spectrum(sigma: Tensor) -> Tensor:
+    """``|sigma|`` in descending order, same shape ``(..., D)``."""
+    return _widen(sigma).abs().sort(dim=-1, descending=True).values
+
+
+def score_spectrum(q: Tensor, k: Tensor, scale: float, sigma: Tensor | None = None) -> Tensor:
+    """Singular values of ``q diag(sigma) k^T * scale`` in descending order: the spectrum of the scores before softmax.
+
+    ``q, k (B, H, N, D)``, ``sigma (H, D)`` or None for the identity; returns ``(B, H, min(N, D))``. With thin factors
+    ``q = Q_q R_q`` and ``k = Q_k R_k`` they are the singular values of ``R_q diag(sigma) R_k^T``: O(N D^2), and the
+    ``N x N`` matrix is never formed. Computed in float64, see :func:`attention_spectrum`.
+    """
+    r_q, r_k = (torch.linalg.qr(x.double(), mode="r").R for x in (q, k))  # (B, H, min(N, D), D)
+    if sigma is not None:
+        r_q = r_q * sigma.double().unsqueeze(-2)
+    return (torch.linalg.svdvals(r_q @ r_k.mT) * abs(scale)).to(_wide_dtype(q))
+
+
+def attention_spectrum(a: Tensor) -> Tensor:
+    """Singular values of each map ``a (B, H, N, N)`` in descending order, ``(B, H, N)``.
+
+    Computed in float64 whatever comes in: a float32 decomposition leaves a floor of about 1e-8 under each of the N
+    values, which moves the effective rank of a nearly uniform map by 5e-4 (relative), and costs only a fifth less.
+    """
+    return torch.linalg.svdvals(a.double()).to(_wide_dtype(a))
+
+
+# --- indicators of a spectrum ---------------------------------------------------------------------------------------
+
+
+@indicator(
+    label="Spectral entropy",
+    sources=("sigma", "scores", "attention"),
+    low=0.0,
+    high=1.0,
+    higher_means="flatter spectrum",
+    reference="our definition (Shannon entropy over its maximum; the name is from arXiv 2602.10994)",
+)
+def spectral_entropy(spectrum: Tensor) -> Tensor:
+    """``-sum p log p / log R`` with ``p = s / sum(s)``, in [0, 1] (our definition)."""
+    return (_entropy(_scale_to_one(spectrum)) / _log_size(spectrum)).clamp(0, 1)
+
+
+@indicator(
+    label="Effective rank",
+    sources=("sigma", "scores"),
+    low=1.0,
+    high="D",
+    higher_means="more directions in use",
+    reference="Roy & Vetterli 2007, definition of the effective rank",
+)
+def effective_rank(spectrum: Tensor) -> Tensor:
+    """``exp(-sum p log p)`` with ``p = s / sum(s)``, in [1, R] (Roy & Vetterli 2007)."""
+    return _entropy(_scale_to_one(spectrum)).exp().clamp(1, spectrum.shape[-1])
+
+
+@indicator(
+    label="Spectral sparsity",
+    sources=("sigma", "scores", "attention"),
+    low=0.0,
+    high=1.0,
+    higher_means="fewer dominant directions",
+    reference="Hoyer 2004, sparseness, applied to the spectrum",
+)
+def spectral_sparsity(spectrum: Tensor) -> Tensor:
+    """``(sqrt R - ||s||_1 / ||s||_2) / (sqrt R - 1)``, in [0, 1] (Hoyer 2004, sparseness)."""
+    return _hoyer(_scale_to_one(spectrum)).clamp(0, 1)
+
+
+@indicator(
+    label="Attention rank",
+    sources=("attention",),
+    low=1.0,
+    high="N",
+    higher_means="more distinct rows of attention",
+    reference="Roy & Vetterli 2007, effective rank, applied to the attention map",
+)
+def attention_rank(spectrum: Tensor) -> Tensor:
+    """:func:`effective_rank` of the map from its singular values, in [1, N] (Roy & Vetterli 2007)."""
+    return effective_rank(spectrum)
+
+
+# --- indicators of queries and keys ---------------------------------------------------------------------------------
+
+
+@indicator(
+    label="Angular alignment",
+    sources=("scores",),
+    low=0.0,
+    high=1.0,
+    higher_means="attended keys point along their queries",
+    reference="our definition (the name is from arXiv 2602.10994)",
+)
+def angular_alignment(q: Tensor, k: Tensor, a: Tensor) -> Tensor:
+    """``(1 + mean_i sum_j a_ij cos(q_i, k_j)) / 2``, in [0, 1]; 0.5 is orthogonal (our definition).
+
+    A zero query, key or row of attention counts as orthogonal.
+    """
+    attended = _weights(a) @ _unit_rows(k)  # (B, H, N, D)
+    return _cosine_share((_unit_rows(q) * attended).sum(-1).mean(-1))
+
+
+@indicator(
+    label="Mean alignment",
+    sources=("scores",),
+    low=0.0,
+    high=1.0,
+    higher_means="queries and keys point the same way",
+    reference="our definition (angular alignment under uniform attention)",
+)
+def mean_alignment(q: Tensor, k: Tensor) -> Tensor:
+    """``(1 + mean_ij cos(q_i, k_j)) / 2``, in [0, 1]; 0.5 is orthogonal (our definition).
+
+    The mean over all pairs is the product of the two mean unit vectors: O(N D), no ``N x N`` matrix.
+    """
+    return _cosine_share((_unit_rows(q).mean(-2) * _unit_rows(k).mean(-2)).sum(-1))
+
+
+# --- indicators of the map ------------------------------------------------------------------------------------------
+
+
+@indicator(
+    label="Attention entropy",
+    sources=("attention",),
+    low=0.0,
+    high=1.0,
+    higher_means="more diffuse",
+    reference="our definition (Shannon entropy of a row over its maximum)",
+)
+def attention_entropy(a: Tensor) -> Tensor:
+    """``-sum_j a_ij log a_ij / log N``, mean over queries i, in [0, 1] (our definition)."""
+    return (_entropy(_widen(a)) / _log_size(a)).mean(-1).clamp(0, 1)
+
+
+@indicator(
+    label="Selectivity index",
+    sources=("attention",),
+    low=0.0,
+    high=1.0,
+    higher_means="more selective",
+    reference="our definition (the name is from arXiv 2602.10994)",
+)
+def selectivity_index(a: Tensor) -> Tensor:
+    """``1 - H(a_i) / log N``, mean over queries i, in [0, 1]: one minus :func:`attention_entropy` (our definition)."""
+    return 1 - attention_entropy(a)
+
+
+@indicator(
+    label="Attention sparsity",
+    sources=("attention",),
+    low=0.0,
+    high=1.0,
+    higher_means="sparser rows of attention",
+    reference="Hoyer 2004, sparseness, applied to each row",
+)
+def attention_sparsity(a: Tensor) -> Tensor:
+    """``(sqrt N - ||a_i||_1 / ||a_i||_2) / (sqrt N - 1)``, mean over queries i, in [0, 1] (Hoyer 2004, sparseness)."""
+    return _hoyer(_widen(a)).mean(-1).clamp(0, 1)
+
+
+@indicator(
+    label="Keys for 90 % of mass",
+    sources=("attention",),
+    low=0.0,
+    high=1.0,
+    higher_means="more diffuse",
+    reference="our definition",
+)
+def mass_90(a: Tensor) -> Tensor:
+    """Smallest number of keys that carry 90 % of a row's mass, over N, mean over queries, in (0, 1] (our definition).
+
+    A sum within ``N`` rounding steps of 90 % has reached it, so that nine of ten equal keys do. A zero row needs 1.
+    """
+    N = a.shape[-1]
+    carried = _widen(a).sort(dim=-1, descending=True).values.cumsum(-1)  # (B, H, N, N)
+    total = carried[..., -1:]
+    short = carried < (0.9 - N * torch.finfo(carried.dtype).eps) * total
+    keys = short.sum(-1) + 1 + 0 * total.squeeze(-1)  # 0 * total carries a NaN over, which no comparison does
+    return (keys / N).mean(-1).clamp(0, 1)
+
+
+@indicator(
+    label="Attention distance",
+    sources=("attention",),
+    low=0.0,
+    high="grid",
+    higher_means="attends farther",
+    reference="Dosovitskiy et al. 2021, fig. 7 (here in patches, prefix tokens left out)",
+)
+def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
+    """``sum_j a_ij ||x_i - x_j||`` over patches j, mean over patches i: the mean attended distance, in patches.
+
+    After Dosovitskiy et al. 2021, fig. 7. Prefix tokens are left out as queries and as keys, and what remains of each
+    row is renormalised; a row that gives the patches nothing has no distance and is left out of the mean (0 if all
+    are). At most the distance between opposite corners, ``hypot(rows - 1, columns - 1)``. Raises :class:`InputError`
+    unless ``N = prefix + rows * columns``.
+    """
+    if a.shape[-1] != prefix + grid[0] * grid[1]:
+        raise InputError(f"a must have prefix + rows * columns tokens, got N={a.shape[-1]}, {prefix=}, {grid=}")
+    patches = _widen(a)[..., prefix:, prefix:]  # (B, H, P, P)
+    mass = patches.sum(-1)  # (B, H, P)
+    distance = (patches * _patch_distances(grid, patches)).sum(-1) / _or_one(mass)
+    rows_seen = (mass != 0).sum(-1)
+    return (distance.sum(-1) / _or_one(rows_seen)).clamp(0, _diagonal(grid))
+
+
+@indicator(
+    label="Perturbation robustness",
+    sources=("attention",),
+    low=0.0,
+    high=1.0,
+    higher_means="steadier under input noise",
+    reference="our definition (the name is from arXiv 2602.10994)",
+)
+def perturbation_robustness(a: Tensor, a_noisy: Tensor) -> Tensor:
+    """``1 - mean_i TV(a_i, a'_i)`` with total variation ``TV(p, p') = sum_j |p_j - p'_j| / 2``, in [0, 1].
+
+    Our definition; ``a_noisy`` is the map for the same images with noise added. Raises :class:`InputError` when the
+    shapes differ.
+    """
+    if a.shape != a_noisy.shape:
+        raise InputError(f"a_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_noisy.shape)}")
+    return (1 - (_weights(a) - _weights(a_noisy)).abs().sum(-1).mean(-1) / 2).clamp(0, 1)
+
+
+# --- shared pieces --------------------------------------------------------------------------------------------------
+
+
+def _wide_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(_wide_dtype(x))
+
+
+def _or_one(total: Tensor) -> Tensor:
+    """A divisor: ``total``, or 1 where it is 0."""
+    return torch.where(total == 0, 1, total)
+
+
+def _scale_to_one(x: Tensor) -> Tensor:
+    """``x`` over its largest magnitude along the last dimension (zeros stay): neither sums nor squares can overflow."""
+    x = _widen(x)
+    return x / _or_one(torch.linalg.vector_norm(x, ord=math.inf, dim=-1, keepdim=True))
+
+
+def _unit_rows(x: Tensor) -> Tensor:
+    x = _scale_to_one(x)
+    return x / _or_one(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+
+
+def _weights(a: Tensor) -> Tensor:
+    """Rows of ``a`` with sum 1; a zero row stays zero."""
+    a = _widen(a)
+    return a / _or_one(a.sum(-1, keepdim=True))
+
+
+def _entropy(weights: Tensor) -> Tensor:
+    """Entropy in nats of ``p = w / sum(w)`` over the last dimension, as ``sum(-w log w) / sum(w) + log sum(w)``."""
+    total = _or_one(weights.sum(-1))
+    return torch.special.entr(weights).sum(-1) / total + total.log()
+
+
+def _log_size(x: Tensor) -> float:
+    """The largest entropy over the last dimension; 1 for a single entry, whose entropy is 0 anyway."""
+    return math.log(x.shape[-1]) or 1.0
+
+
+def _hoyer(weights: Tensor) -> Tensor:
+    """``(sqrt n - ratio) / (sqrt n - 1)`` in the form that is exactly 1 where one weight has it all."""
+    root, norm = math.sqrt(weights.shape[-1]), torch.linalg.vector_norm(weights, dim=-1)
+    ratio = torch.where(norm == 0, 1, weights.sum(-1) / norm)
+    return 1 - (ratio - 1) / (root - 1) if root > 1 else ratio
+
+
+def _cosine_share(cosine: Tensor) -> Tensor:
+    return ((1 + cosine) / 2).clamp(0, 1)
+
+
+def _diagonal(grid: tuple[int, int]) -> float:
+    return math.hypot(grid[0] - 1, grid[1] - 1)
+
+
+def _patch_distances(grid: tuple[int, int], like: Tensor) -> Tensor:
+    """Euclidean distances between the patches of a grid, ``(P, P)``, exactly 0 on the diagonal."""
+    rows, columns = (torch.arange(size, dtype=like.dtype, device=like.device) for size in grid)
+    y, x = rows.repeat_interleave(grid[1]), columns.repeat(grid[0])  # (P,)
+    return torch.hypot(y[:, None] - y, x[:, None] - x)

@@ -1,0 +1,941 @@
+"""Figures of an analysis: frames in, Axes out. matplotlib, no torch, no files but in :func:`save`.
+
+A single panel is ``plot_*(frame, *, ax=None) -> Axes``: it draws on ``ax`` (the current Axes when ``None``) in the style
+in force. A figure of several panels is ``plot_*(frame, *, fig=None) -> Figure``: it fills an empty ``fig``, or makes
+its own in the paper style :data:`THEME`. To draw single panels in that style::
+
+    with plots.theme():
+        fig, ax = plt.subplots(figsize=(plots.ONE_COLUMN, 2.4))
+        plots.plot_indicator_by_layer(result.table, indicator="effective_rank", source="scores", ax=ax)
+    plots.save(fig, "reports", "effective_rank")
+
+Arguments that mean the same everywhere: ``source`` may be left out when the indicator has a single one; ``labels`` maps
+indicator names to axis labels; ``models`` fixes which models are drawn, their order, colours and markers (default: the
+dot-product baseline first, then by name). Layers, heads and epochs are numbered as in the table. Where a table holds
+several epochs, figures of the final state take the last one of each run. All raise :class:`InputError` for a missing
+column, an unknown name, or more than one row for the same model, seed, epoch, layer and head (several data sets, say).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from scipy.special import stdtrit
+
+from svda_analysis.errors import InputError
+from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Examples, check_columns
+
+ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, the widths of a two-column page
+BLACK = "#222222"
+# Okabe & Ito's colours for every kind of colour vision, without their yellow, which is too pale for lines on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+THEME: dict[str, Any] = {
+    "figure.figsize": (ONE_COLUMN, 2.4),
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "figure.titlesize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": BLACK,
+    "axes.labelcolor": BLACK,
+    "text.color": BLACK,
+    "xtick.color": BLACK,
+    "ytick.color": BLACK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "axes.titlepad": 3,
+    "axes.labelpad": 2,
+    "axes.prop_cycle": mpl.cycler(color=COLORS),
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",
+}
+HEAT = "viridis"
+Labels = Mapping[str, str] | None
+
+
+def theme() -> AbstractContextManager[None]:
+    """The paper style for the length of a ``with`` block; nothing changes outside it."""
+    return mpl.rc_context(THEME)
+
+
+class Style(NamedTuple):
+    color: str
+    marker: str
+    dash: Any
+
+
+def model_styles(frame: pd.DataFrame, models: Sequence[str] | None = None) -> dict[str, Style]:
+    """Colour, marker and dash of each model, in drawing order.
+
+    The first style belongs to the baseline (``attention`` "dot", or the ``baseline`` of a comparison), and is left
+    unused where the frame has none, so that SVDA looks the same alone and beside its baseline. With ``models``, the
+    place in ``models`` decides, and only these are drawn.
+    """
+    present = [str(name) for name in frame["model"].unique()]
+    if models is not None:
+        return {name: _style(i) for i, name in enumerate(models) if name in present}
+    if "attention" in frame:
+        first = {str(name) for name in frame.loc[frame["attention"] == "dot", "model"].unique()}
+    else:
+        first = set(frame["baseline"].astype(str)) & set(present) if "baseline" in frame else set()
+    order = sorted(present, key=lambda name: (name not in first, name))
+    return {name: _style(i + (not first)) for i, name in enumerate(order)}
+
+
+def _style(i: int) -> Style:
+    return Style(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+
+
+# --- choosing rows --------------------------------------------------------------------------------------------------
+
+
+def _choose(what: str, value: object, present: Sequence[Any]) -> Any:
+    """``value`` if present; the only one present if ``value`` is None."""
+    if value is None and len(present) == 1:
+        return present[0]
+    if value is None or value not in present:
+        raise InputError(f"{what} must be one of {', '.join(map(str, present))}, got {value!r}")
+    return value
+
+
+def _rows(
+    table: pd.DataFrame, indicator: str, source: str | None, *, name: str = "table", per_layer: bool = True
+) -> pd.DataFrame:
+    """The rows of one indicator from one source, one for each model, seed, epoch, layer and head."""
+    check_columns(table, ["model", "seed", "epoch", "layer", "head", "indicator", "source", "mean"], name)
+    rows = table.dropna(subset="layer") if per_layer else table
+    if rows.empty:
+        raise InputError(f"{name} has no rows with a layer")
+    indicator = _choose("indicator", indicator, list(rows["indicator"].unique()))
+    rows = rows[rows["indicator"] == indicator]
+    sources = list(rows["source"].dropna().unique())
+    if sources:
+        rows = rows[rows["source"] == _choose(f"source of {indicator}", source, sources)]
+    if rows.duplicated(["model", "seed", "epoch", "layer", "head"]).any():
+        raise InputError(
+            f"{name} must hold one row of {indicator} for each model, seed, epoch, layer and head, got several"
+        )
+    return rows
+
+
+def _last_epoch(rows: pd.DataFrame) -> pd.DataFrame:
+    epoch = rows["epoch"].fillna(-1)
+    last = epoch.groupby([rows["model"], rows["seed"]], dropna=False).transform("max")
+    return rows[epoch == last]
+
+
+def _of(frame: pd.DataFrame, models: Sequence[str] | None) -> pd.DataFrame:
+    """The rows of ``models`` (None: all)."""
+    check_columns(frame, ["model"])
+    rows = frame if models is None else frame[frame["model"].isin(models)]
+    if rows.empty:
+        present = ", ".join(map(str, frame["model"].unique()))
+        raise InputError(f"models must hold at least one of {present}, got {', '.join(models or ())}")
+    return rows
+
+
+def _drawn(rows: pd.DataFrame, models: Sequence[str] | None) -> dict[str, Style]:
+    return model_styles(_of(rows, models), models)
+
+
+def _by_seed(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Mean over everything but ``key`` and seed: one row for each ``key``, one column for each seed."""
+    cells = rows["mean"].groupby([rows[key].astype(int), rows["seed"].fillna(-1)])
+    return cells.agg(_strict_mean).unstack()  # noqa: PD010  # the grouping is the pivot's index already
+
+
+def _strict_mean(values: pd.Series) -> float:
+    return float(np.mean(values.to_numpy(float)))  # NaN stays NaN: nothing is dropped silently
+
+
+def _t_interval(by_seed: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Mean and 95 % Student t interval over the columns; the interval is NaN where there is one value."""
+    n, mean = by_seed.shape[1], by_seed.mean(axis=1, skipna=False)
+    half = stdtrit(n - 1, 0.975) * by_seed.std(axis=1, skipna=False) / np.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def _label(indicator: str, labels: Labels) -> str:
+    return (labels or {}).get(indicator, indicator.replace("_", " ").capitalize())
+
+
+def _full_label(table: pd.DataFrame, rows: pd.DataFrame, labels: Labels) -> str:
+    """The indicator's label, with the source where the table has it from several."""
+    indicator, source = rows["indicator"].iloc[0], rows["source"].iloc[0]
+    several = table.loc[table["indicator"] == indicator, "source"].dropna().nunique() > 1
+    return _label(indicator, labels) + (f" ({source})" if several else "")
+
+
+def _runs(seeds: int) -> str:
+    return f"{seeds} seeds" if seeds > 1 else "1 run"
+
+
+def _integer_ticks(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _least_span(low: float, high: float) -> tuple[float, float]:
+    """Limits at least 1 % of the values apart, so that rounding does not look like structure."""
+    lack = 0.01 * max(abs(low), abs(high)) - (high - low)
+    return (low - lack / 2, high + lack / 2) if lack > 0 else (low, high)
+
+
+def _own(fig: Any, width: float, height: float) -> tuple[Any, AbstractContextManager[None]]:
+    """``fig`` in the style in force, or a new figure in the paper style."""
+    if fig is not None:
+        return fig, nullcontext()
+    with theme():
+        return plt.figure(figsize=(width, height)), theme()
+
+
+# --- indicators: single panels --------------------------------------------------------------------------------------
+
+
+def plot_indicator_heatmap(
+    table: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    model: str | None = None,
+    seed: int | None = None,
+    labels: Labels = None,
+    ax: Axes | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    cbar: bool = True,
+) -> Axes:
+    """Heads (rows) by layers (columns) of one run of one model.
+
+    Head 1 of one run has nothing to do with head 1 of another, so runs are not averaged: with several seeds the map
+    shows ``seed``, or the lowest, and the title says so.
+    """
+    rows = _last_epoch(_rows(table, indicator, source))
+    label = _full_label(table, rows, labels)
+    model = _choose("model", model, list(rows["model"].unique()))
+    rows = rows[rows["model"] == model]
+    seeds = sorted(rows["seed"].dropna().unique())
+    title = str(model)
+    if seeds:
+        seed = _choose("seed", seeds[0] if seed is None else seed, seeds)
+        rows = rows[rows["seed"] == seed]
+        title += f", seed {seed}" + (f" (1 of {len(seeds)} runs)" if len(seeds) > 1 else "")
+    ax = plt.gca() if ax is None else ax
+    mesh = _plot_cells(ax, rows.astype({"layer": int, "head": int}), vmin, vmax)
+    if cbar:
+        ax.figure.colorbar(mesh, ax=ax, label=label, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
+    ax.set(title=title, xlabel="Layer", ylabel="Head")
+    return ax
+
+
+def _plot_cells(ax: Axes, rows: pd.DataFrame, vmin: float | None, vmax: float | None) -> QuadMesh:
+    heads = rows.pivot(index="head", columns="layer", values="mean")
+    layers, numbers = (range(i.min(), i.max() + 1) for i in (heads.columns, heads.index))
+    cells = heads.reindex(index=numbers, columns=layers).to_numpy(float)
+    x, y = (np.arange(len(i) + 1) + i[0] - 0.5 for i in (layers, numbers))  # edges: a cell is centred on its number
+    line = {"edgecolors": "white", "linewidth": 0.3} if cells.size <= 60 else {"edgecolors": "face", "linewidth": 0.1}
+    mesh = ax.pcolormesh(x, y, cells, vmin=vmin, vmax=vmax, cmap=HEAT, **line)
+    ax.set_ylim(y[-1], y[0])  # head 0 on top
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return mesh
+
+
+def plot_indicator_by_layer(
+    table: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    models: Sequence[str] | None = None,
+    labels: Labels = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Mean over heads against layer, one line for each model, with 95 % intervals.
+
+    Several seeds: Student t interval over the seeds' means. One run: the mean of its heads' intervals over images,
+    which speaks of that checkpoint alone, and a light dot for each head. The legend says which.
+    """
+    rows = _last_epoch(_rows(table, indicator, source))
+    styles = _drawn(rows, models)
+    ax = plt.gca() if ax is None else ax
+    step, kinds = min(0.12, 0.5 / len(styles)), set()
+    for i, (model, style) in enumerate(styles.items()):
+        mine = rows[rows["model"] == model]
+        by_seed = _by_seed(mine, "layer")
+        seeds = by_seed.shape[1]
+        kinds.add("seeds" if seeds > 1 else "images")
+        mean, low, high = _t_interval(by_seed) if seeds > 1 else _image_interval(mine)
+        shift = (i - (len(styles) - 1) / 2) * step
+        if seeds == 1:
+            ax.plot(
+                mine["layer"].astype(int) + shift,
+                mine["mean"],
+                ".",
+                color=style.color,
+                alpha=0.3,
+                ms=3.5,
+                mew=0,
+                zorder=1,
+            )
+        x = mean.index.to_numpy() + shift
+        ax.vlines(x, low, high, color=style.color, lw=1.0)
+        ax.plot(x, mean, color=style.color, marker=style.marker, ls=style.dash, label=f"{model} ({_runs(seeds)})")
+    _integer_ticks(ax)
+    ax.set_xlim(rows["layer"].min() - 0.4, rows["layer"].max() + 0.4)
+    ax.set_ylim(_least_span(*ax.get_ylim()))
+    ax.set(xlabel="Layer", ylabel=_full_label(table, rows, labels))
+    if legend:
+        ax.legend(title=_interval_note(kinds))
+    return ax
+
+
+def _image_interval(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Mean over heads of the mean and of the interval's ends. Heads see the same images, so their errors go together."""
+    check_columns(rows, ["ci_low", "ci_high"])
+    means = rows.groupby(rows["layer"].astype(int))[["mean", "ci_low", "ci_high"]].mean()
+    return means["mean"], means["ci_low"], means["ci_high"]
+
+
+def _interval_note(kinds: set[str]) -> str:
+    over = {"seeds": "over seeds", "images": "over images (one checkpoint)"}
+    return "95 % interval " + ", or ".join(over[kind] for kind in ("seeds", "images") if kind in kinds)
+
+
+def plot_indicator_over_epochs(
+    history: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    models: Sequence[str] | None = None,
+    labels: Labels = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Mean over layers and heads against epoch: a thin line for each run, a thick one for the mean over the runs.
+
+    The mean stops where the first run stops: a mean over fewer runs would jump.
+    """
+    rows = _rows(history, indicator, source, name="history", per_layer=False).dropna(subset="epoch")
+    check_columns(rows, ["epoch"], "history")
+    styles = _drawn(rows, models)
+    ax = plt.gca() if ax is None else ax
+    for model, style in styles.items():
+        by_seed = _by_seed(rows[rows["model"] == model], "epoch")
+        seeds = by_seed.shape[1]
+        if seeds > 1:
+            ax.plot(by_seed, color=style.color, lw=0.5, alpha=0.5)
+        mean = by_seed.dropna().mean(axis=1)
+        ax.plot(mean, color=style.color, ls=style.dash, lw=1.4, label=f"{model} ({_runs(seeds)})")
+        if len(mean) == 1:
+            ax.lines[-1].set_marker(style.marker)
+    _integer_ticks(ax)
+    ax.set_ylim(_least_span(*ax.get_ylim()))
+    ax.set(xlabel="Epoch", ylabel=_full_label(history, rows, labels))
+    if legend:
+        ax.legend()
+    return ax
+
+
+# --- indicators: figures of several panels --------------------------------------------------------------------------
+
+
+def plot_indicator_heatmaps(
+    table: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    seed: int | None = None,
+    models: Sequence[str] | None = None,
+    labels: Labels = None,
+    fig: Any = None,
+) -> Any:
+    """:func:`plot_indicator_heatmap` of each model, side by side on one colour scale with one colour bar.
+
+    A model of ``models`` without this indicator (no sigma in a baseline) leaves its place empty.
+    """
+    rows = _rows(table, indicator, source)
+    names = list(models or _drawn(rows, None))
+    fig, style = _own(fig, ONE_COLUMN if len(names) == 1 else TWO_COLUMNS, 1.9)
+    with style:
+        axes = fig.subplots(1, len(names) + 1, squeeze=False, width_ratios=[1] * len(names) + [0.05])[0]
+        _heat_row(axes, table, indicator, source, names, labels, seed)
+        axes[-1].set_ylabel(_full_label(table, rows, labels))
+    return fig
+
+
+def _heat_row(
+    axes: Sequence[Axes],
+    table: pd.DataFrame,
+    indicator: str,
+    source: str | None,
+    names: Sequence[str],
+    labels: Labels,
+    seed: int | None = None,
+) -> None:
+    """A heat map of each model of ``names``, and on the last Axes the colour bar that they share."""
+    rows = _last_epoch(_rows(table, indicator, source))
+    shown = rows[rows["model"].isin(list(_drawn(rows, names)))]
+    what = {"indicator": indicator, "source": source, "seed": seed, "labels": labels}
+    vmin, vmax = _least_span(shown["mean"].min(), shown["mean"].max())
+    scale = {"vmin": vmin, "vmax": vmax, "cbar": False}
+    for ax, model in zip(axes, names, strict=False):
+        if model in set(shown["model"]):
+            plot_indicator_heatmap(table, model=model, ax=ax, **what, **scale)
+            colors = ax.collections[0]
+        else:
+            ax.set_axis_off()
+        if ax is not axes[0]:
+            ax.set_ylabel("")
+    bar = axes[0].get_figure().colorbar(colors, cax=axes[-1])
+    bar.outline.set_visible(False)
+
+
+def plot_all_heatmaps(
+    table: pd.DataFrame,
+    *,
+    skip: Sequence[str] = (),
+    models: Sequence[str] | None = None,
+    labels: Labels = None,
+    fig: Any = None,
+) -> Any:
+    """Every indicator that has layers (but those in ``skip``): heads (rows) by layers (columns) of each model.
+
+    As :func:`plot_indicator_heatmaps`: one colour scale for each indicator, one run of each model (its lowest seed).
+    """
+    table = _of(table, models)
+    pairs, names = _pairs(table, skip), list(model_styles(table, models))
+    across = min(4, max(1, 6 // len(names)))
+    down, width = math.ceil(len(pairs) / across), len(names) + 1
+    fig, style = _own(fig, TWO_COLUMNS, 1.0 * down + 0.3)
+    with style:
+        ratios = [*[1] * len(names), 0.07] * across
+        grid = fig.subplots(down, across * width, squeeze=False, width_ratios=ratios)
+        blocks = grid.reshape(down * across, width)
+        for axes, (indicator, source) in zip(blocks, pairs, strict=False):
+            _heat_row(axes, table, indicator, source, names, labels)
+            for ax, model in zip(axes, names, strict=False):
+                ax.set(xlabel="", ylabel="", title=_brief(model, 18) if ax.get_title() else "")
+                ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+            axes[0].set_title(_full_label(table, _rows(table, indicator, source), labels) + "\n", loc="left")
+        for ax in blocks[len(pairs) :].ravel():
+            ax.set_visible(False)
+        fig.suptitle(_runs_shown(table, names), fontsize=7, x=0.99, ha="right")
+        fig.supxlabel("Layer", fontsize=7.5)
+        fig.supylabel("Head", fontsize=7.5)
+    return fig
+
+
+def _runs_shown(table: pd.DataFrame, names: Sequence[str]) -> str:
+    lowest = table.groupby("model")["seed"].min().reindex(list(names)).dropna()
+    if lowest.empty:
+        return ""
+    if lowest.nunique() == 1:
+        return f"one run of each model: seed {lowest.iloc[0]}"
+    return "one run of each model: " + ", ".join(f"{model} seed {seed}" for model, seed in lowest.items())
+
+
+def plot_all_by_layer(
+    table: pd.DataFrame,
+    *,
+    skip: Sequence[str] = (),
+    models: Sequence[str] | None = None,
+    labels: Labels = None,
+    fig: Any = None,
+) -> Any:
+    """Every indicator that has layers (but those in ``skip``), each as :func:`plot_indicator_by_layer`."""
+    table = _of(table, models)
+    models = models or list(model_styles(table))
+    counts = table.groupby("model")["seed"].nunique()
+    kinds = {"seeds" if count > 1 else "images" for count in counts}
+    note = _note(_interval_note(kinds), ls="none", marker="|", ms=8)
+    return _grid(plot_indicator_by_layer, table, _pairs(table, skip), models, labels, fig, note)
+
+
+def plot_all_over_epochs(
+    history: pd.DataFrame,
+    *,
+    skip: Sequence[str] = (),
+    models: Sequence[str] | None = None,
+    labels: Labels = None,
+    fig: Any = None,
+) -> Any:
+    """Every indicator that has layers (but those in ``skip``), each as :func:`plot_indicator_over_epochs`."""
+    history = _of(history, models)
+    models = models or list(model_styles(history))
+    pairs = _pairs(history, skip, "history")
+    return _grid(plot_indicator_over_epochs, history, pairs, models, labels, fig, _note("single runs", lw=0.5))
+
+
+def _pairs(table: pd.DataFrame, skip: Sequence[str], name: str = "table") -> list[tuple[str, str | None]]:
+    """(indicator, source) of everything measured per layer, in the table's order."""
+    check_columns(table, ["model", "layer", "indicator", "source"], name)
+    rows = table[table["layer"].notna() & ~table["indicator"].isin(list(skip))]
+    check_columns(rows, [], f"{name} without {', '.join(skip)}" if skip else f"{name}, rows with a layer,")
+    kinds = rows[["indicator", "source"]].drop_duplicates()
+    order = {name: i for i, name in enumerate(kinds["indicator"].unique())}
+    kinds = kinds.sort_values("indicator", key=lambda names: names.map(order), kind="stable")
+    return [(i, None if pd.isna(s) else s) for i, s in kinds.itertuples(index=False)]
+
+
+def _grid(
+    plot: Callable[..., Axes],
+    table: pd.DataFrame,
+    pairs: Sequence[tuple[str, str | None]],
+    models: Sequence[str],
+    labels: Labels,
+    fig: Any,
+    note: Line2D,
+) -> Any:
+    """One small panel for each (indicator, source), its label as its title, and one legend for all."""
+    across = min(4, len(pairs))
+    down = math.ceil(len(pairs) / across)
+    fig, style = _own(fig, TWO_COLUMNS if across > 2 else ONE_COLUMN * across, 1.25 * down + 0.6)
+    with style:
+        axes = fig.subplots(down, across, squeeze=False).ravel()
+        for ax, (indicator, source) in zip(axes, pairs, strict=False):
+            plot(table, indicator=indicator, source=source, models=models, labels=labels, legend=False, ax=ax)
+            fig.supxlabel(ax.get_xlabel(), fontsize=7.5)
+            ax.set(title=ax.get_ylabel(), xlabel="", ylabel="")
+        for ax in axes[len(pairs) :]:
+            ax.set_visible(False)
+        _shared_legend(fig, axes, note)
+    return fig
+
+
+def _shared_legend(fig: Any, axes: Sequence[Axes], *notes: Line2D) -> None:
+    handles = {str(note.get_label()): note for note in notes}
+    for ax in reversed(axes):
+        handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)) | handles
+    fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(len(handles), 5))
+
+
+def _note(label: str, **look: Any) -> Line2D:
+    return Line2D([], [], color="#777777", label=label, **look)
+
+
+# --- spectra --------------------------------------------------------------------------------------------------------
+
+
+def plot_spectra(
+    spectra: pd.DataFrame, *, source: str = "scores", models: Sequence[str] | None = None, fig: Any = None
+) -> Any:
+    """Sorted singular values against rank, one panel for each layer (``results.SPECTRA_COLUMNS``).
+
+    Each head's values are divided by its largest. Faint lines are heads of single runs, the strong line is the mean over
+    heads and runs.
+    """
+    check_columns(spectra, SPECTRA_COLUMNS, "spectra")
+    source = _choose("source", source, list(spectra["source"].unique()))
+    rows = _last_epoch(spectra[spectra["source"] == source])
+    styles, layers = _drawn(rows, models), sorted(rows["layer"].unique())
+    across = min(len(layers), 4 if len(layers) % 4 == 0 else 3)
+    down = math.ceil(len(layers) / across)
+    fig, style = _own(fig, TWO_COLUMNS if across > 1 else ONE_COLUMN, 1.5 * down + 0.6)
+    with style:
+        axes = fig.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        for ax, layer in zip(axes, layers, strict=False):
+            for model, look in styles.items():
+                _plot_heads(ax, rows[(rows["layer"] == layer) & (rows["model"] == model)], model, look)
+            ax.set(title=f"Layer {layer}")
+        for ax in axes[len(layers) :]:
+            ax.set_visible(False)
+        _spectrum_scale(axes[0])
+        fig.supxlabel("Rank, " + _SPECTRUM.get(source, source), fontsize=7.5)
+        fig.supylabel("Value / largest", fontsize=7.5)
+        _shared_legend(fig, axes)
+    return fig
+
+
+_SPECTRUM = {
+    "sigma": "entries of |sigma|",
+    "scores": "singular values of the scores",
+    "attention": "singular values of the attention",
+}
+
+
+def _spectrum_scale(ax: Axes) -> None:
+    """Log from three decades below the largest, or linear from 0 where the mean curves stay within one decade."""
+    means = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+    lowest = np.nanmin(means)
+    if lowest > 0.1:
+        ax.set_ylim(0, 1.03)
+    else:
+        ax.set_yscale("log")
+        ax.set_ylim(max(1e-3, 0.7 * lowest), 1.2)
+
+
+def _plot_heads(ax: Axes, rows: pd.DataFrame, model: str, style: Style) -> None:
+    if rows.empty:
+        return
+    heads = rows.assign(seed=rows["seed"].fillna(-1)).pivot(index="rank", columns=["seed", "head"], values="value")
+    heads = heads.astype(float) / heads.max()
+    x = heads.index.to_numpy(float)
+    lines = [np.column_stack([x, heads[column]]) for column in heads]
+    ax.add_collection(LineCollection(lines, colors=style.color, linewidths=0.4, alpha=0.25))
+    ax.plot(x, heads.mean(axis=1), color=style.color, ls=style.dash, label=model)
+
+
+# --- attention maps -------------------------------------------------------------------------------------------------
+
+
+def plot_attention_maps(
+    examples: Mapping[str, Examples], *, images: Sequence[int] | None = None, fig: Any = None
+) -> Any:
+    """Where each model looks, layer by layer: rows are models under each image, columns are layers and their mean.
+
+    ``examples`` by model name, all of the same images; ``images`` are indices into them (default: as many of the first
+    as make eight rows). A map is the attention that the class token pays to the patches (without a class token: that
+    all patches pay on average), mean over heads, scaled to its own largest value.
+    """
+    images = _example_images(examples, images)
+    depth = max(e.maps.shape[1] for e in examples.values())
+    across, down = depth + 2, len(images) * len(examples)
+    side = min(0.85, TWO_COLUMNS / (across + 0.6))
+    room = int(side / 0.057)  # characters of a title above a map
+    fig, style = _own(fig, max(ONE_COLUMN, side * (across + 0.6)), side * down + 0.8)
+    with style:
+        grid = fig.add_gridspec(down, across)
+        for block, index in enumerate(images):
+            top = block * len(examples)
+            first = next(iter(examples.values()))
+            _show_image(fig.add_subplot(grid[top : top + len(examples), 0]), first, index, room)
+            for row, (model, shown) in enumerate(examples.items(), start=top):
+                maps = _patch_attention(shown, index)
+                last = [across - 1]
+                for column, values in zip([*range(1, len(maps)), *last], maps, strict=True):
+                    ax = fig.add_subplot(grid[row, column])
+                    drawn = ax.imshow(values / max(values.max(), 1e-30), cmap=HEAT, vmin=0, vmax=1)
+                    _bare(ax)
+                    if row == 0:
+                        ax.set_title("mean" if column == across - 1 else f"layer {column - 1}")
+                    if column == 1:
+                        ax.set_ylabel(f"{_brief(model, room)}\n{_prediction(shown, index, room)}")
+        what = "class token" if all(e.prefix for e in examples.values()) else "mean patch"
+        bar = fig.colorbar(drawn, ax=fig.axes, location="bottom", ticks=[0, 1], shrink=0.3, aspect=30, pad=0.02)
+        bar.set_label(f"Attention of the {what} to the patches, mean over heads;\neach map relative to its own maximum")
+        bar.outline.set_visible(False)
+    return fig
+
+
+def _example_images(examples: Mapping[str, Examples], images: Sequence[int] | None) -> Sequence[int]:
+    if not examples:
+        raise InputError("examples must hold at least one model, got none")
+    first = next(iter(examples.values()))
+    for model, other in examples.items():
+        if not np.array_equal(first.labels, other.labels):
+            raise InputError(f"examples must be of the same images in the same order, got other labels for {model}")
+    count = len(first.images)
+    images = range(min(count, max(1, 8 // len(examples)))) if images is None else images
+    if not len(images) or not all(0 <= i < count for i in images):
+        raise InputError(f"images must be indices in [0, {count}), got {list(images)}")
+    return images
+
+
+def _patch_attention(shown: Examples, index: int) -> np.ndarray:
+    """Attention to the patches ``(layers + 1, rows, columns)``, mean over heads; the last map is the layers' mean."""
+    maps = shown.maps[index].astype(np.float32).mean(axis=1)  # (layers, N, N)
+    paid = maps[:, 0, shown.prefix :] if shown.prefix else maps.mean(axis=1)  # (layers, patches)
+    return np.concatenate([paid, paid.mean(axis=0, keepdims=True)]).reshape(-1, *shown.grid)
+
+
+def _show_image(ax: Axes, shown: Examples, index: int, room: int) -> None:
+    image = shown.images[index]
+    ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+    ax.set_title(_class_name(shown, shown.labels[index], room))
+    _bare(ax)
+
+
+def _bare(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def _class_name(shown: Examples, label: int, room: int) -> str:
+    name = shown.classes[label] if 0 <= label < len(shown.classes) else str(label)
+    return "" if label < 0 else _brief(name.split(",")[0].replace("_", " "), room)
+
+
+def _brief(name: str, room: int) -> str:
+    return name if len(name) <= room else name[: room - 1].rstrip() + "…"
+
+
+def _prediction(shown: Examples, index: int, room: int) -> str:
+    label, prediction = shown.labels[index], shown.predictions[index]
+    mark = "" if label < 0 else " ✓" if label == prediction else " ✗"
+    return _class_name(shown, prediction, room - len(mark)) + mark
+
+
+# --- training and comparison ----------------------------------------------------------------------------------------
+
+
+def plot_training_curves(history: pd.DataFrame, *, models: Sequence[str] | None = None, fig: Any = None) -> Any:
+    """Loss and test accuracy against epoch: mean over seeds, band = 95 % t interval. Training loss is dashed.
+
+    Rows ``loss`` with source ``train`` or ``test`` and ``accuracy`` with source ``test``; what is absent is left out.
+    """
+    check_columns(history, ["indicator", "source"], "history")
+    present = set(history[["indicator", "source"]].itertuples(index=False, name=None))
+    panels = [[c for c in curves if c in present] for curves in _CURVES]
+    panels = [curves for curves in panels if curves]
+    if not panels:
+        raise InputError("history must hold loss (train, test) or accuracy (test), got neither")
+    fig, style = _own(fig, ONE_COLUMN * len(panels), 2.3)
+    with style:
+        axes = fig.subplots(1, len(panels), squeeze=False)[0]
+        for ax, curves in zip(axes, panels, strict=True):
+            for indicator, source in curves:
+                _plot_curves(ax, _rows(history, indicator, source, name="history", per_layer=False), models)
+            _integer_ticks(ax)
+            sources = " and ".join(source for _, source in curves)
+            ax.set(xlabel="Epoch", ylabel=f"{curves[0][0].capitalize()} ({sources})")
+        notes = [_note("test", lw=1.3), _note("train", lw=0.9, ls="--")]
+        _shared_legend(fig, axes, *(notes if ("loss", "train") in present else []))
+    return fig
+
+
+_CURVES = ((("loss", "train"), ("loss", "test")), (("accuracy", "test"),))
+
+
+def _plot_curves(ax: Axes, rows: pd.DataFrame, models: Sequence[str] | None) -> None:
+    train = rows["source"].iloc[0] == "train"
+    for model, style in _drawn(rows, models).items():
+        by_seed = _by_seed(rows[rows["model"] == model], "epoch").dropna()
+        mean, low, high = _t_interval(by_seed)
+        label = None if train else f"{model} ({_runs(by_seed.shape[1])})"
+        ax.plot(mean, color=style.color, ls="--" if train else "-", lw=0.9 if train else 1.3, label=label)
+        ax.fill_between(mean.index, low, high, color=style.color, alpha=0.15, lw=0)
+
+
+def plot_comparison(
+    comparison: pd.DataFrame,
+    *,
+    layer: int | None = None,
+    models: Sequence[str] | None = None,
+    labels: Labels = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Difference from the baseline in per cent of the baseline, with 95 % intervals: the rows of ``compare``.
+
+    ``layer`` None shows the whole-model rows. A filled marker says that the adjusted p is below 0.05 or, for
+    differences over images of single checkpoints, that the interval leaves out 0. A row whose baseline is 0 has no
+    relative difference and stays empty.
+    """
+    needed = ["model", "baseline", "indicator", "source", "layer", "baseline_mean", "difference", "ci_low", "ci_high"]
+    check_columns(comparison, [*needed, "p_adjusted", "unit"], "comparison")
+    at = comparison["layer"].isna() if layer is None else (comparison["layer"] == layer).fillna(False)
+    rows = comparison[at]
+    check_columns(rows, [], "comparison, " + ("whole-model rows," if layer is None else f"rows of layer {layer},"))
+    names = [_full_label(comparison, comparison.loc[[i]], labels) for i in rows.index]
+    rows = rows.assign(name=names)
+    styles = _drawn(rows, models)
+    ax = plt.gca() if ax is None else ax
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    for i, (model, style) in enumerate(styles.items()):
+        mine = rows[rows["model"] == model]
+        y = mine["name"].map(place).to_numpy(float) + (i - (len(styles) - 1) / 2) * min(0.25, 0.7 / len(styles))
+        _plot_differences(ax, mine, y, style)
+    ax.axvline(0, color=BLACK, lw=0.6, zorder=0)
+    ax.set_yticks(list(place.values()), list(place))
+    ax.set_ylim(len(place) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(f"Difference from {', '.join(rows['baseline'].unique())} (% of its value)")
+    _comparison_legend(ax, styles, set(rows["unit"]))
+    return ax
+
+
+def _plot_differences(ax: Axes, rows: pd.DataFrame, y: np.ndarray, style: Style) -> None:
+    base = rows["baseline_mean"].abs()
+    value, low, high = (100 * rows[c] / base.where(base > 0) for c in ("difference", "ci_low", "ci_high"))
+    excludes_0 = (rows["ci_low"] > 0) | (rows["ci_high"] < 0)
+    clear = (rows["p_adjusted"] < 0.05).fillna(False) | ((rows["unit"] == "images") & excludes_0)
+    ax.hlines(y, low, high, color=style.color, lw=1.0)
+    face = [style.color if c else "white" for c in clear]
+    ax.scatter(value, y, s=16, c=face, edgecolors=style.color, marker=style.marker, linewidths=0.9, zorder=3)
+
+
+def _comparison_legend(ax: Axes, styles: Mapping[str, Style], units: set[str]) -> None:
+    def handle(style: Style, face: str, label: str) -> Line2D:
+        return Line2D([], [], ls="none", marker=style.marker, color=style.color, mfc=face, label=label)
+
+    grey = Style("#777777", "o", "-")
+    test = [text for unit, text in (("seeds", "adjusted p < 0.05"), ("images", "interval without 0")) if unit in units]
+    handles = [handle(style, style.color, model) for model, style in styles.items()]
+    handles += [handle(grey, grey.color, " / ".join(test)), handle(grey, "white", "otherwise")]
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(handles), columnspacing=1)
+
+
+# --- everything for a report ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureData:
+    """What :data:`FIGURES` draw from; a figure whose data are missing is left out."""
+
+    table: pd.DataFrame
+    spectra: pd.DataFrame | None = None
+    examples: Mapping[str, Examples] | None = None
+    history: pd.DataFrame | None = None
+    comparison: pd.DataFrame | None = None
+    labels: Labels = None
+    models: Sequence[str] | None = None
+    skip: Sequence[str] = ()
+
+    def indicators(self, frame: pd.DataFrame | None) -> pd.DataFrame | None:
+        """``frame`` if there is an indicator by layer to draw in it."""
+        if frame is None or not (frame["layer"].notna() & ~frame["indicator"].isin(list(self.skip))).any():
+            return None
+        return frame
+
+    @property
+    def common(self) -> dict[str, Any]:
+        return {"skip": self.skip, "models": self.models, "labels": self.labels}
+
+
+Figures = Iterator[tuple[str, Figure]]
+
+
+def _draw_heatmaps(data: FigureData) -> Figures:
+    if data.indicators(data.table) is not None:
+        yield "heatmaps", plot_all_heatmaps(data.table, **data.common)
+
+
+def _draw_by_layer(data: FigureData) -> Figures:
+    if data.indicators(data.table) is not None:
+        yield "by_layer", plot_all_by_layer(data.table, **data.common)
+
+
+def _draw_spectra(data: FigureData) -> Figures:
+    if data.spectra is not None and len(data.spectra):
+        for source in data.spectra["source"].unique():
+            yield f"spectra_{source}", plot_spectra(data.spectra, source=source, models=data.models)
+
+
+def _draw_attention_maps(data: FigureData) -> Figures:
+    if data.examples:
+        order = [model for model in data.models or data.examples if model in data.examples]
+        yield "attention_maps", plot_attention_maps({model: data.examples[model] for model in order})
+
+
+def _draw_epochs(data: FigureData) -> Figures:
+    if (history := data.indicators(data.history)) is not None:
+        yield "epochs", plot_all_over_epochs(history, **data.common)
+
+
+def _draw_training(data: FigureData) -> Figures:
+    if data.history is not None and data.history["indicator"].isin(["loss", "accuracy"]).any():
+        yield "training", plot_training_curves(data.history, models=data.models)
+
+
+def _draw_comparison(data: FigureData) -> Figures:
+    if data.comparison is None:
+        return
+    shown = data.comparison[~data.comparison["indicator"].isin(list(data.skip))]
+    rows = shown[shown["layer"].isna()]
+    if len(rows):
+        with theme():
+            fig, ax = plt.subplots(
+                figsize=(TWO_COLUMNS, 0.9 + 0.2 * len(rows[["indicator", "source"]].drop_duplicates()))
+            )
+            plot_comparison(shown, models=data.models, labels=data.labels, ax=ax)
+        yield "comparison", fig
+
+
+FIGURES: dict[str, Callable[[FigureData], Figures]] = {
+    "comparison": _draw_comparison,
+    "by_layer": _draw_by_layer,
+    "heatmaps": _draw_heatmaps,
+    "spectra": _draw_spectra,
+    "attention_maps": _draw_attention_maps,
+    "training": _draw_training,
+    "epochs": _draw_epochs,
+}
+
+
+def figures(
+    table: pd.DataFrame,
+    spectra: pd.DataFrame | None = None,
+    examples: Mapping[str, Examples] | None = None,
+    history: pd.DataFrame | None = None,
+    comparison: pd.DataFrame | None = None,
+    *,
+    labels: Labels = None,
+    models: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+) -> Figures:
+    """Every figure of :data:`FIGURES` that the data allow, one at a time, as (file stem, figure); close each when saved.
+
+    ``skip`` names indicators to leave out. Models keep their colours through all figures.
+    """
+    frames = (table, spectra, history, comparison)
+    models = models or list(dict.fromkeys(m for f in frames if f is not None and len(f) for m in model_styles(f)))
+    table, spectra, history, comparison = (None if f is None else f[f["model"].isin(models)] for f in frames)  # type: ignore[assignment]
+    data = FigureData(table, spectra, examples, history, comparison, labels, models, skip)
+    for draw in FIGURES.values():
+        yield from draw(data)
+
+
+def save(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
+    """Write ``folder/name.pdf`` (vector) and ``folder/name.png`` (200 dpi, 256 colours unless it shows photographs); return both paths.
+
+    The bytes depend on the figure and the versions of the libraries alone: no dates, no random order.
+    """
+    if not name or Path(name).name != name:
+        raise InputError(f"name must be a file name without folders, got {name!r}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
+    pixels = io.BytesIO()
+    with theme():
+        fig.draw_without_rendering()  # arranges the panels once for both
+        engine = fig.get_layout_engine()
+        fig.set_layout_engine("none")
+        fig.savefig(pdf, metadata={"CreationDate": None})
+        fig.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
+        fig.set_layout_engine(engine)
+    with Image.open(pixels) as image:
+        small = image.convert("RGB")
+        if small.getcolors(20_000):  # a photograph has more colours, and would lose by a palette
+            small = small.quantize(256, dither=Image.Dither.NONE)
+        small.save(png, optimize=True, dpi=(200, 200))
+    return pdf, png
