@@ -306,7 +306,7 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
     from rich.console import Console
 
     from svda_analysis.compare import compare
-    from svda_analysis.report import accuracy_lines, comparison_tables, layer_tables, statements
+    from svda_analysis.report import accuracy_lines, comparison_tables, layer_table, statements
 
     console = Console(highlight=False)
     for line in analysis.meta["warnings"]:
@@ -316,8 +316,11 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
     for line in accuracy_lines(analysis.table):
         console.print(f"test accuracy, {line}", markup=False)
     if analysis.table["model"].nunique() == 1:
-        for source, cells in layer_tables(analysis.table, analysis.table["model"].iloc[0], labels).items():
-            console.print(_rich_table(cells, source))
+        cells = layer_table(analysis.table, analysis.table["model"].iloc[0], labels)
+        layers = list(cells.columns[2:])
+        for at in range(0, len(layers), 8):  # as many layers as 80 columns hold
+            block = cells[["Source", "Indicator", *layers[at : at + 8]]]
+            console.print(_rich_table(block, "Mean over heads, by layer", "Source"))
         return
     comparison = compare(analysis.table, baseline)
     for (model, against), cells in comparison_tables(comparison, labels).items():
@@ -329,18 +332,18 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
         console.print(f"- {line}", markup=False)
 
 
-def _rich_table(frame: Any, title: str, sections: str | None = None) -> Any:
-    """A frame of text as a terminal table; ``sections`` names a column that becomes headings between the rows."""
+def _rich_table(frame: Any, title: str, sections: str) -> Any:
+    """A frame of text as a terminal table; the column named by ``sections`` becomes headings between the rows."""
     from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    shown = frame.drop(columns=sections) if sections else frame
+    shown = frame.drop(columns=sections)
     for at, column in enumerate(shown.columns):
-        table.add_column(str(column), justify="left" if at == 0 else "right", no_wrap=bool(sections))
+        table.add_column(str(column), justify="left" if at == 0 else "right", no_wrap=True)
     heading = None
     for at, row in enumerate(shown.itertuples(index=False)):
-        if sections and frame[sections].iloc[at] != heading:
+        if frame[sections].iloc[at] != heading:
             heading = frame[sections].iloc[at]
             table.add_row(f"[italic]{heading}[/]")
         table.add_row(*(str(cell).replace("[", r"\[") for cell in row))

@@ -1,8 +1,8 @@
 """Figures of an analysis: frames in, Axes out. matplotlib, no torch, no files but in :func:`save`.
 
-A single panel is ``plot_*(frame, *, ax=None) -> Axes``: it draws on ``ax`` (the current Axes when ``None``) in the style
-in force. A figure of several panels is ``plot_*(frame, *, fig=None) -> Figure``: it fills an empty ``fig``, or makes
-its own in the paper style :data:`THEME`. To draw single panels in that style::
+A single panel is ``plot_*(frame, *, ax=None) -> Axes``: it draws on ``ax`` (the current Axes when ``None``) in the
+style in force. A figure of several panels is ``plot_*(frame, *, fig=None) -> Figure``: it fills an empty ``fig``, or
+makes its own in the paper style :data:`THEME`. To draw single panels in that style::
 
     with plots.theme():
         fig, ax = plt.subplots(figsize=(plots.ONE_COLUMN, 2.4))
@@ -32,14 +32,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.special import stdtrit
 
 from svda_analysis.errors import InputError
-from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Examples, check_columns
+from svda_analysis.results import SPECTRA_COLUMNS, Examples, check_columns
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, the widths of a two-column page
 BLACK = "#222222"
@@ -47,10 +47,13 @@ BLACK = "#222222"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-THEME: dict[str, Any] = {
+THEME: dict[Any, Any] = {
     "figure.figsize": (ONE_COLUMN, 2.4),
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "auto",
+    "savefig.bbox": "standard",  # the width on paper is the width asked for
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
     "font.size": 7,
     "axes.titlesize": 7.5,
@@ -73,7 +76,7 @@ THEME: dict[str, Any] = {
     "axes.formatter.useoffset": False,
     "axes.titlepad": 3,
     "axes.labelpad": 2,
-    "axes.prop_cycle": mpl.cycler(color=COLORS),
+    "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
@@ -89,6 +92,8 @@ THEME: dict[str, Any] = {
     "svg.fonttype": "none",
 }
 HEAT = "viridis"
+Names = Sequence[str]
+Models = Names | None
 Labels = Mapping[str, str] | None
 
 
@@ -103,7 +108,7 @@ class Style(NamedTuple):
     dash: Any
 
 
-def model_styles(frame: pd.DataFrame, models: Sequence[str] | None = None) -> dict[str, Style]:
+def model_styles(frame: pd.DataFrame, models: Models = None) -> dict[str, Style]:
     """Colour, marker and dash of each model, in drawing order.
 
     The first style belongs to the baseline (``attention`` "dot", or the ``baseline`` of a comparison), and is left
@@ -163,7 +168,7 @@ def _last_epoch(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[epoch == last]
 
 
-def _of(frame: pd.DataFrame, models: Sequence[str] | None) -> pd.DataFrame:
+def _of(frame: pd.DataFrame, models: Models) -> pd.DataFrame:
     """The rows of ``models`` (None: all)."""
     check_columns(frame, ["model"])
     rows = frame if models is None else frame[frame["model"].isin(models)]
@@ -173,7 +178,7 @@ def _of(frame: pd.DataFrame, models: Sequence[str] | None) -> pd.DataFrame:
     return rows
 
 
-def _drawn(rows: pd.DataFrame, models: Sequence[str] | None) -> dict[str, Style]:
+def _drawn(rows: pd.DataFrame, models: Models) -> dict[str, Style]:
     return model_styles(_of(rows, models), models)
 
 
@@ -201,7 +206,7 @@ def _label(indicator: str, labels: Labels) -> str:
 def _full_label(table: pd.DataFrame, rows: pd.DataFrame, labels: Labels) -> str:
     """The indicator's label, with the source where the table has it from several."""
     indicator, source = rows["indicator"].iloc[0], rows["source"].iloc[0]
-    several = table.loc[table["indicator"] == indicator, "source"].dropna().nunique() > 1
+    several = len(table.loc[table["indicator"] == indicator, "source"].dropna().unique()) > 1
     return _label(indicator, labels) + (f" ({source})" if several else "")
 
 
@@ -215,11 +220,13 @@ def _integer_ticks(ax: Axes) -> None:
 
 def _least_span(low: float, high: float) -> tuple[float, float]:
     """Limits at least 1 % of the values apart, so that rounding does not look like structure."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return 0.0, 1.0
     lack = 0.01 * max(abs(low), abs(high)) - (high - low)
     return (low - lack / 2, high + lack / 2) if lack > 0 else (low, high)
 
 
-def _own(fig: Any, width: float, height: float) -> tuple[Any, AbstractContextManager[None]]:
+def _own(fig: Figure | None, width: float, height: float) -> tuple[Figure, AbstractContextManager[None]]:
     """``fig`` in the style in force, or a new figure in the paper style."""
     if fig is not None:
         return fig, nullcontext()
@@ -259,19 +266,21 @@ def plot_indicator_heatmap(
         rows = rows[rows["seed"] == seed]
         title += f", seed {seed}" + (f" (1 of {len(seeds)} runs)" if len(seeds) > 1 else "")
     ax = plt.gca() if ax is None else ax
-    mesh = _plot_cells(ax, rows.astype({"layer": int, "head": int}), vmin, vmax)
+    mesh = _plot_cells(ax, rows, vmin, vmax)
     if cbar:
-        ax.figure.colorbar(mesh, ax=ax, label=label, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
+        ax.figure.colorbar(mesh, ax=ax, label=label, pad=0.02).outline.set_visible(False)
     ax.set(title=title, xlabel="Layer", ylabel="Head")
     return ax
 
 
 def _plot_cells(ax: Axes, rows: pd.DataFrame, vmin: float | None, vmax: float | None) -> QuadMesh:
-    heads = rows.pivot(index="head", columns="layer", values="mean")
-    layers, numbers = (range(i.min(), i.max() + 1) for i in (heads.columns, heads.index))
-    cells = heads.reindex(index=numbers, columns=layers).to_numpy(float)
-    x, y = (np.arange(len(i) + 1) + i[0] - 0.5 for i in (layers, numbers))  # edges: a cell is centred on its number
-    line = {"edgecolors": "white", "linewidth": 0.3} if cells.size <= 60 else {"edgecolors": "face", "linewidth": 0.1}
+    layer, head = rows["layer"].to_numpy(int), rows["head"].to_numpy(int)
+    cells = np.full((head.max() - head.min() + 1, layer.max() - layer.min() + 1), np.nan)
+    cells[head - head.min(), layer - layer.min()] = rows["mean"]
+    x, y = (np.arange(i.min(), i.max() + 2) - 0.5 for i in (layer, head))  # edges: a cell is centred on its number
+    line: dict[str, Any] = {"edgecolors": "face", "linewidth": 0.1}
+    if cells.size <= 60:
+        line = {"edgecolors": "white", "linewidth": 0.3}
     mesh = ax.pcolormesh(x, y, cells, vmin=vmin, vmax=vmax, cmap=HEAT, **line)
     ax.set_ylim(y[-1], y[0])  # head 0 on top
     for axis in (ax.xaxis, ax.yaxis):
@@ -286,7 +295,7 @@ def plot_indicator_by_layer(
     *,
     indicator: str,
     source: str | None = None,
-    models: Sequence[str] | None = None,
+    models: Models = None,
     labels: Labels = None,
     legend: bool = True,
     ax: Axes | None = None,
@@ -299,13 +308,13 @@ def plot_indicator_by_layer(
     rows = _last_epoch(_rows(table, indicator, source))
     styles = _drawn(rows, models)
     ax = plt.gca() if ax is None else ax
-    step, kinds = min(0.12, 0.5 / len(styles)), set()
+    step = min(0.12, 0.5 / len(styles))
     for i, (model, style) in enumerate(styles.items()):
         mine = rows[rows["model"] == model]
         by_seed = _by_seed(mine, "layer")
         seeds = by_seed.shape[1]
-        kinds.add("seeds" if seeds > 1 else "images")
         mean, low, high = _t_interval(by_seed) if seeds > 1 else _image_interval(mine)
+        over = f"{seeds} seeds" if seeds > 1 else "images of 1 run"
         shift = (i - (len(styles) - 1) / 2) * step
         if seeds == 1:
             ax.plot(
@@ -320,26 +329,21 @@ def plot_indicator_by_layer(
             )
         x = mean.index.to_numpy() + shift
         ax.vlines(x, low, high, color=style.color, lw=1.0)
-        ax.plot(x, mean, color=style.color, marker=style.marker, ls=style.dash, label=f"{model} ({_runs(seeds)})")
+        ax.plot(x, mean, color=style.color, marker=style.marker, ls=style.dash, label=f"{model} ({over})")
     _integer_ticks(ax)
     ax.set_xlim(rows["layer"].min() - 0.4, rows["layer"].max() + 0.4)
     ax.set_ylim(_least_span(*ax.get_ylim()))
     ax.set(xlabel="Layer", ylabel=_full_label(table, rows, labels))
     if legend:
-        ax.legend(title=_interval_note(kinds))
+        ax.legend(title="95 % interval over")
     return ax
 
 
 def _image_interval(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
-    """Mean over heads of the mean and of the interval's ends. Heads see the same images, so their errors go together."""
+    """Mean over heads of the mean and of the interval's ends: heads see the same images, their errors go together."""
     check_columns(rows, ["ci_low", "ci_high"])
     means = rows.groupby(rows["layer"].astype(int))[["mean", "ci_low", "ci_high"]].mean()
     return means["mean"], means["ci_low"], means["ci_high"]
-
-
-def _interval_note(kinds: set[str]) -> str:
-    over = {"seeds": "over seeds", "images": "over images (one checkpoint)"}
-    return "95 % interval " + ", or ".join(over[kind] for kind in ("seeds", "images") if kind in kinds)
 
 
 def plot_indicator_over_epochs(
@@ -347,7 +351,7 @@ def plot_indicator_over_epochs(
     *,
     indicator: str,
     source: str | None = None,
-    models: Sequence[str] | None = None,
+    models: Models = None,
     labels: Labels = None,
     legend: bool = True,
     ax: Axes | None = None,
@@ -386,10 +390,10 @@ def plot_indicator_heatmaps(
     indicator: str,
     source: str | None = None,
     seed: int | None = None,
-    models: Sequence[str] | None = None,
+    models: Models = None,
     labels: Labels = None,
-    fig: Any = None,
-) -> Any:
+    fig: Figure | None = None,
+) -> Figure:
     """:func:`plot_indicator_heatmap` of each model, side by side on one colour scale with one colour bar.
 
     A model of ``models`` without this indicator (no sigma in a baseline) leaves its place empty.
@@ -405,40 +409,36 @@ def plot_indicator_heatmaps(
 
 
 def _heat_row(
-    axes: Sequence[Axes],
+    axes: Any,
     table: pd.DataFrame,
     indicator: str,
     source: str | None,
-    names: Sequence[str],
+    names: Names,
     labels: Labels,
     seed: int | None = None,
 ) -> None:
     """A heat map of each model of ``names``, and on the last Axes the colour bar that they share."""
     rows = _last_epoch(_rows(table, indicator, source))
     shown = rows[rows["model"].isin(list(_drawn(rows, names)))]
-    what = {"indicator": indicator, "source": source, "seed": seed, "labels": labels}
+    what: dict[str, Any] = {"indicator": indicator, "source": source, "seed": seed, "labels": labels}
     vmin, vmax = _least_span(shown["mean"].min(), shown["mean"].max())
-    scale = {"vmin": vmin, "vmax": vmax, "cbar": False}
+    scale: dict[str, Any] = {"vmin": vmin, "vmax": vmax, "cbar": False}
+    present = [model for model in names if model in set(shown["model"])]
     for ax, model in zip(axes, names, strict=False):
-        if model in set(shown["model"]):
+        if model in present:
             plot_indicator_heatmap(table, model=model, ax=ax, **what, **scale)
             colors = ax.collections[0]
         else:
             ax.set_axis_off()
-        if ax is not axes[0]:
+        if model != present[0]:
             ax.set_ylabel("")
-    bar = axes[0].get_figure().colorbar(colors, cax=axes[-1])
+    bar = axes[-1].figure.colorbar(colors, cax=axes[-1])
     bar.outline.set_visible(False)
 
 
 def plot_all_heatmaps(
-    table: pd.DataFrame,
-    *,
-    skip: Sequence[str] = (),
-    models: Sequence[str] | None = None,
-    labels: Labels = None,
-    fig: Any = None,
-) -> Any:
+    table: pd.DataFrame, *, skip: Names = (), models: Models = None, labels: Labels = None, fig: Figure | None = None
+) -> Figure:
     """Every indicator that has layers (but those in ``skip``): heads (rows) by layers (columns) of each model.
 
     As :func:`plot_indicator_heatmaps`: one colour scale for each indicator, one run of each model (its lowest seed).
@@ -466,48 +466,38 @@ def plot_all_heatmaps(
     return fig
 
 
-def _runs_shown(table: pd.DataFrame, names: Sequence[str]) -> str:
+def _runs_shown(table: pd.DataFrame, names: Names) -> str:
     lowest = table.groupby("model")["seed"].min().reindex(list(names)).dropna()
     if lowest.empty:
         return ""
-    if lowest.nunique() == 1:
+    if len(set(lowest)) == 1:
         return f"one run of each model: seed {lowest.iloc[0]}"
     return "one run of each model: " + ", ".join(f"{model} seed {seed}" for model, seed in lowest.items())
 
 
 def plot_all_by_layer(
-    table: pd.DataFrame,
-    *,
-    skip: Sequence[str] = (),
-    models: Sequence[str] | None = None,
-    labels: Labels = None,
-    fig: Any = None,
-) -> Any:
+    table: pd.DataFrame, *, skip: Names = (), models: Models = None, labels: Labels = None, fig: Figure | None = None
+) -> Figure:
     """Every indicator that has layers (but those in ``skip``), each as :func:`plot_indicator_by_layer`."""
     table = _of(table, models)
     models = models or list(model_styles(table))
-    counts = table.groupby("model")["seed"].nunique()
-    kinds = {"seeds" if count > 1 else "images" for count in counts}
-    note = _note(_interval_note(kinds), ls="none", marker="|", ms=8)
-    return _grid(plot_indicator_by_layer, table, _pairs(table, skip), models, labels, fig, note)
+    notes = [_note("95 % interval", ls="none", marker="|", ms=8)]
+    return _grid(plot_indicator_by_layer, table, _pairs(table, skip), models, labels, fig, notes)
 
 
 def plot_all_over_epochs(
-    history: pd.DataFrame,
-    *,
-    skip: Sequence[str] = (),
-    models: Sequence[str] | None = None,
-    labels: Labels = None,
-    fig: Any = None,
-) -> Any:
+    history: pd.DataFrame, *, skip: Names = (), models: Models = None, labels: Labels = None, fig: Figure | None = None
+) -> Figure:
     """Every indicator that has layers (but those in ``skip``), each as :func:`plot_indicator_over_epochs`."""
     history = _of(history, models)
     models = models or list(model_styles(history))
     pairs = _pairs(history, skip, "history")
-    return _grid(plot_indicator_over_epochs, history, pairs, models, labels, fig, _note("single runs", lw=0.5))
+    several = history[["model", "seed"]].drop_duplicates()["model"].duplicated().any()
+    notes = [_note("single runs", lw=0.5)] if several else []
+    return _grid(plot_indicator_over_epochs, history, pairs, models, labels, fig, notes)
 
 
-def _pairs(table: pd.DataFrame, skip: Sequence[str], name: str = "table") -> list[tuple[str, str | None]]:
+def _pairs(table: pd.DataFrame, skip: Names, name: str = "table") -> list[tuple[str, str | None]]:
     """(indicator, source) of everything measured per layer, in the table's order."""
     check_columns(table, ["model", "layer", "indicator", "source"], name)
     rows = table[table["layer"].notna() & ~table["indicator"].isin(list(skip))]
@@ -524,9 +514,9 @@ def _grid(
     pairs: Sequence[tuple[str, str | None]],
     models: Sequence[str],
     labels: Labels,
-    fig: Any,
-    note: Line2D,
-) -> Any:
+    fig: Figure | None,
+    notes: Sequence[Line2D],
+) -> Figure:
     """One small panel for each (indicator, source), its label as its title, and one legend for all."""
     across = min(4, len(pairs))
     down = math.ceil(len(pairs) / across)
@@ -539,11 +529,11 @@ def _grid(
             ax.set(title=ax.get_ylabel(), xlabel="", ylabel="")
         for ax in axes[len(pairs) :]:
             ax.set_visible(False)
-        _shared_legend(fig, axes, note)
+        _shared_legend(fig, axes, *notes)
     return fig
 
 
-def _shared_legend(fig: Any, axes: Sequence[Axes], *notes: Line2D) -> None:
+def _shared_legend(fig: Figure, axes: Any, *notes: Line2D) -> None:
     handles = {str(note.get_label()): note for note in notes}
     for ax in reversed(axes):
         handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)) | handles
@@ -558,12 +548,12 @@ def _note(label: str, **look: Any) -> Line2D:
 
 
 def plot_spectra(
-    spectra: pd.DataFrame, *, source: str = "scores", models: Sequence[str] | None = None, fig: Any = None
-) -> Any:
+    spectra: pd.DataFrame, *, source: str = "scores", models: Models = None, fig: Figure | None = None
+) -> Figure:
     """Sorted singular values against rank, one panel for each layer (``results.SPECTRA_COLUMNS``).
 
-    Each head's values are divided by its largest. Faint lines are heads of single runs, the strong line is the mean over
-    heads and runs.
+    Each head's values are divided by its largest. Faint lines are heads of single runs, the strong line is the
+    mean over heads and runs. Log scale from one thousandth, or linear where the mean curves stay above a tenth.
     """
     check_columns(spectra, SPECTRA_COLUMNS, "spectra")
     source = _choose("source", source, list(spectra["source"].unique()))
@@ -595,7 +585,6 @@ _SPECTRUM = {
 
 
 def _spectrum_scale(ax: Axes) -> None:
-    """Log from three decades below the largest, or linear from 0 where the mean curves stay within one decade."""
     means = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
     lowest = np.nanmin(means)
     if lowest > 0.1:
@@ -608,8 +597,9 @@ def _spectrum_scale(ax: Axes) -> None:
 def _plot_heads(ax: Axes, rows: pd.DataFrame, model: str, style: Style) -> None:
     if rows.empty:
         return
-    heads = rows.assign(seed=rows["seed"].fillna(-1)).pivot(index="rank", columns=["seed", "head"], values="value")
-    heads = heads.astype(float) / heads.max()
+    values = rows.assign(seed=rows["seed"].fillna(-1)).set_index(["rank", "seed", "head"])["value"].astype(float)
+    heads = values.unstack(["seed", "head"])  # noqa: PD010  # the index is the pivot's already
+    heads = heads / heads.max()
     x = heads.index.to_numpy(float)
     lines = [np.column_stack([x, heads[column]]) for column in heads]
     ax.add_collection(LineCollection(lines, colors=style.color, linewidths=0.4, alpha=0.25))
@@ -620,8 +610,8 @@ def _plot_heads(ax: Axes, rows: pd.DataFrame, model: str, style: Style) -> None:
 
 
 def plot_attention_maps(
-    examples: Mapping[str, Examples], *, images: Sequence[int] | None = None, fig: Any = None
-) -> Any:
+    examples: Mapping[str, Examples], *, images: Sequence[int] | None = None, fig: Figure | None = None
+) -> Figure:
     """Where each model looks, layer by layer: rows are models under each image, columns are layers and their mean.
 
     ``examples`` by model name, all of the same images; ``images`` are indices into them (default: as many of the first
@@ -632,7 +622,7 @@ def plot_attention_maps(
     depth = max(e.maps.shape[1] for e in examples.values())
     across, down = depth + 2, len(images) * len(examples)
     side = min(0.85, TWO_COLUMNS / (across + 0.6))
-    room = int(side / 0.057)  # characters of a title above a map
+    room = int(side / 0.058)  # characters of small type beside a map
     fig, style = _own(fig, max(ONE_COLUMN, side * (across + 0.6)), side * down + 0.8)
     with style:
         grid = fig.add_gridspec(down, across)
@@ -650,10 +640,12 @@ def plot_attention_maps(
                     if row == 0:
                         ax.set_title("mean" if column == across - 1 else f"layer {column - 1}")
                     if column == 1:
-                        ax.set_ylabel(f"{_brief(model, room)}\n{_prediction(shown, index, room)}")
-        what = "class token" if all(e.prefix for e in examples.values()) else "mean patch"
-        bar = fig.colorbar(drawn, ax=fig.axes, location="bottom", ticks=[0, 1], shrink=0.3, aspect=30, pad=0.02)
-        bar.set_label(f"Attention of the {what} to the patches, mean over heads;\neach map relative to its own maximum")
+                        ax.set_ylabel(f"{_brief(model, room)}\n{_prediction(shown, index, room)}", fontsize=6.5)
+        bar = fig.colorbar(
+            drawn, ax=fig.axes, location="bottom", ticks=[0, 1], shrink=0.3, aspect=30, pad=0.02, panchor=False
+        )
+        who = " or ".join(sorted({"class token" if e.prefix else "average token" for e in examples.values()}))
+        bar.set_label(f"Attention of the {who} to the patches, mean over heads;\neach map relative to its own maximum")
         bar.outline.set_visible(False)
     return fig
 
@@ -682,7 +674,7 @@ def _patch_attention(shown: Examples, index: int) -> np.ndarray:
 def _show_image(ax: Axes, shown: Examples, index: int, room: int) -> None:
     image = shown.images[index]
     ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-    ax.set_title(_class_name(shown, shown.labels[index], room))
+    ax.set_title(_class_name(shown, shown.labels[index], room), fontsize=6.5)
     _bare(ax)
 
 
@@ -709,7 +701,7 @@ def _prediction(shown: Examples, index: int, room: int) -> str:
 # --- training and comparison ----------------------------------------------------------------------------------------
 
 
-def plot_training_curves(history: pd.DataFrame, *, models: Sequence[str] | None = None, fig: Any = None) -> Any:
+def plot_training_curves(history: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
     """Loss and test accuracy against epoch: mean over seeds, band = 95 % t interval. Training loss is dashed.
 
     Rows ``loss`` with source ``train`` or ``test`` and ``accuracy`` with source ``test``; what is absent is left out.
@@ -737,8 +729,9 @@ def plot_training_curves(history: pd.DataFrame, *, models: Sequence[str] | None 
 _CURVES = ((("loss", "train"), ("loss", "test")), (("accuracy", "test"),))
 
 
-def _plot_curves(ax: Axes, rows: pd.DataFrame, models: Sequence[str] | None) -> None:
+def _plot_curves(ax: Axes, rows: pd.DataFrame, models: Models) -> None:
     train = rows["source"].iloc[0] == "train"
+    rows = rows.dropna(subset="epoch")
     for model, style in _drawn(rows, models).items():
         by_seed = _by_seed(rows[rows["model"] == model], "epoch").dropna()
         mean, low, high = _t_interval(by_seed)
@@ -751,7 +744,7 @@ def plot_comparison(
     comparison: pd.DataFrame,
     *,
     layer: int | None = None,
-    models: Sequence[str] | None = None,
+    models: Models = None,
     labels: Labels = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -764,9 +757,9 @@ def plot_comparison(
     needed = ["model", "baseline", "indicator", "source", "layer", "baseline_mean", "difference", "ci_low", "ci_high"]
     check_columns(comparison, [*needed, "p_adjusted", "unit"], "comparison")
     at = comparison["layer"].isna() if layer is None else (comparison["layer"] == layer).fillna(False)
-    rows = comparison[at]
+    rows = comparison[at].reset_index(drop=True)
     check_columns(rows, [], "comparison, " + ("whole-model rows," if layer is None else f"rows of layer {layer},"))
-    names = [_full_label(comparison, comparison.loc[[i]], labels) for i in rows.index]
+    names = [_full_label(comparison, rows.loc[[i]], labels) for i in rows.index]
     rows = rows.assign(name=names)
     styles = _drawn(rows, models)
     ax = plt.gca() if ax is None else ax
@@ -802,7 +795,7 @@ def _comparison_legend(ax: Axes, styles: Mapping[str, Style], units: set[str]) -
     test = [text for unit, text in (("seeds", "adjusted p < 0.05"), ("images", "interval without 0")) if unit in units]
     handles = [handle(style, style.color, model) for model, style in styles.items()]
     handles += [handle(grey, grey.color, " / ".join(test)), handle(grey, "white", "otherwise")]
-    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(handles), columnspacing=1)
+    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3 if len(styles) == 1 else 2)
 
 
 # --- everything for a report ----------------------------------------------------------------------------------------
@@ -818,8 +811,8 @@ class FigureData:
     history: pd.DataFrame | None = None
     comparison: pd.DataFrame | None = None
     labels: Labels = None
-    models: Sequence[str] | None = None
-    skip: Sequence[str] = ()
+    models: Models = None
+    skip: Names = ()
 
     def indicators(self, frame: pd.DataFrame | None) -> pd.DataFrame | None:
         """``frame`` if there is an indicator by layer to draw in it."""
@@ -854,7 +847,8 @@ def _draw_spectra(data: FigureData) -> Figures:
 def _draw_attention_maps(data: FigureData) -> Figures:
     if data.examples:
         order = [model for model in data.models or data.examples if model in data.examples]
-        yield "attention_maps", plot_attention_maps({model: data.examples[model] for model in order})
+        if order:
+            yield "attention_maps", plot_attention_maps({model: data.examples[model] for model in order})
 
 
 def _draw_epochs(data: FigureData) -> Figures:
@@ -900,10 +894,10 @@ def figures(
     comparison: pd.DataFrame | None = None,
     *,
     labels: Labels = None,
-    models: Sequence[str] | None = None,
-    skip: Sequence[str] = (),
+    models: Models = None,
+    skip: Names = (),
 ) -> Figures:
-    """Every figure of :data:`FIGURES` that the data allow, one at a time, as (file stem, figure); close each when saved.
+    """Every figure of :data:`FIGURES` that the data allow, one by one, as (file stem, figure); close each when saved.
 
     ``skip`` names indicators to leave out. Models keep their colours through all figures.
     """
@@ -916,9 +910,9 @@ def figures(
 
 
 def save(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Write ``folder/name.pdf`` (vector) and ``folder/name.png`` (200 dpi, 256 colours unless it shows photographs); return both paths.
+    """Write ``folder/name.pdf`` (vector) and ``folder/name.png`` (200 dpi, 256 colours unless it shows photographs).
 
-    The bytes depend on the figure and the versions of the libraries alone: no dates, no random order.
+    Returns both paths. The bytes depend on the figure and the versions of the libraries alone: no dates.
     """
     if not name or Path(name).name != name:
         raise InputError(f"name must be a file name without folders, got {name!r}")
@@ -932,7 +926,8 @@ def save(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
         fig.set_layout_engine("none")
         fig.savefig(pdf, metadata={"CreationDate": None})
         fig.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
-        fig.set_layout_engine(engine)
+        if engine is not None:
+            fig.set_layout_engine(engine)
     with Image.open(pixels) as image:
         small = image.convert("RGB")
         if small.getcolors(20_000):  # a photograph has more colours, and would lose by a palette

@@ -111,24 +111,20 @@ def _write_figures(
 # --- tables for reading ---------------------------------------------------------------------------------------------
 
 
-def layer_tables(table: pd.DataFrame, model: str, labels: Mapping[str, str] | None = None) -> dict[str, pd.DataFrame]:
-    """For each source, the means of its indicators (columns) per layer and over all layers (rows), over heads and runs.
-
-    Cells are text, rounded for reading.
-    """
+def layer_table(table: pd.DataFrame, model: str, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The means of one model's indicators (rows, by source) per layer and over all layers, over heads and runs, as text."""
     labels = labels or {}
     summary = summarise(table[table["model"] == model])
     summary = summary[summary["indicator"].isin(table.loc[table["layer"].notna(), "indicator"])]
-    tables = {}
-    for source, rows in summary.groupby("source", sort=True):
-        order = list(dict.fromkeys(rows["indicator"]))
-        rows = rows.assign(layer=rows["layer"].astype("object").where(rows["layer"].notna(), "all"))
-        cells = rows.pivot(index="layer", columns="indicator", values="mean")[order]
-        cells = cells.reindex([*sorted(x for x in cells.index if x != "all"), "all"])
-        text = cells.map(number).rename(columns=lambda name: labels.get(name, name))
-        text.insert(0, "Layer", [str(x) for x in cells.index])
-        tables[str(source)] = text.reset_index(drop=True).rename_axis(columns=None)
-    return tables
+    layers = sorted(summary["layer"].dropna().unique())
+    made = []
+    groups = summary.groupby(["indicator", "source"], sort=False)
+    for (indicator, source), rows in sorted(groups, key=lambda group: _SOURCES.index(group[0][1])):
+        means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in rows.itertuples()}
+        name = labels.get(indicator, str(indicator).capitalize())
+        cells = {str(layer): means.get(layer, "-") for layer in layers}
+        made.append({"Source": source, "Indicator": name, **cells, "all": means[-1]})
+    return pd.DataFrame(made)
 
 
 def comparison_tables(
@@ -244,20 +240,14 @@ def _summary(
         for (model, against), cells in comparison_tables(comparison, labels).items():
             parts += [f"### {model} against {against}", markdown(cells)]
     for model in dict.fromkeys(table["model"]):
-        parts.append(f"## {model}, layer by layer")
-        for source, cells in layer_tables(table, model, labels).items():
-            parts += [f"From the {_SOURCE_TEXT.get(source, source)}:", markdown(cells)]
+        parts += [f"## {model}, layer by layer", markdown(layer_table(table, model, labels))]
     parts += ["## Figures", *(f"![{name}](figures/{name}.png)" for name in figures)]
     parts += ["## How to read this", _READING]
     return "\n\n".join(parts) + "\n"
 
 
-_SOURCE_TEXT = {
-    "sigma": "learned diagonal (sigma), read off the weights",
-    "scores": "scores before the softmax (scores)",
-    "attention": "attention maps after the softmax (attention)",
-}
-_READING = """Layers and heads count from 0. Intervals are 95 %: over training seeds where a model has several runs,
+_READING = """Layers and heads count from 0. The source says what an indicator was computed from: the learned diagonal
+(sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training seeds where a model has several runs,
 else over images, and then they speak of that checkpoint alone. Compare two models within one source only: sigma exists
 for SVDA alone and stands beside no number of another model. A structured attention map is not by itself a faithful
 explanation of a decision."""

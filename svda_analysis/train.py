@@ -150,9 +150,10 @@ def norm_share(sigma: Tensor, row_energy: Tensor) -> Tensor:
     """The unit rows' squared norm that lies along weak directions, averaged over heads (our definition).
 
     ``mean_h sum_i (1 - |sigma_i| / max|sigma|) E[(q_hat_i^2 + k_hat_i^2) / 2]``; ``sigma, row_energy (H, D)``; returns
-    a scalar in [0, 1]. Small, it lets weak directions be removed without changing the norm of what stays.
+    a scalar in [0, 1]. Small, it lets weak directions be removed without changing the norm of what stays. Its gradient
+    reaches ``row_energy`` alone: through sigma it would pull the spectrum flat, where it is zero for any rows.
     """
-    size = sigma.abs()
+    size = sigma.detach().abs()
     return ((1 - size / size.amax(-1, keepdim=True)) * row_energy).sum(-1).mean()
 
 

@@ -1,0 +1,55 @@
+"""What several test files share: a tiny FashionMNIST in its original format, and tiny checkpoints trained on it."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from svda_analysis.model import ViTConfig
+from svda_analysis.train import TrainConfig, train
+
+torch.set_num_threads(1)
+
+TRAIN, TEST = 300, 120  # images of the tiny FashionMNIST
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """An array of bytes as the gzipped idx file that MNIST and FashionMNIST come as."""
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(header + array.tobytes(), 1, mtime=0))
+
+
+def class_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``(count, 28, 28) uint8`` of a pattern for each of ten classes under noise, and their labels."""
+    patterns = np.random.default_rng(0).integers(0, 200, (10, 28, 28))
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 56, (count, 28, 28))
+    return (patterns[labels] + noise).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def fashion(tmp_path_factory) -> Path:
+    """A folder with 300 training and 120 test images, as the four original files."""
+    folder = tmp_path_factory.mktemp("fashion")
+    for part, count in (("train", TRAIN), ("t10k", TEST)):
+        images, labels = class_images(count, seed=count)
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, fashion) -> dict[str, Path]:
+    """Checkpoints of three training steps by kind of attention; with their optimizers. Not to be written to."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    paths = {kind: folder / f"{kind}_s0.pt" for kind in ("dot", "svda")}
+    for kind, path in paths.items():
+        config = ViTConfig(depth=2, dim=24, heads=2, attention=kind)
+        train(config, TrainConfig(epochs=1, batch_size=100, probe_images=16), path, data_root=fashion)
+    return paths

@@ -1,0 +1,193 @@
+"""The tap: records rebuild the kernel's output, logits stay, nothing is left behind."""
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from svda_analysis.capture import capture, evaluating, records, token_layout
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViT, ViTConfig
+
+KINDS = ("dot", "svda", "cosine")
+
+
+def model_and_images(kind="dot", **changes):
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(attention=kind, dim=24, depth=3, heads=2, **changes)).eval()
+    nn.init.normal_(model.head.weight)  # a new head is zero, and passes no gradient on
+    return model, torch.randn(3, 1, 28, 28)
+
+
+class Own(nn.Module):
+    """A module of a user, with every option of the kernel."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, x):
+        self.out = F.scaled_dot_product_attention(x, x.flip(-1), x + 1, **self.options)
+        return self.out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_rebuild_each_layer(kind):
+    model, images = model_and_images(kind)
+    inputs = []
+    hooks = [
+        layer.proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        for layer in model.attention_layers()
+    ]
+    found = records(model, images)
+    for hook in hooks:
+        hook.remove()
+    assert [record.layer for record in found] == [0, 1, 2]
+    for record, layer, merged in zip(found, model.attention_layers(), inputs, strict=True):
+        assert record.a.shape == (3, 2, 50, 50)
+        rebuilt = (record.a @ record.v).transpose(1, 2).reshape(3, 50, 24)
+        torch.testing.assert_close(rebuilt, merged, rtol=1e-5, atol=1e-6)
+        q = record.q if record.sigma is None else record.q * record.sigma[:, None]
+        torch.testing.assert_close((q @ record.k.mT * record.scale).softmax(-1), record.a)
+        assert (record.sigma is None) == (kind != "svda")
+        if kind == "svda":
+            torch.testing.assert_close(record.sigma, layer.sigma)
+            torch.testing.assert_close(record.q.norm(dim=-1), torch.ones(3, 2, 50))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernel_output_leaves_the_logits_bit_identical(kind):
+    model, images = model_and_images(kind)
+    plain = model(images)
+    with capture(model, lambda record: None):
+        assert torch.equal(model(images), plain)
+    assert torch.equal(model(images), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_map_output_is_equal_and_carries_gradients_to_the_maps(kind):
+    model, images = model_and_images(kind)
+    found = []
+    with capture(model, found.append, output="map"):
+        logits = model(images)
+    torch.testing.assert_close(logits, model(images), rtol=1e-5, atol=1e-5)
+    maps = torch.autograd.grad(logits[:, 0].sum(), [record.a for record in found])
+    assert all(gradient.shape == (3, 2, 50, 50) for gradient in maps)
+    assert all(gradient.abs().sum() > 0 for gradient in maps)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scale": 0.3},
+        {"is_causal": True},
+        {"attn_mask": torch.eye(5, dtype=torch.bool) | torch.ones(5, 5).tril().bool()},
+        {"attn_mask": torch.linspace(-2, 2, 25).view(5, 5)},
+    ],
+)
+def test_options_of_the_kernel_are_honoured(options):
+    torch.manual_seed(0)
+    model, x = Own(**options), torch.randn(2, 3, 5, 4)
+    (record,) = records(model, x)
+    torch.testing.assert_close(record.a @ record.v, model.out, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(record.a.sum(-1), torch.ones(2, 3, 5))
+
+
+def test_layers_count_from_zero_in_each_forward():
+    model, images = model_and_images()
+    layers = []
+    with capture(model, lambda record: layers.append(record.layer)):
+        model(images)
+        model(images)
+    assert layers == [0, 1, 2, 0, 1, 2]
+
+
+def test_another_model_inside_the_context_is_not_recorded():
+    model, images = model_and_images()
+    other, _ = model_and_images("svda")
+    layers = []
+    with capture(model, lambda record: layers.append(record.layer)):
+        other(images)
+    assert layers == []
+
+
+def test_nothing_is_left_behind_after_an_exception():
+    model, images = model_and_images()
+
+    def fail(record):
+        raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"), capture(model, fail):
+        model(images)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    assert len(records(model, images)) == 3
+
+
+def test_a_forward_that_fails_does_not_shift_the_layers_of_the_next():
+    model, images = model_and_images()
+    layers = []
+    with capture(model, lambda record: layers.append(record.layer)):
+        with pytest.raises(InputError):
+            model(images[:, :, :20])
+        model(images)
+    assert layers == [0, 1, 2]
+
+
+def test_two_threads_do_not_mix():
+    results = {}
+
+    def work(kind):
+        model, images = model_and_images(kind, image_size=20 if kind == "dot" else 28)
+        images = images[..., : model.config.image_size, : model.config.image_size]
+        for _ in range(5):
+            results.setdefault(kind, []).extend(records(model, images))
+
+    threads = [threading.Thread(target=work, args=(kind,)) for kind in ("dot", "svda")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [record.layer for record in results["dot"]] == [0, 1, 2] * 5
+    assert {record.a.shape[-1] for record in results["dot"]} == {26}
+    assert {record.a.shape[-1] for record in results["svda"]} == {50}
+    assert all(record.sigma is not None for record in results["svda"])
+
+
+def test_half_precision_maps_are_float32_rows_that_sum_to_one():
+    torch.manual_seed(0)
+    (record,) = records(Own(), torch.randn(1, 2, 9, 4, dtype=torch.bfloat16))
+    assert record.a.dtype == torch.float32
+    torch.testing.assert_close(record.a.sum(-1), torch.ones(1, 2, 9))
+
+
+def test_a_model_without_attention_is_an_error():
+    with pytest.raises(InputError, match="Linear made no call of torch's attention function"):
+        records(nn.Linear(4, 4), torch.randn(2, 4))
+    with (
+        pytest.raises(InputError, match="output must be 'kernel' or 'map'"),
+        capture(nn.Linear(1, 1), print, output="x"),
+    ):  # type: ignore[arg-type]
+        pass
+
+
+def test_evaluating_restores_each_module():
+    model, _ = model_and_images()
+    model.train()
+    model.blocks[1].eval()
+    before = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+
+
+def test_token_layout():
+    model, _ = model_and_images()
+    assert token_layout(model, 50) == ((7, 7), 1)
+    assert token_layout(nn.Linear(1, 1), 197) == ((14, 14), 1)
+    assert token_layout(nn.Linear(1, 1), 196) == ((14, 14), 0)
+    with pytest.raises(InputError, match="51 tokens with 1 before the patches leave no square grid"):
+        token_layout(model, 51)

@@ -1,0 +1,214 @@
+"""Training: exact resume, the penalties against their formulas, several processes, what the history says."""
+
+import dataclasses
+import math
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from svda_analysis import checkpoint as checkpoints
+from svda_analysis.errors import InputError
+from svda_analysis.indicators import INDICATORS
+from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.results import TABLE_COLUMNS
+from svda_analysis.train import (
+    TrainConfig,
+    norm_share,
+    orthogonality_gap,
+    parameter_groups,
+    penalty,
+    rate,
+    shape_entropy,
+    train,
+)
+
+SMALL = {"dim": 24, "depth": 2, "heads": 2}
+
+
+def small(kind, **changes):
+    return ViTConfig(attention=kind, **{**SMALL, **changes})
+
+
+def recipe(**changes):
+    return TrainConfig(**{"epochs": 4, "batch_size": 50, "probe_images": 8, "crop_padding": 2, **changes})
+
+
+@pytest.mark.parametrize("kind", ["dot", "svda"])
+def test_two_and_two_epochs_equal_four_bit_for_bit(kind, tmp_path, fashion):
+    config = small(kind, dropout=0.1, attention_dropout=0.1)
+    whole = train(config, recipe(), tmp_path / "whole.pt", data_root=fashion)
+    half = train(config, recipe(), tmp_path / "half.pt", data_root=fashion, stop_after=2)
+    assert half.epoch == 2
+    torch.manual_seed(12345)  # nothing may depend on the process's own generator
+    both = train(config, recipe(), tmp_path / "half.pt", data_root=fashion, resume=True)
+    stored = checkpoints.load(tmp_path / "half.pt")
+    for name, value in whole.model.items():
+        assert torch.equal(value, both.model[name]), name
+        assert torch.equal(value, stored.model[name]), name
+    timeless = [frame[frame["indicator"] != "epoch_seconds"] for frame in (whole.history, stored.history)]
+    np.testing.assert_array_equal(timeless[0]["mean"], timeless[1]["mean"])
+    assert both.epoch == 4
+
+
+def test_another_seed_gives_other_weights(tmp_path, fashion):
+    one, other = (
+        train(small("dot"), recipe(epochs=1, seed=seed), tmp_path / f"{seed}.pt", data_root=fashion)
+        for seed in (0, 1)
+    )
+    assert not torch.equal(one.model["blocks.0.attention.qkv.weight"], other.model["blocks.0.attention.qkv.weight"])
+
+
+def test_training_learns(tmp_path, fashion):
+    done = train(small("svda"), recipe(epochs=4, lr=3e-3), tmp_path / "a.pt", data_root=fashion)
+    loss = done.history.query("indicator == 'loss' and source == 'test'")["mean"].tolist()
+    accuracy = done.history.query("indicator == 'accuracy' and source == 'test'")["mean"].iloc[-1]
+    assert loss[-1] < loss[0]
+    assert accuracy > 0.3  # ten classes
+
+
+def test_history_has_the_one_schema_and_every_indicator_each_epoch(tmp_path, fashion):
+    done = train(small("svda"), recipe(epochs=2), tmp_path / "svda_s0.pt", data_root=fashion)
+    history = checkpoints.load(tmp_path / "svda_s0.pt").history
+    assert dict(history.dtypes.astype(str)) == dict(done.history.dtypes.astype(str))
+    assert list(history.columns) == list(TABLE_COLUMNS)
+    for epoch in (1, 2):
+        rows = history[history["epoch"] == epoch]
+        assert set(INDICATORS) < set(rows["indicator"])
+        places = {("loss", "train"), ("accuracy", "train"), ("loss", "test"), ("accuracy", "test")}
+        assert places < set(zip(rows["indicator"], rows["source"], strict=True))
+        accuracy = rows.query("indicator == 'accuracy' and source == 'test'").iloc[0]
+        assert accuracy["n"] == 120
+        assert accuracy["ci_low"] <= accuracy["mean"] <= accuracy["ci_high"]
+
+
+def test_checkpoint_accuracy_is_that_of_its_model(tmp_path, fashion):
+    from svda_analysis.data import load_dataset
+
+    done = train(small("dot"), recipe(epochs=2, lr=3e-3), tmp_path / "a.pt", data_root=fashion)
+    images, labels = next(load_dataset("fashion_mnist", root=fashion).batches(120))
+    hits = checkpoints.load_model(tmp_path / "a.pt")(images).argmax(-1) == labels
+    said = done.history.query("indicator == 'accuracy' and source == 'test'")["mean"].iloc[-1]
+    assert said == pytest.approx(hits.float().mean().item())
+
+
+def test_penalties_equal_their_formulas():
+    generator = torch.Generator().manual_seed(0)
+    sigma = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    energy = torch.rand(3, 5, generator=generator, dtype=torch.float64)
+    entropies, shares = [], []
+    for u, e in zip(sigma.abs().numpy(), energy.numpy(), strict=True):
+        p = u / u.sum()
+        entropies.append(-(p * np.log(p)).sum() / math.log(5))
+        shares.append(sum((1 - u[i] / u.max()) * e[i] for i in range(5)))
+    assert shape_entropy(sigma).item() == pytest.approx(np.mean(entropies), rel=1e-12)
+    assert shape_entropy(7 * sigma).item() == pytest.approx(np.mean(entropies), rel=1e-12)
+    assert norm_share(sigma, energy).item() == pytest.approx(np.mean(shares), rel=1e-12)
+
+
+def test_orthogonality_gap_is_zero_for_orthogonal_rows_alone():
+    model = ViT(small("dot"))
+    attention = model.attention_layers()[0]
+    assert orthogonality_gap(attention) > 0.01
+    with torch.no_grad():
+        attention.qkv.weight[:48] = 3 * torch.eye(24).repeat(2, 1)
+    assert orthogonality_gap(attention).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_penalty_adds_up_over_the_recipe():
+    model = ViT(small("svda"))
+    nothing = TrainConfig(shape_penalty=0, norm_penalty=0)
+    assert penalty(model, nothing).item() == 0
+    both = dataclasses.replace(nothing, shape_penalty=0.5, sigma_l1=2.0)
+    assert penalty(model, both).item() == pytest.approx(0.5 * 1.0 + 2.0 * 12, rel=1e-6)  # flat, sigma = D = 12
+    assert penalty(ViT(small("dot")), both).item() == 0
+
+
+def test_the_norm_penalty_reaches_the_weights():
+    model = ViT(small("svda"))
+    with torch.no_grad():
+        for attention in model.attention_layers():
+            attention.track_row_energy = True
+            attention.sigma_shape[:, 6:] = 0.1
+    model(torch.randn(2, 1, 28, 28))
+    penalty(model, TrainConfig(shape_penalty=0, norm_penalty=1.0)).backward()
+    assert model.attention_layers()[0].qkv.weight.grad.abs().sum() > 0
+
+
+def test_rates_of_sigma_and_no_decay_where_none_belongs():
+    model = ViT(small("svda"))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, TrainConfig(lr=0.01, shape_lr=20.0, temperature_lr=3.0, weight_decay=0.1))
+    seen = {names[id(p)]: (group["peak_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(seen) == len(names)
+    assert seen["blocks.0.attention.sigma_shape"] == pytest.approx((0.2, 0))
+    assert seen["blocks.0.attention.log_temperature"] == pytest.approx((0.03, 0))
+    assert seen["blocks.0.attention.qkv.weight"] == (0.01, 0.1)
+    assert seen["pos_embed"] == seen["blocks.0.norm1.weight"] == (0.01, 0.0)
+
+
+def test_rate_rises_then_falls_to_zero():
+    rates = [rate(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[-1] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
+        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be below 1"),
+        ({"seed": -1}, "seed must lie in"),
+    ],
+)
+def test_bad_recipes_name_the_field(change, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**change)
+
+
+def test_resume_with_another_recipe_is_refused_and_names_the_change(tmp_path, fashion):
+    train(small("dot"), recipe(epochs=2), tmp_path / "a.pt", data_root=fashion, stop_after=1)
+    with pytest.raises(InputError, match=r"another recipe: lr 0\.001 -> 0\.002"):
+        train(small("dot"), recipe(epochs=2, lr=0.002), tmp_path / "a.pt", data_root=fashion, resume=True)
+    checkpoints.export(tmp_path / "a.pt", tmp_path / "b.pt")
+    with pytest.raises(InputError, match="exported without its optimizer state"):
+        train(small("dot"), recipe(epochs=2), tmp_path / "b.pt", data_root=fashion, resume=True)
+
+
+def test_tracker_writes_beside_the_checkpoint(tmp_path, fashion):
+    pytest.importorskip("tensorboard", reason="tensorboard is an optional tracker")
+    train(small("dot"), recipe(epochs=1), tmp_path / "run.pt", data_root=fashion, track="tensorboard")
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_two_processes_train_one_model(tmp_path, fashion):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = tmp_path / "two.pt"
+    settings = [f"--set={key}={value}" for key, value in {**SMALL, "batch_size": 50, "probe_images": 8}.items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command += ["-m", "svda_analysis.cli", "train", "--dataset=fashion_mnist", f"--data-root={fashion}"]
+    command += ["--epochs=2", f"--out={out}", *settings]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    both = checkpoints.load(out)
+    assert both.history.query("indicator == 'accuracy' and source == 'test'")["n"].tolist() == [120, 120]
+    alone = train(
+        small("svda"),
+        TrainConfig(epochs=2, batch_size=50, probe_images=8),
+        tmp_path / "one.pt",
+        data_root=fashion,
+    )
+    losses = [c.history.query("indicator == 'loss' and source == 'test'")["mean"].to_numpy() for c in (both, alone)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)  # the same batches, other flips
