@@ -64,11 +64,12 @@ def test_another_seed_gives_other_weights(tmp_path, fashion):
 
 
 def test_training_learns(tmp_path, fashion):
-    done = train(small("svda"), recipe(epochs=4, lr=3e-3), tmp_path / "a.pt", data_root=fashion)
+    settings = recipe(batch_size=10, lr=3e-3, flip=False, crop_padding=0)
+    done = train(small("svda"), settings, tmp_path / "a.pt", data_root=fashion)
     loss = done.history.query("indicator == 'loss' and source == 'test'")["mean"].tolist()
     accuracy = done.history.query("indicator == 'accuracy' and source == 'test'")["mean"].iloc[-1]
     assert loss[-1] < loss[0]
-    assert accuracy > 0.3  # ten classes
+    assert accuracy > 0.5  # ten classes, each with a pattern of its own
 
 
 def test_history_has_the_one_schema_and_every_indicator_each_epoch(tmp_path, fashion):
