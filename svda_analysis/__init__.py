@@ -58,7 +58,7 @@ def __dir__() -> list[str]:
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
-        """Let no submodule hide the function of the same name: importing ``analyze.py`` keeps ``sa.analyze`` callable."""
+        """Let no submodule hide the function of its name: ``sa.analyze`` stays callable once ``analyze.py`` is in."""
         if not (name in _HOMES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

@@ -56,8 +56,8 @@ def analyze(
     model_or_path
         A module, or the path of a checkpoint.
     data
-        Preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or the name of
-        a data set (its test part). A checkpoint brings its own data set's name.
+        Preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data
+        set's name (its test part). A checkpoint brings the name of its own.
     indicators
         Names from :data:`~svda_analysis.indicators.INDICATORS`; all by default.
     images
@@ -312,10 +312,15 @@ def _resolve_model(given: nn.Module | str | os.PathLike[str], name: str | None) 
     empty = make_frame([], TABLE_COLUMNS)
     if isinstance(given, nn.Module):
         attention = given.config.attention if isinstance(given, ViT) else None
-        identity = {"model": name or type(given).__name__, "attention": attention, "seed": None, "epoch": None}
-        return _Subject(given, identity, {}, {}, empty, None)
+        made: dict[str, Any] = {
+            "model": name or type(given).__name__,
+            "attention": attention,
+            "seed": None,
+            "epoch": None,
+        }
+        return _Subject(given, made, {}, {}, empty, None)
     checkpoint = load(given)
-    identity = {
+    identity: dict[str, Any] = {
         "model": name or Path(given).stem,
         "attention": checkpoint.config.attention,
         "seed": checkpoint.seed,
@@ -331,10 +336,9 @@ def _resolve_data(data: Data | None, subject: _Subject, root: str | os.PathLike[
             "data must be given (a data set's name, images, a Dataset or a DataLoader): the model has none"
         )
     if data is None or isinstance(data, str):
-        own = data is None
         size = subject.model.config.image_size if isinstance(subject.model, ViT) else None
-        wanted = subject.data["name"] if own else data
-        data = load_dataset(wanted, root=root, image_size=size, sample_fallback=own)
+        own = subject.data.get("name", "")
+        data = load_dataset(data or own, root=root, image_size=size, sample_fallback=data is None)
     if isinstance(data, ImageData):
         return _from_image_data(data, subject.model)
     if isinstance(data, Tensor):

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import json
 import os
 import pickle
 import re
+import stat
 import struct
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +38,8 @@ _UNREADABLE = (
     RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError,
     OverflowError, MemoryError, struct.error, zipfile.BadZipFile, AssertionError, NotImplementedError, ImportError,
 )  # fmt: skip
+# Likewise, what the contents of a file that was read can make its config, table and model raise.
+_UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,13 +75,14 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         "config": dataclasses.asdict(checkpoint.config),
         "history": _pack(checkpoint.history),
     }
-    path = Path(path)
+    path, buffer = Path(path), io.BytesIO()
+    torch.save(content, buffer)  # in memory first: torch hides a full disk behind an error of its own
     with _naming_the_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                torch.save(content, file)
+                file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
@@ -94,19 +101,15 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     content = _read(Path(path))
     if not isinstance(content, dict) or content.get("kind") != _MAGIC:
         raise InputError(f"{path} is not a checkpoint of svda_analysis (made by 'svda train')")
-    if content.get("format") != FORMAT:
-        raise InputError(f"{path} has checkpoint format {content.get('format')!r}, this version reads format {FORMAT}")
+    version = content.get("format")
+    if not isinstance(version, int) or version != FORMAT:
+        raise InputError(f"{path} has checkpoint format {_one_line(repr(version))}, this version reads {FORMAT}")
     try:
-        config = ViTConfig(**content["config"])
-        history = make_frame([], TABLE_COLUMNS) if not content["history"] else _unpack(content["history"])
-        names = [field.name for field in dataclasses.fields(Checkpoint)]
-        checkpoint = Checkpoint(**{**{name: content[name] for name in names}, "config": config, "history": history})
+        return _from_content(content)
     except InputError as error:
-        raise InputError(f"{path} holds an invalid config: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is a damaged checkpoint: {type(error).__name__} {error}") from None
-    _check_weights(checkpoint, path)
-    return checkpoint
+        raise InputError(f"{path} {_one_line(error)}") from None
+    except _UNFIT as error:
+        raise InputError(f"{path} is a damaged checkpoint: {type(error).__name__} {_one_line(error)}") from None
 
 
 def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ViT:
@@ -128,14 +131,20 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> No
 
 
 def _read(path: Path) -> object:
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the name holds a NUL
+        raise InputError(f"no such file: {path}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a directory, expected a checkpoint file")
-    if not path.exists():
-        raise InputError(f"no such file: {path}")
-    if path.stat().st_size == 0:
+    if not status.st_size:
         raise InputError(f"{path} is empty, expected a checkpoint file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on a file that is refused in the next line anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied") from None
     except _UNREADABLE as error:
@@ -143,29 +152,69 @@ def _read(path: Path) -> object:
 
 
 def _why_unreadable(path: Path, message: str) -> str:
-    refused = re.search(r"(?:Unsupported global: GLOBAL|Can only .*?|Trying to (?:load|call).*?) ([\w.]+)", message)
-    if "Weights only load failed" in message and refused:
-        return f"{path} was refused: it holds {refused[1]}, and loading it could run code; only plain weights are read"
     with open(path, "rb") as file:
-        if file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path):
-            return f"{path} is cut off or damaged: it begins as a checkpoint and has no end"
+        start = file.read(4)
+    named = re.search(r"GLOBAL ([\w.]+)", message)
+    if "Weights only load failed" in message and (named or start.startswith((b"\x80", b"PK"))):
+        what = named[1] if named else "more than plain weights"
+        return f"{path} was refused: it holds {what}, and loading it could run code; only plain weights are read"
+    if start == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        return f"{path} is cut off or damaged: it begins as a checkpoint and has no end"
     return f"{path} is not a checkpoint, or is damaged"
 
 
-def _check_weights(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
+def _from_content(content: dict[str, Any]) -> Checkpoint:
+    try:
+        config = ViTConfig(**content["config"])
+    except InputError as error:
+        raise InputError(f"holds an invalid config: {error}") from None
+    names = [field.name for field in dataclasses.fields(Checkpoint)]
+    given = {**{name: content[name] for name in names}, "config": config, "history": _unpack(content["history"])}
+    checkpoint = Checkpoint(**given)
+    _check_fields(checkpoint)
+    _check_weights(checkpoint)
+    return checkpoint
+
+
+def _check_fields(checkpoint: Checkpoint) -> None:
+    kinds = {"epoch": int, "recipe": dict, "data": dict, "versions": dict, "optimizer": dict | None}
+    for name, kind in kinds.items():
+        if not isinstance(getattr(checkpoint, name), kind):
+            raise TypeError(f"{name} is a {type(getattr(checkpoint, name)).__name__}")
+    json.dumps([checkpoint.recipe, checkpoint.data], sort_keys=True)  # names and plain values alone get through
+    for number in (checkpoint.epoch, checkpoint.seed or 0):
+        if not 0 <= number < 2**63:
+            raise ValueError(f"epoch or seed is {number}")
+    if checkpoint.data and not isinstance(checkpoint.data.get("name"), str):
+        raise TypeError("data has no name")
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    found, depth = checkpoint.model, checkpoint.config.depth
+    if not isinstance(found, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in found.items()):
+        raise InputError("is a damaged checkpoint: its weights are not a state dict")
+    if depth > len(found):  # to build the model of a wrong depth could take for ever
+        raise InputError(f"holds weights that do not fit its config: {len(found)} tensors for depth {depth}")
     with torch.device("meta"):
         expected = ViT(checkpoint.config).state_dict()
-    found = checkpoint.model
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path} is a damaged checkpoint: its weights are not a state dict")
     for name in sorted(expected.keys() | found.keys()):
         wanted, got = _shape(expected, name), _shape(found, name)
         if wanted != got:
-            raise InputError(f"{path} holds weights that do not fit its config: {name} is {got}, expected {wanted}")
+            raise InputError(f"holds weights that do not fit its config: {name} is {got}, expected {wanted}")
+
+
+def _is_plain(x: object) -> bool:
+    return isinstance(x, Tensor) and x.layout is torch.strided and not x.is_meta
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> str:
-    return str(tuple(state[name].shape)) if name in state else "absent"
+    if name not in state:
+        return "absent"
+    return f"{tuple(state[name].shape)} {str(state[name].dtype).removeprefix('torch.')}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 def _pack(history: pd.DataFrame) -> dict[str, list[Any]]:
@@ -173,6 +222,8 @@ def _pack(history: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _unpack(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    if not isinstance(columns, dict):
+        raise TypeError(f"history is a {type(columns).__name__}")
     return pd.DataFrame({name: columns[name] for name in TABLE_COLUMNS}).astype(TABLE_COLUMNS)
 
 

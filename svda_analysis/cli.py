@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 import sys
@@ -74,12 +75,8 @@ def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None,
     check_writable(folder)
     parts = []
     with _progress("images", quiet) as advance:
-        for path, name, checkpoint in zip(checkpoints, names, loaded, strict=True):
-            label = Path(path).stem
-            part = run(
-                path, name=name, progress=lambda done, total, label=label: advance(label, done, total), **options
-            )
-            parts.append(part)
+        for path, name in zip(checkpoints, names, strict=True):
+            parts.append(run(path, name=name, progress=functools.partial(advance, Path(path).stem), **options))
     labels = {name: indicator.label for name, indicator in INDICATORS.items()}
     analysis = Analysis.join(parts)
     command = shlex.join(["svda-analyze", *_arguments_given()])
@@ -160,10 +157,11 @@ def analyze_main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> None:
     """Run a command; bad input becomes one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = command.main(arguments, prog_name=name, standalone_mode=False)
+        code = command.main(given, prog_name=name, standalone_mode=False, obj=given)
     except InputError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_one_line(error)}", err=True)
         code = 2
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -172,7 +170,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
         click.echo(error.format_message())
         code = 2
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo(f"error: {_one_line(error.format_message())}", err=True)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -187,8 +185,12 @@ def _report_name(checkpoints: Sequence[str]) -> str:
     return parents.pop().name if len(parents) == 1 else "comparison"
 
 
+def _one_line(message: object) -> str:
+    return " ".join(str(message).splitlines())  # a file's name may hold a line break
+
+
 def _arguments_given() -> list[str]:
-    arguments = sys.argv[1:]
+    arguments = click.get_current_context().obj or []
     return arguments[1:] if arguments[:1] == ["analyze"] else arguments
 
 
@@ -206,24 +208,25 @@ def _split_settings(settings: Sequence[str], given: dict[str, Any], *classes: ty
         if key not in every:
             raise InputError(f"--set must name one of {', '.join(every)}, got {key!r}")
         field, at = every[key]
-        found[at][key] = _parse(key, value, field.default) if isinstance(value, str) else value
+        found[at][key] = _parse(field, value) if isinstance(value, str) else value
     return found
 
 
-def _parse(key: str, text: str, default: Any) -> Any:
-    """Read ``text`` as the type of ``default``; a field that is a number or a rule takes either."""
+def _parse(field: dataclasses.Field[Any], text: str) -> Any:
+    """Read ``text`` as the type of the field's default; a field that is a number or a rule takes either."""
+    default = field.default
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
-            raise InputError(f"{key} must be true or false, got {text!r}")
+            raise InputError(f"{field.name} must be true or false, got {text!r}")
         return text.lower() == "true"
     if isinstance(default, str):
         with contextlib.suppress(ValueError):
-            return float(text)
+            return float(text) if "float" in str(field.type) else text
         return text
     try:
-        return type(default)(text)
+        return type(default)(text)  # type: ignore[misc]  # int or float
     except ValueError:
-        raise InputError(f"{key} must be a number like {default!r}, got {text!r}") from None
+        raise InputError(f"{field.name} must be a number like {default!r}, got {text!r}") from None
 
 
 def _count_classes(dataset: str, root: str | None) -> int:
@@ -239,6 +242,7 @@ def _progress(unit: str, quiet: bool) -> Iterator[Callable[[str, int, int], None
         yield lambda label, done, total: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
@@ -247,7 +251,7 @@ def _progress(unit: str, quiet: bool) -> Iterator[Callable[[str, int, int], None
 
         def advance(label: str, done: int, total: int) -> None:
             if label not in tasks:
-                tasks[label] = bar.add_task(label, total=total)
+                tasks[label] = bar.add_task(escape(label), total=total)
             bar.update(tasks[label], completed=done, total=total)
 
         yield advance
@@ -304,15 +308,16 @@ def _clock(seconds: float) -> str:
 
 def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str]) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     from svda_analysis.compare import compare
     from svda_analysis.report import accuracy_lines, comparison_tables, layer_table, statements
 
     console = Console(highlight=False)
     for line in analysis.meta["warnings"]:
-        console.print(f"[bold yellow]warning:[/] {line}")
+        console.print(f"[bold yellow]warning:[/] {escape(line)}")
     for source in dict.fromkeys(run["data"] for run in analysis.meta["runs"]):
-        console.print(f"data: {source}")
+        console.print(f"data: {source}", markup=False)
     for line in accuracy_lines(analysis.table):
         console.print(f"test accuracy, {line}", markup=False)
     if analysis.table["model"].nunique() == 1:
@@ -335,18 +340,19 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
 def _rich_table(frame: Any, title: str, sections: str) -> Any:
     """A frame of text as a terminal table; the column named by ``sections`` becomes headings between the rows."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     shown = frame.drop(columns=sections)
     for at, column in enumerate(shown.columns):
-        table.add_column(str(column), justify="left" if at == 0 else "right", no_wrap=True)
+        table.add_column(escape(str(column)), justify="left" if at == 0 else "right", no_wrap=True)
     heading = None
     for at, row in enumerate(shown.itertuples(index=False)):
         if frame[sections].iloc[at] != heading:
             heading = frame[sections].iloc[at]
             table.add_row(f"[italic]{heading}[/]")
-        table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     return table
 
 

@@ -346,7 +346,7 @@ def _or_one(total: Tensor) -> Tensor:
 def _scale_to_one(x: Tensor) -> Tensor:
     """``x`` over its largest magnitude along the last dimension (zeros stay): neither sums nor squares can overflow."""
     x = _widen(x)
-    return x / _or_one(torch.linalg.vector_norm(x, ord=math.inf, dim=-1, keepdim=True))
+    return x / _or_one(x.abs().amax(-1, keepdim=True))
 
 
 def _unit_rows(x: Tensor) -> Tensor:

@@ -903,7 +903,7 @@ def figures(
     """
     frames = (table, spectra, history, comparison)
     models = models or list(dict.fromkeys(m for f in frames if f is not None and len(f) for m in model_styles(f)))
-    table, spectra, history, comparison = (None if f is None else f[f["model"].isin(models)] for f in frames)  # type: ignore[assignment]
+    table, spectra, history, comparison = (None if f is None else f[f["model"].isin(models)] for f in frames)
     data = FigureData(table, spectra, examples, history, comparison, labels, models, skip)
     for draw in FIGURES.values():
         yield from draw(data)

@@ -45,7 +45,7 @@ def write_report(
     folder = Path(folder)
     check_writable(folder)
     labels = labels or {}
-    several = analysis.table["model"].nunique() > 1
+    several = len(analysis.table["model"].unique()) > 1
     comparison = compare(analysis.table, baseline) if several else None
     with _staged(folder) as stage:
         frames = {"indicators": analysis.table, "spectra": analysis.spectra}
@@ -112,7 +112,7 @@ def _write_figures(
 
 
 def layer_table(table: pd.DataFrame, model: str, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """The means of one model's indicators (rows, by source) per layer and over all layers, over heads and runs, as text."""
+    """One model's indicators (rows, by source) per layer and over all layers, as text: means over heads and runs."""
     labels = labels or {}
     summary = summarise(table[table["model"] == model])
     summary = summary[summary["indicator"].isin(table.loc[table["layer"].notna(), "indicator"])]
@@ -233,9 +233,7 @@ def _summary(
             "## Which attention is more structured?",
             "\n".join(f"- {line}" for line in statements(comparison, labels)),
             "## Comparison over the whole model",
-            "Means over heads and layers; differences are model minus baseline, paired by training seed where seeds are "
-            "shared. p is adjusted by Holm's method over all rows; the effect is the paired difference in units of its "
-            "own spread over seeds (Hedges' correction).",
+            _COMPARING,
         ]
         for (model, against), cells in comparison_tables(comparison, labels).items():
             parts += [f"### {model} against {against}", markdown(cells)]
@@ -246,11 +244,14 @@ def _summary(
     return "\n\n".join(parts) + "\n"
 
 
+_COMPARING = """Means over heads and layers; differences are model minus baseline, paired by training seed where seeds
+are shared. p is adjusted by Holm's method over all rows; the effect is the paired difference in units of its own spread
+over seeds (Hedges' correction)."""
 _READING = """Layers and heads count from 0. The source says what an indicator was computed from: the learned diagonal
-(sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training seeds where a model has several runs,
-else over images, and then they speak of that checkpoint alone. Compare two models within one source only: sigma exists
-for SVDA alone and stands beside no number of another model. A structured attention map is not by itself a faithful
-explanation of a decision."""
+(sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training
+seeds where a model has several runs, else over images, and then they speak of that checkpoint alone. Compare two models
+within one source only: sigma exists for SVDA alone and stands beside no number of another model. A structured attention
+map is not by itself a faithful explanation of a decision."""
 
 
 def _runs_table(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -38,8 +38,9 @@ class TrainConfig:
     Penalties, each averaged over layers and heads and added to the loss (they touch SVDA alone, but for
     ``orthogonality``): ``shape_penalty`` and ``norm_penalty`` weigh :func:`shape_entropy` and :func:`norm_share`,
     ``sigma_l1`` the mean of ``|sigma|``, ``orthogonality`` the squared distance of each head's W_q and W_k rows from an
-    orthogonal set. ``warmup`` is the share of all steps with a rising rate; a cosine to zero follows. Augmentation: ``flip`` flips half
-    the images, ``crop_padding`` pads small images by so many pixels and crops at random (folders are cropped anyway).
+    orthogonal set. ``warmup`` is the share of all steps with a rising rate; a cosine to zero follows. Augmentation:
+    ``flip`` flips half the images, ``crop_padding`` pads small images by so many pixels and crops them at random
+    (folders are cropped anyway).
     """
 
     dataset: str = "fashion_mnist"

@@ -1,6 +1,7 @@
 """Training: exact resume, the penalties against their formulas, several processes, what the history says."""
 
 import dataclasses
+import itertools
 import math
 import os
 import socket
@@ -57,8 +58,7 @@ def test_two_and_two_epochs_equal_four_bit_for_bit(kind, tmp_path, fashion):
 
 def test_another_seed_gives_other_weights(tmp_path, fashion):
     one, other = (
-        train(small("dot"), recipe(epochs=1, seed=seed), tmp_path / f"{seed}.pt", data_root=fashion)
-        for seed in (0, 1)
+        train(small("dot"), recipe(epochs=1, seed=seed), tmp_path / f"{seed}.pt", data_root=fashion) for seed in (0, 1)
     )
     assert not torch.equal(one.model["blocks.0.attention.qkv.weight"], other.model["blocks.0.attention.qkv.weight"])
 
@@ -156,7 +156,7 @@ def test_rate_rises_then_falls_to_zero():
     rates = [rate(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] < 1e-3
 
 
