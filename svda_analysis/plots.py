@@ -31,6 +31,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -919,13 +921,16 @@ def save(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
-    pixels = io.BytesIO()
-    with theme():
-        fig.draw_without_rendering()  # arranges the panels once for both
+    pixels, dpi = io.BytesIO(), fig.dpi
+    with theme():  # the canvases themselves: savefig would arrange and draw the panels five times over
         engine = fig.get_layout_engine()
+        if engine is not None:
+            engine.execute(fig)
         fig.set_layout_engine("none")
-        fig.savefig(pdf, metadata={"CreationDate": None})
-        fig.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
+        FigureCanvasPdf(fig).print_pdf(pdf, metadata={"CreationDate": None})
+        fig.set_dpi(200)
+        FigureCanvasAgg(fig).print_png(pixels, metadata={"Software": None})
+        fig.set_dpi(dpi)
         if engine is not None:
             fig.set_layout_engine(engine)
     with Image.open(pixels) as image:

@@ -191,7 +191,7 @@ def test_a_pickle_that_would_run_code_is_refused(capsys, protocol):
     assert not Path("marker").exists()
 
 
-# arguments of svda train behind --out run.pt, and a part of the message
+# arguments of svda train behind those of a tiny run into folder/run.pt, and a part of the message
 BAD_TRAINING = {
     "no data set named": ([], "Missing option '--dataset'"),
     "an unknown data set": (["--dataset", "cifar11"], "got 'cifar11'; did you mean cifar10"),
@@ -208,7 +208,7 @@ BAD_TRAINING = {
     "a rate that is no number": (["--dataset", "sample", "--set", "lr=nan"], "lr must be at least 0, got nan"),
     "a switch in words": (["--dataset", "sample", "--set", "flip=maybe"], "flip must be true or false, got 'maybe'"),
     "a number for a word": (["--dataset", "sample", "--set", "sigma_form=1"], "sigma_form must be one of"),
-    "sizes that do not fit": (["--dataset", "sample", "--set", "dim=10"], "dim must be a multiple of heads"),
+    "sizes that do not fit": (["--dataset", "sample", "--set", "dim=9"], "dim must be a multiple of heads 2, got 9"),
     "no epochs": (["--dataset", "sample", "--epochs", "0"], "epochs must be at least 1, got 0"),
     "a stop before the start": (["--dataset", "sample", "--stop-after", "0"], "stop_after must be at least 1, got 0"),
     "a negative seed": (["--dataset", "sample", "--seed", "-1"], "seed must lie in"),
@@ -226,7 +226,9 @@ BAD_TRAINING = {
 @pytest.mark.parametrize(("arguments", "said"), BAD_TRAINING.values(), ids=BAD_TRAINING)
 def test_bad_input_of_train_is_one_line(others, capsys, arguments, said):
     before = {path: path.read_bytes() for path in others.glob("*.pt") if path.is_file()}
-    filled = [each.replace("OTHERS", str(others)) for each in ["--out", "folder/run.pt", *arguments]]
+    filled = [
+        each.replace("OTHERS", str(others)) for each in ["--out", "folder/run.pt", "--epochs", "1", *TINY, *arguments]
+    ]
     assert said.replace("OTHERS", str(others)) in refused(capsys, main, "train", *filled)
     assert before == {path: path.read_bytes() for path in others.glob("*.pt") if path.is_file()}
 
