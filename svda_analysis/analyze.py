@@ -82,9 +82,9 @@ def analyze(
         When an argument is outside what is allowed, or the images do not suit the model.
     """
     wanted = _choose_indicators(indicators)
-    _check_numbers(images, precision, batch_size, noise, examples)
+    _check_numbers(images, precision, batch_size, noise, examples, seed)
     subject = _resolve_model(model_or_path, name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _resolve_device(device)
     source = _resolve_data(data, subject, data_root)
     started = time.perf_counter()
     with evaluating(subject.model.to(device)), torch.no_grad():
@@ -330,6 +330,15 @@ def _resolve_model(given: nn.Module | str | os.PathLike[str], name: str | None) 
     return _Subject(build_model(checkpoint), identity, checkpoint.data, recipe, history, os.fspath(given))
 
 
+def _resolve_device(wanted: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, TypeError):  # what torch raises for a device it does not know or have
+        raise InputError(f"device must be cpu or an accelerator of this machine, got {str(wanted)!r}") from None
+    return device
+
+
 def _resolve_data(data: Data | None, subject: _Subject, root: str | os.PathLike[str] | None) -> _Source:
     if data is None and not subject.data:
         raise InputError(
@@ -337,8 +346,8 @@ def _resolve_data(data: Data | None, subject: _Subject, root: str | os.PathLike[
         )
     if data is None or isinstance(data, str):
         size = subject.model.config.image_size if isinstance(subject.model, ViT) else None
-        own = subject.data.get("name", "")
-        data = load_dataset(data or own, root=root, image_size=size, sample_fallback=data is None)
+        wanted = subject.data["name"] if data is None else data
+        data = load_dataset(wanted, root=root, image_size=size, sample_fallback=data is None)
     if isinstance(data, ImageData):
         return _from_image_data(data, subject.model)
     if isinstance(data, Tensor):
@@ -448,7 +457,9 @@ def _choose_indicators(names: Sequence[str] | None) -> list[Indicator]:
     return [INDICATORS[name] for name in names or INDICATORS]
 
 
-def _check_numbers(images: int | None, precision: float | None, batch_size: int, noise: float, examples: int) -> None:
+def _check_numbers(
+    images: int | None, precision: float | None, batch_size: int, noise: float, examples: int, seed: int
+) -> None:
     if images is not None and images < 1:
         raise InputError(f"images must be at least 1, got {images}")
     if precision is not None and not 0 < precision < 1:
@@ -459,3 +470,5 @@ def _check_numbers(images: int | None, precision: float | None, batch_size: int,
         raise InputError(f"noise must be at least 0, got {noise}")
     if examples < 0:
         raise InputError(f"examples must be at least 0, got {examples}")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must lie in [0, 2^63), got {seed}")

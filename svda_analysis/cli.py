@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_writable
 
 _DATA_NAMES = "fashion_mnist, cifar10, cifar100, imagenet100, imagefolder:DIR or sample"
 
@@ -65,14 +65,14 @@ def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None,
     from svda_analysis.analyze import run_names
     from svda_analysis.checkpoint import load
     from svda_analysis.indicators import INDICATORS
-    from svda_analysis.report import check_writable, write_report
+    from svda_analysis.report import write_report
     from svda_analysis.results import Analysis
 
     loaded = [load(path) for path in checkpoints]
     names = run_names(checkpoints, loaded)
     if baseline is not None and baseline not in names:
         raise InputError(f"--baseline must be one of {', '.join(dict.fromkeys(names))}, got {baseline!r}")
-    check_writable(folder)
+    check_writable(folder, "output folder")
     parts = []
     with _progress("images", quiet) as advance:
         for path, name in zip(checkpoints, names, strict=True):

@@ -1,5 +1,18 @@
-"""The one exception that means "the input was wrong", shown by the command line as a single line with exit code 2."""
+"""What "bad input" means here: one exception, shown by the command line as a single line with exit code 2."""
+
+import tempfile
+from pathlib import Path
 
 
 class InputError(ValueError):
     """Bad input. The message names the argument or file, what is allowed, and what came."""
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Raise :class:`InputError` unless files can be put into ``folder``, or it can be made. Leaves nothing behind."""
+    try:
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} {folder} cannot be written: {error.strerror}") from None

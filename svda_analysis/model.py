@@ -102,8 +102,8 @@ class ViTConfig:
             raise InputError(f"dim must be a multiple of heads {self.heads}, got {self.dim}")
         if self.dim % 4:
             raise InputError(f"dim must be a multiple of 4 (the position code needs it), got {self.dim}")
-        if not self.mlp_ratio > 0:
-            raise InputError(f"mlp_ratio must be above 0, got {self.mlp_ratio!r}")
+        if not self.dim * self.mlp_ratio >= 1:
+            raise InputError(f"mlp_ratio must be above 0 and give at least one hidden feature, got {self.mlp_ratio!r}")
         _check_choice("attention", self.attention, get_args(AttentionKind))
         _check_choice("sigma_form", self.sigma_form, get_args(SigmaForm))
         for name in ("dropout", "attention_dropout"):

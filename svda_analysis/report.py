@@ -16,7 +16,7 @@ import pandas as pd
 
 from svda_analysis import plots
 from svda_analysis.compare import compare, summarise
-from svda_analysis.errors import InputError
+from svda_analysis.errors import check_writable
 from svda_analysis.results import Analysis
 
 # Which direction of an indicator means a more structured attention, for the sentences of a comparison.
@@ -40,10 +40,10 @@ def write_report(
     """Write the whole report of an analysis into ``folder``; returns the files, ``summary.md`` first.
 
     Everything is made beside the folder first and moved in at the end, so that an interrupted call leaves what was
-    there. Raises :class:`InputError` when the folder cannot be written.
+    there. Raises :class:`~svda_analysis.errors.InputError` when the folder cannot be written.
     """
     folder = Path(folder)
-    check_writable(folder)
+    check_writable(folder, "output folder")
     labels = labels or {}
     several = len(analysis.table["model"].unique()) > 1
     comparison = compare(analysis.table, baseline) if several else None
@@ -64,24 +64,16 @@ def write_report(
     return sorted((folder / path for path in written), key=lambda path: (path.name != "summary.md", path))
 
 
-def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise :class:`InputError` unless files can be put into ``folder``, which is made where it is missing."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"output folder {folder} cannot be written: {error.strerror}") from None
-
-
 @contextlib.contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """A folder to write into, whose files replace those in ``folder`` when all went well."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
         stage = Path(name)
         yield stage
-        shutil.rmtree(folder / "figures", ignore_errors=True)  # figures of an earlier, other analysis
+        shutil.rmtree(folder / "figures", ignore_errors=True)  # what an earlier, other analysis left
+        for name in ("comparison.csv", "history.csv"):
+            (folder / name).unlink(missing_ok=True)
         for path in sorted(stage.rglob("*")):
             target = folder / path.relative_to(stage)
             if path.is_dir():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from svda_analysis.analyze import Stream, versions
 from svda_analysis.checkpoint import Checkpoint, load, save
 from svda_analysis.data import ImageData, load_dataset
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_writable
 from svda_analysis.indicators import INDICATORS
 from svda_analysis.model import Attention, ViT, ViTConfig
 from svda_analysis.results import TABLE_COLUMNS, make_frame
@@ -116,6 +116,8 @@ def train(
     Raises :class:`InputError` for bad input, before anything is written.
     """
     out = Path(out)
+    if stop_after is not None and stop_after < 1:
+        raise InputError(f"stop_after must be at least 1, got {stop_after}")
     _check_output(out, resume)
     train_data = load_dataset(recipe.dataset, root=data_root, train=True, image_size=config.image_size)
     train_data.flip, train_data.padding = recipe.flip, recipe.crop_padding
@@ -231,7 +233,10 @@ class _Run:
         self.config, self.recipe, self.train_data, self.test_data = config, recipe, train_data, test_data
         if mixed_precision == "auto":
             mixed_precision = "bf16" if torch.cuda.is_available() else "no"
-        self.accelerator = Accelerator(mixed_precision=mixed_precision, log_with=track, project_dir=out.parent)
+        try:
+            self.accelerator = Accelerator(mixed_precision=mixed_precision, log_with=track, project_dir=out.parent)
+        except ValueError as error:
+            raise InputError(f"mixed_precision or track cannot be used here: {error}") from None
         if track:
             self.accelerator.init_trackers(out.stem, config=_flat(config, recipe))
         torch.manual_seed(recipe.seed)
@@ -374,13 +379,7 @@ def _check_output(out: Path, resume: bool) -> None:
         raise InputError(f"out must be a file such as {out / 'svda_s0.pt'}, got the directory {out}")
     if out.exists() and not resume:
         raise InputError(f"out already exists: {out} (resume continues it; or choose another name)")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".{out.name}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"out cannot be written: {out}: {error.strerror}") from None
+    check_writable(out.parent, "out: the folder")
 
 
 def _check_fit(config: ViTConfig, recipe: TrainConfig, data: ImageData) -> None:
