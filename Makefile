@@ -13,7 +13,7 @@ BIN := .venv/bin
 	touch $@
 
 .venv/tested: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,timm,transformers,open-clip]"
 	touch $@
 
 demo: .venv/installed

@@ -45,6 +45,7 @@ def analyze(
     noise: float = 0.1,
     examples: int = 4,
     seed: int = 0,
+    prefix_tokens: int | None = None,
     name: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -69,6 +70,8 @@ def analyze(
     noise, seed
         Standard deviation of the Gaussian noise on the preprocessed input for ``perturbation_robustness``; the seed of
         that noise and of the drawing of images.
+    prefix_tokens
+        Tokens before the first patch (CLS and the like), where the model does not say it.
     examples
         How many images keep their maps, the first of each class.
     name, data_root
@@ -88,7 +91,7 @@ def analyze(
     source = _resolve_data(data, subject, data_root)
     started = time.perf_counter()
     with evaluating(subject.model.to(device)), torch.no_grad():
-        stream = Stream(subject.model, wanted, noise=noise, seed=seed)
+        stream = Stream(subject.model, wanted, noise=noise, seed=seed, prefix_tokens=prefix_tokens)
         total = min(images or source.total, source.total)
         for batch, labels in source.batches(batch_size, images, seed):
             stream.update(batch.to(device), labels)
@@ -96,7 +99,7 @@ def analyze(
                 progress(stream.images, total)
             if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
                 break
-        shown = _examples(subject.model, source, examples, device)
+        shown = _examples(subject.model, source, examples, device, prefix_tokens)
     identity = {**subject.identity, "dataset": source.name, "attention": subject.identity["attention"] or stream.kind}
     run = {
         **identity,
@@ -166,14 +169,23 @@ class Stream:
     begins. With ``perturbation_robustness`` among the indicators each batch runs together with its noisy copy.
     """
 
-    def __init__(self, model: nn.Module, indicators: Sequence[Indicator], *, noise: float = 0.1, seed: int = 0) -> None:
-        self.model, self.indicators, self.noise = model, indicators, noise
+    def __init__(
+        self,
+        model: nn.Module,
+        indicators: Sequence[Indicator],
+        *,
+        noise: float = 0.1,
+        seed: int = 0,
+        prefix_tokens: int | None = None,
+    ) -> None:
+        self.model, self.indicators, self.noise, self.prefix_tokens = model, indicators, noise, prefix_tokens
         self.generator = torch.Generator().manual_seed(seed)
         self.images = 0
         self.kind = "dot"
         self.moments: dict[tuple[str, str, int], _Moments] = {}
         self.spectrum_moments: dict[tuple[str, int], _Moments] = {}
         self.bounds: dict[tuple[str, str, int], float] = {}
+        self._windows = False
         self._noisy = any("a_noisy" in indicator.needs for indicator in indicators)
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
@@ -187,21 +199,28 @@ class Stream:
 
         def on_record(record: AttentionRecord) -> None:
             nonlocal seen
-            seen += 1
-            self._measure(record, B)
+            if (
+                record.a.shape[-2] == record.a.shape[-1]
+            ):  # else cross-attention or pooling, which is no map of the image
+                self._measure(record._replace(layer=seen), images)
+                seen += 1
 
         with capture(self.model, on_record):
-            logits = self.model(batch)[:B]
+            logits = as_logits(self.model(batch))[:B]
         check_captured(seen, self.model)
-        if labels is not None:
+        if labels is not None and logits.ndim == 2:
             labels = labels.to(logits.device)
             self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
             self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
         self.images += B
 
-    def _measure(self, record: AttentionRecord, B: int) -> None:
-        q, k, a = record.q[:B], record.k[:B], record.a[:B]
-        grid, prefix = token_layout(self.model, a.shape[-1])
+    def _measure(self, record: AttentionRecord, images: Tensor) -> None:
+        half = len(record.a) // (2 if self._noisy else 1)  # images, or the windows of all images
+        q, k, a = record.q[:half], record.k[:half], record.a[:half]
+        size = (images.shape[-2], images.shape[-1])
+        self._windows = self._windows or half > len(images)
+        known = 0 if self._windows else self.prefix_tokens  # a window holds patches alone
+        grid, prefix = token_layout(self.model, a.shape[-1], image_size=size, prefix=known)
         spectra = {}
         if "scores" in self._sources:
             spectra["scores"] = score_spectrum(q, k, record.scale, record.sigma)
@@ -212,15 +231,16 @@ class Stream:
             if "sigma" in self._sources and not self.images:
                 spectra["sigma"] = sigma_spectrum(record.sigma)[None]
         for source, spectrum in spectra.items():
-            self.spectrum_moments.setdefault((source, record.layer), _Moments()).update(spectrum)
-        at_hand = {"q": q, "k": k, "a": a, "a_noisy": record.a[B:], "grid": grid, "prefix": prefix}
+            moments = self.spectrum_moments.setdefault((source, record.layer), _Moments())
+            moments.update(_mean_over_windows(spectrum, len(images)))
+        at_hand = {"q": q, "k": k, "a": a, "a_noisy": record.a[half:], "grid": grid, "prefix": prefix}
         for indicator in self.indicators:
             for source in indicator.sources:
                 if "spectrum" in indicator.needs and source not in spectra:
                     continue
                 given = {**at_hand, "spectrum": spectra.get(source)}
                 values = indicator.function(**{need: given[need] for need in indicator.needs})
-                self._add(indicator.name, source, record.layer, values)
+                self._add(indicator.name, source, record.layer, _mean_over_windows(values, len(images)))
                 low, high = indicator.bounds(source, D=q.shape[-1], N=a.shape[-1], grid=grid)
                 self.bounds[indicator.name, source, record.layer] = high - low
 
@@ -256,6 +276,21 @@ class Stream:
             for rank, value in enumerate(values, start=1)
         ]
         return make_frame(rows, SPECTRA_COLUMNS)
+
+
+def _mean_over_windows(values: Tensor, images: int) -> Tensor:
+    """``(images * windows, ...) -> (images, ...)`` where attention stays inside windows."""
+    return values if len(values) <= images else values.unflatten(0, (images, -1)).mean(1)
+
+
+def as_logits(output: Any) -> Tensor:
+    """The logits of a model's output: a tensor, or the ``logits`` (else the pooled features) of Hugging Face's."""
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "pooler_output", "last_hidden_state"):
+        if isinstance(found := getattr(output, name, None), Tensor):
+            return found
+    raise InputError(f"the model must return logits (B, classes), it returned {type(output).__name__}")
 
 
 class _Moments:
@@ -421,7 +456,9 @@ def _draw(total: int, images: int | None, seed: int) -> Tensor:
     return order[:images]
 
 
-def _examples(model: nn.Module, source: _Source, number: int, device: torch.device) -> Examples | None:
+def _examples(
+    model: nn.Module, source: _Source, number: int, device: torch.device, prefix_tokens: int | None
+) -> Examples | None:
     if not number:
         return None
     if source.dataset is not None:
@@ -436,9 +473,12 @@ def _examples(model: nn.Module, source: _Source, number: int, device: torch.devi
         pictures, classes = _as_pictures(images), ()
     maps: list[np.ndarray] = []
     with capture(model, lambda record: maps.append(record.a.half().cpu().numpy())):
-        predictions = model(images.to(device)).argmax(-1).cpu().numpy()
-    square = [found for found in maps if found.shape == maps[0].shape]
-    grid, prefix = token_layout(model, square[0].shape[-1])
+        predictions = as_logits(model(images.to(device))).argmax(-1).cpu().numpy()
+    square = [found for found in maps if found.shape == maps[0].shape and len(found) == len(images)]
+    if not square or square[0].shape[-2] != square[0].shape[-1]:
+        return None  # attention inside windows: no map covers the image
+    size = (images.shape[-2], images.shape[-1])
+    grid, prefix = token_layout(model, square[0].shape[-1], image_size=size, prefix=prefix_tokens)
     return Examples(pictures, labels_shown.numpy(), predictions, np.stack(square, axis=1), grid, prefix, classes)
 
 

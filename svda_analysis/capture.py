@@ -7,6 +7,7 @@ is not edited, the fused kernels stay on, and nothing is left behind.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -46,6 +47,9 @@ def capture(
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
     computed once, and gradients reach ``record.a``. Speaks of forwards in the thread that opened the context.
+
+    Under a tap torch switches the fast path of ``nn.MultiheadAttention`` off: the logits of such a model are
+    bit-identical to those with ``torch.backends.mha.set_fastpath_enabled(False)``.
     """
     if output not in ("kernel", "map"):
         raise InputError(f"output must be 'kernel' or 'map', got {output!r}")
@@ -75,12 +79,22 @@ def records(model: nn.Module, images: Tensor) -> list[AttentionRecord]:
 
 
 def check_captured(number: int, model: nn.Module) -> None:
-    """Raise :class:`InputError` when a forward gave no attention record."""
+    """Raise :class:`InputError`, with the likely cause, when a forward gave no attention record."""
     if not number:
-        raise InputError(
-            f"{type(model).__name__} made no call of torch's attention function: a model without attention, or one "
-            "that multiplies its maps by hand (switch it to scaled_dot_product_attention)"
-        )
+        raise InputError(f"{type(model).__name__} made no call of torch's attention function: {_why_none(model)}")
+
+
+def _why_none(model: nn.Module) -> str:
+    names = {type(module).__name__.lower() for module in model.modules()}
+    if any("swin" in name or "windowattention" in name for name in names):
+        return "its attention stays inside shifted windows and is written by hand; windows are not maps of the image"
+    if any(getattr(module, "fused_attn", True) is False for module in model.modules()):
+        return "its modules have fused_attn=False; set fused_attn = True on them (timm: TIMM_FUSED_ATTN=1)"
+    if getattr(getattr(model, "config", None), "_attn_implementation", "sdpa") != "sdpa":
+        return 'it multiplies its maps by hand; switch with model.set_attn_implementation("sdpa")'
+    if not any("attention" in name or "attn" in name for name in names):
+        return "it seems to have no attention"
+    return "it multiplies its maps by hand; let it call F.scaled_dot_product_attention"
 
 
 @contextlib.contextmanager
@@ -121,21 +135,28 @@ class _Tap(TorchFunctionMode):
         if self.output == "kernel":
             result = func(*args, **kwargs)
             with torch.no_grad():
-                record, _ = reader(self.layer, *args, **kwargs)
+                record = reader(self.layer, *args, **kwargs).record
         else:
-            record, dropout_p = reader(self.layer, *args, **kwargs)
-            result = F.dropout(record.a, dropout_p).to(record.v.dtype) @ record.v
+            call = reader(self.layer, *args, **kwargs)
+            record = call.record
+            result = call.finish(F.dropout(record.a, call.dropout_p).to(record.v.dtype) @ record.v)
         self.layer += 1
         self.on_record(record)
         return result
 
 
-def _read_svda(
-    layer: int, q_hat: Tensor, k_hat: Tensor, v: Tensor, sigma: Tensor, *, dropout_p: float = 0.0
-) -> tuple[AttentionRecord, float]:
+class _Call(NamedTuple):
+    """An attention call as read: ``finish`` makes the function's result of the output ``(B, H, N, Dv)``."""
+
+    record: AttentionRecord
+    dropout_p: float
+    finish: Callable[[Tensor], Any] = lambda output: output
+
+
+def _read_svda(layer: int, q_hat: Tensor, k_hat: Tensor, v: Tensor, sigma: Tensor, *, dropout_p: float = 0.0) -> _Call:
     scale = 1 / math.sqrt(q_hat.shape[-1])
     a = _softmax_map(q_hat * sigma.unsqueeze(-2).to(q_hat.dtype), k_hat, scale)
-    return AttentionRecord(layer, q_hat, k_hat, v, scale, a, sigma), dropout_p
+    return _Call(AttentionRecord(layer, q_hat, k_hat, v, scale, a, sigma), dropout_p)
 
 
 def _read_sdpa(
@@ -148,14 +169,65 @@ def _read_sdpa(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> tuple[AttentionRecord, float]:
+) -> _Call:
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     a = _softmax_map(query, key, scale, attn_mask)
-    return AttentionRecord(layer, query, key, value, scale, a, None), dropout_p
+    return _Call(AttentionRecord(layer, query, key, value, scale, a, None), dropout_p)
+
+
+def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> _Call:
+    """``nn.MultiheadAttention``: its projections again, since its own call of the kernel is out of the tap's sight."""
+    call = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+    call.apply_defaults()
+    given = call.arguments
+    inputs = [given[name] if given[name].ndim == 3 else given[name].unsqueeze(1) for name in ("query", "key", "value")]
+    separate = given["use_separate_proj_weight"]
+    weights = [given[f"{x}_proj_weight"] for x in "qkv"] if separate else given["in_proj_weight"].chunk(3)
+    biases = [None] * 3 if given["in_proj_bias"] is None else given["in_proj_bias"].chunk(3)
+    q, k, v = (F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))  # each (N, B, C)
+    extra_keys = 0
+    if given["bias_k"] is not None:
+        k, v = (torch.cat([x, b.expand(1, x.shape[1], -1)]) for x, b in ((k, given["bias_k"]), (v, given["bias_v"])))
+        extra_keys += 1
+    if given["add_zero_attn"]:
+        k, v = (F.pad(x, (0, 0, 0, 0, 0, 1)) for x in (k, v))
+        extra_keys += 1
+    H = given["num_heads"]
+    q, k, v = (x.unflatten(-1, (H, -1)).permute(1, 2, 0, 3) for x in (q, k, v))  # each (B, H, N, D)
+    mask = _merged_mask(given["attn_mask"], given["key_padding_mask"], q, extra_keys)
+    record = _read_sdpa(layer, q, k, v, mask).record
+
+    def finish(output: Tensor) -> tuple[Tensor, Tensor | None]:
+        merged = output.permute(2, 0, 1, 3).flatten(2)  # (N, B, C)
+        result = F.linear(merged, given["out_proj_weight"], given["out_proj_bias"])
+        weights = record.a.mean(1) if given["average_attn_weights"] else record.a
+        if given["query"].ndim == 2:
+            result, weights = result.squeeze(1), weights.squeeze(0)
+        return result, weights if given["need_weights"] else None
+
+    return _Call(record, given["dropout_p"] if given["training"] else 0.0, finish)
+
+
+def _merged_mask(mask: Tensor | None, padding: Tensor | None, q: Tensor, extra_keys: int) -> Tensor | None:
+    """The masks of ``nn.MultiheadAttention`` (True or -inf is hidden) as one that is added to ``(B, H, N, N)``."""
+    total = None
+    if mask is not None:
+        mask = mask if mask.ndim == 2 else mask.view(*q.shape[:2], *mask.shape[-2:])
+        total = _additive(mask, q)
+    if padding is not None:
+        padding = _additive(padding.view(-1, 1, 1, padding.shape[-1]), q)
+        total = padding if total is None else total + padding
+    return total if total is None else F.pad(total, (0, extra_keys))
+
+
+def _additive(mask: Tensor, q: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(mask, -math.inf)
 
 
 def _softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -167,20 +239,42 @@ def _softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None)
     return scores.softmax(dim=-1)
 
 
-_READERS: dict[Callable[..., Any], Callable[..., tuple[AttentionRecord, float]]] = {
+_READERS: dict[Callable[..., Any], Callable[..., _Call]] = {
     svda_attention: _read_svda,
     F.scaled_dot_product_attention: _read_sdpa,
+    F.multi_head_attention_forward: _read_multi_head,
 }
 
 
-def token_layout(model: nn.Module, tokens: int) -> tuple[tuple[int, int], int]:
-    """How a model's ``tokens`` are laid out: ``(rows, columns)`` of its patch grid, and the tokens before them.
+def token_layout(
+    model: nn.Module, tokens: int, *, image_size: tuple[int, int] | None = None, prefix: int | None = None
+) -> tuple[tuple[int, int], int]:
+    """How ``tokens`` are laid out: ``(rows, columns)`` of the patch grid, and the prefix tokens (CLS and the like).
 
-    The number of prefix tokens (CLS and the like) is the model's own ``num_prefix_tokens`` where it has one, else
-    what is left above the largest square. Raises :class:`InputError` when no square grid remains.
+    The prefix is ``prefix`` where given, else the model's ``num_prefix_tokens``, else what its patch embedding leaves
+    over: the first convolution whose stride is its kernel, on images of ``image_size`` (height, width). Fewer tokens
+    than that grid has are a square window of it. Raises :class:`InputError` when the layout cannot be told.
     """
-    prefix = getattr(model, "num_prefix_tokens", tokens - math.isqrt(tokens) ** 2)
+    grid = _patch_grid(model, image_size)
+    if prefix is None:
+        prefix = getattr(model, "num_prefix_tokens", None)
+    if prefix is None and grid is not None:
+        prefix = max(tokens - grid[0] * grid[1], 0)
+    if prefix is None:
+        raise InputError(f"{type(model).__name__} does not say which of its {tokens} tokens are patches: give prefix")
+    if grid is not None and grid[0] * grid[1] + prefix == tokens:
+        return grid, prefix
     side = math.isqrt(max(tokens - prefix, 0))
     if side < 1 or side * side + prefix != tokens:
-        raise InputError(f"{tokens} tokens with {prefix} before the patches leave no square grid of patches")
+        raise InputError(f"{tokens} tokens with prefix {prefix} leave no square grid of patches")
     return (side, side), prefix
+
+
+def _patch_grid(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size != (1, 1):
+            rows, columns = (size // step for size, step in zip(image_size, module.stride, strict=True))
+            return rows, columns
+    return None

@@ -187,7 +187,12 @@ def test_evaluating_restores_each_module():
 def test_token_layout():
     model, _ = model_and_images()
     assert token_layout(model, 50) == ((7, 7), 1)
-    assert token_layout(nn.Linear(1, 1), 197) == ((14, 14), 1)
-    assert token_layout(nn.Linear(1, 1), 196) == ((14, 14), 0)
-    with pytest.raises(InputError, match="51 tokens with 1 before the patches leave no square grid"):
+    patches = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16))
+    assert token_layout(patches, 197, image_size=(224, 224)) == ((14, 14), 1)
+    assert token_layout(patches, 14 * 10 + 5, image_size=(160, 224)) == ((10, 14), 5)
+    assert token_layout(patches, 49, image_size=(224, 224)) == ((7, 7), 0)  # a window
+    assert token_layout(nn.Linear(1, 1), 197, prefix=1) == ((14, 14), 1)
+    with pytest.raises(InputError, match="does not say which of its 197 tokens are patches"):
+        token_layout(nn.Linear(1, 1), 197)
+    with pytest.raises(InputError, match="51 tokens with prefix 1 leave no square grid"):
         token_layout(model, 51)

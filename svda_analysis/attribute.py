@@ -1,0 +1,286 @@
+"""Which pixels spoke for a class: maps from attention and from gradients, with their registry :data:`METHODS`.
+
+Methods of attention work on patches and give each pixel the value of its patch. They count the self-attention layers
+alone: square maps over the whole image. The row of the first token (CLS) is read at the patches; a model without prefix
+tokens has no such row, and the mean over all queries takes its place.
+
+Methods of pixels are captum's. What they find for each channel is summed over the channels, unless said otherwise, and
+their baseline is the zero image: the mean colour where preprocessing subtracts the mean. A logit is explained, not a
+probability. No map is normalised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svda_analysis.capture import AttentionRecord, capture, check_captured, evaluating, token_layout
+from svda_analysis.errors import InputError
+
+_IG_STEPS = 50
+_SHAP_SAMPLES, _SHAP_GROUP, _SHAP_NOISE = 32, 8, 0.1
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+# (model, images (B, C, H, W), target (B,) or None, batch_size) -> (B, H, W) or one value a patch (B, rows, columns)
+Function = Callable[[nn.Module, Tensor, Tensor | None, int], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One registered method. ``needs_target``: its map speaks of one class. ``signed``: the map has both signs."""
+
+    name: str
+    label: str
+    function: Function
+    reference: str
+    needs_gradient: bool
+    needs_target: bool
+    signed: bool
+
+
+METHODS: dict[str, Method] = {}
+
+
+def _method(
+    label: str, reference: str, *, gradient: bool = True, target: bool = True, signed: bool = True
+) -> Callable[[Function], Function]:
+    """Decorator: enter the function in :data:`METHODS` under its own name, less the underscore."""
+
+    def register(function: Function) -> Function:
+        name = function.__name__.lstrip("_")
+        METHODS[name] = Method(name, label, function, reference, gradient, target, signed)
+        return function
+
+    return register
+
+
+def attribute(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    method: str = "rollout",
+    target: int | Tensor | None = None,
+    batch_size: int = 16,
+) -> Tensor:
+    """How much each pixel spoke for the target class, ``(B, H, W)`` float32 on the CPU, on the method's own scale.
+
+    ``images (B, C, H, W)`` float, preprocessed; ``method`` a name from :data:`METHODS`; ``target`` a class for all
+    images, one for each ``(B,)``, or None for the model's own predictions (``rollout`` and ``attention`` are the same
+    for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8). A value of a
+    patch stands at each of its pixels (nearest neighbour).
+
+    The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included. An image's map depends
+    on no other image and on no random state. Raises :class:`InputError` when an argument is outside what is allowed,
+    and from the methods of attention when the model has no self-attention over whole images.
+    """
+    chosen = _choose(method)
+    _check_images(images, batch_size)
+    batches = images.split(batch_size)
+    targets = [None] * len(batches) if target is None else _class_of_each(target, len(images)).split(batch_size)
+    device = next(model.parameters(), images).device
+    maps = []
+    with evaluating(model), torch.inference_mode(False):
+        for batch, classes in zip(batches, targets, strict=True):
+            found = chosen.function(model, batch.detach().to(device, copy=True), classes, batch_size).detach()
+            maps.append(F.interpolate(found[:, None].float(), images.shape[-2:], mode="nearest-exact")[:, 0].cpu())
+    return torch.cat(maps)
+
+
+# --- methods of attention -------------------------------------------------------------------------------------------
+
+
+@_method("Rollout", "Abnar & Zuidema 2020, eq. 1", gradient=False, target=False, signed=False)
+def _rollout(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+    """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, rows of sum 1; the row of CLS of ``A_hat_L ... A_hat_1``."""
+    with torch.no_grad():
+        maps, _score = _layers(model, images, target, whole=True)
+    mixed = [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps]
+    return _patches_of_row(model, [a / a.sum(-1, keepdim=True) for a in mixed])
+
+
+@_method("Relevance", "Chefer, Gur & Wolf 2021 (ICCV), eq. 5 and 6", signed=False)
+def _relevance(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+    """``A_bar = mean_h relu(dy/dA * A)`` of the target's logit y; ``R = I``, then ``R += A_bar R`` from layer 1 up."""
+    with torch.enable_grad():
+        maps, score = _layers(model, images.requires_grad_(), target, gradients=True, whole=True)  # frozen models too
+    gradients = torch.autograd.grad(score, maps, materialize_grads=True)
+    bars = [(gradient * a.detach()).relu().mean(1) for gradient, a in zip(gradients, maps, strict=True)]
+    return _patches_of_row(model, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
+
+
+@_method("Last attention", "the map itself", gradient=False, target=False, signed=False)
+def _attention(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+    """The row of CLS in the last layer, mean over heads."""
+    with torch.no_grad():
+        maps, _score = _layers(model, images, target)
+    return _patches_of_row(model, maps[-1:])
+
+
+def _layers(
+    model: nn.Module, images: Tensor, target: Tensor | None, *, gradients: bool = False, whole: bool = False
+) -> tuple[list[Tensor], Tensor]:
+    """The maps of the self-attention layers over whole images, and the sum of the targets' logits, of one forward.
+
+    Maps are ``(B, N, N)``, means over heads, or ``(B, H, N, N)`` for ``gradients``. Layers with another number of
+    tokens than most are left out, or are an error when the ``whole`` stack of layers is needed.
+    """
+    seen, maps = 0, []
+
+    def on_record(record: AttentionRecord) -> None:
+        nonlocal seen
+        seen, a = seen + 1, record.a
+        if a.ndim == 4 and a.shape[-1] == a.shape[-2] and len(a) == len(images):
+            maps.append(a if gradients else a.mean(1))
+
+    with capture(model, on_record, output="map" if gradients else "kernel"):
+        logits = _logits_of(model, images)
+    check_captured(seen, model)
+    if not maps:
+        raise InputError(f"{type(model).__name__} has no self-attention over whole images (pooled or in windows only)")
+    tokens = [a.shape[-1] for a in maps]
+    if whole and len(set(tokens)) > 1:
+        raise InputError(f"rollout and relevance need the same tokens in every layer, got {sorted(set(tokens))} tokens")
+    score = logits.gather(1, _resolve(target, logits)[:, None]).sum()
+    return [a for a in maps if a.shape[-1] == statistics.mode(tokens)], score
+
+
+def _patches_of_row(model: nn.Module, layers: list[Tensor]) -> Tensor:
+    """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, (B, rows, columns)."""
+    N = layers[0].shape[-1]
+    grid, prefix = token_layout(model, N)
+    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if prefix else torch.full((1, 1, N), 1 / N)
+    row = row.to(layers[0])
+    for layer in reversed(layers):
+        row = row @ layer  # (B, 1, N)
+    return row[:, 0, prefix:].unflatten(-1, grid)
+
+
+# --- methods of pixels, by captum (whose import takes seconds, and waits until a method is called) ------------------
+
+
+@_method("Integrated gradients", "Sundararajan, Taly & Yan 2017, eq. 1")
+def _integrated_gradients(model: nn.Module, images: Tensor, target: Tensor | None, batch_size: int) -> Tensor:
+    method, classes = _by_captum("IntegratedGradients", model, images, target)
+    return method.attribute(images, target=classes, n_steps=_IG_STEPS, internal_batch_size=batch_size).sum(1)
+
+
+@_method("Saliency", "Simonyan, Vedaldi & Zisserman 2014, sec. 3", signed=False)
+def _saliency(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+    """``max over channels of |dy/dx|``: the magnitude is captum's convention, the maximum the paper's."""
+    method, classes = _by_captum("Saliency", model, images, target)
+    return method.attribute(images, target=classes).amax(1)
+
+
+@_method("Input x gradient", "Shrikumar et al. 2016")
+def _input_x_gradient(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+    method, classes = _by_captum("InputXGradient", model, images, target)
+    return method.attribute(images, target=classes).sum(1)
+
+
+@_method("Gradient SHAP", "Lundberg & Lee 2017, as captum samples it")
+def _gradient_shap(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+    """Mean of 32 gradients between the zero image and the image under noise of deviation 0.1, times the difference.
+
+    captum draws for the whole batch, so each image goes alone with the same seed, its samples in groups of 8.
+    """
+    method, classes = _by_captum("GradientShap", model, images, target)
+    found = []
+    for image, label in zip(images.split(1), classes.split(1), strict=True):
+        draw = partial(method.attribute, image, torch.zeros_like(image), stdevs=_SHAP_NOISE, target=label)
+        with _seeded():
+            groups = [draw(n_samples=_SHAP_GROUP).detach() for _ in range(_SHAP_SAMPLES // _SHAP_GROUP)]
+        found.append(torch.cat(groups).mean(0).sum(0))
+    return torch.stack(found)
+
+
+@_method("Occlusion", "Zeiler & Fergus 2014, sec. 4.2", gradient=False)
+def _occlusion(model: nn.Module, images: Tensor, target: Tensor | None, batch_size: int) -> Tensor:
+    """The fall of the target's logit when a patch is set to zero. It stands in every channel: one is read, no sum."""
+    with torch.no_grad():
+        maps, _score = _layers(model, images[:1], None)
+    (rows, columns), _prefix = token_layout(model, maps[0].shape[-1])
+    C, H, W = images.shape[1:]
+    window = (C, -(-H // rows), -(-W // columns))
+    method, classes = _by_captum("Occlusion", model, images, target)
+    at_once = max(1, batch_size // len(images))
+    return method.attribute(images, window, window, target=classes, perturbations_per_eval=at_once)[:, 0]
+
+
+def _by_captum(name: str, model: nn.Module, images: Tensor, target: Tensor | None) -> tuple[Any, Tensor]:
+    """captum's method on the model's logits, and the class of each image. The images now require gradients."""
+    import captum.attr
+
+    with torch.no_grad():
+        classes = _resolve(target, _logits_of(model, images))
+    images.requires_grad_()
+    return getattr(captum.attr, name)(partial(_logits_of, model)), classes
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Both global generators that captum draws from start at 0 inside, and come back after."""
+    state = np.random.get_state()  # noqa: NPY002  (captum draws from the global generator)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002  (likewise)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002  (likewise)
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    output = model(images)
+    logits = getattr(output, "logits", output)  # Hugging Face models return them by name
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"model must return logits (B, classes), got {came}")
+    return logits
+
+
+def _resolve(target: Tensor | None, logits: Tensor) -> Tensor:
+    """The class of each image ``(B,)``: the target, or the prediction."""
+    if target is None:
+        return logits.argmax(-1)
+    outside = target[(target < 0) | (target >= logits.shape[-1])]
+    if len(outside):
+        raise InputError(f"target must lie in 0..{logits.shape[-1] - 1}, the model's classes, got {int(outside[0])}")
+    return target.to(logits.device)
+
+
+def _class_of_each(target: int | Tensor, B: int) -> Tensor:
+    if isinstance(target, int) and not isinstance(target, bool):
+        return torch.full((B,), target)
+    if not isinstance(target, Tensor) or target.dtype not in _WHOLE or target.shape != (B,):
+        came = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)
+        raise InputError(f"target must be a class number or whole numbers of shape ({B},), got {came}")
+    return target.long()
+
+
+def _check_images(images: Tensor, batch_size: int) -> None:
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+        came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images must be float (B, C, H, W), got {came}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+
+
+def _choose(name: str) -> Method:
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name).lower(), METHODS, 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {name!r}{hint}")
+    return METHODS[name]
