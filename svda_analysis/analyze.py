@@ -6,11 +6,9 @@ import dataclasses
 import math
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,19 +20,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from svda_analysis.capture import AttentionRecord, capture, check_captured, evaluating, token_layout
-from svda_analysis.checkpoint import Checkpoint, build_model, load
-from svda_analysis.data import ImageData, load_dataset
+from svda_analysis.data import FolderImages, ImageData, Preprocessing, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, Indicator, attention_spectrum, score_spectrum, sigma_spectrum
 from svda_analysis.model import ViT
 from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, make_frame
+from svda_analysis.specs import OpenModel, open_model
 
 Data = str | Tensor | Dataset | DataLoader
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 
 
 def analyze(
-    model_or_path: nn.Module | str | os.PathLike[str],
+    model_or_path: nn.Module | str | os.PathLike[str] | OpenModel,
     data: Data | None = None,
     *,
     indicators: Sequence[str] | None = None,
@@ -46,6 +44,7 @@ def analyze(
     examples: int = 4,
     seed: int = 0,
     prefix_tokens: int | None = None,
+    preprocessing: Preprocessing | None = None,
     name: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -55,7 +54,7 @@ def analyze(
     Parameters
     ----------
     model_or_path
-        A module, or the path of a checkpoint.
+        A module, the path of a checkpoint, or a spec such as ``timm:NAME@weights.pt`` (see ``specs.py``).
     data
         Preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data
         set's name (its test part). A checkpoint brings the name of its own.
@@ -72,6 +71,8 @@ def analyze(
         that noise and of the drawing of images.
     prefix_tokens
         Tokens before the first patch (CLS and the like), where the model does not say it.
+    preprocessing
+        How image files are brought to the model, in the place of its own way.
     examples
         How many images keep their maps, the first of each class.
     name, data_root
@@ -86,7 +87,9 @@ def analyze(
     """
     wanted = _choose_indicators(indicators)
     _check_numbers(images, precision, batch_size, noise, examples, seed)
-    subject = _resolve_model(model_or_path, name)
+    subject = open_model(model_or_path)
+    if preprocessing is not None:
+        subject = dataclasses.replace(subject, preprocessing=preprocessing)
     device = _resolve_device(device)
     source = _resolve_data(data, subject, data_root)
     started = time.perf_counter()
@@ -100,13 +103,21 @@ def analyze(
             if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
                 break
         shown = _examples(subject.model, source, examples, device, prefix_tokens)
-    identity = {**subject.identity, "dataset": source.name, "attention": subject.identity["attention"] or stream.kind}
+    name = name or subject.name
+    identity = {
+        "model": name,
+        "attention": subject.attention or stream.kind,
+        "seed": subject.seed,
+        "epoch": subject.epoch,
+        "dataset": source.name,
+    }
     run = {
         **identity,
         "path": subject.path,
         "parameters": sum(p.numel() for p in subject.model.parameters()),
         "images": stream.images,
         "data": source.description,
+        "preprocessing": str(subject.preprocessing) if subject.preprocessing else None,
         "seconds": round(time.perf_counter() - started, 2),
         "recipe": subject.recipe,
     }
@@ -115,7 +126,7 @@ def analyze(
         table=stream.table(identity),
         spectra=stream.spectra(identity),
         history=subject.history.assign(model=identity["model"]).astype(TABLE_COLUMNS),
-        examples={identity["model"]: shown} if shown else {},
+        examples={name: shown} if shown else {},
         meta={"versions": versions(), "settings": settings, "runs": [run], "warnings": source.warnings},
     )
 
@@ -128,35 +139,6 @@ def versions() -> dict[str, str]:
     except ModuleNotFoundError:
         own = "not installed"
     return {"svda-analysis": own, "python": platform.python_version(), **found}
-
-
-def run_names(paths: Sequence[str | os.PathLike[str]], checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """A model name for each checkpoint: runs that differ in the seed alone share one.
-
-    The name is the file's without its seed (``svda_s2.pt`` -> ``svda``), with the folder's name before it, or a
-    number behind it, where two configurations would share it. A second run of the same seed keeps its own name.
-    """
-    stems = [re.sub(r"[_-]?s(?:eed)?[_-]?\d+$", "", Path(path).stem) or Path(path).stem for path in paths]
-    recipes = [
-        (checkpoint.config, sorted((k, repr(v)) for k, v in checkpoint.recipe.items() if k != "seed"))
-        for checkpoint in checkpoints
-    ]
-    groups: list[tuple[str, Any, set[int | None]]] = []
-    names = []
-    for path, stem, recipe, checkpoint in zip(paths, stems, recipes, checkpoints, strict=True):
-        for name, known, seeds in groups:
-            if known == recipe and checkpoint.seed is not None and checkpoint.seed not in seeds:
-                seeds.add(checkpoint.seed)
-                names.append(name)
-                break
-        else:
-            taken = {name for name, _, _ in groups}
-            options = [stem, Path(path).stem, f"{Path(path).parent.name}/{stem}"]
-            numbered = (f"{stem}-{i}" for i in range(2, len(paths) + 2))
-            name = next(option for option in (*options, *numbered) if option not in taken)
-            groups.append((name, recipe, {checkpoint.seed}))
-            names.append(name)
-    return names
 
 
 # --- the stream -----------------------------------------------------------------------------------------------------
@@ -322,16 +304,6 @@ class _Moments:
 
 
 @dataclasses.dataclass
-class _Subject:
-    model: nn.Module
-    identity: dict[str, Any]
-    data: dict[str, Any]
-    recipe: dict[str, Any]
-    history: pd.DataFrame
-    path: str | None
-
-
-@dataclasses.dataclass
 class _Source:
     """Where images come from: ``batches(batch_size, images, seed)`` yields (images, labels or None)."""
 
@@ -343,28 +315,6 @@ class _Source:
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
-def _resolve_model(given: nn.Module | str | os.PathLike[str], name: str | None) -> _Subject:
-    empty = make_frame([], TABLE_COLUMNS)
-    if isinstance(given, nn.Module):
-        attention = given.config.attention if isinstance(given, ViT) else None
-        made: dict[str, Any] = {
-            "model": name or type(given).__name__,
-            "attention": attention,
-            "seed": None,
-            "epoch": None,
-        }
-        return _Subject(given, made, {}, {}, empty, None)
-    checkpoint = load(given)
-    identity: dict[str, Any] = {
-        "model": name or Path(given).stem,
-        "attention": checkpoint.config.attention,
-        "seed": checkpoint.seed,
-        "epoch": checkpoint.epoch,
-    }
-    recipe, history = checkpoint.recipe, checkpoint.history
-    return _Subject(build_model(checkpoint), identity, checkpoint.data, recipe, history, os.fspath(given))
-
-
 def _resolve_device(wanted: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -374,15 +324,13 @@ def _resolve_device(wanted: str | torch.device | None) -> torch.device:
     return device
 
 
-def _resolve_data(data: Data | None, subject: _Subject, root: str | os.PathLike[str] | None) -> _Source:
+def _resolve_data(data: Data | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> _Source:
     if data is None and not subject.data:
         raise InputError(
             "data must be given (a data set's name, images, a Dataset or a DataLoader): the model has none"
         )
     if data is None or isinstance(data, str):
-        size = subject.model.config.image_size if isinstance(subject.model, ViT) else None
-        wanted = subject.data["name"] if data is None else data
-        data = load_dataset(wanted, root=root, image_size=size, sample_fallback=data is None)
+        data = _load(data, subject, root)
     if isinstance(data, ImageData):
         return _from_image_data(data, subject.model)
     if isinstance(data, Tensor):
@@ -392,6 +340,21 @@ def _resolve_data(data: Data | None, subject: _Subject, root: str | os.PathLike[
     if isinstance(data, Dataset):
         return _from_dataset(data)
     raise InputError(f"data must be a data set's name, a tensor, a Dataset or a DataLoader, got {type(data).__name__}")
+
+
+def _load(name: str | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> ImageData:
+    """The test part of a data set, brought to the model as it was trained: its size, its mean and deviation."""
+    own, size = subject.preprocessing, getattr(getattr(subject.model, "config", None), "image_size", None)
+    size = own.image_size if own else size if isinstance(size, int) else None
+    found = load_dataset(
+        subject.data["name"] if name is None else name, root=root, image_size=size, sample_fallback=name is None
+    )
+    if own and isinstance(found, FolderImages):
+        found.resize, found.interpolation = own.resize, own.interpolation
+    mean, std = (own.mean, own.std) if own else (subject.data.get("mean"), subject.data.get("std"))
+    if mean and std and len(mean) == len(std) == found.channels:
+        found.mean, found.std = tuple(mean), tuple(std)
+    return found
 
 
 def _from_image_data(data: ImageData, model: nn.Module) -> _Source:

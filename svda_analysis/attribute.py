@@ -17,7 +17,7 @@ import difflib
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,18 @@ _IG_STEPS = 50
 _SHAP_SAMPLES, _SHAP_GROUP, _SHAP_NOISE = 32, 8, 0.1
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-# (model, images (B, C, H, W), target (B,) or None, batch_size) -> (B, H, W) or one value a patch (B, rows, columns)
-Function = Callable[[nn.Module, Tensor, Tensor | None, int], Tensor]
+
+class Job(NamedTuple):
+    """What a method works on: one batch of ``images (B, C, H, W)``, its own copy, with ``target (B,)`` where given."""
+
+    model: nn.Module
+    images: Tensor
+    target: Tensor | None
+    batch_size: int
+    prefix_tokens: int | None
+
+
+Function = Callable[[Job], Tensor]  # gives (B, H, W), or one value for each patch (B, rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +81,14 @@ def attribute(
     method: str = "rollout",
     target: int | Tensor | None = None,
     batch_size: int = 16,
+    prefix_tokens: int | None = None,
 ) -> Tensor:
     """How much each pixel spoke for the target class, ``(B, H, W)`` float32 on the CPU, on the method's own scale.
 
     ``images (B, C, H, W)`` float, preprocessed; ``method`` a name from :data:`METHODS`; ``target`` a class for all
     images, one for each ``(B,)``, or None for the model's own predictions (``rollout`` and ``attention`` are the same
-    for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8). A value of a
+    for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8).
+    ``prefix_tokens`` is the number of tokens before the first patch, where the model does not say it. A value of a
     patch stands at each of its pixels (nearest neighbour).
 
     The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included. An image's map depends
@@ -91,7 +103,8 @@ def attribute(
     maps = []
     with evaluating(model), torch.inference_mode(False):
         for batch, classes in zip(batches, targets, strict=True):
-            found = chosen.function(model, batch.detach().to(device, copy=True), classes, batch_size).detach()
+            job = Job(model, batch.detach().to(device, copy=True), classes, batch_size, prefix_tokens)
+            found = chosen.function(job).detach()
             maps.append(F.interpolate(found[:, None].float(), images.shape[-2:], mode="nearest-exact")[:, 0].cpu())
     return torch.cat(maps)
 
@@ -100,35 +113,33 @@ def attribute(
 
 
 @_method("Rollout", "Abnar & Zuidema 2020, eq. 1", gradient=False, target=False, signed=False)
-def _rollout(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
-    """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, rows of sum 1; the row of CLS of ``A_hat_L ... A_hat_1``."""
+def _rollout(job: Job) -> Tensor:
+    """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, so rows sum to 1; the row of CLS of ``A_hat_L ... A_hat_1``."""
     with torch.no_grad():
-        maps, _score = _layers(model, images, target, whole=True)
-    mixed = [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps]
-    return _patches_of_row(model, [a / a.sum(-1, keepdim=True) for a in mixed])
+        maps, _score = _layers(job, whole=True)
+    return _patches_of_row(job, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
 
 
 @_method("Relevance", "Chefer, Gur & Wolf 2021 (ICCV), eq. 5 and 6", signed=False)
-def _relevance(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+def _relevance(job: Job) -> Tensor:
     """``A_bar = mean_h relu(dy/dA * A)`` of the target's logit y; ``R = I``, then ``R += A_bar R`` from layer 1 up."""
+    job.images.requires_grad_()  # so that gradients reach the maps of a frozen model too
     with torch.enable_grad():
-        maps, score = _layers(model, images.requires_grad_(), target, gradients=True, whole=True)  # frozen models too
+        maps, score = _layers(job, gradients=True, whole=True)
     gradients = torch.autograd.grad(score, maps, materialize_grads=True)
     bars = [(gradient * a.detach()).relu().mean(1) for gradient, a in zip(gradients, maps, strict=True)]
-    return _patches_of_row(model, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
+    return _patches_of_row(job, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
 
 
 @_method("Last attention", "the map itself", gradient=False, target=False, signed=False)
-def _attention(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+def _attention(job: Job) -> Tensor:
     """The row of CLS in the last layer, mean over heads."""
     with torch.no_grad():
-        maps, _score = _layers(model, images, target)
-    return _patches_of_row(model, maps[-1:])
+        maps, _score = _layers(job)
+    return _patches_of_row(job, maps[-1:])
 
 
-def _layers(
-    model: nn.Module, images: Tensor, target: Tensor | None, *, gradients: bool = False, whole: bool = False
-) -> tuple[list[Tensor], Tensor]:
+def _layers(job: Job, *, gradients: bool = False, whole: bool = False) -> tuple[list[Tensor], Tensor]:
     """The maps of the self-attention layers over whole images, and the sum of the targets' logits, of one forward.
 
     Maps are ``(B, N, N)``, means over heads, or ``(B, H, N, N)`` for ``gradients``. Layers with another number of
@@ -139,25 +150,25 @@ def _layers(
     def on_record(record: AttentionRecord) -> None:
         nonlocal seen
         seen, a = seen + 1, record.a
-        if a.ndim == 4 and a.shape[-1] == a.shape[-2] and len(a) == len(images):
+        if a.ndim == 4 and a.shape[-1] == a.shape[-2] and len(a) == len(job.images):
             maps.append(a if gradients else a.mean(1))
 
-    with capture(model, on_record, output="map" if gradients else "kernel"):
-        logits = _logits_of(model, images)
-    check_captured(seen, model)
+    with capture(job.model, on_record, output="map" if gradients else "kernel"):
+        logits = _logits_of(job.model, job.images)
+    check_captured(seen, job.model)
     if not maps:
-        raise InputError(f"{type(model).__name__} has no self-attention over whole images (pooled or in windows only)")
+        raise InputError(f"{type(job.model).__name__} has no self-attention over whole images, only windows or pooling")
     tokens = [a.shape[-1] for a in maps]
     if whole and len(set(tokens)) > 1:
         raise InputError(f"rollout and relevance need the same tokens in every layer, got {sorted(set(tokens))} tokens")
-    score = logits.gather(1, _resolve(target, logits)[:, None]).sum()
+    score = logits.gather(1, _resolve(job.target, logits)[:, None]).sum()
     return [a for a in maps if a.shape[-1] == statistics.mode(tokens)], score
 
 
-def _patches_of_row(model: nn.Module, layers: list[Tensor]) -> Tensor:
+def _patches_of_row(job: Job, layers: list[Tensor]) -> Tensor:
     """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, (B, rows, columns)."""
     N = layers[0].shape[-1]
-    grid, prefix = token_layout(model, N)
+    grid, prefix = _layout(job, N)
     row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if prefix else torch.full((1, 1, N), 1 / N)
     row = row.to(layers[0])
     for layer in reversed(layers):
@@ -165,37 +176,42 @@ def _patches_of_row(model: nn.Module, layers: list[Tensor]) -> Tensor:
     return row[:, 0, prefix:].unflatten(-1, grid)
 
 
+def _layout(job: Job, tokens: int) -> tuple[tuple[int, int], int]:
+    H, W = job.images.shape[-2:]
+    return token_layout(job.model, tokens, image_size=(H, W), prefix=job.prefix_tokens)
+
+
 # --- methods of pixels, by captum (whose import takes seconds, and waits until a method is called) ------------------
 
 
 @_method("Integrated gradients", "Sundararajan, Taly & Yan 2017, eq. 1")
-def _integrated_gradients(model: nn.Module, images: Tensor, target: Tensor | None, batch_size: int) -> Tensor:
-    method, classes = _by_captum("IntegratedGradients", model, images, target)
-    return method.attribute(images, target=classes, n_steps=_IG_STEPS, internal_batch_size=batch_size).sum(1)
+def _integrated_gradients(job: Job) -> Tensor:
+    method, classes = _by_captum("IntegratedGradients", job)
+    return method.attribute(job.images, target=classes, n_steps=_IG_STEPS, internal_batch_size=job.batch_size).sum(1)
 
 
 @_method("Saliency", "Simonyan, Vedaldi & Zisserman 2014, sec. 3", signed=False)
-def _saliency(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+def _saliency(job: Job) -> Tensor:
     """``max over channels of |dy/dx|``: the magnitude is captum's convention, the maximum the paper's."""
-    method, classes = _by_captum("Saliency", model, images, target)
-    return method.attribute(images, target=classes).amax(1)
+    method, classes = _by_captum("Saliency", job)
+    return method.attribute(job.images, target=classes).amax(1)
 
 
 @_method("Input x gradient", "Shrikumar et al. 2016")
-def _input_x_gradient(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
-    method, classes = _by_captum("InputXGradient", model, images, target)
-    return method.attribute(images, target=classes).sum(1)
+def _input_x_gradient(job: Job) -> Tensor:
+    method, classes = _by_captum("InputXGradient", job)
+    return method.attribute(job.images, target=classes).sum(1)
 
 
 @_method("Gradient SHAP", "Lundberg & Lee 2017, as captum samples it")
-def _gradient_shap(model: nn.Module, images: Tensor, target: Tensor | None, _: int) -> Tensor:
+def _gradient_shap(job: Job) -> Tensor:
     """Mean of 32 gradients between the zero image and the image under noise of deviation 0.1, times the difference.
 
     captum draws for the whole batch, so each image goes alone with the same seed, its samples in groups of 8.
     """
-    method, classes = _by_captum("GradientShap", model, images, target)
+    method, classes = _by_captum("GradientShap", job)
     found = []
-    for image, label in zip(images.split(1), classes.split(1), strict=True):
+    for image, label in zip(job.images.split(1), classes.split(1), strict=True):
         draw = partial(method.attribute, image, torch.zeros_like(image), stdevs=_SHAP_NOISE, target=label)
         with _seeded():
             groups = [draw(n_samples=_SHAP_GROUP).detach() for _ in range(_SHAP_SAMPLES // _SHAP_GROUP)]
@@ -204,26 +220,27 @@ def _gradient_shap(model: nn.Module, images: Tensor, target: Tensor | None, _: i
 
 
 @_method("Occlusion", "Zeiler & Fergus 2014, sec. 4.2", gradient=False)
-def _occlusion(model: nn.Module, images: Tensor, target: Tensor | None, batch_size: int) -> Tensor:
+def _occlusion(job: Job) -> Tensor:
     """The fall of the target's logit when a patch is set to zero. It stands in every channel: one is read, no sum."""
     with torch.no_grad():
-        maps, _score = _layers(model, images[:1], None)
-    (rows, columns), _prefix = token_layout(model, maps[0].shape[-1])
-    C, H, W = images.shape[1:]
+        maps, _score = _layers(job)
+    (rows, columns), _prefix = _layout(job, maps[0].shape[-1])
+    C, H, W = job.images.shape[1:]
     window = (C, -(-H // rows), -(-W // columns))
-    method, classes = _by_captum("Occlusion", model, images, target)
-    at_once = max(1, batch_size // len(images))
-    return method.attribute(images, window, window, target=classes, perturbations_per_eval=at_once)[:, 0]
+    method, classes = _by_captum("Occlusion", job)
+    at_once = max(1, job.batch_size // len(job.images))
+    return method.attribute(job.images, window, window, target=classes, perturbations_per_eval=at_once)[:, 0]
 
 
-def _by_captum(name: str, model: nn.Module, images: Tensor, target: Tensor | None) -> tuple[Any, Tensor]:
+def _by_captum(name: str, job: Job) -> tuple[Any, Tensor]:
     """captum's method on the model's logits, and the class of each image. The images now require gradients."""
     import captum.attr
 
+    forward = partial(_logits_of, job.model)
     with torch.no_grad():
-        classes = _resolve(target, _logits_of(model, images))
-    images.requires_grad_()
-    return getattr(captum.attr, name)(partial(_logits_of, model)), classes
+        classes = _resolve(job.target, forward(job.images))
+    job.images.requires_grad_()
+    return getattr(captum.attr, name)(forward), classes
 
 
 @contextlib.contextmanager

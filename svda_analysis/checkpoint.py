@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Raises :class:`InputError` when the file is missing, a directory, empty, not a checkpoint, damaged, of a newer
     format, or when its config is invalid or its weights do not fit the config.
     """
-    content = _read(Path(path))
+    content = read_weights_only(Path(path))
     if not isinstance(content, dict) or content.get("kind") != _MAGIC:
         raise InputError(f"{path} is not a checkpoint of svda_analysis (made by 'svda train')")
     version = content.get("format")
@@ -130,7 +130,11 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> No
     save(dataclasses.replace(load(source), optimizer=None), target)
 
 
-def _read(path: Path) -> object:
+def read_weights_only(path: Path) -> object:
+    """What ``torch.save`` put into a file, onto the CPU, if it is plain weights and values; nothing is executed.
+
+    Raises :class:`InputError` when the file is missing, not such a file, damaged, or holds anything else.
+    """
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the name holds a NUL
@@ -197,20 +201,28 @@ def _check_weights(checkpoint: Checkpoint) -> None:
         raise InputError(f"holds weights that do not fit its config: {len(found)} tensors for depth {depth}")
     with torch.device("meta"):
         expected = ViT(checkpoint.config).state_dict()
+    check_fit(expected, found, "holds weights that do not fit its config")
+
+
+def check_fit(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], complaint: str, *, dtypes: bool = True
+) -> None:
+    """Raise :class:`InputError` beginning with ``complaint`` unless names and shapes (and ``dtypes``) are the same."""
     for name in sorted(expected.keys() | found.keys()):
-        wanted, got = _shape(expected, name), _shape(found, name)
+        wanted, got = (_describe(state, name, dtypes) for state in (expected, found))
         if wanted != got:
-            raise InputError(f"holds weights that do not fit its config: {name} is {got}, expected {wanted}")
+            raise InputError(f"{complaint}: {name} is {got}, expected {wanted}")
 
 
 def _is_plain(x: object) -> bool:
     return isinstance(x, Tensor) and x.layout is torch.strided and not x.is_meta
 
 
-def _shape(state: Mapping[str, Tensor], name: str) -> str:
+def _describe(state: Mapping[str, Tensor], name: str, dtypes: bool) -> str:
     if name not in state:
         return "absent"
-    return f"{tuple(state[name].shape)} {str(state[name].dtype).removeprefix('torch.')}"
+    shape = str(tuple(state[name].shape))
+    return f"{shape} {str(state[name].dtype).removeprefix('torch.')}" if dtypes else shape
 
 
 def _one_line(text: object) -> str:

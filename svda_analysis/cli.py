@@ -32,7 +32,7 @@ def cli() -> None:
 
 
 @cli.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--data", metavar="NAME", help=f"{_DATA_NAMES}. Default: what the checkpoint was trained on.")
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
 @click.option("--out", metavar="DIR", help="Folder for the report. Default: reports/<name>.")
@@ -45,38 +45,45 @@ def cli() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise and of drawing images.")
 @click.option("--batch-size", type=int, default=64, show_default=True, metavar="N")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+@click.option("--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, if the model hides it.")
+@click.option(
+    "--preprocess", multiple=True, metavar="KEY=VALUE", help="image_size, resize, interpolation, mean or std of images."
+)
 @click.option("--quiet", is_flag=True, help="Print only where the report is.")
 @click.version_option(package_name="svda-analysis", prog_name="svda-analyze")
 def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None, quiet: bool, **options: Any) -> None:
-    """Measure the attention of one checkpoint, or compare several, and write a report.
+    """Measure the attention of one model, or compare several, and write a report.
 
-    Runs that differ in their seed alone are one model; models are compared in pairs of equal seeds.
+    MODEL is a checkpoint, or timm:NAME[@WEIGHTS], torchvision:NAME[@WEIGHTS], hf:FOLDER, or
+    module:PACKAGE.MODULE:FUNCTION[@WEIGHTS], with weights as .pt or .safetensors. Runs that differ in their seed
+    alone are one model; models are compared in pairs of equal seeds.
 
     \b
     Examples:
       svda-analyze checkpoint.pt
       svda-analyze checkpoints/fashion_mnist/*.pt --precision 0.01
+      svda-analyze timm:vit_tiny_patch16_224@weights.pt --data imagefolder:DIR
     """
     options["indicators"] = (
         [name.strip() for name in options["indicators"].split(",")] if options["indicators"] else None
     )
-    folder = Path(out) if out else Path("reports") / _report_name(checkpoints)
     from svda_analysis.analyze import analyze as run
-    from svda_analysis.analyze import run_names
-    from svda_analysis.checkpoint import load
     from svda_analysis.indicators import INDICATORS
     from svda_analysis.report import write_report
     from svda_analysis.results import Analysis
+    from svda_analysis.specs import open_model, run_names
 
-    loaded = [load(path) for path in checkpoints]
-    names = run_names(checkpoints, loaded)
+    opened = [open_model(spec) for spec in checkpoints]
+    names = run_names(opened)
+    folder = Path(out) if out else Path("reports") / _report_name(checkpoints, opened[0].name)
+    options["preprocessing"] = _preprocessing(opened[0].preprocessing, options.pop("preprocess"))
     if baseline is not None and baseline not in names:
         raise InputError(f"--baseline must be one of {', '.join(dict.fromkeys(names))}, got {baseline!r}")
     check_writable(folder, "output folder")
     parts = []
     with _progress("images", quiet) as advance:
-        for path, name in zip(checkpoints, names, strict=True):
-            parts.append(run(path, name=name, progress=functools.partial(advance, Path(path).stem), **options))
+        for model, name in zip(opened, names, strict=True):
+            parts.append(run(model, name=name, progress=functools.partial(advance, model.name), **options))
     labels = {name: indicator.label for name, indicator in INDICATORS.items()}
     analysis = Analysis.join(parts)
     command = shlex.join(["svda-analyze", *_arguments_given()])
@@ -178,9 +185,9 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
 # --- helpers of the commands ----------------------------------------------------------------------------------------
 
 
-def _report_name(checkpoints: Sequence[str]) -> str:
+def _report_name(checkpoints: Sequence[str], first: str) -> str:
     if len(checkpoints) == 1:
-        return Path(checkpoints[0]).stem
+        return first
     parents = {Path(path).resolve().parent for path in checkpoints}
     return parents.pop().name if len(parents) == 1 else "comparison"
 
@@ -227,6 +234,32 @@ def _parse(field: dataclasses.Field[Any], text: str) -> Any:
         return type(default)(text)  # type: ignore[misc]  # int or float
     except ValueError:
         raise InputError(f"{field.name} must be a number like {default!r}, got {text!r}") from None
+
+
+def _preprocessing(own: Any, words: Sequence[str]) -> Any:
+    """The model's own preprocessing with the given fields changed; None where nothing was given."""
+    if not words:
+        return None
+    from svda_analysis.data import Preprocessing
+
+    given: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        try:
+            if key in ("image_size", "resize"):
+                given[key] = int(value)
+            elif key in ("mean", "std"):
+                given[key] = tuple(float(x) for x in value.split(","))
+            elif key == "interpolation" and value in ("nearest", "bilinear", "bicubic"):
+                given[key] = value
+            else:
+                raise ValueError
+        except ValueError:
+            allowed = "image_size=224, resize=256, interpolation=bicubic, mean=0.5,0.5,0.5 or std=0.5,0.5,0.5"
+            raise InputError(f"--preprocess must be like {allowed}, got {word!r}") from None
+    size = given.get("image_size", 224)
+    fields = dataclasses.asdict(own) if own else {"image_size": size, "resize": round(size * 256 / 224)}
+    return Preprocessing(**{**fields, **given})
 
 
 def _count_classes(dataset: str, root: str | None) -> int:
@@ -318,6 +351,8 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
         console.print(f"[bold yellow]warning:[/] {escape(line)}")
     for source in dict.fromkeys(run["data"] for run in analysis.meta["runs"]):
         console.print(f"data: {source}", markup=False)
+    for line in dict.fromkeys(run["preprocessing"] for run in analysis.meta["runs"] if run["preprocessing"]):
+        console.print(f"preprocessing: {line}", markup=False)
     for line in accuracy_lines(analysis.table):
         console.print(f"test accuracy, {line}", markup=False)
     if analysis.table["model"].nunique() == 1:

@@ -150,11 +150,32 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
     return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a model wants image files: the shorter side is brought to ``resize`` pixels, the middle ``image_size`` x
+    ``image_size`` is cut out, and ``(pixel / 255 - mean) / std`` taken per channel."""
+
+    image_size: int
+    resize: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __str__(self) -> str:
+        size = f"{self.image_size} x {self.image_size} from a shorter side of {self.resize} ({self.interpolation})"
+        return f"{size}, mean {self.mean}, std {self.std}"
+
+
 @dataclasses.dataclass(eq=False, kw_only=True)
 class FolderImages(ImageData):
-    """Image files, read when they are asked for and brought to ``image_size`` (Inception crops for training)."""
+    """Image files, read when they are asked for and brought to ``image_size`` (Inception crops for training).
+
+    For testing, the shorter side is brought to ``resize`` pixels first (0: 256/224 of ``image_size``).
+    """
 
     paths: Sequence[str]
+    resize: int = 0
+    interpolation: str = "bilinear"
 
     def raw(self, indices: Sequence[int] | Tensor) -> np.ndarray:
         pixels, _ = _BatchReader(self, augment=False).read([(i, 0) for i in self._check(indices).tolist()])
@@ -186,7 +207,8 @@ class _BatchReader(Dataset[Any]):
         from torchvision.transforms import v2
 
         size, self.data, self.augment = data.image_size, data, augment
-        test = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
+        mode = v2.InterpolationMode(data.interpolation)
+        test = [v2.Resize(data.resize or round(size * 256 / 224), interpolation=mode), v2.CenterCrop(size)]
         train = [v2.RandomResizedCrop(size), *([v2.RandomHorizontalFlip()] if data.flip else [])]
         self.transform = v2.Compose([*(train if augment else test), v2.PILToTensor()])
 

@@ -102,9 +102,8 @@ def _read(layers: list[np.ndarray], image: int, batch: MapBatch, to: tuple[int, 
     maps = np.concatenate([layer[image] for layer in layers]).astype(np.float64)[..., batch.prefix :]  # (L * H, N, P)
     rows, maps = maps[:, 0] if batch.prefix else maps.mean(1), maps[:, batch.prefix :]
     if tuple(batch.grid) != to:
-        keys = patch_shares(batch.grid, to)
-        queries = keys / keys.sum(1, keepdims=True)
-        rows, maps = rows @ keys.T, queries @ maps @ keys.T
+        shares = patch_shares(batch.grid, to)  # as queries up to the area of a cell, which cosines do not see
+        rows, maps = rows @ shares.T, shares @ maps @ shares.T
     mass = rows.sum(-1, keepdims=True)
     rows = np.divide(rows, mass, out=np.full_like(rows, 1 / rows.shape[-1]), where=mass > 0)
     return rows, maps.reshape(len(maps), -1)
@@ -151,10 +150,9 @@ class MapComparison:
             (rows_a, maps_a), (rows_b, maps_b) = _read(layers_a, image, a, to), _read(layers_b, image, b, to)
             scores = [1 - jensen_shannon(rows_a, rows_b), cosine(maps_a, maps_b), spearman(rows_a, rows_b)]
             out[:] = np.reshape(scores, out.shape)
+        # Thue-Morse order: with plain turns, data that cycle through their classes would part them between the halves
         second = np.array([i.bit_count() % 2 for i in range(self.n, self.n + images)], dtype=bool)
-        self._first.add(
-            values[~second]
-        )  # Thue-Morse: plain turns would part the classes of data that cycle through them
+        self._first.add(values[~second])
         self._second.add(values[second])
         self.n += images
 
@@ -221,11 +219,8 @@ class MapComparison:
         for cell in zip(*np.nonzero(matched), strict=True):
             one = np.zeros(matched.shape)
             one[cell] = 1
-            numbers = self._second.estimate(m, p, one)
-            stable = bool(again[cell])
-            rows.append(
-                {"head_a": cell[0], "head_b": cell[1], "stable": stable, "similarity": numbers["mean"], **numbers}
-            )
+            numbers, pair = self._second.estimate(m, p, one), dict(zip(("head_a", "head_b"), cell, strict=True))
+            rows.append({**pair, "stable": bool(again[cell]), "similarity": numbers["mean"], **numbers})
         rows += [{"head_a": i, "n": self._second.n} for i in np.flatnonzero(~matched.any(1))]
         return rows + [{"head_b": j, "n": self._second.n} for j in np.flatnonzero(~matched.any(0))]
 

@@ -1,6 +1,7 @@
 """The streamed analysis against one pass over everything in float64, and what it accepts."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from svda_analysis import report
-from svda_analysis.analyze import Stream, analyze, run_names
+from svda_analysis.analyze import Stream, analyze
 from svda_analysis.capture import records
-from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, attention_entropy, effective_rank, score_spectrum
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis
+from svda_analysis.specs import OpenModel, run_names
 
 
 def a_model(kind="svda", **changes):
@@ -204,10 +205,10 @@ def test_a_model_without_attention_is_an_error(images):
 
 def test_runs_of_one_recipe_share_a_name():
     def run(kind, seed, **recipe):
-        return Checkpoint(config=ViTConfig(attention=kind), model={}, epoch=1, recipe={"seed": seed, **recipe})
+        return {"model": ViT(ViTConfig(attention=kind)), "seed": seed, "recipe": {"seed": seed, **recipe}}
 
     def names(*pairs):
-        return run_names([path for path, _ in pairs], [found for _, found in pairs])
+        return run_names([OpenModel(name=Path(path).stem, path=path, **found) for path, found in pairs])
 
     assert names(("a/vit_s0.pt", run("dot", 0)), ("a/vit_s1.pt", run("dot", 1)), ("a/svda_s0.pt", run("svda", 0))) == [
         "vit",

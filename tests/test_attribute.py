@@ -145,6 +145,25 @@ def test_of_several_prefix_tokens_the_first_is_read():
     close(attribute(model, images), on_pixels(rollout_by_loops(model, images)[:, 0, 2:]))
 
 
+def test_prefix_tokens_may_be_given():
+    model, images = Plain(prefix=2), torch.randn(2, 1, 12, 12)
+    wanted = attribute(model, images)
+    del model.num_prefix_tokens
+    assert torch.equal(attribute(model, images, prefix_tokens=2), wanted)
+    with pytest.raises(InputError, match="prefix"):
+        attribute(model, images)
+
+
+def test_multi_head_attention_modules_of_another_library():
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    model, images = VisionTransformer(16, 4, 2, 2, 24, 48, num_classes=5).eval(), torch.randn(2, 3, 16, 16)
+    nn.init.normal_(model.heads.head.weight)
+    close(attribute(model, images), on_pixels(rollout_by_loops(model, images)[:, 0, 1:], 16))
+    assert attribute(model, images, method="relevance").std() > 0
+
+
 def test_maps_that_are_no_self_attention_over_the_image_do_not_count():
     def pool(x):
         F.scaled_dot_product_attention(x[:, :, :1], x, x)  # one query

@@ -213,6 +213,11 @@ def test_streaming_equals_one_pass(two_models, sizes):
         pd.testing.assert_frame_equal(read(streamed), read(whole), rtol=1e-9)
 
 
+def test_ties_between_matchings_fall_alike_whatever_the_batches():
+    a, b = (random_maps(seed, images=15, habit=0.5) for seed in (0, 1))  # few patches: rank correlations are fractions
+    pd.testing.assert_frame_equal(compared(a, b, sizes=[4, 1, 7, 3]).layers(), compared(a, b).layers())
+
+
 def test_the_halves_are_equal_and_each_sees_every_class_of_data_in_turn():
     first, second = halves(1000)
     assert len(first) == len(second)

@@ -1,0 +1,157 @@
+"""Models named on the command line: loaded with their weights and preprocessing, or refused in one line."""
+
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from svda_analysis.analyze import analyze
+from svda_analysis.cli import analyze_main
+from svda_analysis.data import Preprocessing
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.specs import open_model
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module of a user on the path, with a function that builds a model."""
+    (tmp_path / "users_models.py").write_text(
+        "from svda_analysis.model import ViT, ViTConfig\n"
+        "def grey():\n    return ViT(ViTConfig(dim=12, depth=1, heads=2, in_channels=3, num_classes=2))\n"
+        "def nothing():\n    return 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "module:users_models:grey"
+    sys.modules.pop("users_models", None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of coloured pictures, of several sizes."""
+    for at in range(6):
+        place = tmp_path / "pictures" / f"class{at % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40 + at, 50), (40 * at, 10, 90)).save(place / f"{at}.png")
+    return tmp_path / "pictures"
+
+
+def test_a_function_of_ones_own_with_weights_of_both_kinds(own_module, tmp_path):
+    model = ViT(ViTConfig(dim=12, depth=1, heads=2, in_channels=3, num_classes=2))
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors comes with timm")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pt")
+    safetensors.save_file(model.state_dict(), tmp_path / "w.safetensors")
+    for weights in ("w.pt", "w.safetensors"):
+        opened = open_model(f"{own_module}@{tmp_path / weights}")
+        assert opened.name == "grey"
+        assert not opened.model.training
+        for name, value in opened.model.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name])
+
+
+def test_timm_brings_its_preprocessing_and_its_number_of_classes(tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is optional")
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    opened = open_model(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.pth'}")
+    assert opened.model.num_classes == 7
+    expected = Preprocessing(
+        image_size=224, resize=248, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
+    assert opened.preprocessing == expected
+
+
+def test_torchvision_brings_its_preprocessing():
+    opened = open_model("torchvision:vit_b_32")
+    assert opened.preprocessing == Preprocessing(image_size=224, resize=256)
+
+
+def test_a_saved_model_of_hugging_face(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is optional")
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "mine")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "mine")
+    opened = open_model(f"hf:{tmp_path / 'mine'}")
+    assert opened.name == "mine"
+    assert opened.preprocessing is not None
+    assert opened.preprocessing.image_size == 32
+    assert opened.preprocessing.mean == (0.5, 0.5, 0.5)
+    result = analyze(opened, torch.randn(2, 3, 32, 32), indicators=["attention_entropy"])
+    assert result.table["layer"].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("timm:vit_tinny_patch16_224", "timm has no model 'vit_tinny_patch16_224'; did you mean vit_tiny_patch16_224"),
+        ("torchvision:vit_b", "torchvision has no model 'vit_b'; did you mean vit_b_"),
+        ("tim:vit_tiny_patch16_224", "'tim' is not one of timm, torchvision, hf, module"),
+        ("module:users_models", "module: must be module:package.module:function"),
+        ("module:no_such_module:build", "no_such_module cannot be imported"),
+        ("module:users_models:absent", "users_models has no function 'absent'"),
+        ("module:users_models:nothing", "users_models:nothing must return an nn.Module, got int"),
+        ("hf:nowhere", "hf: must name a folder that save_pretrained wrote"),
+        ("module:users_models:grey@none.pt", "no such file: none.pt"),
+        ("module:users_models:grey@none.safetensors", "no such file: none.safetensors"),
+    ],
+)
+def test_specs_that_are_wrong_say_why(spec, message, own_module):
+    if spec.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is optional")
+    with pytest.raises(InputError, match=message):
+        open_model(spec)
+
+
+def test_weights_that_do_not_fit_name_the_first_that_does_not(own_module, tmp_path):
+    torch.save(ViT(ViTConfig(dim=24, depth=1, heads=2)).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w.pt holds weights that do not fit the model: .* expected \("):
+        open_model(f"{own_module}@{tmp_path / 'w.pt'}")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(InputError, match="holds no state dict"):
+        open_model(f"{own_module}@{tmp_path / 'list.pt'}")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
+    pytest.importorskip("safetensors", reason="safetensors comes with timm")
+    with pytest.raises(InputError, match="is not a safetensors file"):
+        open_model(f"{own_module}@{tmp_path / 'bad.safetensors'}")
+
+
+def test_a_missing_library_gives_the_install_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r'needs timm: pip install "svda-analysis\[timm\]"'):
+        open_model("timm:vit_tiny_patch16_224")
+
+
+def test_preprocessing_decides_what_the_model_sees(folder):
+    seen = []
+
+    class Watch(nn.Module):
+        num_prefix_tokens = 0
+
+        def forward(self, x):
+            seen.append(x)
+            x = nn.functional.avg_pool2d(x, 4).flatten(2).transpose(1, 2)[:, None]
+            return nn.functional.scaled_dot_product_attention(x, x, x).mean((1, 2))
+
+    own = Preprocessing(image_size=16, resize=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    analyze(Watch(), f"imagefolder:{folder}", indicators=["attention_entropy"], preprocessing=own, examples=0)
+    assert seen[0].shape[1:] == (3, 16, 16)
+    assert 0 <= seen[0].min() <= seen[0].max() <= 1
+
+
+def test_the_command_line_prints_and_overrides_preprocessing(own_module, folder, tmp_path, capsys):
+    arguments = [own_module, "--data", f"imagefolder:{folder}", "--out", str(tmp_path / "out")]
+    arguments += ["--preprocess", "image_size=28", "--preprocess", "mean=0,0,0", "--indicators", "attention_entropy"]
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main(arguments)
+    assert stopped.value.code == 0
+    assert "preprocessing: 28 x 28 from a shorter side of 32" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main([*arguments, "--preprocess", "size=3"])
+    assert stopped.value.code == 2
+    assert "--preprocess must be like image_size=224" in capsys.readouterr().err
