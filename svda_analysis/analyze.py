@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -17,17 +17,15 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from svda_analysis.capture import AttentionRecord, capture, check_captured, evaluating, token_layout
-from svda_analysis.data import FolderImages, ImageData, Preprocessing, load_dataset
+from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, Indicator, attention_spectrum, score_spectrum, sigma_spectrum
-from svda_analysis.model import ViT
 from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, make_frame
+from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import OpenModel, open_model
 
-Data = str | Tensor | Dataset | DataLoader
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 
 
@@ -54,7 +52,8 @@ def analyze(
     Parameters
     ----------
     model_or_path
-        A module, the path of a checkpoint, or a spec such as ``timm:NAME@weights.pt`` (see ``specs.py``).
+        A module (it keeps its device and mode), the path of a checkpoint, or a spec such as
+        ``timm:NAME@weights.pt`` (see ``specs.py``).
     data
         Preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data
         set's name (its test part). A checkpoint brings the name of its own.
@@ -65,7 +64,7 @@ def analyze(
     precision
         Stop once the half-width of every 95 % interval is below this share of the indicator's range.
     batch_size, device
-        Images per forward; where to run (CUDA where there is one).
+        Images per forward; where to run (default: where the module is; for a path, CUDA where there is one).
     noise, seed
         Standard deviation of the Gaussian noise on the preprocessed input for ``perturbation_robustness``; the seed of
         that noise and of the drawing of images.
@@ -90,19 +89,23 @@ def analyze(
     subject = open_model(model_or_path)
     if preprocessing is not None:
         subject = dataclasses.replace(subject, preprocessing=preprocessing)
-    device = _resolve_device(device)
-    source = _resolve_data(data, subject, data_root)
+    home = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
+    device = _resolve_device(home if device is None and isinstance(model_or_path, nn.Module) else device)
+    source = open_source(data, subject, data_root)
     started = time.perf_counter()
-    with evaluating(subject.model.to(device)), torch.no_grad():
-        stream = Stream(subject.model, wanted, noise=noise, seed=seed, prefix_tokens=prefix_tokens)
-        total = min(images or source.total, source.total)
-        for batch, labels in source.batches(batch_size, images, seed):
-            stream.update(batch.to(device), labels)
-            if progress:
-                progress(stream.images, total)
-            if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
-                break
-        shown = _examples(subject.model, source, examples, device, prefix_tokens)
+    try:
+        with evaluating(subject.model.to(device)), torch.no_grad():
+            stream = Stream(subject.model, wanted, noise=noise, seed=seed, prefix_tokens=prefix_tokens)
+            total = min(images or source.total, source.total)
+            for batch, labels in source.batches(batch_size, images, seed):
+                stream.update(_for_model(batch, subject.model, device), labels)
+                if progress:
+                    progress(stream.images, total)
+                if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
+                    break
+            shown = _examples(subject.model, source, examples, device, prefix_tokens)
+    finally:
+        subject.model.to(home)
     name = name or subject.name
     identity = {
         "model": name,
@@ -127,7 +130,13 @@ def analyze(
         spectra=stream.spectra(identity),
         history=subject.history.assign(model=identity["model"]).astype(TABLE_COLUMNS),
         examples={name: shown} if shown else {},
-        meta={"versions": versions(), "settings": settings, "runs": [run], "warnings": source.warnings},
+        meta={
+            "versions": versions(),
+            "settings": settings,
+            "labels": {indicator.name: indicator.label for indicator in wanted},
+            "runs": [run],
+            "warnings": source.warnings,
+        },
     )
 
 
@@ -181,16 +190,14 @@ class Stream:
 
         def on_record(record: AttentionRecord) -> None:
             nonlocal seen
-            if (
-                record.a.shape[-2] == record.a.shape[-1]
-            ):  # else cross-attention or pooling, which is no map of the image
+            if record.a.shape[-2] == record.a.shape[-1]:  # else pooling or cross-attention: no map of the image
                 self._measure(record._replace(layer=seen), images)
                 seen += 1
 
         with capture(self.model, on_record):
             logits = as_logits(self.model(batch))[:B]
         check_captured(seen, self.model)
-        if labels is not None and logits.ndim == 2:
+        if labels is not None and logits.ndim == 2 and int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]:
             labels = labels.to(logits.device)
             self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
             self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
@@ -231,11 +238,12 @@ class Stream:
 
     def widest(self) -> float:
         """The widest half-width of a 95 % interval, as a share of its indicator's range."""
-        return max(
+        widths = (
             float(self.moments[key].half_width().max()) / span
             for key, span in self.bounds.items()
             if self.moments[key].n > 1 and span > 0
         )
+        return max(widths, default=0.0)
 
     def table(self, identity: dict[str, Any]) -> pd.DataFrame:
         """The moments as a frame with :data:`~svda_analysis.results.TABLE_COLUMNS`."""
@@ -283,7 +291,7 @@ class _Moments:
         self.mean = self.m2 = torch.zeros(())
 
     def update(self, values: Tensor) -> None:
-        values = values.double().cpu()  # (B, ...)
+        values = values.cpu().double()  # (B, ...); not every device knows float64
         n, total = len(values), self.n + len(values)
         mean = values.mean(0)
         delta = mean - self.mean
@@ -303,18 +311,6 @@ class _Moments:
 # --- what to measure, on what ---------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class _Source:
-    """Where images come from: ``batches(batch_size, images, seed)`` yields (images, labels or None)."""
-
-    name: str
-    description: str
-    total: int
-    batches: Callable[[int, int | None, int], Iterator[tuple[Tensor, Tensor | None]]]
-    dataset: ImageData | None = None
-    warnings: list[str] = dataclasses.field(default_factory=list)
-
-
 def _resolve_device(wanted: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -324,131 +320,28 @@ def _resolve_device(wanted: str | torch.device | None) -> torch.device:
     return device
 
 
-def _resolve_data(data: Data | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> _Source:
-    if data is None and not subject.data:
-        raise InputError(
-            "data must be given (a data set's name, images, a Dataset or a DataLoader): the model has none"
-        )
-    if data is None or isinstance(data, str):
-        data = _load(data, subject, root)
-    if isinstance(data, ImageData):
-        return _from_image_data(data, subject.model)
-    if isinstance(data, Tensor):
-        return _from_tensor(data)
-    if isinstance(data, DataLoader):
-        return _from_loader(data)
-    if isinstance(data, Dataset):
-        return _from_dataset(data)
-    raise InputError(f"data must be a data set's name, a tensor, a Dataset or a DataLoader, got {type(data).__name__}")
-
-
-def _load(name: str | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> ImageData:
-    """The test part of a data set, brought to the model as it was trained: its size, its mean and deviation."""
-    own, size = subject.preprocessing, getattr(getattr(subject.model, "config", None), "image_size", None)
-    size = own.image_size if own else size if isinstance(size, int) else None
-    found = load_dataset(
-        subject.data["name"] if name is None else name, root=root, image_size=size, sample_fallback=name is None
-    )
-    if own and isinstance(found, FolderImages):
-        found.resize, found.interpolation = own.resize, own.interpolation
-    mean, std = (own.mean, own.std) if own else (subject.data.get("mean"), subject.data.get("std"))
-    if mean and std and len(mean) == len(std) == found.channels:
-        found.mean, found.std = tuple(mean), tuple(std)
-    return found
-
-
-def _from_image_data(data: ImageData, model: nn.Module) -> _Source:
-    if isinstance(model, ViT):
-        has, takes = (data.channels, data.image_size), (model.config.in_channels, model.config.image_size)
-        if has != takes:
-            kinds = {1: "grey", 3: "RGB"}
-            texts = [f"{kinds.get(c, f'{c}-channel')} {size} x {size}" for c, size in (has, takes)]
-            raise InputError(f"{data.name} images are {texts[0]}, the model takes {texts[1]}")
-
-    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        return data.batches(size, indices=_draw(len(data), images, seed))
-
-    warnings = [data.warning] if data.warning else []
-    return _Source(data.name, data.source, len(data), batches, data, warnings)
-
-
-def _from_tensor(data: Tensor) -> _Source:
-    if data.ndim != 4 or not data.is_floating_point() or not len(data):
-        raise InputError(f"data must be float images (B, C, H, W), got {data.dtype} {tuple(data.shape)}")
-
-    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        return ((batch, None) for batch in data[:images].split(size))
-
-    return _Source("tensor", f"{len(data)} images given as a tensor", len(data), batches)
-
-
-def _from_dataset(data: Dataset) -> _Source:
-    total = len(data)  # type: ignore[arg-type]  # a map-style data set has a length; a stream comes as a DataLoader
-
-    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        chosen = Subset(data, _draw(total, images, seed).tolist())
-        return map(_image_and_label, DataLoader(chosen, batch_size=size))
-
-    name = type(data).__name__
-    return _Source(name, f"{total} images of a {name}", total, batches)
-
-
-def _from_loader(data: DataLoader) -> _Source:
-    total = len(data.dataset)  # type: ignore[arg-type]  # as above
-
-    def batches(size: int, images: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        left = total if images is None else images
-        for batch, labels in map(_image_and_label, data):
-            yield batch[:left], None if labels is None else labels[:left]
-            left -= len(batch)
-            if left <= 0:
-                return
-
-    return _Source(type(data.dataset).__name__, f"{total} images of a DataLoader", total, batches)
-
-
-def _image_and_label(batch: Any) -> tuple[Tensor, Tensor | None]:
-    if isinstance(batch, Tensor):
-        return batch, None
-    images, labels, *_ = batch
-    return images, labels
-
-
-def _draw(total: int, images: int | None, seed: int) -> Tensor:
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return order[:images]
-
-
 def _examples(
-    model: nn.Module, source: _Source, number: int, device: torch.device, prefix_tokens: int | None
+    model: nn.Module, source: ImageSource, number: int, device: torch.device, prefix_tokens: int | None
 ) -> Examples | None:
     if not number:
         return None
-    if source.dataset is not None:
-        labels = source.dataset.labels.numpy()
-        _, firsts = np.unique(labels, return_index=True)
-        chosen = torch.from_numpy(np.sort(firsts)[:number])
-        images, labels_shown = next(iter(source.dataset.batches(len(chosen), indices=chosen)))
-        pictures, classes = source.dataset.raw(chosen), source.dataset.classes
-    else:
-        images, given = next(iter(source.batches(number, number, 0)))
-        labels_shown = torch.full((len(images),), -1) if given is None else given
-        pictures, classes = _as_pictures(images), ()
+    images, labels, pictures = source.examples(number)
     maps: list[np.ndarray] = []
     with capture(model, lambda record: maps.append(record.a.half().cpu().numpy())):
-        predictions = as_logits(model(images.to(device))).argmax(-1).cpu().numpy()
+        predictions = as_logits(model(_for_model(images, model, device))).argmax(-1).cpu().numpy()
     square = [found for found in maps if found.shape == maps[0].shape and len(found) == len(images)]
     if not square or square[0].shape[-2] != square[0].shape[-1]:
         return None  # attention inside windows: no map covers the image
     size = (images.shape[-2], images.shape[-1])
     grid, prefix = token_layout(model, square[0].shape[-1], image_size=size, prefix=prefix_tokens)
-    return Examples(pictures, labels_shown.numpy(), predictions, np.stack(square, axis=1), grid, prefix, classes)
+    stacked = np.stack(square, axis=1)
+    return Examples(pictures, labels.cpu().numpy(), predictions, stacked, grid, prefix, source.classes)
 
 
-def _as_pictures(images: Tensor) -> np.ndarray:
-    """Preprocessed images stretched to 0..255 each: their own normalisation is not known."""
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return ((images - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+def _for_model(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+    """Images where the model is, in the precision of its weights."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return images.to(device, None if weights is None else weights.dtype)
 
 
 def _choose_indicators(names: Sequence[str] | None) -> list[Indicator]:

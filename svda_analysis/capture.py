@@ -136,6 +136,9 @@ class _Tap(TorchFunctionMode):
             result = func(*args, **kwargs)
             with torch.no_grad():
                 record = reader(self.layer, *args, **kwargs).record
+            q, k, v = (x.detach() for x in (record.q, record.k, record.v))
+            sigma = None if record.sigma is None else record.sigma.detach()
+            record = record._replace(q=q, k=k, v=v, sigma=sigma)
         else:
             call = reader(self.layer, *args, **kwargs)
             record = call.record

@@ -68,7 +68,6 @@ def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None,
         [name.strip() for name in options["indicators"].split(",")] if options["indicators"] else None
     )
     from svda_analysis.analyze import analyze as run
-    from svda_analysis.indicators import INDICATORS
     from svda_analysis.report import write_report
     from svda_analysis.results import Analysis
     from svda_analysis.specs import open_model, run_names
@@ -84,12 +83,13 @@ def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None,
     with _progress("images", quiet) as advance:
         for model, name in zip(opened, names, strict=True):
             parts.append(run(model, name=name, progress=functools.partial(advance, model.name), **options))
-    labels = {name: indicator.label for name, indicator in INDICATORS.items()}
     analysis = Analysis.join(parts)
     command = shlex.join(["svda-analyze", *_arguments_given()])
-    written = write_report(analysis, folder, baseline=baseline, labels=labels, command=command)
+    written = write_report(analysis, folder, baseline=baseline, command=command)
+    for line in analysis.meta["warnings"]:
+        click.echo(f"warning: {line}", err=True)
     if not quiet:
-        _print_analysis(analysis, baseline, labels)
+        _print_analysis(analysis, baseline, analysis.meta["labels"])
     click.echo(f"report: {written[0]} ({len(written)} files)")
 
 
@@ -132,8 +132,9 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
         model_fields["num_classes"] = _count_classes(dataset, options["data_root"])
     config, recipe = ViTConfig.preset(preset, **model_fields), TrainConfig(**recipe_fields)
     with _training_display() as observer:
-        checkpoint = run(config, recipe, out, on_progress=observer, **options)
-    click.echo(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
+        checkpoint = run(config, recipe, out, on_start=_say_start, on_progress=observer, **options)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        click.echo(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
 
 
 @cli.command()
@@ -231,7 +232,7 @@ def _parse(field: dataclasses.Field[Any], text: str) -> Any:
             return float(text) if "float" in str(field.type) else text
         return text
     try:
-        return type(default)(text)  # type: ignore[misc]  # int or float
+        return int(text) if default is None else type(default)(text)  # type: ignore[misc]  # int or float
     except ValueError:
         raise InputError(f"{field.name} must be a number like {default!r}, got {text!r}") from None
 
@@ -290,6 +291,11 @@ def _progress(unit: str, quiet: bool) -> Iterator[Callable[[str, int, int], None
         yield advance
 
 
+def _say_start(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
 @contextlib.contextmanager
 def _training_display() -> Iterator[Callable[[Any], None]]:
     """A live bar with speed, loss, accuracy and time left in a terminal; a line for each epoch everywhere."""
@@ -341,14 +347,11 @@ def _clock(seconds: float) -> str:
 
 def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str]) -> None:
     from rich.console import Console
-    from rich.markup import escape
 
     from svda_analysis.compare import compare
     from svda_analysis.report import accuracy_lines, comparison_tables, layer_table, statements
 
     console = Console(highlight=False)
-    for line in analysis.meta["warnings"]:
-        console.print(f"[bold yellow]warning:[/] {escape(line)}")
     for source in dict.fromkeys(run["data"] for run in analysis.meta["runs"]):
         console.print(f"data: {source}", markup=False)
     for line in dict.fromkeys(run["preprocessing"] for run in analysis.meta["runs"] if run["preprocessing"]):

@@ -702,7 +702,6 @@ DATASETS: dict[str, DatasetSpec] = {
             mean=(0.2860,),
             std=(0.3530,),
             how_to_get="apt-get install dataset-fashion-mnist, or pass --data-root DIR with its four idx .gz files",
-            padding=2,
             find=_find_fashion_mnist,
             download=_download_fashion_mnist,
             usual_folders=("/usr/share/datasets/fashion-mnist",),
@@ -750,7 +749,6 @@ DATASETS: dict[str, DatasetSpec] = {
             mean=(0.2860,),
             std=(0.3530,),
             how_to_get="it comes with the package",
-            padding=2,
             find=_find_sample,
         ),
         DatasetSpec(

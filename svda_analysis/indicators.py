@@ -114,10 +114,10 @@ def score_spectrum(q: Tensor, k: Tensor, scale: float, sigma: Tensor | None = No
     ``q = Q_q R_q`` and ``k = Q_k R_k`` they are the singular values of ``R_q diag(sigma) R_k^T``: O(N D^2), and the
     ``N x N`` matrix is never formed. Computed in float64, see :func:`attention_spectrum`.
     """
-    r_q, r_k = (torch.linalg.qr(x.double(), mode="r").R for x in (q, k))  # (B, H, min(N, D), D)
+    r_q, r_k = (torch.linalg.qr(_double(x), mode="r").R for x in (q, k))  # (B, H, min(N, D), D)
     if sigma is not None:
-        r_q = r_q * sigma.double().unsqueeze(-2)
-    return (torch.linalg.svdvals(r_q @ r_k.mT) * abs(scale)).to(_wide_dtype(q))
+        r_q = r_q * _double(sigma).unsqueeze(-2)
+    return (_singular_values(r_q @ r_k.mT) * abs(scale)).to(q.device, _wide_dtype(q))
 
 
 def attention_spectrum(a: Tensor) -> Tensor:
@@ -126,7 +126,18 @@ def attention_spectrum(a: Tensor) -> Tensor:
     Computed in float64 whatever comes in: a float32 decomposition leaves a floor of about 1e-8 under each of the N
     values, which moves the effective rank of a nearly uniform map by 5e-4 (relative), and costs only a fifth less.
     """
-    return torch.linalg.svdvals(a.double()).to(_wide_dtype(a))
+    return _singular_values(_double(a)).to(a.device, _wide_dtype(a))
+
+
+def _double(x: Tensor) -> Tensor:
+    return (x.cpu() if x.device.type == "mps" else x).double()  # which has no float64
+
+
+def _singular_values(x: Tensor) -> Tensor:
+    """Of the last two dimensions; NaN for a matrix with an entry that is no number, where LAPACK would stop."""
+    sound = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    values = torch.linalg.svdvals(torch.where(sound, x, 0))
+    return torch.where(sound.squeeze(-1), values, math.nan)
 
 
 # --- indicators of a spectrum ---------------------------------------------------------------------------------------

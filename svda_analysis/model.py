@@ -30,7 +30,8 @@ SigmaForm = Literal["shape", "linear"]
 
 def unit_rows(x: Tensor) -> Tensor:
     """Scale each row of ``x (..., D)`` to unit Euclidean norm; a zero row stays zero. Keeps shape and dtype."""
-    return F.normalize(x, dim=-1).to(x.dtype)
+    wide = x if x.dtype == torch.float64 else x.float()  # the smallest norm that is divided by is 0 in half precision
+    return F.normalize(wide, dim=-1).to(x.dtype)
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float = 0.0) -> Tensor:
@@ -73,8 +74,9 @@ class ViTConfig:
 
     ``sigma_form``: ``"shape"`` parts sigma into a temperature and a shape, ``tau sqrt(D) u / ||u||`` (our definition);
     ``"linear"`` learns sigma itself (the literal reading of arXiv 2602.10994).
-    ``sigma_start``: sigma's value at the start, a positive number or a rule: ``"dim"`` (D, logits of unit deviation),
-    ``"sqrt_dim"`` or ``"one"`` (attention stays uniform: rows of unit norm give logits of at most 1/sqrt(D)).
+    ``sigma_start``: sigma's value at the start, a positive number or a rule: ``"dim"`` (D, logits of unit deviation for
+    random rows), ``"double_dim"``, ``"sqrt_dim"`` or ``"one"`` (attention stays uniform: unit rows give logits of at
+    most 1/sqrt(D)).
     """
 
     image_size: int = 28
@@ -87,7 +89,7 @@ class ViTConfig:
     num_classes: int = 10
     attention: AttentionKind = "dot"
     sigma_form: SigmaForm = "shape"
-    sigma_start: float | str = "dim"
+    sigma_start: float | str = "double_dim"
     dropout: float = 0.0
     attention_dropout: float = 0.0
 
@@ -100,6 +102,8 @@ class ViTConfig:
             raise InputError(f"image_size must be a multiple of patch_size {self.patch_size}, got {self.image_size}")
         if self.dim % self.heads:
             raise InputError(f"dim must be a multiple of heads {self.heads}, got {self.dim}")
+        if self.dim == self.heads:
+            raise InputError(f"dim must give each head at least 2 dimensions, got {self.dim} for {self.heads} heads")
         if self.dim % 4:
             raise InputError(f"dim must be a multiple of 4 (the position code needs it), got {self.dim}")
         if not self.dim * self.mlp_ratio >= 1:
@@ -122,7 +126,8 @@ class ViTConfig:
 
     @property
     def sigma_start_value(self) -> float:
-        rules = {"one": 1.0, "sqrt_dim": math.sqrt(self.head_dim), "dim": float(self.head_dim)}
+        dim = self.head_dim
+        rules = {"one": 1.0, "sqrt_dim": math.sqrt(dim), "dim": float(dim), "double_dim": 2.0 * dim}
         if isinstance(self.sigma_start, str) and self.sigma_start in rules:
             return rules[self.sigma_start]
         if isinstance(self.sigma_start, int | float) and 0 < self.sigma_start < math.inf:

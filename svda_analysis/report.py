@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 
 from svda_analysis import plots
 from svda_analysis.compare import compare, summarise
-from svda_analysis.errors import check_writable
+from svda_analysis.errors import InputError, check_writable
 from svda_analysis.results import Analysis
 
 # Which direction of an indicator means a more structured attention, for the sentences of a comparison.
@@ -34,7 +33,6 @@ def write_report(
     folder: str | os.PathLike[str],
     *,
     baseline: str | None = None,
-    labels: Mapping[str, str] | None = None,
     command: str = "",
 ) -> list[Path]:
     """Write the whole report of an analysis into ``folder``; returns the files, ``summary.md`` first.
@@ -44,7 +42,7 @@ def write_report(
     """
     folder = Path(folder)
     check_writable(folder, "output folder")
-    labels = labels or {}
+    labels = analysis.meta.get("labels", {})
     several = len(analysis.table["model"].unique()) > 1
     comparison = compare(analysis.table, baseline) if several else None
     with _staged(folder) as stage:
@@ -55,31 +53,42 @@ def write_report(
             frames["comparison"] = comparison
         for name, frame in frames.items():
             frame.to_csv(stage / f"{name}.csv", index=False, float_format="%.6g")
-        meta = {"command": command, **analysis.meta}
-        (stage / "meta.json").write_text(json.dumps(meta, indent=2, default=str) + "\n")
         names = _write_figures(analysis, comparison, labels, stage)
         (stage / "summary.md").write_text(_summary(analysis, comparison, labels, names, folder.name, command))
         (stage / "table.tex").write_text(_latex(analysis, comparison, labels))
-        written = sorted(path.relative_to(stage) for path in stage.rglob("*") if path.is_file())
+        written = sorted([*(path.relative_to(stage) for path in stage.rglob("*") if path.is_file()), Path("meta.json")])
+        meta = {"command": command, **analysis.meta, "files": [path.as_posix() for path in written]}
+        (stage / "meta.json").write_text(json.dumps(meta, indent=2, default=str) + "\n")
     return sorted((folder / path for path in written), key=lambda path: (path.name != "summary.md", path))
 
 
 @contextlib.contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files replace those in ``folder`` when all went well."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-        stage = Path(name)
-        yield stage
-        shutil.rmtree(folder / "figures", ignore_errors=True)  # what an earlier, other analysis left
-        for name in ("comparison.csv", "history.csv"):
-            (folder / name).unlink(missing_ok=True)
-        for path in sorted(stage.rglob("*")):
-            target = folder / path.relative_to(stage)
-            if path.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
+    """A folder to write into; when all went well its files take the place of those of an earlier report."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
+            stage = Path(name)
+            yield stage
+            for old in _files_of(folder):
+                (folder / old).unlink(missing_ok=True)
+            for path in sorted(path for path in stage.rglob("*") if path.is_file()):
+                target = folder / path.relative_to(stage)
+                target.parent.mkdir(exist_ok=True)
                 os.replace(path, target)
+    except OSError as error:
+        raise InputError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
+
+
+def _files_of(folder: Path) -> list[str]:
+    """What the report that lies in ``folder`` says it consists of; nothing where there is none."""
+    try:
+        files = json.loads((folder / "meta.json").read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [
+        name for name in files if isinstance(name, str) and ".." not in Path(name).parts and not name.startswith("/")
+    ]
 
 
 def _write_figures(
@@ -262,8 +271,9 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def _latex(analysis: Analysis, comparison: pd.DataFrame | None, labels: Mapping[str, str]) -> str:
+    stamps = "".join(f"% WARNING: {line}\n" for line in analysis.meta["warnings"])
     if comparison is not None:
-        return "\n".join(_booktabs(cells) for cells in comparison_tables(comparison, labels).values())
+        return stamps + "\n".join(_booktabs(cells) for cells in comparison_tables(comparison, labels).values())
     rows = summarise(analysis.table)
     rows = rows[rows["layer"].isna()]
     made = {
@@ -273,7 +283,7 @@ def _latex(analysis: Analysis, comparison: pd.DataFrame | None, labels: Mapping[
         "Mean": rows["mean"].map(number).to_list(),
         "95 % CI": [interval(low, high) for low, high in zip(rows["ci_low"], rows["ci_high"], strict=True)],
     }
-    return _booktabs(pd.DataFrame(made))
+    return stamps + _booktabs(pd.DataFrame(made))
 
 
 def _booktabs(frame: pd.DataFrame) -> str:

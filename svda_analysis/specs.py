@@ -80,15 +80,15 @@ def open_model(given: OpenModel | nn.Module | str | os.PathLike[str]) -> OpenMod
 
 
 def run_names(opened: Sequence[OpenModel]) -> list[str]:
-    """A model name for each run: runs that differ in the seed alone share one.
+    """A model name for each run: runs that differ in the seed alone, trained as long, share one.
 
     The name is the file's without its seed (``svda_s2.pt`` -> ``svda``), with the folder's name before it, or a
-    number behind it, where two configurations would share it. A second run of the same seed keeps its own name.
+    number behind it, where two recipes would share it.
     """
     groups: list[tuple[str, Any, set[int | None]]] = []
     names = []
     for run in opened:
-        recipe = (getattr(run.model, "config", None), {k: v for k, v in run.recipe.items() if k != "seed"})
+        recipe = (getattr(run.model, "config", None), run.epoch, {k: v for k, v in run.recipe.items() if k != "seed"})
         fitting = (g for g in groups if g[1] == recipe and run.seed is not None and run.seed not in g[2])
         group = next(fitting, None)
         if group is None:
@@ -100,9 +100,9 @@ def run_names(opened: Sequence[OpenModel]) -> list[str]:
 
 
 def _new_name(run: OpenModel, taken: set[str]) -> str:
-    stem = re.sub(r"[_-]?s(?:eed)?[_-]?\d+$", "", run.name) or run.name
-    folder = Path(run.path or "").parent.name
-    options = [stem if run.seed is not None else run.name, run.name, f"{folder}/{stem}"]
+    stem = re.sub(r"[_-]?s(?:eed)?[_-]?\d+$", "", run.name) if run.seed is not None else run.name
+    stem, folder = stem or run.name, Path(run.path or "").parent.name
+    options = [stem, *([f"{folder}/{stem}"] if folder else [])]
     numbered = (f"{stem}-{i}" for i in range(2, len(taken) + 3))
     return next(option for option in (*options, *numbered) if option not in taken)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from svda_analysis.analyze import Stream, versions
@@ -38,9 +40,9 @@ class TrainConfig:
     Penalties, each averaged over layers and heads and added to the loss (they touch SVDA alone, but for
     ``orthogonality``): ``shape_penalty`` and ``norm_penalty`` weigh :func:`shape_entropy` and :func:`norm_share`,
     ``sigma_l1`` the mean of ``|sigma|``, ``orthogonality`` the squared distance of each head's W_q and W_k rows from an
-    orthogonal set. ``warmup`` is the share of all steps with a rising rate; a cosine to zero follows. Augmentation:
+    orthogonal set. ``warmup_share`` is the share of all steps with a rising rate; a cosine to zero follows.
     ``flip`` flips half the images, ``crop_padding`` pads small images by so many pixels and crops them at random
-    (folders are cropped anyway).
+    (None: the data set's own number; folders are cropped anyway).
     """
 
     dataset: str = "fashion_mnist"
@@ -49,16 +51,16 @@ class TrainConfig:
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.05
-    warmup: float = 0.08
+    warmup_share: float = 0.08
     label_smoothing: float = 0.1
     clip_norm: float = 1.0
     flip: bool = True
-    crop_padding: int = 0
-    temperature_lr: float = 1.0
-    shape_lr: float = 20.0
-    sigma_lr: float = 20.0
-    shape_penalty: float = 0.3
-    norm_penalty: float = 1.0
+    crop_padding: int | None = None
+    temperature_lr_factor: float = 1.0
+    shape_lr_factor: float = 20.0
+    sigma_lr_factor: float = 20.0
+    shape_penalty: float = 0.05
+    norm_penalty: float = 0.3
     sigma_l1: float = 0.0
     orthogonality: float = 0.0
     probe_images: int = 256
@@ -71,7 +73,7 @@ class TrainConfig:
             value = getattr(self, field.name)
             if field.type == "float" and not 0 <= value < math.inf:
                 raise InputError(f"{field.name} must be at least 0, got {value}")
-        for name in ("warmup", "label_smoothing"):
+        for name in ("warmup_share", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise InputError(f"{name} must be below 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
@@ -104,6 +106,7 @@ def train(
     mixed_precision: Precision = "auto",
     compile: bool = False,
     track: str | None = None,
+    on_start: Callable[[list[str]], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Checkpoint:
     """Train a ViT and write ``out`` after every epoch.
@@ -111,7 +114,8 @@ def train(
     Each epoch appends to the checkpoint's history: loss over the training and test images, test accuracy, and every
     indicator on a fixed probe of test images. ``resume`` continues from ``out``, whose config and recipe must be the
     same; ``stop_after`` ends the run early, after that epoch of the schedule. ``track`` names a tracker of accelerate
-    (``"tensorboard"``), written beside ``out``.
+    (``"tensorboard"``), written beside ``out``. ``on_start`` gets lines about the data and the start, ``on_progress``
+    a :class:`Progress` after each step.
 
     Raises :class:`InputError` for bad input, before anything is written.
     """
@@ -119,21 +123,29 @@ def train(
     if stop_after is not None and stop_after < 1:
         raise InputError(f"stop_after must be at least 1, got {stop_after}")
     _check_output(out, resume)
-    train_data = load_dataset(recipe.dataset, root=data_root, train=True, image_size=config.image_size)
-    train_data.flip, train_data.padding = recipe.flip, recipe.crop_padding
-    test_data = load_dataset(recipe.dataset, root=data_root, train=False, image_size=config.image_size)
-    _check_fit(config, recipe, train_data)
-    run = _Run(config, recipe, train_data, test_data, mixed_precision, compile, track, out)
-    if resume and out.exists():
-        run.restore(load(out), out)
-    last = min(recipe.epochs, stop_after or recipe.epochs)
-    for epoch in range(run.epoch, last):
-        run.train_epoch(epoch, on_progress)
-        if run.accelerator.is_main_process:
-            save(run.checkpoint(), out)
-        run.accelerator.wait_for_everyone()
-    run.accelerator.end_training()
-    return run.checkpoint()
+    accelerator = _accelerator(mixed_precision, track, out.parent)
+    try:
+        with accelerator.main_process_first():  # a download is for one process, its file for all
+            data = [
+                load_dataset(recipe.dataset, root=data_root, train=train, image_size=config.image_size)
+                for train in (True, False)
+            ]
+        _check_fit(config, recipe, data[0], accelerator.num_processes)
+        run = _Run(config, recipe, data[0], data[1], accelerator, compile, track, out)
+        if resume and out.exists():
+            run.restore(load(out), out)
+        if on_start and accelerator.is_main_process:
+            on_start([data[0].source, data[1].source, f"from epoch {run.epoch} of {recipe.epochs}"])
+        last = min(recipe.epochs, stop_after or recipe.epochs)
+        for epoch in range(run.epoch, last):
+            run.train_epoch(epoch, on_progress)
+            if accelerator.is_main_process:
+                save(run.checkpoint(), out)
+            accelerator.wait_for_everyone()
+        return run.checkpoint()
+    finally:
+        accelerator.end_training()
+        AcceleratorState._reset_state()  # else the next call in this process could not choose its precision
 
 
 # --- penalties ------------------------------------------------------------------------------------------------------
@@ -146,6 +158,7 @@ def shape_entropy(sigma: Tensor) -> Tensor:
     """
     size = sigma.abs()
     share = size / size.sum(-1, keepdim=True)
+    share = share.clamp_min(torch.finfo(size.dtype).tiny)  # at 0 the slope is infinite
     return torch.special.entr(share).sum(-1).mean() / math.log(sigma.shape[-1])
 
 
@@ -186,7 +199,7 @@ def penalty(model: ViT, recipe: TrainConfig) -> Tensor:
     return total / model.config.depth
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
+def lr_share(step: int, steps: int, warmup: float) -> float:
     """The share of the full learning rate at ``step`` of ``steps``: a linear rise, then a cosine to zero."""
     rising = max(1, round(warmup * steps))
     if step < rising:
@@ -197,9 +210,9 @@ def rate(step: int, steps: int, warmup: float) -> float:
 def parameter_groups(model: ViT, recipe: TrainConfig) -> list[dict[str, Any]]:
     """Matrices decay; vectors, embeddings and sigma's parameters do not, and the latter have rates of their own."""
     factors = {
-        "log_temperature": recipe.temperature_lr,
-        "sigma_shape": recipe.shape_lr,
-        "sigma_linear": recipe.sigma_lr,
+        "log_temperature": recipe.temperature_lr_factor,
+        "sigma_shape": recipe.shape_lr_factor,
+        "sigma_linear": recipe.sigma_lr_factor,
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -225,20 +238,18 @@ class _Run:
         recipe: TrainConfig,
         train_data: ImageData,
         test_data: ImageData,
-        mixed_precision: Precision,
+        accelerator: Accelerator,
         compile: bool,
         track: str | None,
         out: Path,
     ) -> None:
         self.config, self.recipe, self.train_data, self.test_data = config, recipe, train_data, test_data
-        if mixed_precision == "auto":
-            mixed_precision = "bf16" if torch.cuda.is_available() else "no"
-        try:
-            self.accelerator = Accelerator(mixed_precision=mixed_precision, log_with=track, project_dir=out.parent)
-        except ValueError as error:
-            raise InputError(f"mixed_precision or track cannot be used here: {error}") from None
+        train_data.flip = recipe.flip
+        if recipe.crop_padding is not None:
+            train_data.padding = recipe.crop_padding
+        self.accelerator = accelerator
         if track:
-            self.accelerator.init_trackers(out.stem, config=_flat(config, recipe))
+            accelerator.init_trackers(out.stem, config=_flat(config, recipe))
         torch.manual_seed(recipe.seed)
         self.model = ViT(config)
         for attention in self.model.attention_layers():
@@ -247,7 +258,8 @@ class _Run:
         model: nn.Module = self.model
         if compile:
             model = torch.compile(model)  # type: ignore[assignment]  # a callable module
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        vars(self.model).pop("forward", None)  # accelerate's autocast, which would hold while measuring as well
         self.epoch = 0
         self.history = make_frame([], TABLE_COLUMNS)
         self.name = out.stem
@@ -285,14 +297,14 @@ class _Run:
         started = time.perf_counter()
         torch.manual_seed(_mix(recipe.seed, epoch, accelerator.process_index))  # dropout
         self.wrapped.train()
-        loss_sum = correct = images_seen = 0.0
+        sums, shown = _Sums(), 0.0
         for step, (images, labels) in enumerate(self._batches(epoch)):
-            loss, hits = self._step(epoch * self.steps_per_epoch + step, images, labels)
-            loss_sum, correct, images_seen = loss_sum + loss * len(labels), correct + hits, images_seen + len(labels)
-            if on_progress and accelerator.is_main_process:
-                on_progress(self._progress(epoch, step, loss_sum, correct, images_seen, time.perf_counter() - started))
-        totals = torch.tensor([loss_sum, correct, images_seen], device=accelerator.device, dtype=torch.float64)
-        train_loss, train_accuracy, seen = accelerator.reduce(totals, "sum").tolist()
+            sums.add(*self._step(epoch * self.steps_per_epoch + step, images, labels))
+            if on_progress and accelerator.is_main_process and time.perf_counter() - shown > 0.1:
+                shown = time.perf_counter()
+                on_progress(self._progress(epoch, step, sums.totals(), shown - started))
+        mine = sums.totals()
+        train_loss, train_accuracy, seen = self._over_processes(torch.tensor(mine, dtype=torch.float64)).tolist()
         seconds = time.perf_counter() - started
         self.epoch = epoch + 1
         train_rows = [("loss", train_loss / seen), ("accuracy", train_accuracy / seen), ("epoch_seconds", seconds)]
@@ -300,7 +312,7 @@ class _Run:
         self.history = rows if self.history.empty else pd.concat([self.history, rows], ignore_index=True)
         self._track(rows)
         if on_progress and accelerator.is_main_process:
-            progress = self._progress(epoch, self.steps_per_epoch - 1, loss_sum, correct, images_seen, seconds)
+            progress = self._progress(epoch, self.steps_per_epoch - 1, mine, seconds)
             on_progress(dataclasses.replace(progress, epoch_rows=rows))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -313,11 +325,11 @@ class _Run:
         share = math.ceil((size - rank) / world)
         return self.train_data.batches(share, indices=order, augment=True, generator=augmenting)
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    def _step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
         recipe, accelerator = self.recipe, self.accelerator
         images, labels = images.to(accelerator.device), labels.to(accelerator.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * rate(step, recipe.epochs * self.steps_per_epoch, recipe.warmup)
+            group["lr"] = group["peak_lr"] * lr_share(step, recipe.epochs * self.steps_per_epoch, recipe.warmup_share)
         with accelerator.autocast():
             logits = self.wrapped(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
@@ -326,7 +338,9 @@ class _Run:
             accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss.item(), (logits.argmax(-1) == labels).sum().item()
+        for attention in self.model.attention_layers():
+            attention.row_energy = None  # it holds the graph of this step
+        return loss.detach() * len(labels), (logits.detach().argmax(-1) == labels).sum(), len(labels)
 
     def _measure(self) -> pd.DataFrame:
         """Loss and accuracy over the test images, and every indicator on the probe; the same on each process."""
@@ -340,7 +354,7 @@ class _Run:
                 losses = F.cross_entropy(logits, labels, reduction="none").double()
                 hits = (logits.argmax(-1) == labels).sum()
                 sums += torch.stack([losses.sum(), losses.square().sum(), hits.double(), torch.tensor(len(labels))])
-            loss_sum, loss_squares, hits, n = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+            loss_sum, loss_squares, hits, n = self._over_processes(sums).tolist()
             probe = Stream(self.model, list(INDICATORS.values()), seed=self.recipe.seed)
             count = min(self.recipe.probe_images, len(data))
             chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count]
@@ -366,12 +380,49 @@ class _Run:
         means = rows.groupby(["indicator", "source"], sort=False)["mean"].mean()
         self.accelerator.log({f"{source}/{name}": x for (name, source), x in means.items()}, step=self.epoch)
 
-    def _progress(self, epoch: int, step: int, loss: float, correct: float, images: float, seconds: float) -> Progress:
+    def _progress(self, epoch: int, step: int, totals: list[float], seconds: float) -> Progress:
         steps, epochs = self.steps_per_epoch, self.recipe.epochs
+        loss, correct, images = totals
         left = (epochs - epoch) * steps - step - 1
         speed = images * self.accelerator.num_processes / seconds
         step_seconds = seconds / (step + 1)
         return Progress(epoch + 1, epochs, step + 1, steps, loss / images, correct / images, speed, left * step_seconds)
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return sums
+        return self.accelerator.reduce(sums.to(self.accelerator.device), "sum").cpu()
+
+
+class _Sums:
+    """Loss, hits and images so far; the device is waited for only when somebody asks."""
+
+    def __init__(self) -> None:
+        self.done = [0.0, 0.0, 0.0]
+        self.waiting: list[Tensor] = []
+
+    def add(self, loss: Tensor, hits: Tensor, images: int) -> None:
+        self.waiting.append(torch.stack([loss.float(), hits.float(), torch.full_like(loss, images).float()]))
+
+    def totals(self) -> list[float]:
+        """[summed loss, hits, images]. Raises :class:`InputError` once the loss is no number."""
+        if self.waiting:
+            fresh = torch.stack(self.waiting).cpu().double().sum(0).tolist()
+            self.done, self.waiting = [a + b for a, b in zip(self.done, fresh, strict=True)], []
+        if not math.isfinite(self.done[0]):
+            raise InputError("lr is too high for this recipe: the loss is no longer a finite number; lower it")
+        return self.done
+
+
+def _accelerator(mixed_precision: Precision, track: str | None, folder: Path) -> Accelerator:
+    chosen: str | None = mixed_precision
+    if mixed_precision == "auto":
+        chosen = None if "ACCELERATE_MIXED_PRECISION" in os.environ else "bf16" if torch.cuda.is_available() else "no"
+    without_gpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    try:
+        return Accelerator(mixed_precision=chosen, log_with=track, project_dir=folder, cpu=without_gpu)
+    except ValueError as error:
+        raise InputError(f"mixed_precision or track cannot be used here: {error}") from None
 
 
 def _check_output(out: Path, resume: bool) -> None:
@@ -382,7 +433,11 @@ def _check_output(out: Path, resume: bool) -> None:
     check_writable(out.parent, "out: the folder")
 
 
-def _check_fit(config: ViTConfig, recipe: TrainConfig, data: ImageData) -> None:
+def _check_fit(config: ViTConfig, recipe: TrainConfig, data: ImageData, processes: int) -> None:
+    if data.split == "all":
+        raise InputError(f"{data.name} has no training and test parts: put its classes into train/ and test/ folders")
+    if recipe.batch_size % processes:
+        raise InputError(f"batch_size must be a multiple of the {processes} processes, got {recipe.batch_size}")
     if data.channels != config.in_channels:
         raise InputError(f"{data.name} images have {data.channels} channels, the model takes {config.in_channels}")
     if len(data.classes) > config.num_classes:

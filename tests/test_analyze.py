@@ -216,7 +216,7 @@ def test_runs_of_one_recipe_share_a_name():
         "svda",
     ]
     assert names(("x.pt", run("dot", 0)), ("y.pt", run("dot", 1))) == ["x", "x"]
-    assert names(("a/vit_s0.pt", run("dot", 0)), ("b/vit_s0.pt", run("dot", 0, lr=1))) == ["vit", "vit_s0"]
+    assert names(("a/vit_s0.pt", run("dot", 0)), ("b/vit_s0.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
     assert names(("a/vit.pt", run("dot", 0)), ("b/vit.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
     assert names(("vit.pt", run("dot", None)), ("other.pt", run("dot", None))) == ["vit", "other"]
 

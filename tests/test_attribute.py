@@ -178,6 +178,16 @@ def test_maps_that_are_no_self_attention_over_the_image_do_not_count():
         )
 
 
+def test_a_layer_that_the_logits_do_not_hear_has_no_relevance():
+    def aside(x):
+        F.scaled_dot_product_attention(x, x, x)
+        return x
+
+    images = torch.randn(2, 1, 12, 12)
+    wanted = attribute(Plain(), images, method="relevance")
+    assert torch.equal(attribute(Plain(more=aside), images, method="relevance"), wanted)
+
+
 def test_layers_of_different_size():
     def shrink(x):
         x = x[:, :, ::4]

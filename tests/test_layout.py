@@ -12,6 +12,7 @@ FLOORS = [
     {"indicators", "data", "compare", "plots", "matching"},
     {"checkpoint", "capture", "report"},
     {"specs", "attribute"},
+    {"sources"},
     {"analyze"},
     {"train"},
     {"cli"},

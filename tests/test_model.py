@@ -93,7 +93,7 @@ def test_attention_module_equals_its_formula_written_out(kind):
 
 @pytest.mark.parametrize("form", ["shape", "linear"])
 def test_sigma_starts_at_its_rule(form):
-    for start, value in (("one", 1.0), ("sqrt_dim", math.sqrt(8)), ("dim", 8.0), (2.5, 2.5)):
+    for start, value in (("one", 1.0), ("sqrt_dim", math.sqrt(8)), ("dim", 8.0), ("double_dim", 16.0), (2.5, 2.5)):
         module = Attention(ViTConfig(dim=16, heads=2, attention="svda", sigma_form=form, sigma_start=start))
         torch.testing.assert_close(module.sigma, torch.full((2, 8), value))
     assert Attention(ViTConfig(attention="dot")).sigma is None
@@ -159,7 +159,10 @@ def test_standard_sizes_have_the_parameters_of_the_literature():
         ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
         ({"heads": 1.5}, "heads must be a whole number"),
         ({"attention": "linear"}, "attention must be one of dot, svda, cosine, got 'linear'"),
-        ({"sigma_start": "two"}, "sigma_start must be a positive number or one of one, sqrt_dim, dim, got 'two'"),
+        (
+            {"sigma_start": "two"},
+            "sigma_start must be a positive number or one of one, sqrt_dim, dim, double_dim, got 'two'",
+        ),
         ({"sigma_start": -1.0}, "sigma_start must be a positive number"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"mlp_ratio": 0.0}, "mlp_ratio must be above 0"),

@@ -11,19 +11,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from svda_analysis import checkpoint as checkpoints
+from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import TABLE_COLUMNS
 from svda_analysis.train import (
     TrainConfig,
+    lr_share,
     norm_share,
     orthogonality_gap,
     parameter_groups,
     penalty,
-    rate,
     shape_entropy,
     train,
 )
@@ -88,8 +90,6 @@ def test_history_has_the_one_schema_and_every_indicator_each_epoch(tmp_path, fas
 
 
 def test_checkpoint_accuracy_is_that_of_its_model(tmp_path, fashion):
-    from svda_analysis.data import load_dataset
-
     done = train(small("dot"), recipe(epochs=2, lr=3e-3), tmp_path / "a.pt", data_root=fashion)
     images, labels = next(load_dataset("fashion_mnist", root=fashion).batches(120))
     hits = checkpoints.load_model(tmp_path / "a.pt")(images).argmax(-1) == labels
@@ -125,7 +125,7 @@ def test_penalty_adds_up_over_the_recipe():
     nothing = TrainConfig(shape_penalty=0, norm_penalty=0)
     assert penalty(model, nothing).item() == 0
     both = dataclasses.replace(nothing, shape_penalty=0.5, sigma_l1=2.0)
-    assert penalty(model, both).item() == pytest.approx(0.5 * 1.0 + 2.0 * 12, rel=1e-6)  # flat, sigma = D = 12
+    assert penalty(model, both).item() == pytest.approx(0.5 * 1.0 + 2.0 * 24, rel=1e-6)  # flat, sigma = 2 D = 24
     assert penalty(ViT(small("dot")), both).item() == 0
 
 
@@ -143,7 +143,9 @@ def test_the_norm_penalty_reaches_the_weights():
 def test_rates_of_sigma_and_no_decay_where_none_belongs():
     model = ViT(small("svda"))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, TrainConfig(lr=0.01, shape_lr=20.0, temperature_lr=3.0, weight_decay=0.1))
+    groups = parameter_groups(
+        model, TrainConfig(lr=0.01, shape_lr_factor=20.0, temperature_lr_factor=3.0, weight_decay=0.1)
+    )
     seen = {names[id(p)]: (group["peak_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert len(seen) == len(names)
     assert seen["blocks.0.attention.sigma_shape"] == pytest.approx((0.2, 0))
@@ -153,7 +155,7 @@ def test_rates_of_sigma_and_no_decay_where_none_belongs():
 
 
 def test_rate_rises_then_falls_to_zero():
-    rates = [rate(step, 100, 0.1) for step in range(100)]
+    rates = [lr_share(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
@@ -195,7 +197,8 @@ def test_two_processes_train_one_model(tmp_path, fashion):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     out = tmp_path / "two.pt"
-    settings = [f"--set={key}={value}" for key, value in {**SMALL, "batch_size": 50, "probe_images": 8}.items()]
+    given = {**SMALL, "batch_size": 50, "probe_images": 8, "flip": False, "crop_padding": 0}
+    settings = [f"--set={key}={value}" for key, value in given.items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     command += ["-m", "svda_analysis.cli", "train", "--dataset=fashion_mnist", f"--data-root={fashion}"]
     command += ["--epochs=2", f"--out={out}", *settings]
@@ -203,13 +206,44 @@ def test_two_processes_train_one_model(tmp_path, fashion):
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("epoch 2/2") == done.stdout.count("checkpoint:") == 1, done.stdout
     both = checkpoints.load(out)
-    assert both.history.query("indicator == 'accuracy' and source == 'test'")["n"].tolist() == [120, 120]
     alone = train(
         small("svda"),
-        TrainConfig(epochs=2, batch_size=50, probe_images=8),
+        TrainConfig(epochs=2, batch_size=50, probe_images=8, flip=False, crop_padding=0),
         tmp_path / "one.pt",
         data_root=fashion,
     )
-    losses = [c.history.query("indicator == 'loss' and source == 'test'")["mean"].to_numpy() for c in (both, alone)]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)  # the same batches, other flips
+    for name, value in alone.model.items():  # each process had half of every batch, and together they had it all
+        torch.testing.assert_close(both.model[name], value, rtol=1e-3, atol=2e-4)
+    for source in ("train", "test"):
+        rows = f"indicator == 'loss' and source == '{source}'"
+        losses = [c.history.query(rows)["mean"] for c in (both, alone)]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_in_one_line(tmp_path, fashion):
+    with pytest.raises(InputError, match="lr is too high"):
+        train(small("dot"), recipe(epochs=1, lr=1e12, clip_norm=0), tmp_path / "a.pt", data_root=fashion)
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_a_folder_without_parts_is_not_trained_on_its_test_images(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / name / "0.png")
+    config = ViTConfig.preset("vit_tiny", depth=1, image_size=32, num_classes=2)
+    with pytest.raises(InputError, match="has no training and test parts"):
+        train(config, recipe(dataset=f"imagefolder:{tmp_path / 'pictures'}"), tmp_path / "a.pt")
+
+
+def test_mixed_precision_trains_and_measures_in_full(tmp_path, fashion):
+    done = train(small("svda"), recipe(epochs=1), tmp_path / "a.pt", data_root=fashion, mixed_precision="bf16")
+    again = train(small("svda"), recipe(epochs=1), tmp_path / "b.pt", data_root=fashion, mixed_precision="no")
+    assert done.history["mean"].notna().all()
+    assert not torch.equal(done.model["head.weight"], again.model["head.weight"])
+    images, labels = next(load_dataset("fashion_mnist", root=fashion).batches(120))
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(checkpoints.load_model(tmp_path / "a.pt")(images), labels).item()
+    said = done.history.query("indicator == 'loss' and source == 'test'")["mean"].item()
+    assert said == pytest.approx(loss, rel=1e-5)  # bfloat16 would be off by some 1e-3

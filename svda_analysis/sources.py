@@ -1,0 +1,178 @@
+"""What holds images - a data set's name, a tensor, a Dataset, a DataLoader - as one stream of batches for a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+from svda_analysis.data import FolderImages, ImageData, load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViT
+from svda_analysis.specs import OpenModel
+
+Data = str | Tensor | Dataset | DataLoader
+Batches = Iterator[tuple[Tensor, Tensor | None]]
+
+
+@dataclasses.dataclass
+class ImageSource:
+    """Images for one model. ``batches(batch_size, images, seed)`` yields preprocessed images ``(B, C, H, W)`` and
+    labels ``(B,)`` or None; ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing,
+    pictures ``(n, H, W, C) uint8``."""
+
+    name: str
+    description: str
+    total: int
+    batches: Callable[[int, int | None, int], Batches]
+    examples: Callable[[int], tuple[Tensor, Tensor, np.ndarray]]
+    classes: tuple[str, ...] = ()
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def open_source(data: Data | None, subject: OpenModel, root: str | os.PathLike[str] | None = None) -> ImageSource:
+    """``data``, or the data that ``subject`` was trained on, for its model. Errors are :class:`InputError`."""
+    if data is None and not subject.data:
+        raise InputError(
+            "data must be given (a data set's name, images, a Dataset or a DataLoader): the model has none"
+        )
+    if data is None or isinstance(data, str):
+        data = _load(data, subject, root)
+    if isinstance(data, ImageData):
+        return _from_image_data(data, subject)
+    if isinstance(data, Tensor):
+        return _from_tensor(data)
+    if isinstance(data, DataLoader):
+        return _from_loader(data)
+    if isinstance(data, Dataset):
+        return _from_dataset(data)
+    raise InputError(f"data must be a data set's name, a tensor, a Dataset or a DataLoader, got {type(data).__name__}")
+
+
+def _load(name: str | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> ImageData:
+    """The test part of a data set, brought to the model as it was trained: its size, its mean and deviation."""
+    own, size = subject.preprocessing, getattr(getattr(subject.model, "config", None), "image_size", None)
+    size = own.image_size if own else size if isinstance(size, int) else None
+    found = load_dataset(
+        subject.data["name"] if name is None else name, root=root, image_size=size, sample_fallback=name is None
+    )
+    if own and isinstance(found, FolderImages):
+        found.resize, found.interpolation = own.resize, own.interpolation
+    mean, std = (own.mean, own.std) if own else (subject.data.get("mean"), subject.data.get("std"))
+    if mean and std and len(mean) == len(std) == found.channels:
+        found.mean, found.std = tuple(mean), tuple(std)
+    return found
+
+
+def _from_image_data(data: ImageData, subject: OpenModel) -> ImageSource:
+    _check_images(data, subject.model)
+    warnings = [data.warning] if data.warning else []
+    learned = tuple(subject.data.get("classes") or data.classes)
+    same = learned == tuple(data.classes)
+    if not same:
+        warnings.append(f"the classes of {data.name} are not those that the model learned: no accuracy is given")
+
+    def batches(size: int, images: int | None, seed: int) -> Batches:
+        for batch, labels in data.batches(size, indices=_draw(len(data), images, seed)):
+            yield batch, labels if same else None
+
+    def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        _, firsts = np.unique(data.labels.numpy(), return_index=True)  # the first image of each class
+        chosen = torch.from_numpy(np.sort(firsts)[:number])
+        images, labels = next(iter(data.batches(len(chosen), indices=chosen)))
+        return images, labels if same else torch.full_like(labels, -1), data.raw(chosen)
+
+    return ImageSource(data.name, data.source, len(data), batches, examples, learned, warnings)
+
+
+def _check_images(data: ImageData, model: nn.Module) -> None:
+    if isinstance(model, ViT):
+        has, takes = (data.channels, data.image_size), (model.config.in_channels, model.config.image_size)
+        if has != takes:
+            kinds = {1: "grey", 3: "RGB"}
+            texts = [f"{kinds.get(c, f'{c}-channel')} {size} x {size}" for c, size in (has, takes)]
+            raise InputError(f"{data.name} images are {texts[0]}, the model takes {texts[1]}")
+
+
+def _from_tensor(data: Tensor) -> ImageSource:
+    if data.ndim != 4 or not data.is_floating_point() or not len(data):
+        raise InputError(f"data must be float images (B, C, H, W), got {data.dtype} {tuple(data.shape)}")
+
+    def batches(size: int, images: int | None, seed: int) -> Batches:
+        return ((batch, None) for batch in data[:images].split(size))
+
+    def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        shown = data[:number]
+        return shown, torch.full((len(shown),), -1), _as_pictures(shown)
+
+    return ImageSource("tensor", f"{len(data)} images given as a tensor", len(data), batches, examples)
+
+
+def _from_dataset(data: Dataset) -> ImageSource:
+    total, name = _length(data), type(data).__name__
+
+    def batches(size: int, images: int | None, seed: int) -> Batches:
+        chosen = Subset(data, _draw(total, images, seed).tolist())
+        return map(_image_and_label, DataLoader(chosen, batch_size=size))
+
+    return ImageSource(name, f"{total} images of a {name}", total, batches, _first_of(data))
+
+
+def _from_loader(data: DataLoader) -> ImageSource:
+    total = _length(data.dataset)
+
+    def batches(size: int, images: int | None, seed: int) -> Batches:
+        left = total if images is None else images
+        for batch, labels in map(_image_and_label, data):
+            yield batch[:left], None if labels is None else labels[:left]
+            left -= len(batch)
+            if left <= 0:
+                return
+
+    name = type(data.dataset).__name__
+    return ImageSource(name, f"{total} images of a DataLoader", total, batches, _first_of(data.dataset))
+
+
+def _length(data: Dataset) -> int:
+    try:
+        total = len(data)  # type: ignore[arg-type]  # not every Dataset has a length, which is what is asked here
+    except TypeError:
+        raise InputError(
+            f"data must have a length, got the stream {type(data).__name__}: take a tensor of it"
+        ) from None
+    if not total:
+        raise InputError(f"data must hold at least one image, got an empty {type(data).__name__}")
+    return total
+
+
+def _first_of(data: Dataset) -> Callable[[int], tuple[Tensor, Tensor, np.ndarray]]:
+    def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        images, labels = _image_and_label(default_collate([data[i] for i in range(min(number, _length(data)))]))
+        shown = torch.full((len(images),), -1) if labels is None else labels
+        return images, shown, _as_pictures(images)
+
+    return examples
+
+
+def _image_and_label(batch: Any) -> tuple[Tensor, Tensor | None]:
+    if isinstance(batch, Tensor):
+        return batch, None
+    images, labels, *_ = batch
+    return images, labels
+
+
+def _draw(total: int, images: int | None, seed: int) -> Tensor:
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    return order[:images]
+
+
+def _as_pictures(images: Tensor) -> np.ndarray:
+    """Preprocessed images stretched to 0..255 each: their own normalisation is not known."""
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return ((images - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
