@@ -291,7 +291,7 @@ def test_help_and_the_bare_import_need_no_torch():
     """
     done = shell("python", "-c", "\n".join(line.removeprefix(" " * 8) for line in script.splitlines()))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "svda-analyze [OPTIONS] CHECKPOINT..." in done.stdout
+    assert "svda-analyze [OPTIONS] MODEL..." in done.stdout
     assert re.search(r"^svda, version \d+\.\d+", done.stdout, re.MULTILINE)
 
 
@@ -392,7 +392,8 @@ def test_the_bundled_sample_stands_in_for_missing_data(tiny, without_figures, ca
     assert "apt-get install dataset-fashion-mnist" in warning
     assert meta["runs"][0]["dataset"] == "sample"
     assert f"**Warning: {warning}**" in Path("out/summary.md").read_text()
-    assert warning in " ".join(capsys.readouterr().out.split())
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+    assert Path("out/table.tex").read_text().startswith(f"% WARNING: {warning}\n")
 
 
 def test_a_training_in_two_parts_equals_one_in_a_single_run(fashion, capsys):
