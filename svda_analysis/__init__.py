@@ -19,6 +19,7 @@ _HOMES = {
     "Analysis": "results",
     "Examples": "results",
     "AttentionRecord": "capture",
+    "attribute": "attribute",
     "capture": "capture",
     "records": "capture",
     "compare": "compare",

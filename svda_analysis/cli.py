@@ -138,6 +138,68 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
 
 
 @cli.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--methods", metavar="A,B,...", help="Only these methods (comma-separated). Default: all.")
+@click.option("--target", type=int, metavar="CLASS", help="Explain this class. Default: what the model predicts.")
+@click.option("--out", metavar="DIR", help="Folder for the figures. Default: reports/<model>-explained.")
+@click.option("--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, if the model hides it.")
+def explain(
+    model: str,
+    images: tuple[str, ...],
+    methods: str | None,
+    target: int | None,
+    out: str | None,
+    prefix_tokens: int | None,
+) -> None:
+    """Draw attention and attribution maps over images: one row an image, one column a method.
+
+    MODEL is what svda-analyze takes; an IMAGE is a file, or a folder of them.
+
+    \b
+    Example:
+      svda explain checkpoints/fashion_mnist/svda_s0.pt shoe.png --methods rollout,relevance
+    """
+    from svda_analysis import plots
+    from svda_analysis.analyze import as_logits
+    from svda_analysis.attribute import METHODS, attribute
+    from svda_analysis.sources import open_images
+    from svda_analysis.specs import open_model
+
+    names = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods must be among {', '.join(METHODS)}, got {name!r}")
+    subject = open_model(model)
+    folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
+    check_writable(folder, "output folder")
+    inputs, pictures, files = open_images(images, subject)
+    maps = {
+        METHODS[name].label: attribute(
+            subject.model, inputs, method=name, target=target, prefix_tokens=prefix_tokens
+        ).numpy()
+        for name in names
+    }
+    classes = subject.data.get("classes") or []
+    predicted = as_logits(subject.model(inputs)).argmax(-1).tolist()
+    captions = [
+        f"{Path(file).stem[:14]}\n{classes[p] if p < len(classes) else f'class {p}'}"
+        for file, p in zip(files, predicted, strict=True)
+    ]
+    signed = [METHODS[name].label for name in names if METHODS[name].signed]
+    for start in range(0, len(files), 8):  # eight rows fill a page
+        rows = slice(start, start + 8)
+        figure = plots.plot_explanations(
+            pictures[rows],
+            {name: values[rows] for name, values in maps.items()},
+            signed=signed,
+            captions=captions[rows],
+        )
+        name = "explanations" if len(files) <= 8 else f"explanations-{start // 8 + 1}"
+        click.echo(f"figure: {plots.save(figure, folder, name)[1]}")
+
+
+@cli.command()
 @click.argument("source")
 @click.argument("target")
 def export(source: str, target: str) -> None:

@@ -652,6 +652,47 @@ def plot_attention_maps(
     return fig
 
 
+def plot_explanations(
+    pictures: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    *,
+    signed: Sequence[str] = (),
+    captions: Sequence[str] = (),
+    fig: Figure | None = None,
+) -> Figure:
+    """Attributions over their images: one row an image, one column a method.
+
+    ``pictures (n, H, W, C) uint8`` with one or three channels; ``maps`` by method name, each ``(n, H, W)``, scaled to
+    its own largest magnitude. Methods in ``signed`` are drawn in two colours about 0 (red speaks for the class, blue
+    against), the others from dark to bright. ``captions``: one line for each image.
+    """
+    if not maps:
+        raise InputError("maps must hold at least one method, got none")
+    for name, values in maps.items():
+        if values.shape != pictures.shape[:3]:
+            raise InputError(f"maps of {name} must be {pictures.shape[:3]}, got {values.shape}")
+    down, across = len(pictures), len(maps) + 1
+    side = min(1.1, TWO_COLUMNS / across)
+    fig, style = _own(fig, side * across, (side + 0.06) * down + 0.35)
+    with style:
+        axes = fig.subplots(down, across, squeeze=False)
+        for row, picture in enumerate(pictures):
+            grey = picture.mean(-1)
+            axes[row, 0].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+            if len(captions):
+                axes[row, 0].set_ylabel(captions[row], fontsize=6)
+            for ax, (name, values) in zip(axes[row, 1:], maps.items(), strict=True):
+                ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
+                top = max(float(np.abs(values[row]).max()), 1e-30)
+                look = {"cmap": "RdBu_r", "vmin": -1} if name in signed else {"cmap": HEAT, "vmin": 0}
+                ax.imshow(values[row] / top, vmax=1, alpha=0.65, **look)
+                if row == 0:
+                    ax.set_title(name.replace(" ", "\n", 1), fontsize=6.5)
+        for ax in axes.flat:
+            _bare(ax)
+    return fig
+
+
 def _example_images(examples: Mapping[str, Examples], images: Sequence[int] | None) -> Sequence[int]:
     if not examples:
         raise InputError("examples must hold at least one model, got none")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torchvision.transforms import v2
 
-from svda_analysis.data import FolderImages, ImageData, load_dataset
+from svda_analysis.data import IMAGE_SUFFIXES, FolderImages, ImageData, Preprocessing, load_dataset, open_image
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT
 from svda_analysis.specs import OpenModel
@@ -53,6 +55,40 @@ def open_source(data: Data | None, subject: OpenModel, root: str | os.PathLike[s
     if isinstance(data, Dataset):
         return _from_dataset(data)
     raise InputError(f"data must be a data set's name, a tensor, a Dataset or a DataLoader, got {type(data).__name__}")
+
+
+def open_images(paths: Sequence[str | os.PathLike[str]], subject: OpenModel) -> tuple[Tensor, np.ndarray, list[str]]:
+    """Image files, and all those in folders, as ``subject``'s model takes them.
+
+    Returns images ``(n, C, H, W)`` float32 preprocessed, pictures of the same for showing ``(n, H, W, C)`` uint8, and
+    the files. The shorter side is resized and the middle cut out; colour becomes grey for a model of one channel.
+    """
+    config = subject.model.config if isinstance(subject.model, ViT) else None
+    own = subject.preprocessing
+    if own is None:
+        size = config.image_size if config else 224
+        own = Preprocessing(image_size=size, resize=size)
+        if len(mean := subject.data.get("mean", ())):
+            own = dataclasses.replace(own, mean=tuple(mean), std=tuple(subject.data["std"]))
+    files = [str(file) for path in paths for file in _files_at(path)]
+    mode = v2.InterpolationMode(own.interpolation)
+    steps = [v2.Resize(own.resize, interpolation=mode), v2.CenterCrop(own.image_size), v2.PILToTensor()]
+    colours = "L" if config and config.in_channels == 1 else "RGB"
+    pixels = torch.stack([v2.Compose(steps)(open_image(file).convert(colours)) for file in files])  # (n, C, H, W)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (own.mean, own.std))
+    return (pixels / 255 - mean) / std, pixels.permute(0, 2, 3, 1).numpy(), files
+
+
+def _files_at(path: str | os.PathLike[str]) -> list[Path]:
+    place = Path(path)
+    if not place.exists():
+        raise InputError(f"no such file: {place}")
+    if place.is_file():
+        return [place]
+    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"no images in {place}")
+    return files
 
 
 def _load(name: str | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> ImageData:

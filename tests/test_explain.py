@@ -1,0 +1,70 @@
+"""``svda explain``, its figure, and reading images for a model."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svda_analysis import plots
+from svda_analysis.cli import main
+from svda_analysis.errors import InputError
+from svda_analysis.sources import open_images
+from svda_analysis.specs import open_model
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A grey, a colour and a transparent picture of three sizes, in a folder."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, mode, size in (("a", "L", (28, 28)), ("b", "RGB", (56, 40)), ("c", "RGBA", (30, 90))):
+        channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+        Image.fromarray(rng.integers(0, 255, (size[1], size[0], *channels), dtype=np.uint8), mode).save(
+            folder / f"{name}.png"
+        )
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow, in the fixture
+def test_images_come_as_the_checkpoint_was_trained(tiny, pictures):
+    subject = open_model(tiny["svda"])
+    images, shown, files = open_images([pictures], subject)
+    assert images.shape == (3, 1, 28, 28)
+    assert shown.shape == (3, 28, 28, 1)
+    assert [file[-5:] for file in files] == ["a.png", "b.png", "c.png"]
+    pixels = np.asarray(Image.open(pictures / "a.png"), dtype=np.float64) / 255
+    expected = (pixels - subject.data["mean"][0]) / subject.data["std"][0]
+    np.testing.assert_allclose(images[0, 0], expected, atol=1e-5)
+    with pytest.raises(InputError, match="no such file"):
+        open_images([pictures / "none.png"], subject)
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow, in the fixture
+def test_explain_writes_one_row_an_image(tiny, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["explain", str(tiny["svda"]), str(pictures), "--methods", "rollout,saliency", "--out", str(out)]
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 0
+    assert "explanations.png" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"explanations.pdf", "explanations.png"}
+    for extra, complaint in (
+        (["--methods", "rollot"], "--methods must be among rollout"),
+        (["--target", "10"], "target"),
+        (["--out", str(pictures / "a.png")], "cannot be written"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*arguments, *extra])
+        assert stopped.value.code == 2
+        assert complaint in capsys.readouterr().err
+
+
+def test_the_figure_shows_each_map_over_its_image():
+    pictures = np.zeros((2, 8, 8, 1), dtype=np.uint8)
+    maps = {"Rollout": np.random.default_rng(0).random((2, 8, 8)), "Saliency": -np.ones((2, 8, 8))}
+    figure = plots.plot_explanations(pictures, maps, signed=["Saliency"], captions=["one", "two"])
+    drawn = figure.axes[1].images[1].get_array()
+    np.testing.assert_allclose(drawn, maps["Rollout"][0] / maps["Rollout"][0].max())
+    assert figure.axes[2].images[1].get_clim() == (-1, 1)
+    with pytest.raises(InputError, match=r"maps of Rollout must be \(2, 8, 8\), got \(1, 8, 8\)"):
+        plots.plot_explanations(pictures, {"Rollout": maps["Rollout"][:1]})
