@@ -289,7 +289,7 @@ def _latex(analysis: Analysis, comparison: pd.DataFrame | None, labels: Mapping[
 def _booktabs(frame: pd.DataFrame) -> str:
     escapes = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "<": "$<$", "|": r"$|$"})
     escaped = frame.astype(str).map(lambda x: x.translate(escapes)).rename(columns=lambda x: x.translate(escapes))
-    alignment = "l" + "r" * (len(frame.columns) - 1)
+    alignment = "".join("l" if name in ("Source", "Indicator") else "r" for name in frame.columns)
     return "% needs \\usepackage{booktabs}\n" + escaped.style.hide(axis="index").to_latex(
         hrules=True, column_format=alignment
     )
