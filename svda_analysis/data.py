@@ -86,17 +86,19 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         indices: Tensor | None = None,
         augment: bool = False,
         generator: torch.Generator | None = None,
-        workers: int = 0,
+        workers: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images ``(B, C, H, W) float32`` and labels ``(B,) int64``; the last batch may be smaller.
 
         ``indices (n,) int64`` gives the images in their order (default: all, in file order). ``augment`` crops and
         mirrors at random, drawn from ``generator`` (CPU; default: torch's own): the same generator state and indices
-        give the same batches bit for bit, with any number of ``workers`` (processes that read folders; images in
-        memory need none).
+        give the same batches bit for bit, with any number of ``workers`` (processes that read folders, by default one
+        for each core up to 8; images in memory need none).
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        if workers is None:
+            workers = min(os.cpu_count() or 1, 8)
         if workers < 0:
             raise InputError(f"workers must be at least 0, got {workers}")
         chosen = torch.arange(len(self)) if indices is None else self._check(indices)
@@ -648,14 +650,16 @@ def _find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: int) -
 # --- downloads: torchvision's, with its progress bar and checksums ----------------------------------------------------
 
 
-def _fetch(folder: Path, files: Iterable[tuple[str, str, str]]) -> None:
-    """Fetch ``(url, file name, md5)`` into a folder; a file appears there only once it is whole."""
+def _fetch(folder: Path, files: Sequence[tuple[str, str, str]]) -> None:
+    """Fetch ``(url, file name, md5)`` into a folder; they appear there once all are whole."""
     from torchvision.datasets import utils
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        names = [filename for _, filename, _ in files]
         for url, filename, md5 in files:
             utils.download_url(url, unfinished, filename, md5)
+        for filename in names:
             os.replace(Path(unfinished) / filename, folder / filename)
 
 
