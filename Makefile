@@ -27,7 +27,7 @@ test: .venv/tested
 	$(BIN)/python -m pytest
 
 reports: .venv/installed
-	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data fashion_mnist --out reports/fashion_mnist
+	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data fashion_mnist --maps 1000 --out reports/fashion_mnist
 
 clean:
 	rm -rf .venv build reports/demo

@@ -98,7 +98,7 @@ def analyze(
             stream = Stream(subject.model, wanted, noise=noise, seed=seed, prefix_tokens=prefix_tokens)
             total = min(images or source.total, source.total)
             for batch, labels in source.batches(batch_size, images, seed):
-                stream.update(_for_model(batch, subject.model, device), labels)
+                stream.update(for_model(batch, subject.model, device), labels)
                 if progress:
                     progress(stream.images, total)
                 if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
@@ -328,7 +328,7 @@ def _examples(
     images, labels, pictures = source.examples(number)
     maps: list[np.ndarray] = []
     with capture(model, lambda record: maps.append(record.a.half().cpu().numpy())):
-        predictions = as_logits(model(_for_model(images, model, device))).argmax(-1).cpu().numpy()
+        predictions = as_logits(model(for_model(images, model, device))).argmax(-1).cpu().numpy()
     square = [found for found in maps if found.shape == maps[0].shape and len(found) == len(images)]
     if not square or square[0].shape[-2] != square[0].shape[-1]:
         return None  # attention inside windows: no map covers the image
@@ -338,7 +338,7 @@ def _examples(
     return Examples(pictures, labels.cpu().numpy(), predictions, stacked, grid, prefix, source.classes)
 
 
-def _for_model(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+def for_model(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
     """Images where the model is, in the precision of its weights."""
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
     return images.to(device, None if weights is None else weights.dtype)

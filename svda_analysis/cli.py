@@ -49,9 +49,12 @@ def cli() -> None:
 @click.option(
     "--preprocess", multiple=True, metavar="KEY=VALUE", help="image_size, resize, interpolation, mean or std of images."
 )
+@click.option("--maps", type=int, metavar="N", help="Also compare attention maps head by head on N images (8 or more).")
 @click.option("--quiet", is_flag=True, help="Print only where the report is.")
 @click.version_option(package_name="svda-analysis", prog_name="svda-analyze")
-def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None, quiet: bool, **options: Any) -> None:
+def analyze(
+    checkpoints: tuple[str, ...], out: str | None, baseline: str | None, maps: int | None, quiet: bool, **options: Any
+) -> None:
     """Measure the attention of one model, or compare several, and write a report.
 
     MODEL is a checkpoint, or timm:NAME[@WEIGHTS], torchvision:NAME[@WEIGHTS], hf:FOLDER, or
@@ -68,6 +71,7 @@ def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None,
         [name.strip() for name in options["indicators"].split(",")] if options["indicators"] else None
     )
     from svda_analysis.analyze import analyze as run
+    from svda_analysis.maps import compare_runs
     from svda_analysis.report import write_report
     from svda_analysis.results import Analysis
     from svda_analysis.specs import open_model, run_names
@@ -83,7 +87,13 @@ def analyze(checkpoints: tuple[str, ...], out: str | None, baseline: str | None,
     with _progress("images", quiet) as advance:
         for model, name in zip(opened, names, strict=True):
             parts.append(run(model, name=name, progress=functools.partial(advance, model.name), **options))
-    analysis = Analysis.join(parts)
+        analysis = Analysis.join(parts)
+        if maps is not None:
+            wanted = {key: options[key] for key in ("data", "data_root", "seed")}
+            found = compare_runs(
+                opened, names, baseline, images=maps, progress=functools.partial(advance, "maps"), **wanted
+            )
+            analysis = dataclasses.replace(analysis, maps=found)
     command = shlex.join(["svda-analyze", *_arguments_given()])
     written = write_report(analysis, folder, baseline=baseline, command=command)
     for line in analysis.meta["warnings"]:

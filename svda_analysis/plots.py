@@ -652,6 +652,30 @@ def plot_attention_maps(
     return fig
 
 
+def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: Figure | None = None) -> Figure:
+    """How alike the maps of two models are, layer by layer: one panel for each pair of models and kind of images.
+
+    ``similarity`` is the frame of that name from :func:`svda_analysis.compare_maps`, with columns ``model`` and
+    ``baseline``; the mean over seeds is drawn, all panels on one scale.
+    """
+    needed = ("model", "baseline", "layer_a", "layer_b", "measure", "images", "similarity")
+    check_columns(similarity, needed, "similarity")
+    rows = similarity[similarity["measure"] == _choose("measure", measure, list(similarity["measure"].unique()))]
+    panels = list(rows.groupby(["model", "baseline", "images"], sort=False))
+    fig, style = _own(fig, min(TWO_COLUMNS, 1.9 * len(panels) + 0.5), 2.2)
+    with style:
+        axes = fig.subplots(1, len(panels), squeeze=False)[0]
+        high = float(rows["similarity"].max())
+        for ax, ((model, baseline, images), panel) in zip(axes, panels, strict=True):
+            cells = panel.pivot_table(index="layer_a", columns="layer_b", values="similarity")
+            drawn = ax.imshow(cells.to_numpy(dtype=float), cmap=HEAT, vmin=0, vmax=high)
+            ax.set(xlabel=f"Layer of {baseline}", ylabel=f"Layer of {model}", title=f"{images} image")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(MaxNLocator(integer=True))
+        fig.colorbar(drawn, ax=axes, label="1 - Jensen-Shannon distance" if measure == "js" else measure.capitalize())
+    return fig
+
+
 def plot_explanations(
     pictures: np.ndarray,
     maps: Mapping[str, np.ndarray],

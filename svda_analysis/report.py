@@ -49,6 +49,7 @@ def write_report(
         frames = {"indicators": analysis.table, "spectra": analysis.spectra}
         if not analysis.history.empty:
             frames["history"] = analysis.history
+        frames |= {f"maps_{name}": frame for name, frame in analysis.maps.items()}
         if comparison is not None:
             frames["comparison"] = comparison
         for name, frame in frames.items():
@@ -106,6 +107,11 @@ def _write_figures(
         plots.save(figure, stage / "figures", name)
         plt.close(figure)
         names.append(name)
+    if analysis.maps:
+        names.append("map_similarity")
+        figure = plots.plot_map_similarity(analysis.maps["similarity"])
+        plots.save(figure, stage / "figures", names[-1])
+        plt.close(figure)
     return names
 
 
@@ -152,6 +158,26 @@ def comparison_tables(
         ]
         tables[str(model), str(baseline)] = pd.DataFrame(made)
     return tables
+
+
+def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
+    """The Jensen-Shannon rows of a map comparison as text, by seed and layer."""
+    rows = matching[matching["measure"] == "js"]
+    made = [
+        {
+            "Models": f"{row.model}, {row.baseline}",
+            "Seed": "-" if pd.isna(row.seed) else str(row.seed),
+            "Layer": f"{row.layer_a}, {row.layer_b}",
+            "Images": str(row.images),
+            "As ordered": number(row.identity),
+            "Matched": number(row.matched),
+            "By chance": number(row.chance),
+            "Gain over chance [95% CI]": f"{signed(row.gain_over_chance)} "
+            f"{interval(row.gain_over_chance_low, row.gain_over_chance_high)}",
+        }
+        for row in rows.itertuples()
+    ]
+    return pd.DataFrame(made)
 
 
 def statements(comparison: pd.DataFrame, labels: Mapping[str, str] | None = None) -> list[str]:
@@ -238,6 +264,9 @@ def _summary(
         ]
         for (model, against), cells in comparison_tables(comparison, labels).items():
             parts += [f"### {model} against {against}", markdown(cells)]
+    if analysis.maps:
+        cells = matching_table(analysis.maps["matching"])
+        parts += ["## Do the heads attend to the same places?", _MATCHING, markdown(cells)]
     for model in dict.fromkeys(table["model"]):
         parts += [f"## {model}, layer by layer", markdown(layer_table(table, model, labels))]
     parts += ["## Figures", *(f"![{name}](figures/{name}.png)" for name in figures)]
@@ -248,6 +277,10 @@ def _summary(
 _COMPARING = """Means over heads and layers; differences are model minus baseline, paired by training seed where seeds
 are shared. p is adjusted by Holm's method over all rows; the effect is the paired difference in units of its own spread
 over seeds (Hedges' correction)."""
+_MATCHING = """Similarity (one minus the Jensen-Shannon distance) of what the class token attends to, between the heads
+of two models: in the order the heads have, matched one to one, and by chance. Heads were matched on one half of the
+images and are judged on the other; intervals are over images. With "other", one model saw another image: a gain
+that stays there is a habit of the heads, not an answer to the image."""
 _READING = """Layers and heads count from 0. The source says what an indicator was computed from: the learned diagonal
 (sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training
 seeds where a model has several runs, else over images, and then they speak of that checkpoint alone. Compare two models

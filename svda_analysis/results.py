@@ -68,7 +68,8 @@ class Analysis:
 
     ``table`` and ``history`` (the numbers tracked while training, empty where unknown) have :data:`TABLE_COLUMNS`,
     ``spectra`` has :data:`SPECTRA_COLUMNS`, ``examples`` goes by model name, ``meta`` holds ``versions``, ``settings``,
-    ``runs`` (one entry per model) and ``warnings``.
+    ``runs`` (one entry per model) and ``warnings``. ``maps`` holds frames that compare attention maps between models,
+    where that was asked for (:func:`svda_analysis.compare_maps`).
     """
 
     table: pd.DataFrame
@@ -76,6 +77,7 @@ class Analysis:
     history: pd.DataFrame
     examples: dict[str, Examples]
     meta: dict[str, Any]
+    maps: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def join(parts: Sequence[Analysis]) -> Analysis:

@@ -13,8 +13,8 @@ FLOORS = [
     {"checkpoint", "capture", "report"},
     {"specs", "attribute"},
     {"sources"},
-    {"analyze"},
-    {"train"},
+    {"analyze", "faithfulness"},
+    {"train", "maps"},
     {"cli"},
 ]
 WITHOUT_TORCH = {"errors", "results", "compare", "plots", "matching", "report", "cli"}

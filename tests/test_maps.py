@@ -1,0 +1,101 @@
+"""Comparing the attention maps of two models on the same images, from Python and from the command line."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from svda_analysis import plots
+from svda_analysis.capture import records
+from svda_analysis.cli import analyze_main
+from svda_analysis.errors import InputError
+from svda_analysis.maps import compare_maps
+from svda_analysis.matching import MapBatch, MapComparison
+from svda_analysis.model import ViT, ViTConfig
+
+
+def a_model(seed, **changes):
+    torch.manual_seed(seed)
+    model = ViT(ViTConfig(**{"dim": 24, "depth": 2, "heads": 3, **changes})).eval()
+    for attention in model.attention_layers():
+        nn.init.normal_(attention.qkv.weight, std=0.5)  # heads that differ
+    return model
+
+
+def permuted(model, order):
+    """The same function with its heads in another order."""
+    other = a_model(0)
+    other.load_state_dict(model.state_dict())
+    for attention in other.attention_layers():
+        with torch.no_grad():
+            for weight in (attention.qkv.weight, attention.qkv.bias):
+                weight.copy_(weight.unflatten(0, (3, 3, 8))[:, order].flatten(0, 2))
+            attention.proj.weight.copy_(attention.proj.weight.unflatten(1, (3, 8))[:, order].flatten(1))
+    return other
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(24, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_copy_with_its_heads_in_another_order_is_recognised(images):
+    model = a_model(1)
+    found = compare_maps(permuted(model, [2, 0, 1]), model, images, images=24, batch_size=10)
+    heads = found["heads"].query("measure == 'js' and images == 'same'")
+    assert dict(zip(heads["head_a"], heads["head_b"], strict=True)) == {0: 2, 1: 0, 2: 1}
+    matching = found["matching"].query("measure == 'js' and images == 'same'")
+    np.testing.assert_allclose(matching["matched"], 1, atol=1e-3)
+    assert (matching["gain_over_chance_low"] > 0).all()
+    assert (matching["identity"] < 0.95).all()
+    control = found["matching"].query("measure == 'js' and images == 'other'")
+    assert (control["matched"].to_numpy() < matching["matched"].to_numpy()).all()
+
+
+def test_streamed_maps_are_those_of_the_records(images):
+    one, other = a_model(1), a_model(2)
+    found = compare_maps(one, other, images, images=20, batch_size=20)
+    reference = MapComparison()
+    batches = [MapBatch([r.a.numpy() for r in records(model, images[:20])], (7, 7), 1) for model in (one, other)]
+    reference.update(*batches)
+    same = found["layers"].query("images == 'same'").drop(columns="images").reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, reference.layers(), rtol=1e-5)
+
+
+def test_the_figure_shows_the_mean_over_seeds():
+    rows = [
+        {"layer_a": a, "layer_b": b, "similarity": 0.1 * a + 0.2 * b + seed, "seed": seed, "images": kind}
+        for a in range(2)
+        for b in range(3)
+        for seed in (0, 1)
+        for kind in ("same", "other")
+    ]
+    frame = pd.DataFrame(rows).assign(model="svda", baseline="vit", measure="js")
+    figure = plots.plot_map_similarity(frame)
+    expected = [[0.1 * a + 0.2 * b + 0.5 for b in range(3)] for a in range(2)]
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), expected)
+    with pytest.raises(InputError, match="similarity lacks the columns model"):
+        plots.plot_map_similarity(frame.drop(columns="model"))
+
+
+def test_the_command_line_adds_the_comparison_to_the_report(tiny, fashion, tmp_path, capsys):
+    arguments = [str(tiny["dot"]), str(tiny["svda"]), "--data-root", str(fashion), "--out", str(tmp_path / "out")]
+    arguments += ["--indicators", "attention_entropy", "--images", "16", "--maps", "32"]
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main(arguments)
+    assert stopped.value.code == 0
+    layers = pd.read_csv(tmp_path / "out" / "maps_layers.csv")
+    assert set(layers["images"]) == {"same", "other"}
+    assert (layers["n"] == 16).all()  # the second half of 32
+    assert (tmp_path / "out" / "figures" / "map_similarity.pdf").stat().st_size > 0
+    assert "Do the heads attend to the same places?" in (tmp_path / "out" / "summary.md").read_text()
+    for extra, complaint in ((["--maps", "4"], "images must be at least 8"),):
+        with pytest.raises(SystemExit) as stopped:
+            analyze_main([*arguments, *extra])
+        assert stopped.value.code == 2
+        assert complaint in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main([arguments[0], *arguments[2:]])
+    assert stopped.value.code == 2
+    assert "comparing maps needs at least two models" in capsys.readouterr().err
