@@ -23,6 +23,7 @@ _HOMES = {
     "capture": "capture",
     "records": "capture",
     "compare": "compare",
+    "faithfulness": "faithfulness",
     "compare_maps": "maps",
     "summarise": "compare",
     "INDICATORS": "indicators",

@@ -133,7 +133,11 @@ def analyze(
         meta={
             "versions": versions(),
             "settings": settings,
-            "labels": {indicator.name: indicator.label for indicator in wanted},
+            "labels": {
+                **{indicator.name: indicator.label for indicator in wanted},
+                "deletion_auc": "Deletion AUC",
+                "insertion_auc": "Insertion AUC",
+            },
             "runs": [run],
             "warnings": source.warnings,
         },

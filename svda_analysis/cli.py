@@ -50,10 +50,17 @@ def cli() -> None:
     "--preprocess", multiple=True, metavar="KEY=VALUE", help="image_size, resize, interpolation, mean or std of images."
 )
 @click.option("--maps", type=int, metavar="N", help="Also compare attention maps head by head on N images (8 or more).")
+@click.option("--faithfulness", type=int, metavar="N", help="Also measure deletion and insertion on N images.")
 @click.option("--quiet", is_flag=True, help="Print only where the report is.")
 @click.version_option(package_name="svda-analysis", prog_name="svda-analyze")
 def analyze(
-    checkpoints: tuple[str, ...], out: str | None, baseline: str | None, maps: int | None, quiet: bool, **options: Any
+    checkpoints: tuple[str, ...],
+    out: str | None,
+    baseline: str | None,
+    maps: int | None,
+    faithfulness: int | None,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Measure the attention of one model, or compare several, and write a report.
 
@@ -86,7 +93,12 @@ def analyze(
     parts = []
     with _progress("images", quiet) as advance:
         for model, name in zip(opened, names, strict=True):
-            parts.append(run(model, name=name, progress=functools.partial(advance, model.name), **options))
+            part = run(model, name=name, progress=functools.partial(advance, model.name), **options)
+            if faithfulness is not None:
+                part = _with_faithfulness(
+                    part, model, functools.partial(advance, "faithfulness"), faithfulness, options
+                )
+            parts.append(part)
         analysis = Analysis.join(parts)
         if maps is not None:
             wanted = {key: options[key] for key in ("data", "data_root", "seed")}
@@ -256,6 +268,19 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
 
 
 # --- helpers of the commands ----------------------------------------------------------------------------------------
+
+
+def _with_faithfulness(part: Any, model: Any, progress: Any, images: int, options: dict[str, Any]) -> Any:
+    """The analysis of one run with the rows of its faithfulness behind its own."""
+    import pandas as pd
+
+    from svda_analysis.faithfulness import faithfulness
+
+    run = part.meta["runs"][0]
+    wanted = {key: options[key] for key in ("data", "data_root", "seed")}
+    rows = faithfulness(model, images=images, progress=progress, **wanted)
+    rows = rows.assign(model=run["model"], attention=run["attention"]).astype(part.table.dtypes.to_dict())
+    return dataclasses.replace(part, table=pd.concat([part.table, rows], ignore_index=True))
 
 
 def _report_name(checkpoints: Sequence[str], first: str) -> str:
@@ -430,7 +455,7 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
         console.print(f"preprocessing: {line}", markup=False)
     for line in accuracy_lines(analysis.table):
         console.print(f"test accuracy, {line}", markup=False)
-    if analysis.table["model"].nunique() == 1:
+    if len(set(analysis.table["model"])) == 1:
         cells = layer_table(analysis.table, analysis.table["model"].iloc[0], labels)
         layers = list(cells.columns[2:])
         for at in range(0, len(layers), 8):  # as many layers as 80 columns hold

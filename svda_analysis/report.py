@@ -126,7 +126,7 @@ def layer_table(table: pd.DataFrame, model: str, labels: Mapping[str, str] | Non
     layers = sorted(summary["layer"].dropna().unique())
     made = []
     groups = summary.groupby(["indicator", "source"], sort=False)
-    for (indicator, source), rows in sorted(groups, key=lambda group: _SOURCES.index(group[0][1])):
+    for (indicator, source), rows in sorted(groups, key=lambda group: _place(group[0][1])):
         means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in rows.itertuples()}
         name = labels.get(indicator, str(indicator).capitalize())
         cells = {str(layer): means.get(layer, "-") for layer in layers}
@@ -154,7 +154,7 @@ def comparison_tables(
                 "Effect": "-" if pd.isna(row.effect) else f"{row.effect:+.1f}",
                 "Runs": str(row.n_seeds) if row.unit == "seeds" else "1",
             }
-            for row in sorted(group.itertuples(), key=lambda row: _SOURCES.index(row.source))
+            for row in sorted(group.itertuples(), key=lambda row: _place(row.source))
         ]
         tables[str(model), str(baseline)] = pd.DataFrame(made)
     return tables
@@ -212,6 +212,11 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
         unit = f"{row.n_seeds} training runs" if row.n_seeds > 1 else "images of one run"
         lines.append(f"{row.model}: {row.mean:.2%} {interval(row.ci_low, row.ci_high, percent=True)} over {unit}")
     return lines
+
+
+def _place(source: str) -> int:
+    """Where the rows of a source stand in tables; methods of attribution come last."""
+    return _SOURCES.index(source) if source in _SOURCES else len(_SOURCES)
 
 
 def number(x: float) -> str:
@@ -285,7 +290,8 @@ _READING = """Layers and heads count from 0. The source says what an indicator w
 (sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training
 seeds where a model has several runs, else over images, and then they speak of that checkpoint alone. Compare two models
 within one source only: sigma exists for SVDA alone and stands beside no number of another model. A structured attention
-map is not by itself a faithful explanation of a decision."""
+map is not by itself a faithful explanation of a decision: where deletion and insertion were measured, set each method
+beside the random ranking of the same model, since the areas depend on how confident a model is."""
 
 
 def _runs_table(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -425,3 +425,20 @@ def test_export_is_smaller_and_still_analysed(tiny, fashion, without_figures, ca
     assert Path("shared.pt").stat().st_size < tiny["dot"].stat().st_size
     assert run(analyze_main, "shared.pt", "--data-root", fashion, "--images", 20, "--quiet") == 0
     assert Path("reports/shared/indicators.csv").exists()
+
+
+def test_faithfulness_adds_its_rows_and_its_control(tiny, fashion, capsys, without_figures):
+    arguments = [str(tiny["svda"]), "--data-root", str(fashion), "--indicators", "attention_entropy", "--images", "16"]
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main([*arguments, "--out", "out", "--faithfulness", "6"])
+    assert stopped.value.code == 0
+    table = pd.read_csv("out/indicators.csv").astype(TABLE_COLUMNS)
+    rows = table[table["indicator"].isin(["deletion_auc", "insertion_auc"])]
+    assert set(rows["source"]) == {"rollout", "relevance", "attention", "random"}
+    assert (rows["n"] == 6).all()
+    assert set(rows["model"]) == {table["model"].iloc[0]}
+    assert "Deletion AUC" in Path("out/table.tex").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main([*arguments, "--out", "out", "--faithfulness", "0"])
+    assert stopped.value.code == 2
+    assert "images must be at least 1, got 0" in capsys.readouterr().err

@@ -1,0 +1,315 @@
+"""Does a map tell the truth about the model? Patches taken away and brought back, and a check with other weights.
+
+Faithfulness is a property of a model and a method together. A random ranking of the patches, the control, stands beside
+every method: a map that does no better says nothing about what the model used.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor, nn
+
+from svda_analysis.attribute import METHODS, attribute
+from svda_analysis.capture import evaluating, records, token_layout
+from svda_analysis.errors import InputError
+from svda_analysis.results import TABLE_COLUMNS, make_frame
+from svda_analysis.sources import Data, open_source
+from svda_analysis.specs import OpenModel, open_model
+
+Baseline = Literal["mean", "blur"]
+
+
+def deletion_insertion(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    *,
+    target: int | Tensor | None = None,
+    baseline: Baseline = "mean",
+    steps: int | None = None,
+    patch_size: int | None = None,
+    batch_size: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Areas under the deletion and the insertion curve, each ``(B,) float64`` in [0, 1] on the CPU.
+
+    The curve is the target's softmax probability over the fraction of patches changed, its area by the trapezoid rule
+    (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are the tokens). A patch weighs the
+    sum of its map; the heaviest goes first, of equal ones the first in reading order. Deletion replaces patches of the
+    image by the baseline's: low is faithful. Insertion puts the image's patches into the baseline: high is faithful.
+
+    ``images (B, C, H, W)`` float, preprocessed; ``maps (B, H, W)``; ``target`` a class, one for each image ``(B,)``, or
+    None for the predictions. ``baseline="mean"`` is the zero image: the mean colour where preprocessing subtracts the
+    mean. ``"blur"`` is the image under a Gaussian whose deviation is one patch side, cut off at two deviations or at
+    the image's side (our definition). All patches are changed in ``steps`` steps, as even as whole patches allow
+    (default: one patch each), so the curve has ``steps + 1`` points. ``patch_size`` is the side of a patch; without it
+    the grid is read off the model's tokens, and pixels go to patches as in :func:`~svda_analysis.attribute.attribute`.
+    ``batch_size`` changed images go through the model at once.
+
+    The model runs in eval mode where it lies and is as before afterwards. Raises :class:`InputError` when an argument
+    is outside what is allowed, or the patches cannot be told from the model.
+    """
+    _check(images, maps, baseline, batch_size)
+    images, maps = _for_model(images, model), maps.detach().cpu().double()
+    B = len(images)
+    with evaluating(model), torch.no_grad():
+        grid = _grid(model, images, patch_size)
+        P = grid[0] * grid[1]
+        steps = P if steps is None else steps
+        if not isinstance(steps, int) or not 1 <= steps <= P:
+            raise InputError(f"steps must be a whole number in 1..{P}, the number of patches, got {steps!r}")
+        counts = (torch.arange(steps + 1) * P + steps // 2) // steps  # patches changed at each point, 0 to P
+        patch_of_pixel = _to_pixels(torch.arange(P).view(1, *grid).double(), maps.shape[-2:]).long()[0]  # (H, W)
+        ranks = _ranks(maps, patch_of_pixel, P)[:, patch_of_pixel].to(images.device)  # (B, H, W)
+        filler = torch.zeros_like(images) if baseline == "mean" else _blurred(images, grid)
+        classes = _targets(model, images, target, batch_size)
+        jobs = torch.cartesian_prod(torch.arange(2), torch.arange(B), counts)  # (2 * B * (steps + 1), 3)
+        found = []
+        for kind, image, count in (part.to(images.device).unbind(1) for part in jobs.split(batch_size)):
+            changed = ranks[image] < count[:, None, None]  # (b, H, W)
+            from_image = (changed == kind[:, None, None].bool())[:, None]  # kind 0 deletes, 1 inserts
+            mixed = torch.where(from_image, images[image], filler[image])
+            found.append(_probabilities(model, mixed).gather(1, classes[image][:, None])[:, 0].cpu().double())
+    curves = torch.cat(found).view(2, B, steps + 1)
+    deletion, insertion = torch.trapezoid(curves, counts.double() / P).clamp(0, 1)  # rounding alone can pass 1
+    return deletion, insertion
+
+
+def faithfulness(
+    model_or_opened: nn.Module | OpenModel | str | os.PathLike[str],
+    data: Data | None = None,
+    *,
+    methods: Sequence[str] = ("rollout", "relevance", "attention"),
+    images: int | None = 200,
+    batch_size: int = 16,
+    baseline: Baseline = "mean",
+    steps: int | None = None,
+    patch_size: int | None = None,
+    seed: int = 0,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Mean areas of :func:`deletion_insertion` over images, for each method and for a random ranking.
+
+    Maps and curves speak of the model's own prediction. A frame with :data:`~svda_analysis.results.TABLE_COLUMNS`:
+    ``indicator`` is ``deletion_auc`` or ``insertion_auc``, ``source`` the method or ``random``, layer and head are NA,
+    the interval is the 95 % t interval of the mean over images. ``images`` are drawn with ``seed`` (None: all; of a
+    tensor or loader the first), and ``seed`` draws the random rankings too. ``progress`` is called with (images done,
+    images in all); the rest is as in :func:`deletion_insertion`. Raises :class:`InputError` when an
+    argument is outside what is allowed.
+    """
+    _check_methods(methods)
+    _check_baseline(baseline)
+    if images is not None and images < 1:
+        raise InputError(f"images must be at least 1, got {images}")
+    _check_whole("batch_size", batch_size)
+    subject = open_model(model_or_opened)
+    model, source = subject.model, open_source(data, subject, data_root)
+    generator = torch.Generator().manual_seed(seed)
+    settings: dict[str, Any] = {
+        "baseline": baseline,
+        "steps": steps,
+        "patch_size": patch_size,
+        "batch_size": batch_size,
+    }
+    areas: dict[tuple[str, str], list[Tensor]] = {}
+    done, total = 0, min(images or source.total, source.total)
+    for given, _labels in source.batches(batch_size, images, seed):
+        batch = _for_model(given, model)
+        with evaluating(model), torch.no_grad():
+            target = _targets(model, batch, None, batch_size).cpu()
+            grid = _grid(model, batch, patch_size)
+        for name in (*dict.fromkeys(methods), "random"):
+            if name == "random":
+                drawn = torch.stack([torch.rand(grid, generator=generator) for _ in batch])  # the same in any batches
+                maps = _to_pixels(drawn, batch.shape[-2:])
+            else:
+                maps = attribute(model, batch, method=name, target=target, batch_size=batch_size)
+            pair = deletion_insertion(model, batch, maps, target=target, **settings)
+            for indicator, values in zip(("deletion_auc", "insertion_auc"), pair, strict=True):
+                areas.setdefault((indicator, name), []).append(values)
+        done += len(batch)
+        if progress:
+            progress(done, total)
+    rows = [
+        {**_identity(subject), "dataset": source.name, "indicator": indicator, "source": name, **_over_images(values)}
+        for (indicator, name), values in areas.items()
+    ]
+    return make_frame(rows, TABLE_COLUMNS)
+
+
+def randomisation_check(
+    model: nn.Module | OpenModel | str | os.PathLike[str], images: Tensor, *, method: str = "rollout", seed: int = 0
+) -> pd.DataFrame:
+    """How much a map depends on what the model learned (Adebayo et al. 2018, all layers at once).
+
+    Spearman's rank correlation of each image's map with that of a copy whose weights were re-drawn, both for the class
+    that the model itself predicts: near 0 the map speaks of the weights, near 1 of the image or the architecture alone.
+    Re-drawn means: the entries of each parameter in a random order, which keeps its scale (our definition); a parameter
+    whose entries are all equal stays as it is. The model itself is left untouched.
+
+    ``images (B, C, H, W)`` float, preprocessed. One row with :data:`~svda_analysis.results.TABLE_COLUMNS`: the
+    ``indicator`` is ``randomisation_correlation``, ``source`` the method; ``n`` leaves out images with a constant map,
+    which has no ranks. Raises :class:`InputError` when an argument is outside what is allowed.
+    """
+    _check_methods((method,))
+    _check_images(images)
+    subject = open_model(model)
+    batch = _for_model(images, subject.model)
+    with evaluating(subject.model), torch.no_grad():
+        target = _targets(subject.model, batch, None, 16).cpu()
+    models = (subject.model, _redrawn(subject.model, seed))
+    maps = [attribute(each, batch, method=method, target=target).flatten(1).numpy() for each in models]
+    values = _rank_correlation(*maps)
+    row = {"indicator": "randomisation_correlation", "source": method, **_over_images([values[~values.isnan()]])}
+    return make_frame([{**_identity(subject), **row}], TABLE_COLUMNS)
+
+
+# --- patches --------------------------------------------------------------------------------------------------------
+
+
+def _grid(model: nn.Module, images: Tensor, patch_size: int | None) -> tuple[int, int]:
+    """Rows and columns of patches: by ``patch_size``, or by the tokens that most attention maps of one image have."""
+    H, W = images.shape[-2:]
+    if patch_size is not None:
+        _check_whole("patch_size", patch_size)
+        if H % patch_size or W % patch_size:
+            raise InputError(f"patch_size must divide the images' {H} x {W} pixels, got {patch_size}")
+        return H // patch_size, W // patch_size
+    shapes = [record.a.shape for record in records(model, images[:1])]
+    tokens = [shape[-1] for shape in shapes if len(shape) == 4 and shape[-1] == shape[-2] and shape[0] == 1]
+    if not tokens:
+        raise InputError(f"patch_size must be given: {type(model).__name__} has no self-attention over whole images")
+    grid, _prefix = token_layout(model, statistics.mode(tokens), image_size=(H, W))
+    return grid
+
+
+def _to_pixels(patches: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``(B, rows, columns) -> (B, H, W)``, the value of a patch at each of its pixels."""
+    return F.interpolate(patches[:, None], tuple(size), mode="nearest-exact")[:, 0]
+
+
+def _ranks(maps: Tensor, patch_of_pixel: Tensor, P: int) -> Tensor:
+    """The place of each patch in decreasing order of its sum, ``(B, P)`` from 0; equal ones stay in order."""
+    weights = torch.zeros(len(maps), P, dtype=maps.dtype).index_add(1, patch_of_pixel.flatten(), maps.flatten(1))
+    return weights.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    from torchvision.transforms.v2 import functional as transforms
+
+    H, W = images.shape[-2:]
+    sides = (max(1, W // grid[1]), max(1, H // grid[0]))  # horizontal first, as torchvision has it
+    kernel = [min(4 * side + 1, 2 * size - 1) for side, size in zip(sides, (W, H), strict=True)]  # it reflects at edges
+    return transforms.gaussian_blur(images, kernel, [float(side) for side in sides])
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    output = model(images)
+    logits = getattr(output, "logits", output)  # Hugging Face models return them by name
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"model must return logits (B, classes), got {came}")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+
+
+def _targets(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
+    """The class of each image ``(B,)``, where the images lie: the target, or the prediction."""
+    B, found = len(images), [_probabilities(model, part) for part in images.split(batch_size)]
+    if target is None:
+        return torch.cat(found).argmax(-1)
+    whole = isinstance(target, Tensor) and not (target.is_floating_point() or target.dtype == torch.bool)
+    if isinstance(target, int) and not isinstance(target, bool):
+        target = torch.full((B,), target)
+    elif not isinstance(target, Tensor) or not whole or target.shape != (B,):
+        came = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)
+        raise InputError(f"target must be a class number or whole numbers of shape ({B},), got {came}")
+    classes = found[0].shape[-1]
+    if int(target.min()) < 0 or int(target.max()) >= classes:
+        raise InputError(f"target must lie in 0..{classes - 1}, the model's classes, got {target.tolist()}")
+    return target.long().to(images.device)
+
+
+def _for_model(images: Tensor, model: nn.Module) -> Tensor:
+    """Images where the model is, in the precision of its weights."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
+    return images.detach().to(weights.device, weights.dtype)
+
+
+def _redrawn(model: nn.Module, seed: int) -> nn.Module:
+    drawn, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in drawn.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return drawn
+
+
+# --- numbers over images --------------------------------------------------------------------------------------------
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> Tensor:
+    """Spearman's coefficient of each row of ``x, y (B, pixels)``, ties at their mean rank; NaN for a constant row."""
+    ranks = [torch.from_numpy(stats.rankdata(values, axis=1)) for values in (x, y)]
+    x_rank, y_rank = (rank - rank.mean(1, keepdim=True) for rank in ranks)
+    return (x_rank * y_rank).sum(1) / (x_rank.norm(dim=1) * y_rank.norm(dim=1))
+
+
+def _over_images(parts: list[Tensor]) -> dict[str, float]:
+    values = torch.cat(parts).double()
+    n, mean = len(values), float(values.mean())
+    std = float(values.std()) if n > 1 else math.nan
+    half = std * stats.t.ppf(0.975, n - 1) / math.sqrt(n) if n > 1 else math.nan
+    return {"mean": mean, "std": std, "ci_low": mean - half, "ci_high": mean + half, "n": n}
+
+
+def _identity(subject: OpenModel) -> dict[str, Any]:
+    return {"model": subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch}
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _check(images: Tensor, maps: Tensor, baseline: str, batch_size: int) -> None:
+    _check_images(images)
+    wanted = (len(images), *images.shape[-2:])
+    if not isinstance(maps, Tensor) or maps.shape != wanted or not maps.isfinite().all():
+        came = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"maps must be finite numbers of shape {wanted}, one map for each image, got {came}")
+    _check_baseline(baseline)
+    _check_whole("batch_size", batch_size)
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+        came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images must be float (B, C, H, W), got {came}")
+
+
+def _check_baseline(baseline: str) -> None:
+    if baseline not in get_args(Baseline):
+        raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))}, got {baseline!r}")
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    for name in (methods,) if isinstance(methods, str) else methods:
+        if name not in METHODS or isinstance(methods, str):
+            raise InputError(f"methods must be names among {', '.join(METHODS)}, got {name!r}")
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
