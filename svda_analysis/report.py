@@ -214,9 +214,9 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _place(source: str) -> int:
-    """Where the rows of a source stand in tables; methods of attribution come last."""
-    return _SOURCES.index(source) if source in _SOURCES else len(_SOURCES)
+def _place(source: str) -> tuple[int, str]:
+    """Where the rows of a source stand in tables; methods of attribution come last, by name."""
+    return (_SOURCES.index(source), "") if source in _SOURCES else (len(_SOURCES), source)
 
 
 def number(x: float) -> str:
