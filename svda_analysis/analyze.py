@@ -23,7 +23,7 @@ from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, Indicator, attention_spectrum, score_spectrum, sigma_spectrum
 from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, make_frame
-from svda_analysis.sources import Data, ImageSource, open_source
+from svda_analysis.sources import Data, ImageSource, for_model, open_source
 from svda_analysis.specs import OpenModel, open_model
 
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
@@ -98,12 +98,12 @@ def analyze(
             stream = Stream(subject.model, wanted, noise=noise, seed=seed, prefix_tokens=prefix_tokens)
             total = min(images or source.total, source.total)
             for batch, labels in source.batches(batch_size, images, seed):
-                stream.update(for_model(batch, subject.model, device), labels)
+                stream.update(for_model(batch, subject.model), labels)
                 if progress:
                     progress(stream.images, total)
                 if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
                     break
-            shown = _examples(subject.model, source, examples, device, prefix_tokens)
+            shown = _examples(subject.model, source, examples, prefix_tokens)
     finally:
         subject.model.to(home)
     name = name or subject.name
@@ -324,15 +324,13 @@ def _resolve_device(wanted: str | torch.device | None) -> torch.device:
     return device
 
 
-def _examples(
-    model: nn.Module, source: ImageSource, number: int, device: torch.device, prefix_tokens: int | None
-) -> Examples | None:
+def _examples(model: nn.Module, source: ImageSource, number: int, prefix_tokens: int | None) -> Examples | None:
     if not number:
         return None
     images, labels, pictures = source.examples(number)
     maps: list[np.ndarray] = []
     with capture(model, lambda record: maps.append(record.a.half().cpu().numpy())):
-        predictions = as_logits(model(for_model(images, model, device))).argmax(-1).cpu().numpy()
+        predictions = as_logits(model(for_model(images, model))).argmax(-1).cpu().numpy()
     square = [found for found in maps if found.shape == maps[0].shape and len(found) == len(images)]
     if not square or square[0].shape[-2] != square[0].shape[-1]:
         return None  # attention inside windows: no map covers the image
@@ -340,12 +338,6 @@ def _examples(
     grid, prefix = token_layout(model, square[0].shape[-1], image_size=size, prefix=prefix_tokens)
     stacked = np.stack(square, axis=1)
     return Examples(pictures, labels.cpu().numpy(), predictions, stacked, grid, prefix, source.classes)
-
-
-def for_model(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
-    """Images where the model is, in the precision of its weights."""
-    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return images.to(device, None if weights is None else weights.dtype)
 
 
 def _choose_indicators(names: Sequence[str] | None) -> list[Indicator]:

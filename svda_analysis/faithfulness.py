@@ -24,7 +24,7 @@ from svda_analysis.attribute import METHODS, attribute
 from svda_analysis.capture import evaluating, records, token_layout
 from svda_analysis.errors import InputError
 from svda_analysis.results import TABLE_COLUMNS, make_frame
-from svda_analysis.sources import Data, open_source
+from svda_analysis.sources import Data, for_model, open_source
 from svda_analysis.specs import OpenModel, open_model
 
 Baseline = Literal["mean", "blur"]
@@ -60,7 +60,7 @@ def deletion_insertion(
     is outside what is allowed, or the patches cannot be told from the model.
     """
     _check(images, maps, baseline, batch_size)
-    images, maps = _for_model(images, model), maps.detach().cpu().double()
+    images, maps = for_model(images.detach(), model), maps.detach().cpu().double()
     B = len(images)
     with evaluating(model), torch.no_grad():
         grid = _grid(model, images, patch_size)
@@ -125,7 +125,7 @@ def faithfulness(
     areas: dict[tuple[str, str], list[Tensor]] = {}
     done, total = 0, min(images or source.total, source.total)
     for given, _labels in source.batches(batch_size, images, seed):
-        batch = _for_model(given, model)
+        batch = for_model(given, model)
         with evaluating(model), torch.no_grad():
             target = _targets(model, batch, None, batch_size).cpu()
             grid = _grid(model, batch, patch_size)
@@ -165,7 +165,7 @@ def randomisation_check(
     _check_methods((method,))
     _check_images(images)
     subject = open_model(model)
-    batch = _for_model(images, subject.model)
+    batch = for_model(images, subject.model)
     with evaluating(subject.model), torch.no_grad():
         target = _targets(subject.model, batch, None, 16).cpu()
     models = (subject.model, _redrawn(subject.model, seed))
@@ -241,12 +241,6 @@ def _targets(model: nn.Module, images: Tensor, target: int | Tensor | None, batc
     if int(target.min()) < 0 or int(target.max()) >= classes:
         raise InputError(f"target must lie in 0..{classes - 1}, the model's classes, got {target.tolist()}")
     return target.long().to(images.device)
-
-
-def _for_model(images: Tensor, model: nn.Module) -> Tensor:
-    """Images where the model is, in the precision of its weights."""
-    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
-    return images.detach().to(weights.device, weights.dtype)
 
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:

@@ -11,11 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.analyze import for_model
 from svda_analysis.capture import capture, check_captured, evaluating, token_layout
 from svda_analysis.errors import InputError
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
-from svda_analysis.sources import Data, open_source
+from svda_analysis.sources import Data, for_model, open_source
 from svda_analysis.specs import OpenModel, open_model
 
 
@@ -86,10 +85,9 @@ def compare_runs(
 
 
 def _maps(model: nn.Module, images: Tensor) -> MapBatch:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     found: list[Any] = []
     with capture(model, lambda record: found.append(record.a.float().cpu().numpy())):
-        model(for_model(images, model, device))
+        model(for_model(images, model))
     whole = [a for a in found if a.shape[-2] == a.shape[-1] and len(a) == len(images)]
     check_captured(len(whole), model)
     grid, prefix = token_layout(model, whole[0].shape[-1], image_size=(images.shape[-2], images.shape[-1]))

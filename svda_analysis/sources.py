@@ -91,6 +91,12 @@ def _files_at(path: str | os.PathLike[str]) -> list[Path]:
     return files
 
 
+def for_model(images: Tensor, model: nn.Module) -> Tensor:
+    """Images where the model is, in the precision of its weights."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
+    return images.to(weights.device, weights.dtype)
+
+
 def _load(name: str | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> ImageData:
     """The test part of a data set, brought to the model as it was trained: its size, its mean and deviation."""
     own, size = subject.preprocessing, getattr(getattr(subject.model, "config", None), "image_size", None)
