@@ -37,7 +37,7 @@ def write_report(
 ) -> list[Path]:
     """Write the whole report of an analysis into ``folder``; returns the files, ``summary.md`` first.
 
-    Everything is made in a hidden folder inside it first and moved at the end, so that a call that fails leaves what was
+    Everything is made in a hidden folder inside it first and moved at the end, so that a failed call leaves what was
     there. Raises :class:`~svda_analysis.errors.InputError` when the folder cannot be written.
     """
     folder = Path(folder)
