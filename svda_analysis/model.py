@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,8 @@ class ViTConfig:
     ``sigma_start``: sigma's value at the start, a positive number or a rule: ``"dim"`` (D, logits of unit deviation for
     random rows), ``"double_dim"``, ``"sqrt_dim"`` or ``"one"`` (attention stays uniform: unit rows give logits of at
     most 1/sqrt(D)).
+    ``score_dims``, ``norm_dims``: of a compressed model alone (``compress.py``), for each layer and head: the
+    directions kept in the scores, and the rows kept beside them that feed the unit rows' norm alone (SVDA).
     """
 
     image_size: int = 28
@@ -92,6 +94,8 @@ class ViTConfig:
     sigma_start: float | str = "double_dim"
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    score_dims: tuple[tuple[int, ...], ...] | None = None
+    norm_dims: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_size", "in_channels", "patch_size", "dim", "depth", "heads", "num_classes"):
@@ -114,6 +118,23 @@ class ViTConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
         self.sigma_start_value  # noqa: B018  (reads the property for its check)
+        if self.score_dims is not None or self.norm_dims is not None:
+            self._check_kept()
+
+    def _check_kept(self) -> None:
+        """Bring the sizes of a compressed model into tuples (files hold lists) and refuse what fits no head."""
+        if self.attention == "cosine":
+            raise InputError("score_dims must be None for cosine attention, which has no spectrum to shorten")
+        none = ((0,) * self.heads,) * self.depth
+        score = _whole_table("score_dims", self.score_dims, self.depth, self.heads, least=1)
+        norm = _whole_table("norm_dims", self.norm_dims or none, self.depth, self.heads, least=0)
+        if self.attention == "dot" and norm != none:
+            raise InputError("norm_dims must be 0 for dot attention, whose rows have no norm to keep")
+        widest = max(s + n for pair in zip(score, norm, strict=True) for s, n in zip(*pair, strict=True))
+        if widest > self.head_dim:
+            raise InputError(f"score_dims and norm_dims must fit the head dimension {self.head_dim}, got {widest}")
+        object.__setattr__(self, "score_dims", score)
+        object.__setattr__(self, "norm_dims", norm)
 
     @property
     def head_dim(self) -> int:
@@ -148,6 +169,18 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
+def _whole_table(name: str, value: Any, rows: int, columns: int, least: int) -> tuple[tuple[int, ...], ...]:
+    try:
+        table = tuple(tuple(row) for row in value)
+    except TypeError:
+        table = ()
+    if len(table) != rows or any(len(row) != columns for row in table):
+        raise InputError(f"{name} must hold {columns} numbers for each of {rows} layers, got {value!r}")
+    if any(type(x) is not int or x < least for row in table for x in row):
+        raise InputError(f"{name} must hold whole numbers of at least {least}, got {value!r}")
+    return table
+
+
 _AT_224 = {"image_size": 224, "in_channels": 3, "patch_size": 16, "depth": 12, "num_classes": 1000}
 _CIFAR = {"image_size": 32, "in_channels": 3, "patch_size": 4, "dim": 96, "depth": 6, "heads": 3}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -170,19 +203,36 @@ class Attention(nn.Module):
     For SVDA the learned diagonal is :attr:`sigma` ``(H, D)``. While training, ``row_energy (H, D)`` holds the mean of
     ``(q_hat_i^2 + k_hat_i^2) / 2`` over the batch's images and tokens (sums to 1 over D): each direction's share of the
     unit rows' squared norm, with its graph, for the norm-share penalty.
+
+    Compressed (``config.score_dims``), ``qkv`` holds the kept rows alone: head by head those of q (score rows, then
+    norm rows), those of k, then all of v; ``norm_length (2, H)`` is the length that rows of q and k have along what was
+    removed. The kept columns are followed by zeros up to D, so that one fused kernel serves all heads, the scale stays
+    1/sqrt(D), and indicators see a spectrum of D values.
     """
 
-    def __init__(self, config: ViTConfig) -> None:
+    row_slots: Tensor
+    sigma_slots: Tensor
+
+    def __init__(self, config: ViTConfig, layer: int = 0) -> None:
         super().__init__()
         self.kind, self.heads, self.dropout = config.attention, config.heads, config.attention_dropout
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.head_dim = config.head_dim
+        self.kept = None if config.score_dims is None else _Kept.of(config, layer)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim if self.kept is None else 2 * sum(self.kept.rows) + config.dim)
         self.proj = nn.Linear(config.dim, config.dim)
         start, shape = config.sigma_start_value, (config.heads, config.head_dim)
-        if self.kind == "svda" and config.sigma_form == "linear":
+        if self.kept is not None:
+            if self.kind == "svda":
+                self.sigma_linear = nn.Parameter(torch.full((sum(self.kept.score),), start))
+                self.norm_length = nn.Parameter(torch.zeros(2, config.heads))
+            slots = self.kept.slots(config.dim)
+            self.register_buffer("row_slots", slots[0], persistent=False)
+            self.register_buffer("sigma_slots", slots[1], persistent=False)
+        elif self.kind == "svda" and config.sigma_form == "linear":
             self.sigma_linear = nn.Parameter(torch.full(shape, start))
         elif self.kind == "svda":
             self.sigma_shape = nn.Parameter(torch.ones(shape))
-        if self.kind == "cosine" or (self.kind == "svda" and config.sigma_form == "shape"):
+        if self.kept is None and (self.kind == "cosine" or (self.kind == "svda" and config.sigma_form == "shape")):
             self.log_temperature = nn.Parameter(torch.full((config.heads,), math.log(start)))
         self.track_row_energy = False
         self.row_energy: Tensor | None = None
@@ -192,6 +242,9 @@ class Attention(nn.Module):
         """The learned diagonal ``(H, D)`` with its graph; ``None`` unless this is SVDA."""
         if self.kind != "svda":
             return None
+        if self.kept is not None:
+            padded = self.sigma_linear.new_zeros(self.heads * self.head_dim)
+            return padded.index_copy(0, self.sigma_slots, self.sigma_linear).view(self.heads, self.head_dim)
         if hasattr(self, "sigma_linear"):
             return self.sigma_linear
         scale = self.log_temperature.exp() * math.sqrt(self.sigma_shape.shape[-1])
@@ -199,10 +252,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
-        qkv = self.qkv(x).view(B, N, 3, self.heads, C // self.heads)  # (B, N, 3, H, D)
-        qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)  # (B, N, 2, H, D), (B, H, N, D)
-        if self.kind != "dot":
-            qk = unit_rows(qk)
+        if self.kept is None:
+            qkv = self.qkv(x).view(B, N, 3, self.heads, C // self.heads)  # (B, N, 3, H, D)
+            qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)  # (B, N, 2, H, D), (B, H, N, D)
+            if self.kind != "dot":
+                qk = unit_rows(qk)
+        else:
+            qk, v = self._kept_rows(x)
         if self.track_row_energy and self.training:
             self.row_energy = qk.float().square().mean((0, 1, 2))  # (H, D)
         q, k = qk.permute(2, 0, 3, 1, 4)  # each (B, H, N, D)
@@ -215,15 +271,55 @@ class Attention(nn.Module):
             out = dot_product_attention(q, k, v, dropout_p=dropout_p)
         return self.proj(out.transpose(1, 2).reshape(B, N, C))  # (B, N, C)
 
+    def _kept_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``qk (B, N, 2, H, D)``, zero in the columns that were removed, and ``v (B, H, N, D)``."""
+        B, N, C = x.shape
+        assert self.kept is not None
+        R = max(self.kept.rows)
+        weight: Tensor = self.qkv.weight
+        bias: Tensor = self.qkv.bias
+        if min(self.kept.rows) < R:  # zero rows bring all heads to the size of the widest
+            slots, size = self.row_slots, 2 * self.heads * R + C
+            weight = weight.new_zeros(size, C).index_copy(0, slots, weight)
+            bias = bias.new_zeros(size).index_copy(0, slots, bias)
+        qk, v = F.linear(x, weight, bias).split([2 * self.heads * R, C], dim=-1)
+        qk = qk.reshape(B, N, 2, self.heads, R)
+        if self.kind == "svda":
+            wide = qk if qk.dtype == torch.float64 else qk.float()
+            squared = wide.square().sum(-1, keepdim=True) + self.norm_length.to(wide.dtype).square()[..., None]
+            qk = (wide * squared.clamp_min(torch.finfo(wide.dtype).tiny).rsqrt()).to(qk.dtype)
+        return F.pad(qk, (0, self.head_dim - R)), v.view(B, N, self.heads, self.head_dim).transpose(1, 2)
+
+
+class _Kept(NamedTuple):
+    """What a compressed layer kept of each head: score directions, and rows of q and of k (norm rows among them)."""
+
+    score: tuple[int, ...]
+    rows: tuple[int, ...]
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: ViTConfig, layer: int) -> _Kept:
+        score, norm = config.score_dims[layer], config.norm_dims[layer]  # type: ignore[index]  # checked together
+        return cls(score, tuple(s + n for s, n in zip(score, norm, strict=True)), config.head_dim)
+
+    def slots(self, dim: int) -> tuple[Tensor, Tensor]:
+        """Where each stored row goes among heads of the widest's size, and each stored sigma among ``H * D``."""
+        widest, heads = max(self.rows), len(self.rows)
+        rows = [head * widest + i for head, count in enumerate(self.rows * 2) for i in range(count)]
+        rows += range(2 * heads * widest, 2 * heads * widest + dim)
+        sigma = [head * self.head_dim + i for head, count in enumerate(self.score) for i in range(count)]
+        return torch.tensor(rows, device="cpu"), torch.tensor(sigma, device="cpu")  # real on the meta device as well
+
 
 class Block(nn.Module):
     """Pre-norm transformer block (Dosovitskiy et al. 2021, eq. 2-3)."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig, layer: int = 0) -> None:
         super().__init__()
         hidden = int(config.dim * config.mlp_ratio)
         self.norm1 = nn.LayerNorm(config.dim)
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.norm2 = nn.LayerNorm(config.dim)
         self.mlp = nn.Sequential(
             nn.Linear(config.dim, hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(hidden, config.dim)
@@ -251,7 +347,7 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, config.dim))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.Sequential(*[Block(config) for _ in range(config.depth)])
+        self.blocks = nn.Sequential(*[Block(config, layer) for layer in range(config.depth)])
         self.norm = nn.LayerNorm(config.dim)
         self.head = nn.Linear(config.dim, config.num_classes)
         self._init_weights()
@@ -259,7 +355,7 @@ class ViT(nn.Module):
     def _init_weights(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                for weight in module.weight.chunk(3 if name.endswith("qkv") else 1):
+                for weight in module.weight.chunk(3 if name.endswith("qkv") and self.config.score_dims is None else 1):
                     nn.init.xavier_uniform_(weight)
                 nn.init.zeros_(module.bias)
         fan_in = self.config.in_channels * self.config.patch_size**2

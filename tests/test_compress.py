@@ -1,0 +1,459 @@
+"""Compression: what is removed, what stays exact, and that the numbers about it are right."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from svda_analysis import checkpoint as ck
+from svda_analysis.analyze import analyze
+from svda_analysis.capture import records
+from svda_analysis.checkpoint import Checkpoint, build_model
+from svda_analysis.compress import (
+    CRITERIA,
+    compress,
+    compress_model,
+    direction_energy,
+    keep_energy,
+    keep_logit,
+    rank,
+    remove,
+)
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViT, ViTConfig, unit_rows
+
+H, D, N = 2, 12, 50
+
+
+def made(attention="svda", seed=0, **changes) -> Checkpoint:
+    """A model whose weights are random, sigma and biases too: nothing that is zero at the start hides a fault."""
+    torch.manual_seed(seed)
+    config = ViTConfig(depth=2, dim=H * D, heads=H, attention=attention, **changes)
+    model = ViT(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bias" in name or "head" in name:
+                parameter.normal_(std=0.3)
+            if "sigma" in name:
+                parameter.mul_(torch.randn_like(parameter))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    return Checkpoint(config=config, model=weights, epoch=1, recipe={"seed": 0, "dataset": "fashion_mnist"})
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(6, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def logits(checkpoint_or_model, images):
+    model = build_model(checkpoint_or_model) if isinstance(checkpoint_or_model, Checkpoint) else checkpoint_or_model
+    with torch.no_grad():
+        return model.eval()(images)
+
+
+class Reference(nn.Module):
+    """Attention in float64 from its definition: any Sigma ``(H, D, D)``, norms of q and k by a function."""
+
+    def __init__(self, attention, sigma, norm):
+        super().__init__()
+        self.weight, self.bias = attention.qkv.weight.double(), attention.qkv.bias.double()
+        self.proj, self.sigma, self.norm = copy.deepcopy(attention.proj).double(), sigma, norm
+
+    def forward(self, x):
+        B, n, C = x.shape
+        q, k, v = (x.double() @ self.weight.T + self.bias).view(B, n, 3, H, D).permute(2, 0, 3, 1, 4)
+        q_hat, k_hat = q / self.norm(q, 0), k / self.norm(k, 1)
+        scores = q_hat @ self.sigma @ k_hat.mT / math.sqrt(D)
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, n, C)).to(x.dtype)
+
+
+def with_reference(checkpoint, sigmas, norms):
+    model = build_model(checkpoint)
+    for block, sigma, norm in zip(model.blocks, sigmas, norms, strict=True):
+        block.attention = Reference(block.attention, sigma, norm)
+    return model
+
+
+def whole_norm(x, which):
+    return x.norm(dim=-1, keepdim=True)
+
+
+def plain_norm(x, which):
+    return torch.ones_like(x[..., :1])
+
+
+def truncated(found, counts):
+    """Sigma of each layer, ``(H, D, D)``, as the sum of the triples that are kept."""
+    return [
+        torch.stack(
+            [
+                (found.left[at][h][:, :r] * found.size[at][h, :r]) @ found.right[at][h][:, :r].T
+                for h, r in enumerate(counts[at])
+            ]
+        )
+        for at in range(len(counts))
+    ]
+
+
+# --- what compression computes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("attention", ["svda", "dot"])
+def test_the_triples_add_up_to_sigma(attention, criterion, images):
+    model = build_model(made(attention))
+    found = rank(model, images, criterion=criterion)
+    for layer, whole in zip(model.attention_layers(), truncated(found, [[D] * H] * 2), strict=True):
+        sigma = torch.ones(H, D) if layer.sigma is None else layer.sigma
+        torch.testing.assert_close(whole, torch.diag_embed(sigma.double()), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("attention", ["svda", "dot"])
+def test_with_everything_kept_the_logits_stay(attention, criterion, images):
+    given = made(attention)
+    after = compress(given, images, energy=1.0, criterion=criterion, slack=D)
+    torch.testing.assert_close(logits(after, images), logits(given, images), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("criterion", ["sigma", "data", "operator"])
+def test_svda_with_the_norm_kept_is_the_mask(criterion, images):
+    """Slack of D rows: the logits are those of the whole unit rows with Sigma truncated."""
+    given = made()
+    found = rank(build_model(given), images, criterion=criterion)
+    counts = [[3, 5], [1, 8]]
+    after = remove(build_model(given), found, counts, slack=D)
+    reference = with_reference(given, truncated(found, counts), [whole_norm] * 2)
+    torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
+
+
+def test_sigma_masked_by_hand_is_the_same(images):
+    given = made(sigma_form="linear")
+    model = copy.deepcopy(build_model(given))
+    kept = keep_energy(rank(model, criterion="sigma"), 0.8)
+    for layer, row in zip(model.attention_layers(), kept, strict=True):
+        with torch.no_grad():
+            for sigma, count in zip(layer.sigma_linear, row, strict=True):
+                sigma[sigma.abs().argsort(descending=True)[count:]] = 0
+    after = compress(given, images, energy=0.8, criterion="sigma", slack=D)
+    torch.testing.assert_close(logits(after, images), logits(model, images), atol=1e-5, rtol=0)
+    assert after.config.score_dims == tuple(map(tuple, kept))
+
+
+def test_rows_removed_by_sigma_are_the_norm_over_the_kept(images):
+    """No slack, no constant: q and k are divided by their length along the kept axes alone."""
+    given = made()
+    model = build_model(given)
+    counts = keep_energy(rank(model, criterion="sigma"), 0.7)
+    keep = [
+        torch.stack(
+            [torch.zeros(D).index_fill(0, s.abs().topk(c).indices, 1.0) for s, c in zip(a.sigma, row, strict=True)]
+        )
+        for a, row in zip(model.attention_layers(), counts, strict=True)
+    ]  # each (H, D)
+    sigmas = [
+        torch.diag_embed(a.sigma.detach() * m).double() for a, m in zip(model.attention_layers(), keep, strict=True)
+    ]
+    norms = [lambda x, which, m=m: (x * m[:, None]).norm(dim=-1, keepdim=True) for m in keep]
+    after = compress(given, energy=0.7, criterion="sigma", slack=0, constant=False)
+    reference = with_reference(given, sigmas, norms)
+    torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("slack", "constant"), [(0, True), (2, True), (2, False)])
+def test_the_norm_is_that_of_slack_and_constant(slack, constant, images):
+    """The norm written with projections: kept directions, principal directions of the rest, a mean squared length."""
+    given, counts = made(), [[3, 5], [1, 8]]
+    model = build_model(given)
+    found = rank(model, images)
+    after = remove(model, found, counts, slack=slack, constant=constant)
+    norms = []
+    for at, layer in enumerate(found.layers):
+        projectors, lengths = torch.zeros(2, H, D, D, dtype=torch.float64), torch.zeros(2, H, dtype=torch.float64)
+        for h, kept in enumerate(counts[at]):
+            rows, norm = (x.flatten(1, 2) for x in layer.rows(h))
+            for which, side in enumerate((found.left, found.right)):
+                basis = torch.linalg.qr(side[at][h][:, :kept]).Q
+                inside = basis @ basis.T
+                outside = rows[which] @ (torch.eye(D, dtype=torch.float64) - inside)
+                _, _, axes = torch.linalg.svd(outside / norm[which], full_matrices=False)
+                principal = axes[:slack].T @ axes[:slack]
+                projectors[which, h] = inside + principal
+                rest = outside - outside @ principal
+                lengths[which, h] = rest.square().sum(-1).mean().sqrt() if constant else 0
+
+        def norm_of(x, which, p=projectors, c=lengths):
+            return ((x @ p[which]).square().sum(-1, keepdim=True) + c[which][:, None, None].square()).sqrt()
+
+        norms.append(norm_of)
+    reference = with_reference(given, truncated(found, counts), norms)
+    torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("criterion", ["sigma", "operator"])
+def test_dot_product_is_the_truncated_product(criterion, images):
+    given = made("dot")
+    found = rank(build_model(given), images, criterion=criterion)
+    counts = [[2, 7], [1, 12]]
+    after = remove(build_model(given), found, counts)
+    reference = with_reference(given, truncated(found, counts), [plain_norm] * 2)
+    torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
+
+
+def test_weight_spectrum_of_dot_product_is_that_of_the_augmented_product():
+    model = build_model(made("dot"))
+    for layer, energy in zip(model.attention_layers(), direction_energy(model, criterion="sigma"), strict=True):
+        augmented = torch.cat([layer.qkv.weight, layer.qkv.bias[:, None]], dim=1).double().view(3, H, D, -1)
+        values = torch.linalg.svdvals(augmented[0].mT @ augmented[1])[:, :D]
+        torch.testing.assert_close(energy, values.square() / D)
+
+
+def test_operator_energies_are_the_mean_squared_logits(images):
+    """Their sum over all directions: the logits about each image's mean over keys, squared, over independent pairs."""
+    model = build_model(made())
+    found = rank(model, images)
+    layer, sigma = found.layers[0], model.attention_layers()[0].sigma.detach().double()
+    for h in range(H):
+        rows, norms = layer.rows(h)
+        q, k = rows / norms
+        k = k - k.mean(1, keepdim=True)
+        all_pairs = (q.flatten(0, 1) * sigma[h]) @ k.flatten(0, 1).T / math.sqrt(D)
+        torch.testing.assert_close(found.energy[0][h].sum(), all_pairs.square().mean())
+
+
+def test_the_operator_is_the_best_of_its_rank(images):
+    """Eckart and Young in the metric of the data: no other criterion leaves a smaller error in the logits."""
+    model = build_model(made())
+    counts = [[4, 4], [4, 4]]
+
+    def error(criterion):
+        found = rank(model, images, criterion=criterion)
+        kept, total = truncated(found, counts), 0.0
+        for at, layer in enumerate(found.layers):
+            for h in range(H):
+                rows, norms = layer.rows(h)
+                q, k = rows / norms
+                k = k - k.mean(1, keepdim=True)
+                gap = torch.diag(model.attention_layers()[at].sigma[h].detach().double()) - kept[at][h]
+                total += float((q.flatten(0, 1) @ gap @ k.flatten(0, 1).T).square().mean())
+        return total
+
+    errors = {criterion: error(criterion) for criterion in CRITERIA}
+    assert min(errors, key=errors.get) == "operator"
+    assert errors["random"] > errors["data"]
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20).filter(lambda x: sum(x) > 0), st.floats(0.01, 1))
+@settings(deadline=None, max_examples=50)
+def test_the_fewest_directions_that_hold_the_energy(values, energy):
+    values = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)[None]
+    (count,) = keep_energy(type("R", (), {"energy": [values]}), energy)[0]
+    total = float(values.sum())
+    assert float(values[0, :count].sum()) >= energy * total * (1 - 1e-9)
+    assert count == 1 or float(values[0, : count - 1].sum()) < energy * total
+
+
+# --- the smaller checkpoint -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["svda", "dot"])
+def test_a_compressed_checkpoint_is_smaller_on_disk_and_loads(attention, images, tmp_path):
+    given = made(attention)
+    after = compress(given, images, energy=0.5, slack=1)
+    for name, checkpoint in (("before", given), ("after", after)):
+        ck.save(checkpoint, tmp_path / f"{name}.pt")
+    kept = ck.load(tmp_path / "after.pt")
+    assert kept.config == after.config
+    torch.testing.assert_close(logits(kept, images), logits(after, images), atol=0, rtol=0)
+    gone = 2 * H * D * 2 - sum(2 * (s + n) for a, b in zip(kept.config.score_dims, kept.config.norm_dims, strict=True)
+                               for s, n in zip(a, b, strict=True))  # fmt: skip
+    extra = -2 * H * D - 2 * H if attention == "svda" else 0  # sigma_shape and temperature made room for sigma, length
+    extra += sum(map(sum, kept.config.score_dims)) + 2 * 2 * H if attention == "svda" else 0
+    sizes = [sum(x.numel() for x in c.model.values()) for c in (given, kept)]
+    assert gone > 0
+    assert sizes[0] - sizes[1] == gone * (H * D + 1) - extra
+    assert (tmp_path / "after.pt").stat().st_size < (tmp_path / "before.pt").stat().st_size
+
+
+def test_configs_of_files_hold_lists_and_become_tuples():
+    config = ViTConfig(depth=1, dim=24, heads=2, attention="svda", score_dims=[[3, 4]])
+    assert config.score_dims == ((3, 4),)
+    assert config.norm_dims == ((0, 0),)
+    assert ViTConfig(**dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"score_dims": [[3]]}, "score_dims must hold 2 numbers for each of 1 layers"),
+        ({"score_dims": [[0, 1]]}, "score_dims must hold whole numbers of at least 1"),
+        ({"score_dims": [[True, 1]]}, "whole numbers"),
+        ({"score_dims": 3}, "score_dims must hold"),
+        ({"norm_dims": [[1, 1]]}, "score_dims must hold"),
+        ({"score_dims": [[12, 1]], "norm_dims": [[1, 0]]}, "must fit the head dimension 12, got 13"),
+        ({"score_dims": [[2, 1]], "attention": "cosine"}, "cosine"),
+        ({"score_dims": [[2, 1]], "norm_dims": [[1, 1]], "attention": "dot"}, "norm_dims must be 0"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes, complaint):
+    with pytest.raises(InputError, match=complaint):
+        ViTConfig(**{"depth": 1, "dim": 24, "heads": 2, "attention": "svda", **changes})
+
+
+@pytest.mark.parametrize("attention", ["svda", "dot"])
+def test_compressing_again_composes(attention, images):
+    """Twice along the same ranking is once: what the second pass removes it removes from what the first one left."""
+    given = made(attention)
+    once = compress(given, images, energy=0.95, slack=D, criterion="sigma")
+    again = compress(once, images, energy=1.0, slack=D, criterion="sigma")
+    torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
+    assert again.config.score_dims == once.config.score_dims
+    smaller = compress(compress(given, images, energy=0.9), images, energy=0.7)
+    assert sum(map(sum, smaller.config.score_dims)) < sum(
+        map(sum, compress(given, images, energy=0.9).config.score_dims)
+    )
+    assert logits(smaller, images).isfinite().all()
+
+
+def test_a_second_compression_keeps_the_constant_of_the_first(images):
+    once = compress(made(), images, energy=0.8, slack=0)
+    again = compress(once, images, energy=1.0, slack=0)
+    torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
+
+
+def test_analysis_sees_a_spectrum_of_d_values(images):
+    after = build_model(compress(made(), images, energy=0.6))
+    found = records(after, images)
+    assert all(record.sigma.shape == (H, D) and record.q.shape == (6, H, N, D) for record in found)
+    table = analyze(after, images, examples=0).table
+    ranks = table[(table["indicator"] == "effective_rank") & (table["source"] == "sigma")]["mean"]
+    kept = [count for row in after.config.score_dims for count in row]
+    assert (ranks.to_numpy() <= torch.tensor(kept).numpy() + 1e-6).all()
+    assert isinstance(table, pd.DataFrame)
+
+
+def test_a_compressed_model_learns(images):
+    model = build_model(compress(made(), images, energy=0.6)).train()
+    for attention in model.attention_layers():
+        attention.track_row_energy = True
+    model(images).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0 or name.endswith("cls_token"), name
+    assert model.attention_layers()[0].row_energy.shape == (H, D)
+
+
+def test_zero_rows_stay_finite():
+    after = compress(made(), energy=0.3, criterion="sigma", slack=0, constant=False)
+    model = build_model(after)
+    with torch.no_grad():
+        for attention in model.attention_layers():
+            attention.qkv.weight.zero_()
+            attention.qkv.bias.zero_()
+    model(torch.randn(2, 1, 28, 28)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+# --- models of others -----------------------------------------------------------------------------------------------
+
+
+def foreign(name):
+    torch.manual_seed(0)
+    if name == "timm":
+        timm = pytest.importorskip("timm")
+        return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2).eval()
+    from torchvision.models import VisionTransformer
+
+    model = VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=10).eval()
+    nn.init.normal_(model.heads.head.weight)
+    return model
+
+
+@pytest.mark.parametrize("name", ["timm", "torchvision"])
+def test_models_of_others_shrink_and_stay_exact(name):
+    model, images = foreign(name), torch.randn(4, 3, 32, 32)
+    before = logits(model, images)
+    whole = compress_model(model, images, energy=1.0)
+    torch.testing.assert_close(logits(whole, images), before, atol=1e-4, rtol=1e-4)
+    smaller = compress_model(model, images, energy=0.5)
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (model, smaller)]
+    assert sizes[1] < sizes[0]
+    assert len(records(smaller, images)) == 2
+    torch.testing.assert_close(logits(model, images), before, atol=0, rtol=0)  # the model given is left as it was
+    again = compress_model(smaller, images, energy=1.0)
+    torch.testing.assert_close(logits(again, images), logits(smaller, images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("swin_tiny_patch4_window7_224", "windows"),
+        ("eva02_tiny_patch14_224", "rotary"),
+        ("beit_base_patch16_224", "can be replaced"),
+        ("resnet18", "can be replaced"),
+    ],
+)
+def test_models_that_cannot_be_changed_are_refused(name, complaint):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(InputError, match=complaint):
+        rank(model, criterion="sigma")
+
+
+def test_norms_of_q_and_k_stand_in_the_way():
+    timm = pytest.importorskip("timm")
+    model = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2, qk_norm=True)
+    with pytest.raises(InputError, match="normalised between"):
+        rank(model, criterion="sigma")
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"energy": 0.0}, "energy must lie in"),
+        ({"energy": 1.01}, "energy must lie in"),
+        ({"energy": math.nan}, "energy must lie in"),
+        ({"slack": -1}, "slack must be at least 0"),
+        ({"criterion": "best"}, "criterion must be one of operator, data, sigma, random"),
+        ({"min_logit": -1.0}, "min_logit must be"),
+    ],
+)
+def test_bad_arguments(given, complaint, images):
+    with pytest.raises(InputError, match=complaint):
+        compress(made(), images, **given)
+
+
+def test_images_are_needed_where_the_data_speak():
+    with pytest.raises(InputError, match="images must be given for criterion operator"):
+        compress(made())
+    with pytest.raises(InputError, match="images must be given to keep the norm"):
+        compress(made(), criterion="sigma", energy=0.9)
+
+
+def test_cosine_has_no_spectrum(images):
+    with pytest.raises(InputError, match="no spectrum"):
+        compress(made("cosine"), images)
+
+
+def test_thresholds_keep_at_least_one_direction(images):
+    found = rank(build_model(made()), images)
+    assert keep_logit(found, 1e9) == [[1] * H] * 2
+    assert keep_logit(found, 0) == [[D] * H] * 2
+
+
+def test_unit_rows_of_a_whole_model_are_as_before(images):
+    """The uncompressed path: unit rows, not the compressed path's norm."""
+    record = records(build_model(made()), images)[0]
+    torch.testing.assert_close(record.q, unit_rows(record.q))

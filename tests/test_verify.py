@@ -1,0 +1,241 @@
+"""Verification of a compression: paired statistics, counts and times, the sweep, the search, the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+from torch import nn
+
+from svda_analysis import cli, plots
+from svda_analysis.capture import records
+from svda_analysis.checkpoint import build_model, load
+from svda_analysis.compress import compress
+from svda_analysis.data import load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.report import compression_table, verification_table
+from svda_analysis.sources import open_source
+from svda_analysis.specs import open_model
+from svda_analysis.verify import (
+    accuracy_change,
+    compress_and_verify,
+    file_size,
+    finetune,
+    macs,
+    map_divergence,
+    mcnemar,
+    smallest,
+    sweep,
+    time_ratio,
+)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+@settings(deadline=None, max_examples=60)
+def test_mcnemar_is_the_sum_of_binomial_terms(lost, won):
+    n, k = lost + won, min(lost, won)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    assert mcnemar(lost, won) == pytest.approx(1.0 if lost == won else min(1.0, 2 * tail))
+    assert mcnemar(lost, won) == pytest.approx(mcnemar(won, lost))
+
+
+def test_accuracy_change_by_hand():
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    before = torch.tensor([0, 1, 2, 3, 1, 1, 1, 1])  # 5 of 8
+    after = torch.tensor([0, 1, 2, 0, 0, 1, 2, 0])  # 6 of 8; one lost, two won
+    change = accuracy_change(before, after, labels)
+    differences = np.array([0, 0, 0, -1, 1, 0, 1, 0])
+    low, high = stats.t.interval(0.95, 7, differences.mean(), differences.std(ddof=1) / math.sqrt(8))
+    assert (change.before, change.after, change.change, change.n) == (5 / 8, 6 / 8, 1 / 8, 8)
+    assert (change.ci_low, change.ci_high) == pytest.approx((low, high))
+    assert change.p == 1.0
+    assert change.agreement == 4 / 8
+
+
+def small(**changes) -> ViT:
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(depth=2, dim=24, heads=2, **changes)).eval()
+    nn.init.normal_(model.head.weight)
+    return model
+
+
+def test_map_divergence_against_scipy():
+    first, second, images = small(), small(attention="svda"), torch.randn(3, 1, 28, 28)
+    expected = [
+        jensenshannon(a.a.numpy(), b.a.numpy(), axis=-1, base=2) ** 2
+        for a, b in zip(records(first, images), records(second, images), strict=True)
+    ]
+    assert map_divergence(first, second, images) == pytest.approx(np.mean(expected), rel=1e-4)
+    assert map_divergence(first, first, images) == 0
+
+
+def test_macs_of_a_vit_by_hand():
+    N, C = 50, 24
+    block = 3 * C * C * N + 2 * N * N * C + C * C * N + 2 * 4 * C * C * N
+    whole = 49 * 16 * C + 2 * block + C * 10
+    assert macs(small(), torch.randn(1, 1, 28, 28)) == whole
+
+
+def test_time_ratio_sees_twice_the_work():
+    one, images = small(), torch.randn(16, 1, 28, 28)
+    twice = nn.Sequential(one, nn.Flatten(), nn.Linear(10, 10))
+    twice.forward = lambda x: (one(x), one(x), one(x))[0]  # type: ignore[method-assign]
+    found = time_ratio(one, twice, images, rounds=12)
+    assert found["ci_low"] > 1.3
+    assert found["ci_low"] < found["change"] < found["ci_high"]
+    with pytest.raises(InputError, match="rounds must be at least 2"):
+        time_ratio(one, one, images, rounds=1)
+
+
+def test_file_size_falls_with_the_rows(tiny):
+    origin = load(tiny["svda"])
+    smaller = compress(origin, torch.randn(8, 1, 28, 28), energy=0.3)
+    assert file_size(build_model(smaller)) < file_size(build_model(origin))
+
+
+@pytest.fixture(scope="module")
+def opened(tiny, fashion):
+    subject = open_model(tiny["svda"])
+    images = next(load_dataset("fashion_mnist", root=fashion, train=True).batches(24))[0]
+    return subject, images, open_source(None, subject, fashion)
+
+
+def test_sweep_rows(opened):
+    subject, images, source = opened
+    curve = sweep(subject.model, images, source, energies=(0.5, 1.0), criteria=("operator", "random"), test_images=40)
+    assert list(curve["criterion"]) == ["operator", "operator", "random", "random"]
+    kept = curve[curve["energy"] == 1.0]
+    assert (kept["masked_change"].abs() < 1e-9).all()
+    assert (kept["directions_removed"] == 0).all()
+    half = curve[curve["energy"] == 0.5]
+    assert (half["directions_removed"] > 0.1).all()
+    assert half["directions_removed"].iloc[0] == half["directions_removed"].iloc[1]  # the control keeps as many
+    assert (half["parameters_change"] < 0).all()
+    assert (half["macs_change"] < 0).all()
+    assert (curve["masked_low"] <= curve["masked_change"]).all()
+    figure = plots.plot_compression(curve)
+    lines = figure.axes[1].get_lines()
+    np.testing.assert_allclose(sorted(lines[0].get_xdata()), sorted(100 * curve["rows_removed"][:2]))
+    assert len(compression_table(curve, (0.5,))) == 2
+    with pytest.raises(InputError, match="no rows"):
+        plots.plot_compression(curve[:0])
+
+
+def test_the_smallest_model_within_a_tolerance(opened):
+    subject, images, source = opened
+    least, model, change = smallest(subject.model, images, source, tolerance=0.9, steps=4)
+    assert change.ci_low >= -0.9
+    assert least > 0
+    assert model.config.score_dims is not None
+    with pytest.raises(InputError, match="tolerance must lie"):
+        smallest(subject.model, images, source, tolerance=0.0)
+
+
+def test_finetuning_continues_from_the_weights(tiny, fashion):
+    origin = load(tiny["svda"])
+    smaller = compress(origin, torch.randn(8, 1, 28, 28), energy=0.5)
+    trained = finetune(smaller, 1, lr=0.0, data_root=fashion)
+    assert trained.config == smaller.config
+    assert trained.epoch == smaller.epoch + 1
+    for name, value in smaller.model.items():
+        torch.testing.assert_close(trained.model[name], value, atol=0, rtol=0)
+    moved = finetune(smaller, 1, data_root=fashion)
+    assert any(not torch.equal(moved.model[name], value) for name, value in smaller.model.items())
+    with pytest.raises(InputError, match="finetune must be at least 1"):
+        finetune(smaller, 0)
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compress", *map(str, arguments)])
+    return stop.value.code
+
+
+@pytest.mark.parametrize("kind", ["svda", "dot"])
+def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashion, tmp_path, capsys):
+    out, report = tmp_path / "small.pt", tmp_path / "report"
+    common = ["--data-root", fashion, "--images", "40", "--report", report, "--out", out]
+    assert run(tiny[kind], "--energy", "0.8", *common, "--finetune", "1") == 0
+    assert load(out).config.score_dims is not None
+    assert {path.name for path in report.iterdir()} == {f"compression.{e}" for e in ("csv", "md", "json", "pdf", "png")}
+    content = json.loads((report / "compression.json").read_text())
+    rows = pd.DataFrame(content["verification"]).set_index("quantity")
+    assert rows.loc["parameters", "change"] < 1
+    assert rows.loc["macs", "change"] < 1
+    assert rows.loc["bytes", "change"] < 1
+    assert {"accuracy_finetuned", "compressed_gain", "whole_gain"} <= set(rows.index)
+    printed = capsys.readouterr().out
+    assert "score directions gone" in printed
+    assert str(out) in printed
+    cli_again = tmp_path / "smaller.pt"  # a compressed checkpoint compresses again, and is analysed as any other
+    assert run(out, "--no-sweep", "--data-root", fashion, "--images", "20", "--report", report, "--out", cli_again) == 0
+    assert sum(map(sum, load(cli_again).config.score_dims)) <= sum(map(sum, load(out).config.score_dims))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["analyze", str(out), "--data-root", str(fashion), "--out", str(tmp_path / "a"), "--images", "20"])
+    assert stop.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--energy", "0"], "energy must lie in (0, 1], got 0.0"),
+        (["--energy", "1.5"], "energy must lie in (0, 1], got 1.5"),
+        (["--slack", "-1"], "slack must be at least 0"),
+        (["--tolerance", "0"], "tolerance must lie between"),
+        (["--criterion", "best"], "criterion"),
+        (["--energy", "0.5", "--min-logit", "1"], "exclude each other"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(options, complaint, tiny, fashion, tmp_path, capsys):
+    out, report = tmp_path / "small.pt", tmp_path / "report"
+    code = run(tiny["svda"], "--data-root", fashion, "--out", out, "--report", report, "--images", "20", *options)
+    errors = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert complaint in errors[-1]
+    assert not out.exists()
+    assert not report.exists()
+
+
+def test_the_checkpoint_itself_is_never_overwritten(tiny, fashion, capsys):
+    assert run(tiny["svda"], "--data-root", fashion, "--out", tiny["svda"]) == 2
+    assert "--out must not be the checkpoint itself" in capsys.readouterr().err
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "svda_analysis.cli",
+            "compress",
+            "timm:vit_tiny_patch16_224",
+            "--report",
+            tmp_path / "r",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "no such file" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_numbers_of_the_table_read_well(tiny, fashion):
+    done = compress_and_verify(tiny["dot"], energy=0.5, data_root=fashion, test_images=20, energies=())
+    shown = verification_table(done.verification).set_index("Quantity")
+    assert shown.loc["parameters", "Change"].startswith("x 0.")
+    assert shown.loc["accuracy", "Before"].endswith("%")
+    assert done.curve.empty
