@@ -1,0 +1,264 @@
+"""What a study consists of: a manifest in TOML -> the training runs it asks for.
+
+A manifest names data sets, kinds of attention and seeds, and what differs from the defaults::
+
+    title = "Baseline and SVDA"
+    seeds = [0, 1, 2]
+    attentions = ["dot", "svda", "cosine"]     # each is a model: vit, svda, cosine
+
+    [recipe]                                   # fields of TrainConfig
+    epochs = 12
+    [model]                                    # fields of ViTConfig
+    depth = 4
+    [datasets.cifar10]                         # preset, at_hand, and recipe and model of this data set alone
+    recipe = { epochs = 16 }
+    [variants.start_one]                       # a further model: any fields of either, attention "svda" if not said
+    sigma_start = "one"
+    [analysis]                                 # see AnalysisOptions
+    images = 2000
+
+What stands nearer wins: variant, then data set, then manifest, then preset. The package brings ``paper``, ``sigma`` and
+``smoke``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from svda_analysis.data import DATASETS
+from svda_analysis.errors import InputError
+from svda_analysis.model import PRESETS, AttentionKind, ViTConfig
+from svda_analysis.train import TrainConfig
+
+NAMES = {"dot": "vit"}  # the baseline is a plain Vision Transformer
+_PACKAGED = resources.files("svda_analysis") / "manifests"
+_MODEL = {field.name: field for field in dataclasses.fields(ViTConfig)}
+_RECIPE = {field.name: field for field in dataclasses.fields(TrainConfig) if field.name not in ("dataset", "seed")}
+_SHARED = {name: field for name, field in _MODEL.items() if name != "attention"}  # that is for the variants to say
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnalysisOptions:
+    """How each checkpoint is measured: on at most ``images`` test images (None: all), until every interval is within
+    ``precision`` of its range; ``energy_images`` tell how the data weigh the directions of the scores; ``maps`` images
+    compare attention maps head by head (None: not done); ``examples`` images have their maps drawn; ``margin`` is how
+    many points of accuracy count as the same."""
+
+    images: int | None = None
+    precision: float | None = None
+    energy_images: int = 256
+    maps: int | None = None
+    examples: int = 4
+    margin: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """One data set of a study; ``recipe`` and ``model`` hold the fields that differ from the manifest's.
+
+    ``at_hand`` false says that it is not here, so that nobody looks for it.
+    """
+
+    preset: str
+    at_hand: bool = True
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run of a study; ``name`` is the model's, shared by its seeds."""
+
+    dataset: str
+    name: str
+    config: ViTConfig
+    recipe: TrainConfig
+
+    @property
+    def file(self) -> Path:
+        """Its checkpoint below the folder of checkpoints, such as ``cifar10/svda_s0.pt``."""
+        return Path(Path(self.dataset.partition(":")[2] or self.dataset).name) / f"{self.name}_s{self.recipe.seed}.pt"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A study. ``variants`` are all its models by name, each with the fields that it changes; ``study`` says that it
+    compares variants of one model, not the claims about two."""
+
+    name: str
+    title: str
+    datasets: dict[str, DatasetPlan]
+    variants: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...]
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    analysis: AnalysisOptions = dataclasses.field(default_factory=AnalysisOptions)
+    study: bool = False
+
+    def runs(self, dataset: str) -> list[Run]:
+        """The runs on one data set, seed by seed. Raises :class:`InputError` for a value that its field refuses."""
+        plan, found = self.datasets[dataset], []
+        for seed in self.seeds:
+            for name, fields in self.variants.items():
+                given = {**self.recipe, **self.model, **plan.recipe, **plan.model, **fields}
+                config = {key: value for key, value in given.items() if key in _MODEL}
+                recipe = {key: value for key, value in given.items() if key in _RECIPE}
+                found.append(
+                    Run(
+                        dataset=dataset,
+                        name=name,
+                        config=ViTConfig.preset(plan.preset, **config),
+                        recipe=TrainConfig(dataset=dataset, seed=seed, **recipe),
+                    )
+                )
+        return found
+
+
+def load_manifest(given: str | os.PathLike[str]) -> Manifest:
+    """Read a manifest: a file, or the name of one that the package brings. Raises :class:`InputError`, one line."""
+    path, packaged = Path(given), packaged_manifests()
+    if path.suffix != ".toml" and str(given) in packaged:
+        text, name = (_PACKAGED / f"{given}.toml").read_text(encoding="utf-8"), str(given)
+    elif path.is_file():
+        text, name = _read(path), path.stem
+    else:
+        raise InputError(f"manifest must be a file or one of {', '.join(packaged)}, got {str(given)!r}")
+    try:
+        return _manifest(name, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"manifest {given} is not TOML: {error}") from None
+    except InputError as error:
+        raise InputError(f"manifest {given}: {error}") from None
+
+
+def packaged_manifests() -> list[str]:
+    """The names of the manifests that the package brings."""
+    return sorted(Path(entry.name).stem for entry in _PACKAGED.iterdir() if entry.name.endswith(".toml"))
+
+
+def default_preset(dataset: str) -> str:
+    """The model size for a data set where none is named."""
+    base = dataset.partition(":")[0]
+    return base if base in PRESETS else "fashion_mnist" if base == "sample" else "vit_tiny"
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"manifest {path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _manifest(name: str, content: dict[str, Any]) -> Manifest:
+    allowed = ["title", "seeds", "attentions", "datasets", "variants", "recipe", "model", "analysis"]
+    _check_keys(content, allowed, "")
+    made = Manifest(
+        name=name,
+        title=_typed(content, "title", str, name),
+        datasets={key: _dataset(key, table) for key, table in _typed(content, "datasets", dict, {}).items()},
+        variants=_variants(content),
+        seeds=tuple(_list(content, "seeds", int, [0])),
+        recipe=_fields(content, "recipe", _RECIPE),
+        model=_fields(content, "model", _SHARED),
+        analysis=_analysis(_typed(content, "analysis", dict, {})),
+        study="variants" in content,
+    )
+    if not made.datasets:
+        raise InputError("datasets must name at least one, as [datasets.fashion_mnist]")
+    for dataset in made.datasets:
+        made.runs(dataset)  # every value is checked by its field now, not after hours of training
+    return made
+
+
+def _variants(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    kinds = _list(content, "attentions", str, ["dot", "svda"])
+    for kind in kinds:
+        if kind not in get_args(AttentionKind):
+            raise InputError(f"attentions must be among {', '.join(get_args(AttentionKind))}, got {kind!r}")
+    models: dict[str, dict[str, Any]] = {NAMES.get(kind, kind): {"attention": kind} for kind in kinds}
+    for name, fields in _typed(content, "variants", dict, {}).items():
+        if name in models or not name.replace("_", "").replace("-", "").isalnum():
+            raise InputError(f"variants must have names of their own of letters, digits, - and _, got {name!r}")
+        found = _fields({name: fields}, name, {**_MODEL, **_RECIPE}, "variants.")
+        models[name] = {"attention": "svda", **found}
+    return models
+
+
+def _dataset(name: str, table: Any) -> DatasetPlan:
+    if name.partition(":")[0] not in DATASETS:
+        raise InputError(f"datasets must be among {', '.join(DATASETS)}{_near(name, DATASETS)}, got {name!r}")
+    where = f"datasets.{name}."
+    _check_keys(table, [field.name for field in dataclasses.fields(DatasetPlan)], where)
+    return DatasetPlan(
+        preset=_typed(table, "preset", str, default_preset(name), where),
+        at_hand=_typed(table, "at_hand", bool, True, where),
+        recipe=_fields(table, "recipe", _RECIPE, where),
+        model=_fields(table, "model", _SHARED, where),
+    )
+
+
+def _analysis(table: dict[str, Any]) -> AnalysisOptions:
+    _check_keys(table, [field.name for field in dataclasses.fields(AnalysisOptions)], "analysis.")
+    for key, value in table.items():
+        whole = key not in ("precision", "margin")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
+            raise InputError(f"analysis.{key} must be a {'whole ' if whole else ''}number above 0, got {value!r}")
+    return AnalysisOptions(**table)
+
+
+def _fields(
+    table: Mapping[str, Any], key: str, allowed: Mapping[str, dataclasses.Field[Any]], where: str = ""
+) -> dict[str, Any]:
+    """The table under ``key``, each value of the type of its field."""
+    found = _typed(table, key, dict, {}, where)
+    _check_keys(found, allowed, f"{where}{key}.")
+    return {name: _value(allowed[name], value, f"{where}{key}.{name}") for name, value in found.items()}
+
+
+def _value(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
+    kinds = {"bool": bool, "int": int, "float": int | float, "int | None": int, "float | str": int | float | str}
+    kind = kinds.get(str(field.type), str)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{where} must be of the type {field.type}, got {value!r}")
+    return float(value) if "float" in str(field.type) and not isinstance(value, str) else value
+
+
+def _check_keys(table: Any, allowed: Iterable[str], where: str) -> None:
+    if not isinstance(table, dict):
+        raise InputError(f"{where.rstrip('.')} must be a table, got {table!r}")
+    known = list(allowed)
+    for key in table:
+        if key not in known:
+            raise InputError(f"there is no {where}{key}{_near(key, known) or '; it may be ' + ', '.join(known)}")
+
+
+def _near(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any, where: str = "") -> Any:
+    value = table.get(key, default)
+    if not isinstance(value, kind):
+        names = {str: "text", dict: "a table", bool: "true or false", list: "a list"}
+        raise InputError(f"{where}{key} must be {names[kind]}, got {value!r}")
+    return value
+
+
+def _list(table: Mapping[str, Any], key: str, kind: type, default: list[Any]) -> list[Any]:
+    values = _typed(table, key, list, default)
+    right = all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+    if not values or not right or len(set(values)) < len(values):
+        what = "whole numbers" if kind is int else "names"
+        raise InputError(f"{key} must be a list of different {what}, got {values!r}")
+    return values
