@@ -1,11 +1,12 @@
 # make demo   analyse and compare the committed checkpoints on bundled real images
 # make test   lint, types and tests
 # make reports   make reports/fashion_mnist again (needs FashionMNIST; see README)
+# make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test reports clean
+.PHONY: demo test reports reports-imagenet clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +29,11 @@ test: .venv/tested
 
 reports: .venv/installed
 	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data fashion_mnist --maps 1000 --out reports/fashion_mnist
+
+# IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra
+reports-imagenet: .venv/tested
+	$(BIN)/svda-analyze dot:vit_tiny svda:vit_tiny timm:vit_tiny_patch16_224 --data imagefolder:$(IMAGES) \
+	    --maps 100 --faithfulness 100 --out reports/imagenet_sample
 
 clean:
 	rm -rf .venv build reports/demo

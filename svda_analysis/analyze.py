@@ -137,11 +137,22 @@ def analyze(
                 **{indicator.name: indicator.label for indicator in wanted},
                 "deletion_auc": "Deletion AUC",
                 "insertion_auc": "Insertion AUC",
+                "sensitivity_max": "Largest sensitivity",
+                "randomisation_correlation": "Likeness, weights redrawn",
             },
             "runs": [run],
-            "warnings": source.warnings,
+            "warnings": [*source.warnings, *_cautions(subject, stream.windows)],
         },
     )
+
+
+def _cautions(subject: OpenModel, windows: bool) -> list[str]:
+    lines = []
+    if subject.untrained:
+        lines.append(f"{subject.path} names no weights (@FILE): they are random, and nothing here was learned")
+    if windows:
+        lines.append(f"{subject.name} attends inside windows: its numbers speak of windows, not of the whole image")
+    return lines
 
 
 def versions() -> dict[str, str]:
@@ -180,7 +191,7 @@ class Stream:
         self.moments: dict[tuple[str, str, int], _Moments] = {}
         self.spectrum_moments: dict[tuple[str, int], _Moments] = {}
         self.bounds: dict[tuple[str, str, int], float] = {}
-        self._windows = False
+        self.windows = False
         self._noisy = any("a_noisy" in indicator.needs for indicator in indicators)
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
@@ -211,8 +222,8 @@ class Stream:
         half = len(record.a) // (2 if self._noisy else 1)  # images, or the windows of all images
         q, k, a = record.q[:half], record.k[:half], record.a[:half]
         size = (images.shape[-2], images.shape[-1])
-        self._windows = self._windows or half > len(images)
-        known = 0 if self._windows else self.prefix_tokens  # a window holds patches alone
+        self.windows = self.windows or half > len(images)
+        known = 0 if self.windows else self.prefix_tokens  # a window holds patches alone
         grid, prefix = token_layout(self.model, a.shape[-1], image_size=size, prefix=known)
         spectra = {}
         if "scores" in self._sources:

@@ -86,8 +86,8 @@ def attribute(
     """How much each pixel spoke for the target class, ``(B, H, W)`` float32 on the CPU, on the method's own scale.
 
     ``images (B, C, H, W)`` float, preprocessed; ``method`` a name from :data:`METHODS`; ``target`` a class for all
-    images, one for each ``(B,)``, or None for the model's own predictions (``rollout`` and ``attention`` are the same
-    for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8).
+    images, one for each ``(B,)``, or None for the model's own predictions (``rollout`` and ``cls_attention`` are the
+    same for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8).
     ``prefix_tokens`` is the number of tokens before the first patch, where the model does not say it. A value of a
     patch stands at each of its pixels (nearest neighbour).
 
@@ -96,9 +96,9 @@ def attribute(
     and from the methods of attention when the model has no self-attention over whole images.
     """
     chosen = _choose(method)
-    _check_images(images, batch_size)
+    check_images(images, batch_size)
     batches = images.split(batch_size)
-    targets = [None] * len(batches) if target is None else _class_of_each(target, len(images)).split(batch_size)
+    targets = [None] * len(batches) if target is None else class_of_each(target, len(images)).split(batch_size)
     device = next(model.parameters(), images).device
     maps = []
     with evaluating(model), torch.inference_mode(False):
@@ -131,8 +131,8 @@ def _relevance(job: Job) -> Tensor:
     return _patches_of_row(job, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
 
 
-@_method("Last attention", "the map itself", gradient=False, target=False, signed=False)
-def _attention(job: Job) -> Tensor:
+@_method("CLS attention", "the map itself", gradient=False, target=False, signed=False)
+def _cls_attention(job: Job) -> Tensor:
     """The row of CLS in the last layer, mean over heads."""
     with torch.no_grad():
         maps, _score = _layers(job)
@@ -154,14 +154,14 @@ def _layers(job: Job, *, gradients: bool = False, whole: bool = False) -> tuple[
             maps.append(a if gradients else a.mean(1))
 
     with capture(job.model, on_record, output="map" if gradients else "kernel"):
-        logits = _logits_of(job.model, job.images)
+        logits = logits_of(job.model, job.images)
     check_captured(seen, job.model)
     if not maps:
         raise InputError(f"{type(job.model).__name__} has no self-attention over whole images, only windows or pooling")
     tokens = [a.shape[-1] for a in maps]
     if whole and len(set(tokens)) > 1:
         raise InputError(f"rollout and relevance need the same tokens in every layer, got {sorted(set(tokens))} tokens")
-    score = logits.gather(1, _resolve(job.target, logits)[:, None]).sum()
+    score = logits.gather(1, resolve(job.target, logits)[:, None]).sum()
     return [a for a in maps if a.shape[-1] == statistics.mode(tokens)], score
 
 
@@ -236,9 +236,9 @@ def _by_captum(name: str, job: Job) -> tuple[Any, Tensor]:
     """captum's method on the model's logits, and the class of each image. The images now require gradients."""
     import captum.attr
 
-    forward = partial(_logits_of, job.model)
+    forward = partial(logits_of, job.model)
     with torch.no_grad():
-        classes = _resolve(job.target, forward(job.images))
+        classes = resolve(job.target, forward(job.images))
     job.images.requires_grad_()
     return getattr(captum.attr, name)(forward), classes
 
@@ -259,7 +259,8 @@ def _seeded() -> Iterator[None]:
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _logits_of(model: nn.Module, images: Tensor) -> Tensor:
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """``(B, classes)``. Raises :class:`InputError` where the model returns something else."""
     output = model(images)
     logits = getattr(output, "logits", output)  # Hugging Face models return them by name
     if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -268,7 +269,7 @@ def _logits_of(model: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-def _resolve(target: Tensor | None, logits: Tensor) -> Tensor:
+def resolve(target: Tensor | None, logits: Tensor) -> Tensor:
     """The class of each image ``(B,)``: the target, or the prediction."""
     if target is None:
         return logits.argmax(-1)
@@ -278,7 +279,8 @@ def _resolve(target: Tensor | None, logits: Tensor) -> Tensor:
     return target.to(logits.device)
 
 
-def _class_of_each(target: int | Tensor, B: int) -> Tensor:
+def class_of_each(target: int | Tensor, B: int) -> Tensor:
+    """``(B,) int64`` of one class for all or of one for each. Raises :class:`InputError` for anything else."""
     if isinstance(target, int) and not isinstance(target, bool):
         return torch.full((B,), target)
     if not isinstance(target, Tensor) or target.dtype not in _WHOLE or target.shape != (B,):
@@ -287,7 +289,8 @@ def _class_of_each(target: int | Tensor, B: int) -> Tensor:
     return target.long()
 
 
-def _check_images(images: Tensor, batch_size: int) -> None:
+def check_images(images: Tensor, batch_size: int) -> None:
+    """Raise :class:`InputError` unless images are float ``(B, C, H, W)`` and the batch size is a whole number."""
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
         came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images must be float (B, C, H, W), got {came}")

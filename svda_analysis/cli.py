@@ -28,6 +28,7 @@ def cli() -> None:
     Examples:
       svda train --dataset fashion_mnist --attention svda --out checkpoints/svda_s0.pt
       svda analyze checkpoints/svda_s0.pt
+      svda paper --from checkpoints
     """
 
 
@@ -140,12 +141,13 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
       svda train --dataset sample --epochs 3 --set depth=2 --set shape_penalty=0.1 --out try.pt
       torchrun --nproc-per-node 2 -m svda_analysis.cli train --dataset cifar10 --out vit.pt
     """
-    from svda_analysis.model import PRESETS, ViTConfig
+    from svda_analysis.manifest import default_preset
+    from svda_analysis.model import ViTConfig
     from svda_analysis.train import TrainConfig
     from svda_analysis.train import train as run
 
     base = dataset.partition(":")[0]
-    preset = preset or (base if base in PRESETS else "fashion_mnist" if base == "sample" else "vit_tiny")
+    preset = preset or default_preset(dataset)
     given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
     if (epochs := options.pop("epochs")) is not None:
         given["epochs"] = epochs
@@ -157,6 +159,80 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
         checkpoint = run(config, recipe, out, on_start=_say_start, on_progress=observer, **options)
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         click.echo(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
+
+
+@cli.command()
+@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.option("--min-logit", type=float, metavar="L", help="Keep what moves the logits by L or more. Default: 0.1.")
+@click.option("--energy", type=float, metavar="E", help="Instead: keep this share of each head's energy, in (0, 1].")
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="P",
+    help="Instead: the smallest model whose interval excludes a loss of P points.",
+)
+@click.option(
+    "--criterion", type=click.Choice(["operator", "data", "sigma", "random"]), default="operator", show_default=True
+)
+@click.option(
+    "--slack", type=int, default=2, show_default=True, metavar="N", help="Rows a head kept for the norm alone."
+)
+@click.option("--constant/--no-constant", default=True, show_default=True, help="A constant for the rest of the norm.")
+@click.option("--finetune", type=int, default=0, metavar="EPOCHS", help="Train on, and the whole model as its control.")
+@click.option("--data", metavar="NAME", help=f"{_DATA_NAMES}. Default: what the checkpoint was trained on.")
+@click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
+@click.option("--images", type=int, metavar="N", help="Verify on at most N test images. Default: all.")
+@click.option("--sweep/--no-sweep", default=True, show_default=True, help="Also try other energies and criteria.")
+@click.option(
+    "--out", metavar="FILE", help="The smaller checkpoint. Default: beside it, as NAME_e90.pt for energy 0.9."
+)
+@click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
+def compress(checkpoint: str, out: str | None, report: str | None, sweep: bool, **options: Any) -> None:
+    """Remove weak score directions from a checkpoint for good, verify what it costs, and write the smaller one.
+
+    Rows of W_q and W_k are removed, so the file, the parameters and the work shrink. A plain ViT of timm or torchvision
+    is compressed from Python: svda_analysis.compress_model.
+
+    \b
+    Examples:
+      svda compress checkpoints/fashion_mnist/svda_s0.pt
+      svda compress svda_s0.pt --energy 0.9 --criterion sigma
+      svda compress vit_s0.pt --energy 0.95 --no-sweep --out vit_small.pt
+      svda compress svda_s0.pt --tolerance 0.5 --finetune 1
+    """
+    from svda_analysis.checkpoint import save
+    from svda_analysis.report import compression_table, verification_table, write_compression
+    from svda_analysis.verify import ENERGIES, compress_and_verify
+
+    if sum(options[name] is not None for name in ("energy", "min_logit", "tolerance")) > 1:
+        raise InputError("--energy, --min-logit and --tolerance exclude each other: give one")
+    target = Path(out) if out else _smaller_name(Path(checkpoint), options)
+    folder = Path(report) if report else Path("reports") / Path(checkpoint).stem
+    if target.resolve() == Path(checkpoint).resolve():
+        raise InputError(f"--out must not be the checkpoint itself, got {target}")
+    check_writable(target.parent, "--out: the folder")
+    check_writable(folder, "report folder")
+    tolerance, epochs, images = (options.pop(name) for name in ("tolerance", "finetune", "images"))
+    if options["min_logit"] is None:
+        del options["min_logit"]
+    with _progress("points", False) as advance:
+        done = compress_and_verify(
+            checkpoint,
+            tolerance=None if tolerance is None else tolerance / 100,
+            epochs=epochs,
+            test_images=images,
+            energies=ENERGIES if sweep else (),
+            progress=advance,
+            **options,
+        )
+    save(done.checkpoint, target)
+    command = shlex.join(["svda", *(click.get_current_context().obj or [])])
+    written = write_compression(done.verification, done.curve, done.meta, folder, command=command)
+    for line in done.meta["warnings"]:
+        click.echo(f"warning: {line}", err=True)
+    _print_compression(done, verification_table(done.verification), compression_table(done.curve, (0.9,)))
+    click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+    click.echo(f"report: {written[0]} ({len(written)} files)")
 
 
 @cli.command()
@@ -219,6 +295,52 @@ def explain(
         )
         name = "explanations" if len(files) <= 8 else f"explanations-{start // 8 + 1}"
         click.echo(f"figure: {plots.save(figure, folder, name)[1]}")
+
+
+@cli.command()
+@click.argument("manifest", default="paper", metavar="[MANIFEST]")
+@click.option("--from", "source", metavar="DIR", help="Train nothing: take the finished checkpoints under DIR.")
+@click.option("--out", metavar="DIR", help="Folder for the report. Default: reports/<manifest's name>.")
+@click.option(
+    "--checkpoints", metavar="DIR", help="Where runs are trained. Default: checkpoints, of other studies runs/<name>."
+)
+@click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA. Nothing is downloaded.")
+@click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Runs trained at once.")
+def paper(
+    manifest: str, source: str | None, out: str | None, checkpoints: str | None, data_root: str | None, jobs: int
+) -> None:
+    """Train what a study lacks, and write its report: tables, statistics, figures and verdicts.
+
+    MANIFEST is a TOML file or one that the package brings: paper (the default), sigma or smoke. Stopped at any moment
+    and started again, it goes on where it was; files whose content did not change are not touched.
+
+    \b
+    Examples:
+      svda paper
+      svda paper --from checkpoints
+      svda paper sigma --jobs 2
+    """
+    from svda_analysis.manifest import load_manifest
+    from svda_analysis.paper import find_checkpoints, train_missing, write_paper
+
+    study = load_manifest(manifest)
+    folder = Path(out) if out else Path("reports") / study.name
+    check_writable(folder, "output folder")
+    warnings: list[str] = []
+    if source is not None:
+        trained, warnings = find_checkpoints(source)
+    else:
+        place = checkpoints or ("checkpoints" if study.name == "paper" else f"runs/{study.name}")
+        with _training_display() as observer:
+            trained = train_missing(study, place, data_root=data_root, jobs=jobs, on_run=_say_run, on_progress=observer)
+    for line in warnings:
+        click.echo(f"warning: {line}", err=True)
+    command = shlex.join(["svda", "paper", manifest, *(["--from", source] if source else [])])
+    with _progress("", False) as advance:
+        written = write_paper(
+            study, trained, folder, data_root=data_root, command=command, warnings=warnings, progress=advance
+        )
+    click.echo(f"report: {written[0]} ({len(written)} files)")
 
 
 @cli.command()
@@ -393,6 +515,10 @@ def _say_start(lines: Sequence[str]) -> None:
         click.echo(line)
 
 
+def _say_run(run: Any, at: int, total: int) -> None:
+    click.echo(f"run {at} of {total}: {run.dataset} {run.name} seed {run.recipe.seed}")
+
+
 @contextlib.contextmanager
 def _training_display() -> Iterator[Callable[[Any], None]]:
     """A live bar with speed, loss, accuracy and time left in a terminal; a line for each epoch everywhere."""
@@ -446,7 +572,13 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
     from rich.console import Console
 
     from svda_analysis.compare import compare
-    from svda_analysis.report import accuracy_lines, comparison_tables, layer_table, statements
+    from svda_analysis.report import (
+        accuracy_lines,
+        comparison_tables,
+        faithfulness_statements,
+        layer_table,
+        statements,
+    )
 
     console = Console(highlight=False)
     for source in dict.fromkeys(run["data"] for run in analysis.meta["runs"]):
@@ -464,12 +596,39 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
         return
     comparison = compare(analysis.table, baseline)
     for (model, against), cells in comparison_tables(comparison, labels).items():
-        runs = "by training seed" if set(cells["Runs"]) != {"1"} else "one run each"
-        console.print(
-            _rich_table(cells.drop(columns=["Effect", "Runs"]), f"{model} against {against}, {runs}", "Source")
-        )
-    for line in statements(comparison, labels):
+        several = set(cells["Runs"]) != {"1"}
+        runs = "by training seed, p after Holm" if several else "one run each"
+        shown = cells.drop(columns=["Effect", "Runs"] if several else ["Effect", "Runs", "p (Holm)"])
+        shown = shown.rename(columns={"p (Holm)": "p"})
+        console.print(_rich_table(shown, f"{model} against {against}, {runs}", "Source"))
+    for line in [*statements(comparison, labels), *faithfulness_statements(comparison, labels)]:
         console.print(f"- {line}", markup=False)
+
+
+def _smaller_name(checkpoint: Path, options: dict[str, Any]) -> Path:
+    """``svda_s0.pt`` -> ``svda_s0_l0.1.pt``; ``_e90`` for --energy 0.9, ``_t0.5`` for --tolerance 0.5."""
+    if options["tolerance"] is not None:
+        end = f"t{options['tolerance']:g}"
+    elif options["energy"] is not None:
+        end = f"e{100 * options['energy']:g}"
+    else:
+        end = f"l{0.1 if options['min_logit'] is None else options['min_logit']:g}"
+    return checkpoint.with_name(f"{checkpoint.stem}_{end}.pt")
+
+
+def _print_compression(done: Any, verification: Any, curve: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    meta = done.meta
+    console.print(f"data: {meta['data']}", markup=False)
+    console.print(
+        f"{meta['directions_removed']:.1%} of the score directions gone, {meta['rows_removed']:.1%} of the rows"
+    )
+    kept = [*verification.columns[:5]]
+    console.print(_rich_table(verification[kept].assign(Source=""), "Before and after", "Source"))
+    if len(curve):
+        console.print(_rich_table(curve.drop(columns="Energy").assign(Source=""), "At energy 0.9", "Source"))
 
 
 def _rich_table(frame: Any, title: str, sections: str) -> Any:

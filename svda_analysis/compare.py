@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -133,6 +133,38 @@ def holm(p: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
     order = known[np.argsort(p[known])]
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return adjusted
+
+
+class Equivalence(NamedTuple):
+    """The result of :func:`tost`; NaN where the differences show no spread to test against."""
+
+    mean: float
+    ci_low: float  # 90 % interval of the mean: p < 0.05 says that it lies within the margin
+    ci_high: float
+    p_lower: float  # against a mean of -margin or less: small says not worse
+    p_upper: float  # against a mean of +margin or more: small says not better
+    p: float  # the larger of the two: small says equivalent
+    n: int
+
+
+def tost(differences: Sequence[float] | np.ndarray | pd.Series, margin: float) -> Equivalence:
+    """Is the mean of paired ``differences (n,)`` within ``(-margin, margin)``? Two one-sided t tests, each at n - 1
+    degrees of freedom; equivalence is shown where both reject (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657).
+
+    ``margin`` has the unit of the differences. Fewer than two, a NaN among them, or no spread beyond rounding: NaN.
+    """
+    d = np.asarray(differences, dtype=float)
+    if d.ndim != 1 or not len(d):
+        raise InputError(f"differences must be one row of numbers, got shape {d.shape}")
+    if not 0 < margin < math.inf:
+        raise InputError(f"margin must be above 0, got {margin}")
+    n, mean = len(d), float(d.mean())
+    se = float(d.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    if not (_ROUNDING * max(np.abs(d).max(), margin) < se < math.inf):
+        return Equivalence(mean, math.nan, math.nan, math.nan, math.nan, math.nan, n)
+    half = float(stats.t.ppf(0.95, n - 1)) * se
+    p_lower, p_upper = (float(stats.t.sf((margin + side * mean) / se, n - 1)) for side in (1, -1))
+    return Equivalence(mean, mean - half, mean + half, p_lower, p_upper, max(p_lower, p_upper), n)
 
 
 # --- from a table to one number per run -----------------------------------------------------------------------------

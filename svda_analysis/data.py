@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import DataNotFoundError, InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -295,7 +296,7 @@ def load_dataset(
         data = _find_sample(DATASETS["sample"], Path(), train, size)
         data.warning = f"FashionMNIST was not found, so this is the bundled sample of it; {spec.how_to_get}"
     if data is None:
-        raise InputError(f"{spec.title} was not found; {spec.how_to_get}")
+        raise DataNotFoundError(f"{spec.title} was not found; {spec.how_to_get}")
     return data
 
 
@@ -533,13 +534,18 @@ def _cifar_from_images(spec: DatasetSpec, folder: Path, train: bool) -> ImageDat
         raise InputError(f"{folder} lacks the classes {', '.join(missing)}")
     paths, labels = _list_images(folder, spec.classes or ())
     pixels = np.empty((len(paths), spec.image_size, spec.image_size, 3), np.uint8)
-    for i, path in enumerate(paths):
-        image = open_image(path)
+
+    def read(i: int) -> None:
+        image = open_image(paths[i])
         if image.size != (spec.image_size, spec.image_size):
             raise InputError(
-                f"{path} must be {spec.image_size} x {spec.image_size}, got {image.width} x {image.height}"
+                f"{paths[i]} must be {spec.image_size} x {spec.image_size}, got {image.width} x {image.height}"
             )
         pixels[i] = np.asarray(image)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        for _ in pool.map(read, range(len(paths)), chunksize=1):
+            pass
     jpeg = any(path.lower().endswith((".jpg", ".jpeg")) for path in paths)
     title = f"{spec.title} (JPEG re-encoding)" if jpeg else spec.title
     return _in_memory(spec, pixels.transpose(0, 3, 1, 2), labels, train, folder, title)

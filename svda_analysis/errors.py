@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Bad input. The message names the argument or file, what is allowed, and what came."""
 
 
+class DataNotFoundError(InputError):
+    """A data set that is not on this machine; the message says how to get it."""
+
+
 def check_writable(folder: Path, name: str) -> None:
     """Raise :class:`InputError` unless files can be put into ``folder``, or it can be made. Leaves nothing behind."""
     try:

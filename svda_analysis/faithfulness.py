@@ -1,7 +1,8 @@
-"""Does a map tell the truth about the model? Patches taken away and brought back, and a check with other weights.
+"""Does a map tell the truth about the model? Patches taken away and brought back, noise, and other weights.
 
 Faithfulness is a property of a model and a method together. A random ranking of the patches, the control, stands beside
-every method: a map that does no better says nothing about what the model used.
+every method: a map that does no better says nothing about what the model used. Areas depend on how sure a model is of
+itself, so models are compared by their gain over that control.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from svda_analysis.attribute import METHODS, attribute
+from svda_analysis.attribute import METHODS, attribute, check_images, class_of_each, logits_of, resolve
 from svda_analysis.capture import evaluating, records, token_layout
 from svda_analysis.errors import InputError
 from svda_analysis.results import TABLE_COLUMNS, make_frame
@@ -85,67 +86,196 @@ def deletion_insertion(
     return deletion, insertion
 
 
+def infidelity(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    *,
+    target: int | Tensor | None = None,
+    samples: int = 20,
+    patch_size: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """How far a map is from foretelling what taking patches away does to the model, ``(B,) float64``; 0 is best.
+
+    ``E[(beta phi.z - (f(x) - f(x without z)))^2]`` over ``samples`` draws of z, in which each patch is set to zero with
+    probability 1/2 (Yeh et al. 2019, eq. 1, by captum): ``phi.z`` is the sum of the map over what was taken, ``f`` the
+    target's softmax probability, and ``beta`` the best scale for each image, since maps have no unit in common.
+
+    The draws follow from ``seed`` and the image's number, ``first`` for the first image. Other arguments and errors as
+    for :func:`deletion_insertion`.
+    """
+    import captum.metrics
+
+    _check(images, maps, "mean", batch_size)
+    _check_whole("samples", samples)
+    images = for_model(images.detach(), model)
+    B, C, H, W = images.shape
+    with evaluating(model), torch.no_grad():
+        grid = _grid(model, images, patch_size)
+        drawn = _draws(B, (samples, *grid), seed, first).flatten(0, 1) < 0.5  # (B * samples, rows, columns)
+        taken = _to_pixels(drawn.to(images), (H, W))[:, None].expand(-1, C, -1, -1)  # (B * samples, C, H, W)
+        found = captum.metrics.infidelity(
+            lambda x: torch.cat([_probabilities(model, part) for part in x.split(batch_size)]),
+            lambda x: (taken, x * (1 - taken)),
+            images,
+            (maps.detach().to(images)[:, None] / C).expand(-1, C, -1, -1),
+            target=_targets(model, images, target, batch_size),
+            n_perturb_samples=samples,
+            normalize=True,
+        )
+    return found.cpu().double()
+
+
+def sensitivity_max(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    method: str = "rollout",
+    target: int | Tensor | None = None,
+    samples: int = 10,
+    radius: float = 0.02,
+    batch_size: int = 16,
+    seed: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """The largest relative change of a method's map under small noise, ``(B,) float64``; 0 is a map that stays.
+
+    ``max ||phi(x + e) - phi(x)|| / ||phi(x)||`` over ``samples`` draws of e, each pixel uniform within ``radius`` in
+    units of the preprocessed image, for one class throughout (Yeh et al. 2019, eq. 4, sampled by captum). ``seed`` and
+    ``first`` as in :func:`infidelity`, the rest as in :func:`~svda_analysis.attribute.attribute`.
+    """
+    import captum.metrics
+
+    _check_methods((method,))
+    check_images(images, batch_size)
+    _check_whole("samples", samples)
+    images = for_model(images.detach(), model)
+    with evaluating(model), torch.no_grad():
+        classes = _targets(model, images, target, batch_size).cpu()
+
+    def explain(x: Tensor | tuple[Tensor], target: Tensor) -> tuple[Tensor]:
+        images = _bare(x)
+        target = target.repeat_interleave(len(images) // len(target))  # captum does so, but for a single target
+        return (attribute(model, images, method=method, target=target, batch_size=batch_size),)
+
+    noise = (_draws(len(images), (samples, *images.shape[1:]), seed, first).flatten(0, 1) * 2 - 1) * radius
+    found = captum.metrics.sensitivity_max(
+        explain,
+        images,
+        lambda x, _radius: _bare(x) + noise.to(images),
+        perturb_radius=radius,
+        n_perturb_samples=samples,
+        target=classes,
+    )
+    return found.cpu().double()
+
+
 def faithfulness(
     model_or_opened: nn.Module | OpenModel | str | os.PathLike[str],
     data: Data | None = None,
     *,
-    methods: Sequence[str] = ("rollout", "relevance", "attention"),
+    methods: Sequence[str] = ("rollout", "relevance", "cls_attention"),
     images: int | None = 200,
     batch_size: int = 16,
     baseline: Baseline = "mean",
-    steps: int | None = None,
+    steps: int | None = 16,
+    samples: int = 10,
     patch_size: int | None = None,
     seed: int = 0,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Mean areas of :func:`deletion_insertion` over images, for each method and for a random ranking.
+    """Every measure of faithfulness, for each method and for a random ranking of the patches: means over images.
 
     Maps and curves speak of the model's own prediction. A frame with :data:`~svda_analysis.results.TABLE_COLUMNS`:
-    ``indicator`` is ``deletion_auc`` or ``insertion_auc``, ``source`` the method or ``random``, layer and head are NA,
-    the interval is the 95 % t interval of the mean over images. ``images`` are drawn with ``seed`` (None: all; of a
-    tensor or loader the first), and ``seed`` draws the random rankings too. ``progress`` is called with (images done,
-    images in all); the rest is as in :func:`deletion_insertion`. Raises :class:`InputError` when an
-    argument is outside what is allowed.
+    ``source`` is the method or ``random``, layer and head are NA, the interval is the 95 % t interval of the mean over
+    images. The ``indicator`` is
+
+    - ``deletion_auc``, ``insertion_auc``: :func:`deletion_insertion` in at most ``steps`` steps (None: patch by patch);
+    - ``deletion_gain``, ``insertion_gain``: how much better than the random ranking, image by image (random minus
+      method, and method minus random). Above 0 the map tells something; these compare models;
+    - ``infidelity``, and ``sensitivity_max`` (not of ``random``, which sees no image), of ``samples`` draws each; 0
+      leaves both out;
+    - ``randomisation_correlation`` (not of ``random``): see :func:`randomisation_check`.
+
+    ``images`` are drawn with ``seed`` (None: all; of a tensor or loader the first), and all else that is drawn follows
+    from it too. ``progress`` is called with (images done, images in all); the rest is as in
+    :func:`deletion_insertion`. Raises :class:`InputError` when an argument is outside what is allowed.
     """
     _check_methods(methods)
     _check_baseline(baseline)
     if images is not None and images < 1:
         raise InputError(f"images must be at least 1, got {images}")
     _check_whole("batch_size", batch_size)
+    for name, value in (("steps", steps), ("samples", samples or None)):
+        if value is not None:
+            _check_whole(name, value)
     subject = open_model(model_or_opened)
-    model, source = subject.model, open_source(data, subject, data_root)
-    generator = torch.Generator().manual_seed(seed)
-    settings: dict[str, Any] = {
-        "baseline": baseline,
-        "steps": steps,
-        "patch_size": patch_size,
-        "batch_size": batch_size,
-    }
-    areas: dict[tuple[str, str], list[Tensor]] = {}
+    source = open_source(data, subject, data_root)
+    settings = _Settings(tuple(dict.fromkeys(methods)), baseline, steps, samples, patch_size, seed)
+    models = (subject.model, _redrawn(subject.model, seed))
+    values: dict[tuple[str, str], list[Tensor]] = {}
     done, total = 0, min(images or source.total, source.total)
     for given, _labels in source.batches(batch_size, images, seed):
-        batch = for_model(given, model)
-        with evaluating(model), torch.no_grad():
-            target = _targets(model, batch, None, batch_size).cpu()
-            grid = _grid(model, batch, patch_size)
-        for name in (*dict.fromkeys(methods), "random"):
-            if name == "random":
-                drawn = torch.stack([torch.rand(grid, generator=generator) for _ in batch])  # the same in any batches
-                maps = _to_pixels(drawn, batch.shape[-2:])
-            else:
-                maps = attribute(model, batch, method=name, target=target, batch_size=batch_size)
-            pair = deletion_insertion(model, batch, maps, target=target, **settings)
-            for indicator, values in zip(("deletion_auc", "insertion_auc"), pair, strict=True):
-                areas.setdefault((indicator, name), []).append(values)
-        done += len(batch)
+        for key, found in _measure(*models, for_model(given, subject.model), settings, done).items():
+            values.setdefault(key, []).append(found)
+        done += len(given)
         if progress:
             progress(done, total)
     rows = [
-        {**_identity(subject), "dataset": source.name, "indicator": indicator, "source": name, **_over_images(values)}
-        for (indicator, name), values in areas.items()
+        {**_identity(subject), "dataset": source.name, "indicator": indicator, "source": name, **_over_images(found)}
+        for (indicator, name), found in values.items()
     ]
     return make_frame(rows, TABLE_COLUMNS)
+
+
+class _Settings(NamedTuple):
+    methods: tuple[str, ...]
+    baseline: Baseline
+    steps: int | None
+    samples: int
+    patch_size: int | None
+    seed: int
+
+
+def _measure(
+    model: nn.Module, redrawn: nn.Module, batch: Tensor, settings: _Settings, first: int
+) -> dict[tuple[str, str], Tensor]:
+    """The values of one batch, ``(indicator, source) -> (B,)``; its first image is the stream's number ``first``."""
+    B, side, draws = (
+        len(batch),
+        settings.patch_size,
+        {"samples": settings.samples, "seed": settings.seed, "first": first},
+    )
+    with evaluating(model), torch.no_grad():
+        target = _targets(model, batch, None, B).cpu()
+        grid = _grid(model, batch, side)
+    steps = None if settings.steps is None else min(settings.steps, grid[0] * grid[1])
+    values: dict[tuple[str, str], Tensor] = {}
+    for name in ("random", *settings.methods):
+        if name == "random":
+            maps = _to_pixels(_draws(B, grid, settings.seed, first), batch.shape[-2:])
+        else:
+            maps = attribute(model, batch, method=name, target=target, batch_size=B)
+        areas = deletion_insertion(
+            model, batch, maps, target=target, baseline=settings.baseline, steps=steps, patch_size=side
+        )
+        values["deletion_auc", name], values["insertion_auc", name] = areas
+        if settings.samples:
+            values["infidelity", name] = infidelity(model, batch, maps, target=target, patch_size=side, **draws)
+        if name == "random":
+            continue
+        values["deletion_gain", name] = values["deletion_auc", "random"] - areas[0]
+        values["insertion_gain", name] = areas[1] - values["insertion_auc", "random"]
+        if settings.samples:
+            values["sensitivity_max", name] = sensitivity_max(model, batch, method=name, target=target, **draws)
+        others = attribute(redrawn, batch, method=name, target=target, batch_size=B)
+        correlation = _rank_correlation(maps.flatten(1).numpy(), others.flatten(1).numpy())
+        values["randomisation_correlation", name] = correlation[~correlation.isnan()]
+    return values
 
 
 def randomisation_check(
@@ -163,7 +293,7 @@ def randomisation_check(
     which has no ranks. Raises :class:`InputError` when an argument is outside what is allowed.
     """
     _check_methods((method,))
-    _check_images(images)
+    check_images(images, 16)
     subject = open_model(model)
     batch = for_model(images, subject.model)
     with evaluating(subject.model), torch.no_grad():
@@ -218,29 +348,24 @@ def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    output = model(images)
-    logits = getattr(output, "logits", output)  # Hugging Face models return them by name
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model must return logits (B, classes), got {came}")
+    logits = logits_of(model, images)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
 
 def _targets(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
     """The class of each image ``(B,)``, where the images lie: the target, or the prediction."""
-    B, found = len(images), [_probabilities(model, part) for part in images.split(batch_size)]
-    if target is None:
-        return torch.cat(found).argmax(-1)
-    whole = isinstance(target, Tensor) and not (target.is_floating_point() or target.dtype == torch.bool)
-    if isinstance(target, int) and not isinstance(target, bool):
-        target = torch.full((B,), target)
-    elif not isinstance(target, Tensor) or not whole or target.shape != (B,):
-        came = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)
-        raise InputError(f"target must be a class number or whole numbers of shape ({B},), got {came}")
-    classes = found[0].shape[-1]
-    if int(target.min()) < 0 or int(target.max()) >= classes:
-        raise InputError(f"target must lie in 0..{classes - 1}, the model's classes, got {target.tolist()}")
-    return target.long().to(images.device)
+    logits = torch.cat([logits_of(model, part) for part in images.split(batch_size)])
+    return resolve(None if target is None else class_of_each(target, len(images)), logits)
+
+
+def _bare(x: Tensor | tuple[Tensor]) -> Tensor:
+    return x if isinstance(x, Tensor) else x[0]  # captum hands over one input now as itself, now in a tuple
+
+
+def _draws(B: int, shape: tuple[int, ...], seed: int, first: int) -> Tensor:
+    """Uniform numbers ``(B, *shape)`` in [0, 1), those of each image by its own generator."""
+    generators = (torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(B))
+    return torch.stack([torch.rand(shape, generator=generator) for generator in generators])
 
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:
@@ -278,19 +403,12 @@ def _identity(subject: OpenModel) -> dict[str, Any]:
 
 
 def _check(images: Tensor, maps: Tensor, baseline: str, batch_size: int) -> None:
-    _check_images(images)
+    check_images(images, batch_size)
     wanted = (len(images), *images.shape[-2:])
     if not isinstance(maps, Tensor) or maps.shape != wanted or not maps.isfinite().all():
         came = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise InputError(f"maps must be finite numbers of shape {wanted}, one map for each image, got {came}")
     _check_baseline(baseline)
-    _check_whole("batch_size", batch_size)
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
-        came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"images must be float (B, C, H, W), got {came}")
 
 
 def _check_baseline(baseline: str) -> None:

@@ -62,26 +62,38 @@ def compare_maps(
 def compare_runs(
     runs: Sequence[OpenModel], names: Sequence[str], baseline: str | None = None, **options: Any
 ) -> dict[str, pd.DataFrame]:
-    """:func:`compare_maps` of every model with the baseline, run by run where seeds are shared, else first with first.
+    """:func:`compare_maps` of every model with the baseline, and of the runs of one model with each other.
 
-    ``names`` groups the runs into models; ``baseline`` defaults to the model with dot attention, else the first.
-    Returns the same frames with columns ``model``, ``baseline`` and ``seed``.
+    ``names`` groups the runs into models; ``baseline`` defaults to the model with dot attention, else the first. Models
+    are compared run by run where seeds are shared, else first with first. The runs of one model, each with the next
+    one, show what another seed alone changes: the measure for what another model changes. Returns the same frames with
+    columns ``model``, ``baseline``, ``seed`` and ``baseline_seed``.
     """
-    if len(set(names)) < 2:
-        raise InputError(f"comparing maps needs at least two models, got {', '.join(dict.fromkeys(names))}")
     dots = [name for name, run in zip(names, runs, strict=True) if run.attention == "dot"]
     baseline = baseline or (dots[0] if len(set(dots)) == 1 else names[0])
     by_name = {name: [run for other, run in zip(names, runs, strict=True) if other == name] for name in names}
+    pairs = [
+        (name, baseline, *pair) for name in by_name if name != baseline for pair in _paired(by_name, name, baseline)
+    ]
+    pairs += [(name, name, *pair) for name, same in by_name.items() for pair in _neighbours(same)]
+    if not pairs:
+        raise InputError(f"comparing maps needs at least two models or two runs of one, got {', '.join(by_name)} alone")
     parts: dict[str, list[pd.DataFrame]] = {}
-    for name, ours in by_name.items():
-        if name == baseline:
-            continue
-        seeds = {run.seed: run for run in by_name[baseline] if run.seed is not None}
-        pairs = [(run, seeds[run.seed]) for run in ours if run.seed in seeds] or [(ours[0], by_name[baseline][0])]
-        for run, other in pairs:
-            for key, frame in compare_maps(run, other, **options).items():
-                parts.setdefault(key, []).append(frame.assign(model=name, baseline=baseline, seed=run.seed))
+    for name, against, run, other in pairs:
+        who = {"model": name, "baseline": against, "seed": run.seed, "baseline_seed": other.seed}
+        for key, frame in compare_maps(run, other, **options).items():
+            parts.setdefault(key, []).append(frame.assign(**who))
     return {key: pd.concat(frames, ignore_index=True) for key, frames in parts.items()}
+
+
+def _paired(by_name: dict[str, list[OpenModel]], name: str, baseline: str) -> list[tuple[OpenModel, OpenModel]]:
+    ours, theirs = by_name[name], {run.seed: run for run in by_name[baseline] if run.seed is not None}
+    return [(run, theirs[run.seed]) for run in ours if run.seed in theirs] or [(ours[0], by_name[baseline][0])]
+
+
+def _neighbours(runs: list[OpenModel]) -> list[tuple[OpenModel, OpenModel]]:
+    """Each run with the next; the last of three or more with the first."""
+    return list(zip(runs, [*runs[1:], *runs[: len(runs) > 2]], strict=False))
 
 
 def _maps(model: nn.Module, images: Tensor) -> MapBatch:

@@ -653,27 +653,89 @@ def plot_attention_maps(
 
 
 def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: Figure | None = None) -> Figure:
-    """How alike the maps of two models are, layer by layer: one panel for each pair of models and kind of images.
+    """How alike the maps of two models are, layer by layer: a column for each pair of models, a row for each kind of
+    images.
 
     ``similarity`` is the frame of that name from :func:`svda_analysis.compare_maps`, with columns ``model`` and
-    ``baseline``; the mean over seeds is drawn, all panels on one scale.
+    ``baseline``; the mean over pairs of runs is drawn, all panels on one scale.
     """
     needed = ("model", "baseline", "layer_a", "layer_b", "measure", "images", "similarity")
     check_columns(similarity, needed, "similarity")
     rows = similarity[similarity["measure"] == _choose("measure", measure, list(similarity["measure"].unique()))]
-    panels = list(rows.groupby(["model", "baseline", "images"], sort=False))
-    fig, style = _own(fig, min(TWO_COLUMNS, 1.9 * len(panels) + 0.5), 2.2)
+    pairs, kinds = (list(rows.groupby(keys, sort=False).groups) for keys in (["model", "baseline"], "images"))
+    width, high = min(TWO_COLUMNS, 1.9 * len(pairs) + 0.6), float(rows["similarity"].max())
+    fig, style = _own(fig, width, 1.0 * (width - 0.6) / len(pairs) * len(kinds) + 0.2)
     with style:
-        axes = fig.subplots(1, len(panels), squeeze=False)[0]
-        high = float(rows["similarity"].max())
-        for ax, ((model, baseline, images), panel) in zip(axes, panels, strict=True):
-            cells = panel.pivot_table(index="layer_a", columns="layer_b", values="similarity")
+        axes = fig.subplots(len(kinds), len(pairs), squeeze=False)
+        panels = rows.groupby(["images", "model", "baseline"])
+        where = [(kind, pair) for kind in kinds for pair in pairs]
+        for ax, (kind, (model, baseline)) in zip(axes.flat, where, strict=True):
+            cells = panels.get_group((kind, model, baseline)).pivot_table(
+                index="layer_a", columns="layer_b", values="similarity"
+            )
             drawn = ax.imshow(cells.to_numpy(dtype=float), cmap=HEAT, vmin=0, vmax=high)
-            ax.set(xlabel=f"Layer of {baseline}", ylabel=f"Layer of {model}", title=f"{images} image")
-            for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_locator(MaxNLocator(integer=True))
+            other = baseline if model != baseline else f"{model}, other seed"
+            ax.set(xlabel=f"Layer of {other}", ylabel=f"Layer of {model}", title=f"{kind} image")
+        for ax in axes.flat:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         fig.colorbar(drawn, ax=axes, label="1 - Jensen-Shannon distance" if measure == "js" else measure.capitalize())
     return fig
+
+
+def plot_matched_heads(
+    heads: pd.DataFrame,
+    a: Examples,
+    b: Examples,
+    *,
+    measure: str = "js",
+    image: int = 0,
+    fig: Figure | None = None,
+) -> Figure:
+    """What matched heads of two models look at in one image: a row for each pair of layers, two maps for each match.
+
+    ``heads`` is the frame of that name from :func:`svda_analysis.compare_maps` for one pair of runs; ``a, b`` their
+    examples, of the same images. The left map of each two belongs to ``a``; over them stand the heads' numbers and
+    their mean similarity over all images that were compared. At most four layers, spread over the depth, and the six
+    most alike heads of each. A map is the attention that the class token pays to the patches, scaled to its maximum.
+    """
+    check_columns(heads, ("layer_a", "layer_b", "head_a", "head_b", "measure", "images", "similarity"), "heads")
+    rows = heads[(heads["measure"] == measure) & (heads["images"] == "same")].dropna(subset=["head_a", "head_b"])
+    check_columns(rows, ("similarity",), f"heads of {measure} on the same images")
+    layers = sorted(rows["layer_a"].unique())
+    layers = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, 4).round().astype(int))]
+    across = min(6, int(rows.groupby("layer_a").size().max()))
+    names = [str(heads[key].iloc[0]) if key in heads else which for key, which in (("model", "a"), ("baseline", "b"))]
+    side = min(0.75, TWO_COLUMNS / (2.3 * across + 1.7))
+    fig, style = _own(fig, side * (2.3 * across + 1.7), (side + 0.3) * len(layers) + 0.1)
+    with style:
+        grid = fig.add_gridspec(len(layers), 2 + 3 * across, width_ratios=[1.3, 0.2, *[1, 1, 0.1] * across])
+        _show_image(fig.add_subplot(grid[:, 0]), a, image, 12)
+        for row, layer in enumerate(layers):
+            _write(fig.add_subplot(grid[row, 1]), f"layer {layer}")
+            best = rows[rows["layer_a"] == layer].sort_values("similarity", ascending=False)[:across]
+            for column, pair in enumerate(best.itertuples()):
+                sides = ((a, pair.layer_a, pair.head_a), (b, pair.layer_b, pair.head_b))
+                for at, (shown, its_layer, head) in enumerate(sides):
+                    ax = fig.add_subplot(grid[row, 2 + 3 * column + at])
+                    values = _patches_of_head(shown, image, its_layer, head)
+                    ax.imshow(values / max(values.max(), 1e-30), cmap=HEAT, vmin=0, vmax=1)
+                    ax.set_title(f"{_brief(names[at], 10)} h{head}", fontsize=6)
+                    _bare(ax)
+                ax.set_xlabel(f"alike {pair.similarity:.2f}", fontsize=6, labelpad=1, x=-0.05)
+    return fig
+
+
+def _write(ax: Axes, text: str) -> None:
+    """Axes that hold nothing but a line of text, upwards."""
+    ax.text(0.5, 0.5, text, rotation=90, ha="center", va="center", fontsize=6.5)
+    ax.set_axis_off()
+
+
+def _patches_of_head(shown: Examples, image: int, layer: int, head: int) -> np.ndarray:
+    """Attention of the class token (without one: of all tokens on average) to the patches, ``(rows, columns)``."""
+    a = shown.maps[image, layer, head].astype(np.float32)  # (N, N)
+    return (a[0] if shown.prefix else a.mean(axis=0))[shown.prefix :].reshape(shown.grid)
 
 
 def plot_explanations(
@@ -863,6 +925,159 @@ def _comparison_legend(ax: Axes, styles: Mapping[str, Style], units: set[str]) -
     handles = [handle(style, style.color, model) for model, style in styles.items()]
     handles += [handle(grey, grey.color, " / ".join(test)), handle(grey, "white", "otherwise")]
     ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3 if len(styles) == 1 else 2)
+
+
+# --- over the runs of a study ---------------------------------------------------------------------------------------
+
+
+def plot_accuracy_structure(
+    table: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    models: Models = None,
+    labels: Labels = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Test accuracy (%) against an indicator's mean over layers and heads: a faint dot for each run, and each model's
+    mean over its runs as a large marker. Runs without either number are left out."""
+    rows = _last_epoch(_rows(table, indicator, source))
+    known = _last_epoch(_rows(table, "accuracy", "test", per_layer=False)).set_index(["model", "seed"])["mean"]
+    by_layer = rows.groupby(["model", "seed", "layer"], dropna=False)["mean"].agg(_strict_mean)
+    structure = by_layer.groupby(["model", "seed"], dropna=False).agg(_strict_mean)
+    runs = pd.DataFrame({"x": structure, "y": 100 * known}).dropna().reset_index()
+    check_columns(runs, ["model"], f"table, runs with both accuracy and {indicator},")
+    ax = plt.gca() if ax is None else ax
+    for model, style in _drawn(table, models).items():
+        mine = runs[runs["model"] == model]
+        if len(mine) > 1:
+            ax.plot(mine["x"], mine["y"], ls="none", marker=style.marker, color=style.color, alpha=0.4, ms=2.5, mew=0)
+        label = f"{model} ({_runs(len(mine))})"
+        ax.plot([mine["x"].mean()], [mine["y"].mean()], ls="none", marker=style.marker, color=style.color, label=label)
+    ax.set(xlabel=_full_label(table, rows, labels), ylabel="Test accuracy (%)")
+    if legend:
+        ax.legend()
+    return ax
+
+
+def plot_structure(
+    table: pd.DataFrame, *, models: Models = None, labels: Labels = None, fig: Figure | None = None
+) -> Figure:
+    """:func:`plot_accuracy_structure` against selectivity, the sparsity of attention and the rank of the scores."""
+    present = set(table[["indicator", "source"]].itertuples(index=False, name=None))
+    kinds = [kind for kind in _STRUCTURE if kind in present]
+    if not kinds:
+        raise InputError(f"table must hold one of {', '.join(name for name, _ in _STRUCTURE)}, got none")
+    styles = _drawn(table, models)
+    fig, style = _own(fig, TWO_COLUMNS, 2.1 + 0.15 * math.ceil(len(styles) / 4))
+    with style:
+        axes = fig.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+        for ax, (indicator, source) in zip(axes, kinds, strict=True):
+            plot_accuracy_structure(
+                table, indicator=indicator, source=source, models=list(styles), labels=labels, legend=False, ax=ax
+            )
+            ax.label_outer()
+            ax.tick_params(labelbottom=True)
+        handles, names = axes[0].get_legend_handles_labels()
+        fig.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)))
+    return fig
+
+
+_STRUCTURE = (("selectivity_index", "attention"), ("attention_sparsity", "attention"), ("effective_rank", "scores"))
+
+
+def plot_layers_over_epochs(
+    history: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    model: str | None = None,
+    labels: Labels = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """An indicator of one model against epoch, one line for each layer: mean over heads and runs, and the 95 % t
+    interval over runs as a band. Deeper layers are darker."""
+    rows = _rows(history, indicator, source, name="history").dropna(subset="epoch")
+    rows = rows[rows["model"] == _choose("model", model, list(rows["model"].unique()))]
+    ax = plt.gca() if ax is None else ax
+    layers = sorted(rows["layer"].unique())
+    for i, layer in enumerate(layers):
+        by_seed = _by_seed(rows[rows["layer"] == layer], "epoch").dropna()
+        mean, low, high = _t_interval(by_seed)
+        color = mpl.colormaps[HEAT](0.85 * (1 - i / max(1, len(layers) - 1)))
+        ax.plot(mean, color=color, lw=1.1, label=f"layer {layer}", marker="o" if len(mean) == 1 else "")
+        ax.fill_between(mean.index, low, high, color=color, alpha=0.15, lw=0)
+    _integer_ticks(ax)
+    ax.set(xlabel="Epoch", ylabel=_full_label(history, rows, labels), title=str(rows["model"].iloc[0]))
+    if legend:
+        ax.legend()
+    return ax
+
+
+def plot_epochs_by_layer(
+    history: pd.DataFrame, *, models: Models = None, labels: Labels = None, fig: Figure | None = None
+) -> Figure:
+    """:func:`plot_layers_over_epochs` of selectivity, the rank of the scores and that of sigma (rows, one scale each)
+    for each model (columns). A model without a sigma leaves its place empty."""
+    present = set(history[["indicator", "source"]].itertuples(index=False, name=None))
+    wanted = (("selectivity_index", "attention"), ("effective_rank", "scores"), ("effective_rank", "sigma"))
+    kinds, names = [kind for kind in wanted if kind in present], list(_drawn(history, models))
+    if not kinds:
+        raise InputError(f"history must hold one of {', '.join(name for name, _ in wanted)}, got none")
+    fig, style = _own(fig, TWO_COLUMNS, 1.35 * len(kinds) + 0.6)
+    with style:
+        grid = fig.subplots(len(kinds), len(names), squeeze=False, sharex=True, sharey="row")
+        for axes, (indicator, source) in zip(grid, kinds, strict=True):
+            rows, first = _rows(history, indicator, source, name="history"), (indicator, source) == kinds[0]
+            for ax, model in zip(axes, names, strict=True):
+                if model in set(rows["model"]):
+                    what: dict[str, Any] = {"indicator": indicator, "source": source, "model": model}
+                    plot_layers_over_epochs(history, **what, labels=labels, legend=False, ax=ax)
+                else:
+                    ax.spines[:].set_visible(False)
+                    ax.tick_params(length=0, labelbottom=False)
+                ax.set(xlabel="", ylabel="", title=model if first else "")
+            axes[0].set_ylabel(_full_label(history, rows, labels).replace(" (", "\n("))
+        fig.supxlabel("Epoch", fontsize=7.5)
+        handles, texts = grid[0, 0].get_legend_handles_labels()
+        fig.legend(handles, texts, loc="outside upper center", ncols=min(len(texts), 6))
+    return fig
+
+
+def plot_compression(curve: pd.DataFrame, *, fig: Figure | None = None) -> Figure:
+    """What a compression costs: change in accuracy (points, with 95 % intervals over images) by share removed.
+
+    Left the score directions masked, right the rows of W_q and W_k truly removed. ``curve`` is what
+    :func:`svda_analysis.verify.sweep` returns; each criterion is a line, the random control in grey.
+    """
+    check_columns(
+        curve, ("criterion", "directions_removed", "rows_removed", "masked_change", "removed_change"), "curve"
+    )
+    fig, styled = _own(fig, TWO_COLUMNS, 2.6)
+    with styled:
+        axes = fig.subplots(1, 2, sharey=True)
+        for ax, how, share in zip(axes, ("masked", "removed"), ("directions_removed", "rows_removed"), strict=True):
+            _plot_cost(ax, curve, how, share)
+        axes[0].set(xlabel="Score directions masked (%)", ylabel="Change in accuracy (points)")
+        axes[1].set(xlabel=r"Rows of $W_q$ and $W_k$ removed (%)")
+        axes[0].legend(loc="lower left")
+    return fig
+
+
+def _plot_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
+    colored = [name for name in curve["criterion"].unique() if name != "random"]
+    for criterion, rows in curve.groupby("criterion", sort=False):
+        style = Style("#777777", "x", ":") if criterion == "random" else _style(colored.index(criterion))
+        rows = rows.sort_values(share)
+        x = 100 * rows[share]
+        ax.plot(x, 100 * rows[f"{how}_change"], color=style.color, marker=style.marker, ls=style.dash, label=criterion)
+        ax.fill_between(x, 100 * rows[f"{how}_low"], 100 * rows[f"{how}_high"], color=style.color, alpha=0.15, lw=0)
+    ax.axhline(0, color=BLACK, lw=0.6)
+    good = curve.loc[curve["criterion"] != "random", f"{how}_low"].min()
+    if pd.notna(good):  # a random choice may cost most of the accuracy, and would flatten all else
+        ax.set_ylim(bottom=max(100 * float(good), -20) - 1)
 
 
 # --- everything for a report ----------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
 
 from svda_analysis import plots
 from svda_analysis.compare import compare, summarise
@@ -25,6 +27,7 @@ STRUCTURE = {
     ("selectivity_index", "attention"): +1,
     ("effective_rank", "scores"): -1,
 }
+FAITHFUL = ("deletion_gain", "insertion_gain")  # of any method; what else is measured depends on a model's confidence
 _SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
 
 
@@ -45,7 +48,7 @@ def write_report(
     labels = analysis.meta.get("labels", {})
     several = len(analysis.table["model"].unique()) > 1
     comparison = compare(analysis.table, baseline) if several else None
-    with _staged(folder) as stage:
+    with staged(folder) as stage:
         frames = {"indicators": analysis.table, "spectra": analysis.spectra}
         if not analysis.history.empty:
             frames["history"] = analysis.history
@@ -63,20 +66,57 @@ def write_report(
     return sorted((folder / path for path in written), key=lambda path: (path.name != "summary.md", path))
 
 
+def write_compression(
+    verification: pd.DataFrame,
+    curve: pd.DataFrame,
+    meta: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    *,
+    command: str = "",
+) -> list[Path]:
+    """Write ``compression.md``, ``.csv`` (the sweep), ``.json`` (what was verified, and how), ``.pdf`` and ``.png``.
+
+    Beside whatever else lies in ``folder``; returns the files, the document first. Without a sweep there is no csv and
+    no figure. Raises :class:`~svda_analysis.errors.InputError` when the folder cannot be written.
+    """
+    folder = Path(folder)
+    check_writable(folder, "output folder")
+    with staged(folder, instead=False) as stage:
+        (stage / "compression.md").write_text(_compression_page(verification, curve, meta, command))
+        rows = json.loads(verification.to_json(orient="records"))
+        content = {"command": command, **meta, "verification": rows}
+        (stage / "compression.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
+        if not curve.empty:
+            curve.to_csv(stage / "compression.csv", index=False, float_format="%.6g")
+            figure = plots.plot_compression(curve)
+            plots.save(figure, stage, "compression")
+            plt.close(figure)
+        names = sorted(path.name for path in stage.iterdir())
+    return sorted((folder / name for name in names), key=lambda path: (path.suffix != ".md", path))
+
+
 @contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A folder to write into; when all went well its files take the place of those of an earlier report."""
+def staged(folder: Path, *, instead: bool = True) -> Iterator[Path]:
+    """A folder to write into; when all went well its files take the place of those of an earlier report.
+
+    What an earlier report lists in its ``meta.json`` and is not written now goes away; equal files are left alone.
+    Without ``instead`` an earlier report of another kind stays beside them.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-            stage = Path(name)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as made:
+            stage = Path(made)
             yield stage
-            for old in _files_of(folder):
-                (folder / old).unlink(missing_ok=True)
-            for path in sorted(path for path in stage.rglob("*") if path.is_file()):
-                target = folder / path.relative_to(stage)
+            fresh = {path.relative_to(stage) for path in stage.rglob("*") if path.is_file()}
+            for old in _files_of(folder) if instead else ():
+                if Path(old) not in fresh:
+                    (folder / old).unlink(missing_ok=True)
+            for name in sorted(fresh):
+                target = folder / name
+                if target.is_file() and target.read_bytes() == (stage / name).read_bytes():
+                    continue  # what did not change keeps its date
                 target.parent.mkdir(exist_ok=True)
-                os.replace(path, target)
+                os.replace(stage / name, target)
     except OSError as error:
         raise InputError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
 
@@ -107,12 +147,28 @@ def _write_figures(
         plots.save(figure, stage / "figures", name)
         plt.close(figure)
         names.append(name)
-    if analysis.maps:
-        names.append("map_similarity")
-        figure = plots.plot_map_similarity(analysis.maps["similarity"])
-        plots.save(figure, stage / "figures", names[-1])
+    for name, figure in _map_figures(analysis):
+        plots.save(figure, stage / "figures", name)
         plt.close(figure)
+        names.append(name)
     return names
+
+
+def _map_figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
+    """The layers' similarity, and the matched heads of the runs whose example maps are at hand."""
+    if not analysis.maps:
+        return
+    yield "map_similarity", plots.plot_map_similarity(analysis.maps["similarity"])
+    first = {run["model"]: run["seed"] for run in reversed(analysis.meta["runs"])}  # whose examples are at hand
+    for (model, baseline), heads in analysis.maps["heads"].groupby(["model", "baseline"], sort=False):
+        shown = heads[_is(heads["seed"], first[model]) & _is(heads["baseline_seed"], first[baseline])]
+        both = [analysis.examples[name] for name in (model, baseline) if name in analysis.examples]
+        if model != baseline and len(both) == 2 and len(shown):
+            yield f"matched_heads_{model}_{baseline}", plots.plot_matched_heads(shown, *both)
+
+
+def _is(seeds: pd.Series, seed: int | None) -> pd.Series:
+    return seeds.isna() if seed is None else seeds == seed
 
 
 # --- tables for reading ---------------------------------------------------------------------------------------------
@@ -128,7 +184,7 @@ def layer_table(table: pd.DataFrame, model: str, labels: Mapping[str, str] | Non
     groups = summary.groupby(["indicator", "source"], sort=False)
     for (indicator, source), rows in sorted(groups, key=lambda group: _place(group[0][1])):
         means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in rows.itertuples()}
-        name = labels.get(indicator, str(indicator).capitalize())
+        name = _label(indicator, labels)
         cells = {str(layer): means.get(layer, "-") for layer in layers}
         made.append({"Source": source, "Indicator": name, **cells, "all": means[-1]})
     return pd.DataFrame(made)
@@ -146,11 +202,11 @@ def comparison_tables(
         made = [
             {
                 "Source": row.source,
-                "Indicator": labels.get(row.indicator, str(row.indicator).capitalize()),
+                "Indicator": _label(row.indicator, labels),
                 str(baseline): number(row.baseline_mean),
                 str(model): number(row.model_mean),
                 "Difference [95% CI]": f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}",
-                "p (Holm)": "-" if pd.isna(row.p_adjusted) else _p(row.p_adjusted),
+                "p (Holm)": p_value(row.p_adjusted),
                 "Effect": "-" if pd.isna(row.effect) else f"{row.effect:+.1f}",
                 "Runs": str(row.n_seeds) if row.unit == "seeds" else "1",
             }
@@ -161,45 +217,55 @@ def comparison_tables(
 
 
 def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
-    """The Jensen-Shannon rows of a map comparison as text, by seed and layer."""
+    """The Jensen-Shannon rows of a map comparison as text, by layer: means over pairs of runs, with the 95 % interval
+    of the gain over these pairs; of a single pair, over images."""
     rows = matching[matching["measure"] == "js"]
-    made = [
-        {
-            "Models": f"{row.model}, {row.baseline}",
-            "Seed": "-" if pd.isna(row.seed) else str(row.seed),
-            "Layer": f"{row.layer_a}, {row.layer_b}",
-            "Images": str(row.images),
-            "As ordered": number(row.identity),
-            "Matched": number(row.matched),
-            "By chance": number(row.chance),
-            "Gain over chance [95% CI]": f"{signed(row.gain_over_chance)} "
-            f"{interval(row.gain_over_chance_low, row.gain_over_chance_high)}",
-        }
-        for row in rows.itertuples()
-    ]
+    made = []
+    keys = ["model", "baseline", "layer_a", "layer_b", "images"]
+    for (model, baseline, layer_a, layer_b, images), group in rows.groupby(keys, sort=False):
+        gains = group["gain_over_chance"].to_numpy()
+        low, high = group[["gain_over_chance_low", "gain_over_chance_high"]].iloc[0]
+        if len(gains) > 1:
+            low, high = stats.t.interval(0.95, len(gains) - 1, gains.mean(), max(stats.sem(gains), 1e-15))
+        made.append(
+            {
+                "Models": f"{model}, {baseline}" if model != baseline else f"{model}, other seed",
+                "Pairs": str(len(gains)),
+                "Layer": f"{layer_a}, {layer_b}",
+                "Images": str(images),
+                "As ordered": number(group["identity"].mean()),
+                "Matched": number(group["matched"].mean()),
+                "By chance": number(group["chance"].mean()),
+                "Gain over chance [95% CI]": f"{signed(gains.mean())} {interval(low, high)}",
+            }
+        )
     return pd.DataFrame(made)
 
 
 def statements(comparison: pd.DataFrame, labels: Mapping[str, str] | None = None) -> list[str]:
     """One sentence for each measure of structure: which model is more structured, and how sure that is."""
-    labels = labels or {}
-    said = []
-    for row in comparison[comparison["layer"].isna()].itertuples():
-        direction = STRUCTURE.get((str(row.indicator), str(row.source)))
-        if direction is None:
-            continue
-        unit = f"over {row.n_seeds} training runs" if row.unit == "seeds" else "over images, these two checkpoints only"
-        numbers = (
-            f"{number(row.model_mean)} against {number(row.baseline_mean)}, difference {signed(row.difference)} "
-            f"{interval(row.ci_low, row.ci_high)} {unit}"
-        )
-        name = f"{labels.get(row.indicator, str(row.indicator))} ({row.source})"
-        if pd.isna(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
-            said.append(f"{name}: no difference shown between {row.model} and {row.baseline} ({numbers}).")
-        else:
-            more = row.model if row.difference * direction > 0 else row.baseline
-            said.append(f"{name}: {more} is more structured ({row.model} {numbers}).")
-    return said
+    rows = comparison[comparison["layer"].isna()].itertuples()
+    known = ((row, STRUCTURE.get((str(row.indicator), str(row.source)))) for row in rows)
+    return [_statement(row, direction, "structured", labels or {}) for row, direction in known if direction]
+
+
+def faithfulness_statements(comparison: pd.DataFrame, labels: Mapping[str, str] | None = None) -> list[str]:
+    """One sentence for each method's gain over the random ranking: whose maps are more faithful, and how sure it is."""
+    rows = comparison[comparison["indicator"].isin(FAITHFUL)].sort_values("source", kind="stable")
+    return [_statement(row, +1, "faithful", labels or {}) for row in rows.itertuples()]
+
+
+def _statement(row: Any, direction: int, quality: str, labels: Mapping[str, str]) -> str:
+    unit = f"over {row.n_seeds} training runs" if row.unit == "seeds" else "over images, these two checkpoints only"
+    numbers = (
+        f"{number(row.model_mean)} against {number(row.baseline_mean)}, difference {signed(row.difference)} "
+        f"{interval(row.ci_low, row.ci_high)} {unit}"
+    )
+    name = f"{_label(row.indicator, labels)} ({row.source})"
+    if pd.isna(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
+        return f"{name}: no difference shown between {row.model} and {row.baseline} ({numbers})."
+    more = row.model if row.difference * direction > 0 else row.baseline
+    return f"{name}: {more} is more {quality} ({row.model} {numbers})."
 
 
 def accuracy_lines(table: pd.DataFrame) -> list[str]:
@@ -217,6 +283,10 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
 def _place(source: str) -> tuple[int, str]:
     """Where the rows of a source stand in tables; methods of attribution come last, by name."""
     return (_SOURCES.index(source), "") if source in _SOURCES else (len(_SOURCES), source)
+
+
+def _label(indicator: str, labels: Mapping[str, str]) -> str:
+    return labels.get(indicator, str(indicator).replace("_", " ").capitalize())
 
 
 def number(x: float) -> str:
@@ -238,8 +308,79 @@ def interval(low: float, high: float, *, percent: bool = False) -> str:
     return f"[{low:.2%}, {high:.2%}]" if percent else f"[{number(low)}, {number(high)}]"
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
+    """Three decimals; a dash for a missing one."""
+    if pd.isna(p):
+        return "-"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+_VERIFIED = {
+    "accuracy": "accuracy",
+    "agreement": "predictions that agree",
+    "map_divergence": "divergence of attention maps (Jensen-Shannon, 0 to 1)",
+    "parameters": "parameters",
+    "macs": "multiply-accumulates of an image",
+    "bytes": "bytes of the weights",
+    "seconds_1": "seconds for one image",
+    "seconds_32": "seconds for 32 images",
+    "compressed_gain": "accuracy, compressed: before and after fine-tuning",
+    "whole_gain": "accuracy, whole model: before and after the same training",
+    "accuracy_finetuned": "accuracy, whole and compressed, both trained further",
+}
+_RATIOS = ("parameters", "macs", "bytes", "seconds_1", "seconds_32")
+
+
+def verification_table(verification: pd.DataFrame) -> pd.DataFrame:
+    """What a compression changed, as text: shares as percentages, what is counted or timed as a ratio."""
+    made = []
+    for row in verification.itertuples():
+        ratio, percent = row.quantity in _RATIOS, "accuracy" in _VERIFIED.get(row.quantity, "")
+        show = (lambda x: f"{x:.2%}") if percent or row.quantity == "agreement" else _plain
+        change = (
+            f"x {row.change:.3f}" if ratio else f"{100 * row.change:+.2f} points" if percent else signed(row.change)
+        )
+        low, high = (100 * x if percent else x for x in (row.ci_low, row.ci_high))
+        made.append(
+            {
+                "Quantity": _VERIFIED.get(row.quantity, f"{row.quantity} ({row.source})"),
+                "Before": "-" if pd.isna(row.before) else show(row.before),
+                "After": show(row.after),
+                "Change": "-" if pd.isna(row.change) else change,
+                "95 % interval": "-" if pd.isna(low) else f"[{low:.3f}, {high:.3f}]",
+                "p": p_value(row.p),
+                "Images": "-" if pd.isna(row.n) or row.quantity.startswith("seconds") else str(row.n),
+            }
+        )
+    return pd.DataFrame(made)
+
+
+def _plain(x: float) -> str:
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def compression_table(curve: pd.DataFrame, energies: Sequence[float] | None = None) -> pd.DataFrame:
+    """A sweep as text, at ``energies`` (default: all), masked and removed in separate columns."""
+
+    def points(row: Any, how: str) -> str:
+        change, low, high = (100 * getattr(row, f"{how}_{end}") for end in ("change", "low", "high"))
+        return f"{change:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+    made = [
+        {
+            "Criterion": row.criterion,
+            "Energy": f"{row.energy:g}",
+            "Directions removed": f"{row.directions_removed:.1%}",
+            "Accuracy, masked (points)": points(row, "masked"),
+            "Rows removed": f"{row.rows_removed:.1%}",
+            "Parameters": f"{row.parameters_change:+.1%}",
+            "MACs": f"{row.macs_change:+.1%}",
+            "Accuracy, removed (points)": points(row, "removed"),
+        }
+        for row in curve.itertuples()
+        if energies is None or row.energy in energies
+    ]
+    return pd.DataFrame(made)
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
@@ -264,6 +405,10 @@ def _summary(
         parts += [
             "## Which attention is more structured?",
             "\n".join(f"- {line}" for line in statements(comparison, labels)),
+        ]
+        if faithful := faithfulness_statements(comparison, labels):
+            parts += ["## Whose maps are more faithful?", _FAITHFUL, "\n".join(f"- {line}" for line in faithful)]
+        parts += [
             "## Comparison over the whole model",
             _COMPARING,
         ]
@@ -282,16 +427,42 @@ def _summary(
 _COMPARING = """Means over heads and layers; differences are model minus baseline, paired by training seed where seeds
 are shared. p is adjusted by Holm's method over all rows; the effect is the paired difference in units of its own spread
 over seeds (Hedges' correction)."""
+_FAITHFUL = """How much faster the predicted class falls when the patches that a map ranks highest are taken away
+(deletion), and rises when they are brought back (insertion), than under a random ranking of the same model. Above 0 the
+map tells something. Raw areas depend on how confident a model is, and are not compared here."""
 _MATCHING = """Similarity (one minus the Jensen-Shannon distance) of what the class token attends to, between the heads
 of two models: in the order the heads have, matched one to one, and by chance. Heads were matched on one half of the
-images and are judged on the other; intervals are over images. With "other", one model saw another image: a gain
-that stays there is a habit of the heads, not an answer to the image."""
+images and are judged on the other. Intervals are over pairs of runs where there are several (those of one model share
+runs, so theirs are a guide), else over images. "Other seed" is what a new training run alone changes. With "other"
+images, one model saw another image: a gain that stays there is a habit of the heads, not an answer to the image."""
 _READING = """Layers and heads count from 0. The source says what an indicator was computed from: the learned diagonal
 (sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training
 seeds where a model has several runs, else over images, and then they speak of that checkpoint alone. Compare two models
 within one source only: sigma exists for SVDA alone and stands beside no number of another model. A structured attention
 map is not by itself a faithful explanation of a decision: where deletion and insertion were measured, set each method
 beside the random ranking of the same model, since the areas depend on how confident a model is."""
+
+
+def _compression_page(verification: pd.DataFrame, curve: pd.DataFrame, meta: Mapping[str, Any], command: str) -> str:
+    parts = [f"# Compression: {meta['model']}", *(f"**Warning: {line}**" for line in meta["warnings"])]
+    if command:
+        parts.append(f"Made by `{command}`.")
+    parts += [
+        f"{meta['directions_removed']:.1%} of the score directions and {meta['rows_removed']:.1%} of the rows of W_q "
+        f"and W_k are gone (criterion {meta['criterion']}, {meta['slack']} slack rows a head).",
+        "## Before and after",
+        markdown(verification_table(verification)),
+    ]
+    if not curve.empty:
+        parts += ["## The cost of removing", "![sweep](compression.png)", markdown(compression_table(curve))]
+    return "\n\n".join([*parts, "## How to read this", _COMPRESSING]) + "\n"
+
+
+_COMPRESSING = """Masked: the scores lose directions, the rows keep their norm; removed: rows of W_q and W_k are gone
+and the file is smaller. Energies are shares of each head's total. Intervals are 95 %, paired over images (over rounds
+for what is timed), and speak of this checkpoint alone; p is McNemar's exact test. The random control keeps as many
+directions of each head as the criterion operator, chosen at random. Training images rank the directions, test images
+only verify."""
 
 
 def _runs_table(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -312,23 +483,40 @@ def markdown(frame: pd.DataFrame) -> str:
 def _latex(analysis: Analysis, comparison: pd.DataFrame | None, labels: Mapping[str, str]) -> str:
     stamps = "".join(f"% WARNING: {line}\n" for line in analysis.meta["warnings"])
     if comparison is not None:
-        return stamps + "\n".join(_booktabs(cells) for cells in comparison_tables(comparison, labels).values())
+        return stamps + "\n".join(booktabs(cells) for cells in comparison_tables(comparison, labels).values())
     rows = summarise(analysis.table)
     rows = rows[rows["layer"].isna()]
     made = {
         "Indicator": [
-            f"{labels.get(name, name)} ({s})" for name, s in zip(rows["indicator"], rows["source"], strict=True)
+            f"{_label(name, labels)} ({s})" for name, s in zip(rows["indicator"], rows["source"], strict=True)
         ],
         "Mean": rows["mean"].map(number).to_list(),
         "95 % CI": [interval(low, high) for low, high in zip(rows["ci_low"], rows["ci_high"], strict=True)],
     }
-    return stamps + _booktabs(pd.DataFrame(made))
+    return stamps + booktabs(pd.DataFrame(made))
 
 
-def _booktabs(frame: pd.DataFrame) -> str:
-    escapes = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "<": "$<$", "|": r"$|$"})
+_LEFT = ("Source", "Indicator", "Data", "Model", "Claim", "Measure", "Number", "Verdict", "Why", "Changed")
+
+
+def booktabs(frame: pd.DataFrame) -> str:
+    """A frame of text as a LaTeX table of the booktabs package; columns of long text wrap."""
+    escapes = str.maketrans(
+        {
+            "%": r"\%",
+            "_": r"\_",
+            "&": r"\&",
+            "#": r"\#",
+            "<": "$<$",
+            ">": "$>$",
+            "|": r"$|$",
+            "±": r"$\pm$",
+            "^": r"\^{}",
+        }
+    )
     escaped = frame.astype(str).map(lambda x: x.translate(escapes)).rename(columns=lambda x: x.translate(escapes))
-    alignment = "".join("l" if name in ("Source", "Indicator") else "r" for name in frame.columns)
+    longest = frame.astype(str).map(len).max()
+    alignment = "".join("p{3cm}" if longest[name] > 40 else "l" if name in _LEFT else "r" for name in frame.columns)
     return "% needs \\usepackage{booktabs}\n" + escaped.style.hide(axis="index").to_latex(
         hrules=True, column_format=alignment
     )

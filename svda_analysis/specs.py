@@ -5,7 +5,8 @@ A spec is the path of one of our checkpoints, or a model from elsewhere:
 - ``timm:vit_tiny_patch16_224@weights.pt`` - a model of timm, with one's own weights;
 - ``torchvision:vit_b_16@weights.safetensors``;
 - ``hf:FOLDER`` - a model of Hugging Face transformers as ``save_pretrained`` left it;
-- ``module:package.module:function@weights.pt`` - what a function of one's own returns.
+- ``module:package.module:function@weights.pt`` - what a function of one's own returns;
+- ``dot:vit_tiny``, ``svda:vit_tiny``, ``cosine:vit_tiny`` - our own model in one of its sizes (``model.PRESETS``).
 
 ``@weights`` is a ``.safetensors`` file, or a ``.pt`` read with ``weights_only=True``; without it the model is random.
 """
@@ -18,8 +19,9 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from svda_analysis.checkpoint import build_model, check_fit, load, read_weights_only
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
-from svda_analysis.model import ViT
+from svda_analysis.model import AttentionKind, ViT, ViTConfig
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 
 
@@ -36,7 +38,8 @@ from svda_analysis.results import TABLE_COLUMNS, make_frame
 class OpenModel:
     """A model in eval mode and what is known of it; ``attention``, ``seed`` and ``epoch`` are None where they are not.
 
-    ``data`` and ``recipe`` are those of a checkpoint; ``preprocessing`` is the model's own for images from files.
+    ``data`` and ``recipe`` are those of a checkpoint; ``preprocessing`` is the model's own for images from files;
+    ``untrained``: the spec names no weights, and they are random.
     """
 
     model: nn.Module
@@ -49,6 +52,7 @@ class OpenModel:
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: pd.DataFrame = dataclasses.field(default_factory=lambda: make_frame([], TABLE_COLUMNS))
     preprocessing: Preprocessing | None = None
+    untrained: bool = False
 
 
 def open_model(given: OpenModel | nn.Module | str | os.PathLike[str]) -> OpenModel:
@@ -56,13 +60,24 @@ def open_model(given: OpenModel | nn.Module | str | os.PathLike[str]) -> OpenMod
     if isinstance(given, OpenModel):
         return given
     if isinstance(given, nn.Module):
+        _check_images_in(given, type(given).__name__)
         return OpenModel(model=given, name=type(given).__name__, attention=_kind(given))
     spec = os.fspath(given)
     library, colon, rest = spec.partition(":")
     if colon and library in _LIBRARIES:
         name, _, weights = rest.rpartition("@") if "@" in rest else (rest, "", "")
-        model, shown, preprocessing = _LIBRARIES[library](name, Path(weights) if weights else None)
-        return OpenModel(model=model.eval(), name=shown, path=spec, attention=_kind(model), preprocessing=preprocessing)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a model without weights is the same one each time
+            model, shown, preprocessing = _LIBRARIES[library](name, Path(weights) if weights else None)
+        _check_images_in(model, spec)
+        return OpenModel(
+            model=model.eval(),
+            name=shown,
+            path=spec,
+            attention=_kind(model),
+            preprocessing=preprocessing,
+            untrained=not weights and library not in ("hf", "module"),  # these may bring their own
+        )
     if colon and re.fullmatch(r"[a-z_]{2,}", library) and not Path(spec).exists():
         raise InputError(f"{spec}: no such file, and {library!r} is not one of {', '.join(_LIBRARIES)}")
     checkpoint = load(given)
@@ -88,7 +103,7 @@ def run_names(opened: Sequence[OpenModel]) -> list[str]:
     groups: list[tuple[str, Any, set[int | None]]] = []
     names = []
     for run in opened:
-        recipe = (getattr(run.model, "config", None), run.epoch, {k: v for k, v in run.recipe.items() if k != "seed"})
+        recipe = (getattr(run.model, "config", None), run.epoch, _recipe(run))
         fitting = (g for g in groups if g[1] == recipe and run.seed is not None and run.seed not in g[2])
         group = next(fitting, None)
         if group is None:
@@ -97,6 +112,11 @@ def run_names(opened: Sequence[OpenModel]) -> list[str]:
         group[2].add(run.seed)
         names.append(group[0])
     return names
+
+
+def _recipe(run: OpenModel) -> dict[str, Any]:
+    """Its recipe but for the seed; a field that is None may be one that an older version did not have."""
+    return {key: value for key, value in run.recipe.items() if key != "seed" and value is not None}
 
 
 def _new_name(run: OpenModel, taken: set[str]) -> str:
@@ -187,6 +207,13 @@ def _processor(transformers: Any, folder: str) -> Preprocessing | None:
     )
 
 
+def _from_preset(attention: str, name: str, weights: Path | None) -> tuple[nn.Module, str, None]:
+    state = None if weights is None else _weights(weights)
+    model = ViT(ViTConfig.preset(name, attention=attention, **_classes(state, "head")))
+    _fit(model, state, weights)
+    return model, f"{attention}_{name}", None
+
+
 def _from_module(name: str, weights: Path | None) -> tuple[nn.Module, str, None]:
     path, colon, function = name.partition(":")
     if not colon:
@@ -209,7 +236,14 @@ _LIBRARIES: dict[str, Callable[[str, Path | None], tuple[nn.Module, str, Preproc
     "torchvision": _from_torchvision,
     "hf": _from_hugging_face,
     "module": _from_module,
+    **{kind: partial(_from_preset, kind) for kind in get_args(AttentionKind)},
 }
+
+
+def _check_images_in(model: nn.Module, given: str) -> None:
+    takes = getattr(model, "main_input_name", "pixel_values")  # what Hugging Face's models say of themselves
+    if takes != "pixel_values":
+        raise InputError(f"{given} must be a model of images, got {type(model).__name__}, which takes {takes}")
 
 
 def _library(name: str, extra: str) -> Any:

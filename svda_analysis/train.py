@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from svda_analysis.analyze import Stream, versions
-from svda_analysis.checkpoint import Checkpoint, load, save
+from svda_analysis.checkpoint import Checkpoint, check_fit, load, save
 from svda_analysis.data import ImageData, load_dataset
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.indicators import INDICATORS
@@ -41,13 +41,14 @@ class TrainConfig:
     ``orthogonality``): ``shape_penalty`` and ``norm_penalty`` weigh :func:`shape_entropy` and :func:`norm_share`,
     ``sigma_l1`` the mean of ``|sigma|``, ``orthogonality`` the squared distance of each head's W_q and W_k rows from an
     orthogonal set. ``warmup_share`` is the share of all steps with a rising rate; a cosine to zero follows.
+    ``train_images`` trains on at most so many images, drawn once and the same for every seed and model (None: all).
     ``flip`` flips half the images, ``crop_padding`` pads small images by so many pixels and crops them at random
     (None: the data set's own number; folders are cropped anyway).
     """
 
     dataset: str = "fashion_mnist"
     seed: int = 0
-    epochs: int = 12
+    epochs: int = 17
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -64,8 +65,11 @@ class TrainConfig:
     sigma_l1: float = 0.0
     orthogonality: float = 0.0
     probe_images: int = 256
+    train_images: int | None = None
 
     def __post_init__(self) -> None:
+        if self.train_images is not None and self.train_images < 1:
+            raise InputError(f"train_images must be at least 1, got {self.train_images}")
         for name in ("epochs", "batch_size", "probe_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -100,9 +104,10 @@ def train(
     recipe: TrainConfig,
     out: str | Path,
     *,
-    data_root: str | Path | None = None,
+    data_root: str | os.PathLike[str] | None = None,
     resume: bool = False,
     stop_after: int | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     mixed_precision: Precision = "auto",
     compile: bool = False,
     track: str | None = None,
@@ -113,9 +118,9 @@ def train(
 
     Each epoch appends to the checkpoint's history: loss over the training and test images, test accuracy, and every
     indicator on a fixed probe of test images. ``resume`` continues from ``out``, whose config and recipe must be the
-    same; ``stop_after`` ends the run early, after that epoch of the schedule. ``track`` names a tracker of accelerate
-    (``"tensorboard"``), written beside ``out``. ``on_start`` gets lines about the data and the start, ``on_progress``
-    a :class:`Progress` after each step.
+    same; ``stop_after`` ends the run early, after that epoch of the schedule. ``weights`` is a state dict to start from
+    in the place of random weights. ``track`` names a tracker of accelerate (``"tensorboard"``), written beside ``out``.
+    ``on_start`` gets lines about the data and the start, ``on_progress`` a :class:`Progress` after each step.
 
     Raises :class:`InputError` for bad input, before anything is written.
     """
@@ -132,6 +137,9 @@ def train(
             ]
         _check_fit(config, recipe, data[0], accelerator.num_processes)
         run = _Run(config, recipe, data[0], data[1], accelerator, compile, track, out)
+        if weights is not None:
+            check_fit(run.model.state_dict(), weights, "weights do not fit the config")
+            run.model.load_state_dict(weights)
         if resume and out.exists():
             run.restore(load(out), out)
         if on_start and accelerator.is_main_process:
@@ -226,6 +234,12 @@ def parameter_groups(model: ViT, recipe: TrainConfig) -> list[dict[str, Any]]:
     ]
 
 
+def changes(checkpoint: Checkpoint, config: ViTConfig, recipe: TrainConfig) -> list[str]:
+    """What differs between a checkpoint and a plan, as ``"lr 0.001 -> 0.01"``; empty where it can be resumed."""
+    wanted, found = _flat(config, recipe), {**_flat(checkpoint.config), **checkpoint.recipe}
+    return [f"{key} {found.get(key)!r} -> {wanted[key]!r}" for key in wanted if wanted[key] != found.get(key)]
+
+
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
@@ -263,13 +277,14 @@ class _Run:
         self.epoch = 0
         self.history = make_frame([], TABLE_COLUMNS)
         self.name = out.stem
-        self.steps_per_epoch = max(1, len(train_data) // recipe.batch_size)
+        self.chosen = torch.arange(len(train_data))
+        if recipe.train_images is not None:
+            self.chosen = torch.randperm(len(train_data), generator=_generator(0))[: recipe.train_images]
+        self.steps_per_epoch = max(1, len(self.chosen) // recipe.batch_size)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Continue from ``checkpoint``, which must come from the same config and recipe and hold its optimizer."""
-        wanted, found = _flat(self.config, self.recipe), {**_flat(checkpoint.config), **checkpoint.recipe}
-        changed = [f"{key} {found.get(key)!r} -> {wanted[key]!r}" for key in wanted if wanted[key] != found.get(key)]
-        if changed:
+        if changed := changes(checkpoint, self.config, self.recipe):
             raise InputError(f"{path} cannot be resumed with another recipe: {', '.join(changed)}")
         if checkpoint.optimizer is None:
             raise InputError(f"{path} cannot be resumed: it was exported without its optimizer state")
@@ -294,7 +309,9 @@ class _Run:
 
     def train_epoch(self, epoch: int, on_progress: Callable[[Progress], None] | None) -> None:
         recipe, accelerator = self.recipe, self.accelerator
-        started = time.perf_counter()
+        started, on_cuda = time.perf_counter(), accelerator.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats(accelerator.device)
         torch.manual_seed(_mix(recipe.seed, epoch, accelerator.process_index))  # dropout
         self.wrapped.train()
         sums, shown = _Sums(), 0.0
@@ -308,6 +325,8 @@ class _Run:
         seconds = time.perf_counter() - started
         self.epoch = epoch + 1
         train_rows = [("loss", train_loss / seen), ("accuracy", train_accuracy / seen), ("epoch_seconds", seconds)]
+        if on_cuda:  # elsewhere torch does not count
+            train_rows.append(("peak_memory_mb", torch.cuda.max_memory_allocated(accelerator.device) / 1e6))
         rows = pd.concat([self._rows("train", train_rows, int(seen)), self._measure()], ignore_index=True)
         self.history = rows if self.history.empty else pd.concat([self.history, rows], ignore_index=True)
         self._track(rows)
@@ -318,7 +337,7 @@ class _Run:
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of each batch of the epoch; a last batch that is not full is left out."""
         recipe, world, rank = self.recipe, self.accelerator.num_processes, self.accelerator.process_index
-        order = torch.randperm(len(self.train_data), generator=_generator(recipe.seed, epoch))
+        order = self.chosen[torch.randperm(len(self.chosen), generator=_generator(recipe.seed, epoch))]
         size = min(recipe.batch_size, len(order))
         order = order[: len(order) // size * size].view(-1, size)[:, rank::world].flatten()
         augmenting = _generator(recipe.seed, epoch, rank + 1)

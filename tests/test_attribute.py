@@ -15,7 +15,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 
 KINDS = ("dot", "svda", "cosine")
-TOKEN_METHODS = ("rollout", "relevance", "attention")
+TOKEN_METHODS = ("rollout", "relevance", "cls_attention")
 
 
 def model_and_images(kind="dot", images=3, **changes):
@@ -126,14 +126,14 @@ def test_relevance_is_the_update_rule_with_gradients_of_the_target(kind):
 def test_attention_is_the_last_row_of_cls():
     model, images = model_and_images("svda")
     found = records(model, images)
-    close(attribute(model, images, method="attention"), on_pixels(found[-1].a[:, :, 0, 1:].mean(1)))
+    close(attribute(model, images, method="cls_attention"), on_pixels(found[-1].a[:, :, 0, 1:].mean(1)))
 
 
 def test_without_prefix_tokens_the_mean_row_is_read():
     model, images = Plain(), torch.randn(2, 1, 12, 12)
     close(attribute(model, images), on_pixels(rollout_by_loops(model, images).mean(1)))
     last = records(model, images)[-1].a[:, 0].mean(1)
-    close(attribute(model, images, method="attention"), on_pixels(last))
+    close(attribute(model, images, method="cls_attention"), on_pixels(last))
     relevance = attribute(model, images, method="relevance", target=2)
     assert (relevance >= 1 / 16).all()  # R starts at the identity, whose mean row is uniform
     assert relevance.max() > 1 / 16
@@ -196,7 +196,7 @@ def test_layers_of_different_size():
     for method in ("rollout", "relevance"):
         with pytest.raises(InputError, match=r"the same tokens in every layer, got \[4, 16\]"):
             attribute(model, images, method=method)
-    close(attribute(model, images, method="attention"), attribute(Plain(), images, method="attention"))
+    close(attribute(model, images, method="cls_attention"), attribute(Plain(), images, method="cls_attention"))
 
 
 def test_images_that_the_grid_does_not_divide():

@@ -434,7 +434,7 @@ def test_faithfulness_adds_its_rows_and_its_control(tiny, fashion, capsys, witho
     assert stopped.value.code == 0
     table = pd.read_csv("out/indicators.csv").astype(TABLE_COLUMNS)
     rows = table[table["indicator"].isin(["deletion_auc", "insertion_auc"])]
-    assert set(rows["source"]) == {"rollout", "relevance", "attention", "random"}
+    assert set(rows["source"]) == {"rollout", "relevance", "cls_attention", "random"}
     assert (rows["n"] == 6).all()
     assert set(rows["model"]) == {table["model"].iloc[0]}
     assert "Deletion AUC" in Path("out/table.tex").read_text()

@@ -10,7 +10,13 @@ from torch import nn
 
 from svda_analysis.attribute import attribute
 from svda_analysis.errors import InputError
-from svda_analysis.faithfulness import deletion_insertion, faithfulness, randomisation_check
+from svda_analysis.faithfulness import (
+    deletion_insertion,
+    faithfulness,
+    infidelity,
+    randomisation_check,
+    sensitivity_max,
+)
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import TABLE_COLUMNS
 
@@ -177,8 +183,8 @@ def test_where_the_grid_does_not_divide_the_image_every_pixel_still_belongs_to_a
         ends = [model(x).softmax(-1)[:, 3].double() for x in (images, torch.zeros_like(images))]
     for area in deletion_insertion(model, images, torch.randn(2, 12, 12), target=3, steps=1):
         torch.testing.assert_close(area, sum(ends) / 2, rtol=0, atol=1e-6)
-    faithful = faithfulness(model, images, methods=("attention",))
-    assert faithful["mean"].between(0, 1).all()
+    faithful = faithfulness(model, images, methods=("cls_attention",))
+    assert faithful[faithful["indicator"].str.endswith("_auc")]["mean"].between(0, 1).all()
 
 
 def test_the_model_is_as_before():
@@ -232,31 +238,44 @@ def test_the_table_holds_the_mean_and_interval_of_each_method_and_the_control():
     model, images = model_and_images(images=5)
     seen = []
     table = faithfulness(
-        model, images, methods=("rollout", "saliency"), batch_size=2, progress=lambda *x: seen.append(x)
+        model, images, methods=("rollout", "saliency"), batch_size=2, samples=4, progress=lambda *x: seen.append(x)
     )
     assert seen == [(2, 5), (4, 5), (5, 5)]
     assert dict(table.dtypes.astype(str)) == TABLE_COLUMNS
-    assert set(zip(table["indicator"], table["source"], strict=True)) == {
-        (area, name) for area in ("deletion_auc", "insertion_auc") for name in ("rollout", "saliency", "random")
-    }
-    assert len(table) == 6
+    of_all = {"deletion_auc", "insertion_auc", "infidelity"}
+    of_methods = {*of_all, "deletion_gain", "insertion_gain", "sensitivity_max", "randomisation_correlation"}
+    wanted_rows = {("random", x) for x in of_all} | {(name, x) for name in ("rollout", "saliency") for x in of_methods}
+    assert set(zip(table["source"], table["indicator"], strict=True)) == wanted_rows
+    assert len(table) == len(wanted_rows)
     assert table[["layer", "head"]].isna().all(axis=None)
-    assert table["mean"].between(0, 1).all()
+    chance = table[table["source"] == "random"].set_index("indicator")["mean"]
     for name in ("rollout", "saliency"):
         maps = attribute(model, images, method=name)
-        pair = deletion_insertion(model, images, maps)
-        for area, values in zip(("deletion_auc", "insertion_auc"), pair, strict=True):
-            row = table[(table["indicator"] == area) & (table["source"] == name)].iloc[0]
-            low, high = stats.t.interval(0.95, 4, values.mean().item(), stats.sem(values.numpy()))
-            wanted = [values.mean().item(), values.numpy().std(ddof=1), low, high]
+        deletion, insertion = deletion_insertion(model, images, maps)
+        values = {
+            "deletion_auc": deletion,
+            "insertion_auc": insertion,
+            "infidelity": infidelity(model, images, maps, samples=4),
+            "sensitivity_max": sensitivity_max(model, images, method=name, samples=4),
+        }
+        rows = table[table["source"] == name].set_index("indicator")
+        for indicator, found in values.items():
+            row = rows.loc[indicator]
+            low, high = stats.t.interval(0.95, 4, found.mean().item(), stats.sem(found.numpy()))
+            wanted = [found.mean().item(), found.numpy().std(ddof=1), low, high]
             assert row[["mean", "std", "ci_low", "ci_high"]].tolist() == pytest.approx(wanted, abs=1e-6)
             assert row["n"] == 5
+        gains = rows.loc[["deletion_gain", "insertion_gain"], "mean"].tolist()
+        wanted = [chance["deletion_auc"] - deletion.mean(), insertion.mean() - chance["insertion_auc"]]
+        assert gains == pytest.approx([x.item() for x in wanted], abs=1e-6)
+        check = randomisation_check(model, images, method=name).iloc[0]
+        assert rows.loc["randomisation_correlation", "mean"] == pytest.approx(check["mean"], abs=1e-6)
 
 
 def test_the_control_follows_its_seed_and_not_the_batches():
     model, images = model_and_images(images=5)
     runs = [faithfulness(model, images, methods=(), batch_size=size, seed=s) for size, s in ((2, 0), (5, 0), (5, 1))]
-    assert all(run["source"].eq("random").all() and len(run) == 2 for run in runs)
+    assert all(run["source"].eq("random").all() and len(run) == 3 for run in runs)
     first, again, other = (run["mean"].to_numpy() for run in runs)
     np.testing.assert_allclose(first, again, atol=1e-6)
     assert np.abs(first - other).max() > 1e-4
@@ -270,7 +289,7 @@ def test_one_image_has_no_interval():
 
 
 def test_a_checkpoint_brings_its_data_and_its_names(tiny, fashion):
-    table = faithfulness(tiny["svda"], images=3, methods=("attention",), steps=2, data_root=fashion)
+    table = faithfulness(tiny["svda"], images=3, methods=("cls_attention",), steps=2, data_root=fashion)
     assert set(table["model"]) == {"svda_s0"}
     assert set(table["attention"]) == {"svda"}
     assert set(table["dataset"]) == {"fashion_mnist"}
@@ -285,12 +304,88 @@ def test_a_checkpoint_brings_its_data_and_its_names(tiny, fashion):
         ({"baseline": "black"}, "baseline must be one of"),
         ({"images": 0}, "images must be at least 1"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"samples": -1}, "samples must be a whole number"),
     ],
 )
 def test_bad_input_to_the_table_is_named(change, message):
     model, images = model_and_images()
     with pytest.raises(InputError, match=message):
         faithfulness(model, images, **change)
+
+
+def test_the_draws_of_an_image_do_not_depend_on_the_batches():
+    model, images = model_and_images(images=5)
+    whole, parts = (
+        faithfulness(model, images, batch_size=size, samples=3).set_index(["indicator", "source"])["mean"]
+        for size in (5, 2)
+    )
+    np.testing.assert_allclose(whole, parts.loc[whole.index], atol=1e-5)
+
+
+# --- infidelity and sensitivity -------------------------------------------------------------------------------------
+
+
+class Sum(nn.Module):
+    """Class 0 has probability 1/2 + the mean of the image / 8, a linear function."""
+
+    def forward(self, images):
+        p = 0.5 + images.mean((1, 2, 3)) / 8
+        return torch.stack([p.log(), (1 - p).log()], 1)
+
+
+def test_the_map_of_a_linear_model_has_no_infidelity_at_any_scale():
+    torch.manual_seed(0)
+    images = torch.rand(3, 2, 4, 6, dtype=torch.float64)
+    for scale in (1.0, -30.0):
+        found = infidelity(Sum(), images, scale * images.mean(1), target=0, patch_size=2)
+        torch.testing.assert_close(found, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert (infidelity(Sum(), images, torch.rand(3, 4, 6), target=0, patch_size=2) > 1e-8).all()
+
+
+def test_infidelity_is_that_of_a_loop_over_images_and_draws():
+    model, images = model_and_images()
+    model, images = model.double(), images.double()
+    maps, targets = torch.randn(3, 12, 12).double(), [4, 0, 7]
+    found = infidelity(model, images, maps, target=torch.tensor(targets), samples=6, seed=3, first=2)
+    for i, target in enumerate(targets):
+        generator = torch.Generator().manual_seed(3 * 1_000_003 + 2 + i)
+        taken = torch.rand(6, 3, 3, generator=generator) < 0.5
+        sums, falls = [], []
+        for patches in taken:
+            z = patches.repeat_interleave(4, 0).repeat_interleave(4, 1)
+            with torch.no_grad():
+                before, after = (model(x[None]).softmax(-1)[0, target] for x in (images[i], images[i] * ~z))
+            sums.append((maps[i] * z).sum().item())
+            falls.append((before - after).item())
+        beta = np.dot(sums, falls) / np.dot(sums, sums)
+        assert found[i].item() == pytest.approx(np.mean((beta * np.array(sums) - falls) ** 2), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["rollout", "saliency"])
+def test_sensitivity_is_that_of_a_loop_over_images_and_draws(method):
+    model, images = model_and_images()
+    model, images = model.double(), images.double()
+    found = sensitivity_max(model, images, method=method, samples=4, radius=0.1, seed=3, first=2)
+    for i, image in enumerate(images):
+        target = int(model(image[None]).argmax())
+        generator = torch.Generator().manual_seed(3 * 1_000_003 + 2 + i)
+        noise = (torch.rand(4, *image.shape, generator=generator) * 2 - 1) * 0.1
+        still = attribute(model, image[None], method=method, target=target)
+        moved = [attribute(model, (image + e)[None], method=method, target=target) for e in noise]
+        wanted = max(((m - still).norm() / still.norm()).item() for m in moved)
+        assert found[i].item() == pytest.approx(wanted, rel=1e-4)
+        assert wanted > 1e-3
+
+
+def test_what_is_random_elsewhere_stays_as_it_was():
+    model, images = model_and_images()
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    infidelity(model, images, torch.rand(3, 12, 12, generator=torch.Generator()))
+    sensitivity_max(model, images, samples=2)
+    assert torch.equal(torch.rand(3), wanted)
 
 
 # --- other weights --------------------------------------------------------------------------------------------------

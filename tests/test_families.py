@@ -159,6 +159,9 @@ def test_square_windows_are_measured_and_average_over_an_image():
     result = analyze(model, images, indicators=["attention_entropy"])
     assert (result.table["n"] == 2).all()
     assert not result.examples
+    assert result.meta["warnings"] == [
+        "MaxxVit attends inside windows: its numbers speak of windows, not of the whole image"
+    ]
     first = next(record for record in records(model, images))
     from svda_analysis.indicators import attention_entropy
 

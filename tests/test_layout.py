@@ -11,13 +11,15 @@ FLOORS = [
     {"results", "model"},
     {"indicators", "data", "compare", "plots", "matching"},
     {"checkpoint", "capture", "report"},
-    {"specs", "attribute"},
+    {"specs", "attribute", "claims"},
     {"sources"},
-    {"analyze", "faithfulness"},
+    {"analyze", "faithfulness", "compress"},
     {"train", "maps"},
+    {"manifest", "verify"},
+    {"paper"},
     {"cli"},
 ]
-WITHOUT_TORCH = {"errors", "results", "compare", "plots", "matching", "report", "cli"}
+WITHOUT_TORCH = {"errors", "results", "compare", "plots", "matching", "report", "claims", "cli"}
 
 
 def imports(module, top_level_only=False):

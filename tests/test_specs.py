@@ -121,6 +121,33 @@ def test_weights_that_do_not_fit_name_the_first_that_does_not(own_module, tmp_pa
         open_model(f"{own_module}@{tmp_path / 'bad.safetensors'}")
 
 
+def test_our_own_model_by_kind_and_size_is_random_but_the_same_each_time(folder):
+    torch.manual_seed(1)
+    first = open_model("svda:fashion_mnist")
+    torch.manual_seed(2)
+    again = open_model("svda:fashion_mnist")
+    assert first.model.config == ViTConfig.preset("fashion_mnist", attention="svda")
+    assert all(map(torch.equal, first.model.state_dict().values(), again.model.state_dict().values()))
+    result = analyze(first, torch.randn(2, 1, 28, 28), indicators=["attention_entropy"])
+    assert result.meta["warnings"] == [
+        "svda:fashion_mnist names no weights (@FILE): they are random, and nothing here was learned"
+    ]
+    with pytest.raises(InputError, match=r"preset must be one of .*vit_tiny.* got 'tiny'"):
+        open_model("dot:tiny")
+
+
+def test_a_model_of_text_is_refused(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is optional")
+    config = transformers.BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=10
+    )
+    model = transformers.BertModel(config)
+    model.save_pretrained(tmp_path)
+    for given in (model, f"hf:{tmp_path}"):
+        with pytest.raises(InputError, match="must be a model of images, got BertModel, which takes input_ids"):
+            open_model(given)
+
+
 def test_a_missing_library_gives_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r'needs timm: pip install "svda-analysis\[timm\]"'):
