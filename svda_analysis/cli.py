@@ -162,9 +162,10 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
 
 
 @cli.command()
-@click.argument("checkpoint", metavar="CHECKPOINT")
-@click.option("--min-logit", type=float, metavar="L", help="Keep what moves the logits by L or more. Default: 0.1.")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.option("--min-logit", type=float, metavar="L", help="Keep what moves the logits by L or more. Default: 0.05.")
 @click.option("--energy", type=float, metavar="E", help="Instead: keep this share of each head's energy, in (0, 1].")
+@click.option("--budget", type=float, metavar="S", help="Instead: keep this share of the rows of W_q and W_k.")
 @click.option(
     "--tolerance",
     type=float,
@@ -175,7 +176,10 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
     "--criterion", type=click.Choice(["operator", "data", "sigma", "random"]), default="operator", show_default=True
 )
 @click.option(
-    "--slack", type=int, default=2, show_default=True, metavar="N", help="Rows a head kept for the norm alone."
+    "--norm-logit",
+    type=float,
+    metavar="L",
+    help="Keep rows for the norm alone that move the logits by L. Default: a tenth of --min-logit; 0: all, inf: none.",
 )
 @click.option("--constant/--no-constant", default=True, show_default=True, help="A constant for the rest of the norm.")
 @click.option("--finetune", type=int, default=0, metavar="EPOCHS", help="Train on, and the whole model as its control.")
@@ -184,54 +188,63 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
 @click.option("--images", type=int, metavar="N", help="Verify on at most N test images. Default: all.")
 @click.option("--sweep/--no-sweep", default=True, show_default=True, help="Also try other energies and criteria.")
 @click.option(
-    "--out", metavar="FILE", help="The smaller checkpoint. Default: beside it, as NAME_e90.pt for energy 0.9."
+    "--out",
+    metavar="PATH",
+    help="The smaller checkpoint (of several: their folder). Default: beside it, as NAME_e90.pt.",
 )
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
-def compress(checkpoint: str, out: str | None, report: str | None, sweep: bool, **options: Any) -> None:
-    """Remove weak score directions from a checkpoint for good, verify what it costs, and write the smaller one.
+def compress(checkpoints: tuple[str, ...], out: str | None, report: str | None, sweep: bool, **options: Any) -> None:
+    """Remove weak score directions from checkpoints for good, verify what it costs, and write the smaller ones.
 
-    Rows of W_q and W_k are removed, so the file, the parameters and the work shrink. A plain ViT of timm or torchvision
-    is compressed from Python: svda_analysis.compress_model.
+    Rows of W_q and W_k are removed, so the file, the parameters and the work shrink. Several checkpoints share a
+    report, with intervals over the runs of each model. A plain ViT of timm or torchvision is compressed from Python:
+    svda_analysis.compress_model.
 
     \b
     Examples:
       svda compress checkpoints/fashion_mnist/svda_s0.pt
       svda compress svda_s0.pt --energy 0.9 --criterion sigma
-      svda compress vit_s0.pt --energy 0.95 --no-sweep --out vit_small.pt
+      svda compress svda_s*.pt vit_s*.pt --budget 0.3 --out smaller
       svda compress svda_s0.pt --tolerance 0.5 --finetune 1
     """
     from svda_analysis.checkpoint import save
-    from svda_analysis.report import compression_table, verification_table, write_compression
+    from svda_analysis.compression_report import write_compression
+    from svda_analysis.specs import open_model, run_names
     from svda_analysis.verify import ENERGIES, compress_and_verify
 
-    if sum(options[name] is not None for name in ("energy", "min_logit", "tolerance")) > 1:
-        raise InputError("--energy, --min-logit and --tolerance exclude each other: give one")
-    target = Path(out) if out else _smaller_name(Path(checkpoint), options)
-    folder = Path(report) if report else Path("reports") / Path(checkpoint).stem
-    if target.resolve() == Path(checkpoint).resolve():
-        raise InputError(f"--out must not be the checkpoint itself, got {target}")
-    check_writable(target.parent, "--out: the folder")
+    if sum(options[name] is not None for name in ("energy", "min_logit", "budget", "tolerance")) > 1:
+        raise InputError("--energy, --min-logit, --budget and --tolerance exclude each other: give one")
+    targets = _smaller_files([Path(name) for name in checkpoints], out, options)
+    first, several = Path(checkpoints[0]), len(checkpoints) > 1
+    folder = Path(report) if report else Path("reports") / (first.resolve().parent.name if several else first.stem)
+    names = run_names([open_model(path) for path in checkpoints]) if several else [first.stem]
+    for target in targets:
+        check_writable(target.parent, "--out: the folder")
     check_writable(folder, "report folder")
     tolerance, epochs, images = (options.pop(name) for name in ("tolerance", "finetune", "images"))
     if options["min_logit"] is None:
         del options["min_logit"]
-    with _progress("points", False) as advance:
-        done = compress_and_verify(
-            checkpoint,
-            tolerance=None if tolerance is None else tolerance / 100,
-            epochs=epochs,
-            test_images=images,
-            energies=ENERGIES if sweep else (),
-            progress=advance,
-            **options,
-        )
-    save(done.checkpoint, target)
+    done = []
+    for checkpoint, target, name in zip(checkpoints, targets, names, strict=True):
+        with _progress("points", False) as advance:
+            run = compress_and_verify(
+                checkpoint,
+                tolerance=None if tolerance is None else tolerance / 100,
+                epochs=epochs,
+                test_images=images,
+                energies=ENERGIES if sweep else (),
+                name=name,
+                progress=advance,
+                **options,
+            )
+        save(run.checkpoint, target)
+        click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+        done.append(run)
     command = shlex.join(["svda", *(click.get_current_context().obj or [])])
-    written = write_compression(done.verification, done.curve, done.meta, folder, command=command)
-    for line in done.meta["warnings"]:
+    written = write_compression(done, folder, command=command)
+    for line in dict.fromkeys(line for run in done for line in run.meta["warnings"]):
         click.echo(f"warning: {line}", err=True)
-    _print_compression(done, verification_table(done.verification), compression_table(done.curve, (0.9,)))
-    click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+    _print_compression(done)
     click.echo(f"report: {written[0]} ({len(written)} files)")
 
 
@@ -605,30 +618,41 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
         console.print(f"- {line}", markup=False)
 
 
-def _smaller_name(checkpoint: Path, options: dict[str, Any]) -> Path:
-    """``svda_s0.pt`` -> ``svda_s0_l0.1.pt``; ``_e90`` for --energy 0.9, ``_t0.5`` for --tolerance 0.5."""
+def _smaller_files(checkpoints: list[Path], out: str | None, options: dict[str, Any]) -> list[Path]:
+    """Where the smaller checkpoints go: ``svda_s0.pt`` -> ``svda_s0_l0.05.pt``; ``_e90`` for --energy 0.9, ``_b30`` for
+    --budget 0.3, ``_t0.5`` for --tolerance 0.5. Beside the checkpoints, in the folder ``out``, or the file ``out``."""
     if options["tolerance"] is not None:
         end = f"t{options['tolerance']:g}"
+    elif options["budget"] is not None:
+        end = f"b{100 * options['budget']:g}"
     elif options["energy"] is not None:
         end = f"e{100 * options['energy']:g}"
     else:
-        end = f"l{0.1 if options['min_logit'] is None else options['min_logit']:g}"
-    return checkpoint.with_name(f"{checkpoint.stem}_{end}.pt")
+        end = f"l{0.05 if options['min_logit'] is None else options['min_logit']:g}"
+    found = [path.with_name(f"{path.stem}_{end}.pt") for path in checkpoints]
+    if out is not None:
+        found = [Path(out)] if len(checkpoints) == 1 else [Path(out) / path.name for path in found]
+    if len(set(found)) < len(found):
+        raise InputError(f"--out must be left out: {checkpoints[0].name} and another checkpoint would get one name")
+    for path, target in zip(checkpoints, found, strict=True):
+        if target.resolve() == path.resolve():
+            raise InputError(f"--out must not be the checkpoint itself, got {target}")
+    return found
 
 
-def _print_compression(done: Any, verification: Any, curve: Any) -> None:
+def _print_compression(runs: list[Any]) -> None:
     from rich.console import Console
 
+    from svda_analysis.compression_report import by_model, verification_table
+
     console = Console(highlight=False)
-    meta = done.meta
-    console.print(f"data: {meta['data']}", markup=False)
-    console.print(
-        f"{meta['directions_removed']:.1%} of the score directions gone, {meta['rows_removed']:.1%} of the rows"
-    )
-    kept = [*verification.columns[:5]]
-    console.print(_rich_table(verification[kept].assign(Source=""), "Before and after", "Source"))
-    if len(curve):
-        console.print(_rich_table(curve.drop(columns="Energy").assign(Source=""), "At energy 0.9", "Source"))
+    for line in dict.fromkeys(run.meta["data"] for run in runs):
+        console.print(f"data: {line}", markup=False)
+    for model, group in by_model(runs).items():
+        gone = [sum(run.meta[name] for run in group) / len(group) for name in ("directions_removed", "rows_removed")]
+        console.print(f"{model}: {gone[0]:.1%} of the score directions gone, {gone[1]:.1%} of the rows", markup=False)
+        table = verification_table(group, indicators=False)
+        console.print(_rich_table(table[[*table.columns[:5]]].assign(Source=""), "Before and after", "Source"))
 
 
 def _rich_table(frame: Any, title: str, sections: str) -> Any:
@@ -640,7 +664,7 @@ def _rich_table(frame: Any, title: str, sections: str) -> Any:
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     shown = frame.drop(columns=sections)
     for at, column in enumerate(shown.columns):
-        table.add_column(escape(str(column)), justify="left" if at == 0 else "right", no_wrap=True)
+        table.add_column(escape(str(column)), justify="left" if at == 0 else "right", no_wrap=at > 0)
     heading = None
     for at, row in enumerate(shown.itertuples(index=False)):
         if frame[sections].iloc[at] != heading:

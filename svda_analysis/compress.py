@@ -7,9 +7,10 @@ Its two factors are made orthonormal and absorbed by W_q and W_k. Unit norms do 
 as well this is exact: a compressed SVDA model is an SVDA model with fewer directions.
 
 What stands in the way for SVDA is the norm: a row is divided by its length over all D directions. Three means keep it:
-``slack`` rows (the principal directions of what was removed; they feed the norm alone), a ``constant`` for the mean of
-the rest, and a training recipe that leaves little length there (``norm_penalty``). ``slack`` of D keeps the norm whole:
-that is masking, the upper limit of what removal can reach.
+norm rows (principal directions of what was removed; they feed the norm alone, where they matter to the logits by
+``norm_logit``), a ``constant`` for the mean of the rest, and a training recipe that leaves little length there
+(``norm_penalty``). A ``norm_logit`` of 0 keeps the norm whole: that is masking, the upper limit of what removal can
+reach.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from svda_analysis.sources import for_model
 Criterion = Literal["operator", "data", "sigma", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 Counts = list[list[int]]  # directions to keep, by layer and head
-MIN_LOGIT, SLACK = 0.1, 2
+MIN_LOGIT = 0.05
+NORM_SHARE = 0.1  # of min_logit: what a norm row must move the logits by to stay
 _TOKENS = 64  # of each image, spread evenly: enough for moments of at most a few hundred dimensions
 
 
@@ -184,22 +186,19 @@ def compress(
     *,
     min_logit: float = MIN_LOGIT,
     energy: float | None = None,
+    budget: float | None = None,
+    norm_logit: float | None = None,
     criterion: str = "operator",
-    slack: int = SLACK,
     constant: bool = True,
 ) -> Checkpoint:
-    """A smaller checkpoint: the directions that move the logits by ``min_logit`` stay, or those that hold ``energy``.
+    """A smaller checkpoint, as :func:`compress_model` makes it of the model.
 
     Its config names the sizes (``score_dims``, ``norm_dims``); it loads, runs, trains and compresses again as any
-    other. ``min_logit`` is one threshold for all heads (:func:`keep_logit`); with ``energy``, a share of each head's
-    total, :func:`keep_energy` decides instead. ``images`` and ``criterion`` as for :func:`rank`, ``slack`` and
-    ``constant`` as for :func:`remove`. Raises :class:`InputError` as these do, and for cosine attention, which has no
-    spectrum.
+    other.
     """
-    model = build_model(checkpoint)
-    found = rank(model, images, criterion=criterion)
-    counts = keep_logit(found, min_logit) if energy is None else keep_energy(found, energy)
-    return as_checkpoint(remove(model, found, counts, slack=slack, constant=constant), checkpoint)
+    options: dict[str, Any] = {"min_logit": min_logit, "energy": energy, "budget": budget, "norm_logit": norm_logit}
+    smaller = compress_model(build_model(checkpoint), images, criterion=criterion, constant=constant, **options)
+    return as_checkpoint(smaller, checkpoint)
 
 
 def compress_model(
@@ -208,14 +207,79 @@ def compress_model(
     *,
     min_logit: float = MIN_LOGIT,
     energy: float | None = None,
+    budget: float | None = None,
+    norm_logit: float | None = None,
     criterion: str = "operator",
-    slack: int = SLACK,
     constant: bool = True,
 ) -> nn.Module:
-    """A smaller copy of ``model``: ours, or a plain ViT of timm or torchvision. Arguments as for :func:`compress`."""
+    """A smaller copy of ``model``: ours, or a plain ViT of timm or torchvision.
+
+    The directions that move the logits by ``min_logit`` stay, one threshold for all heads (:func:`keep_logit`); or
+    those that hold the share ``energy`` of each head's total (:func:`keep_energy`); or as many as leave the share
+    ``budget`` of the rows of W_q and W_k (:func:`to_budget`). ``norm_logit`` (default: a tenth of the threshold on the
+    logits) and ``constant`` as for :func:`remove`; ``images`` and ``criterion`` as for :func:`rank`. Raises
+    :class:`InputError` as these do, and for cosine attention, which has no spectrum.
+    """
+    if energy is not None and budget is not None:
+        raise InputError("energy and budget exclude each other: give one")
     found = rank(model, images, criterion=criterion)
+    if budget is not None:
+        return to_budget(model, found, budget, norm_logit=norm_logit, constant=constant)[1]
     counts = keep_logit(found, min_logit) if energy is None else keep_energy(found, energy)
-    return remove(model, found, counts, slack=slack, constant=constant)
+    norm_logit = NORM_SHARE * (min_logit if energy is None else MIN_LOGIT) if norm_logit is None else norm_logit
+    return remove(model, found, counts, norm_logit=norm_logit, constant=constant)
+
+
+def to_budget(
+    model: nn.Module,
+    ranking: Ranking,
+    budget: float,
+    *,
+    norm_logit: float | None = None,
+    constant: bool = True,
+    steps: int = 16,
+) -> tuple[float, nn.Module]:
+    """The largest model with at most the share ``budget`` in (0, 1] of the rows of W_q and W_k, norm rows counted.
+
+    One threshold on the logits for the whole model, bisected ``steps`` times; ``norm_logit`` None is a tenth of it.
+    Returns the threshold and the model. Raises :class:`InputError` when one direction a head is more than the budget.
+    """
+    if not 0 < budget <= 1:
+        raise InputError(f"budget must lie in (0, 1], got {budget}")
+
+    def attempt(least: float) -> tuple[float, nn.Module]:
+        norm = NORM_SHARE * least if norm_logit is None else norm_logit
+        return least, remove(model, ranking, keep_logit(ranking, least), norm_logit=norm, constant=constant)
+
+    values = torch.cat([layer.flatten() for layer in ranking.energy]).sqrt()
+    high = math.log(2 * float(values.max()))
+    low = math.log(max(float(values.min()), 1e-6 * float(values.max()))) - 1
+    best = attempt(math.exp(high))
+    if kept_share(best[1]) > budget:
+        raise InputError(f"budget must be at least {kept_share(best[1]):.3f} (one direction a head), got {budget}")
+    for _ in range(steps):
+        middle = (low + high) / 2
+        tried = attempt(math.exp(middle))
+        if kept_share(tried[1]) <= budget:
+            best, high = tried, middle
+        else:
+            low = middle
+    return best
+
+
+def kept_share(model: nn.Module) -> float:
+    """Share of the rows of W_q and W_k that a compressed model still has, norm rows counted."""
+    return 1 - removed_shares(model)["rows_removed"]
+
+
+def removed_shares(model: nn.Module) -> dict[str, float]:
+    """``directions_removed`` and ``rows_removed`` of a compressed model: shares of what the uncompressed model has."""
+    found = [site.module for site in attention_sites(model)]
+    layers = [one for one in found if isinstance(one, Attention)]
+    whole = sum(layer.heads * layer.head_dim for layer in layers)
+    kept = [layer.kept for layer in layers if layer.kept is not None]
+    score, rows = (sum(sum(getattr(one, name)) for one in kept) for name in ("score", "rows"))
+    return {"directions_removed": 1 - score / whole, "rows_removed": 1 - rows / whole}
 
 
 def as_checkpoint(model: nn.Module, origin: Checkpoint) -> Checkpoint:
@@ -226,23 +290,29 @@ def as_checkpoint(model: nn.Module, origin: Checkpoint) -> Checkpoint:
 
 
 def remove(
-    model: nn.Module, ranking: Ranking, counts: Counts, *, slack: int = SLACK, constant: bool = True
+    model: nn.Module,
+    ranking: Ranking,
+    counts: Counts,
+    *,
+    norm_logit: float = NORM_SHARE * MIN_LOGIT,
+    constant: bool = True,
 ) -> nn.Module:
     """A copy of ``model`` that keeps the first ``counts[layer][head]`` directions of ``ranking``.
 
-    For SVDA ``slack`` further rows a head, of q and of k, hold the principal directions of the removed part; they feed
-    the norm alone. ``constant`` adds the mean squared length of what is then still missing. With a ``slack`` of D or
-    more the norm is whole: the logits are those of sigma masked.
+    For SVDA further rows of q and of k hold principal directions of the removed part and feed the norm alone: those
+    whose varying share of the squared norm moves the logits by ``norm_logit`` (root mean square, to first order: half
+    the share's standard deviation times the head's logits). 0 keeps the norm whole, so that the logits are those of
+    sigma masked; ``inf`` keeps no norm row. ``constant`` adds the mean squared length of what is then still missing.
     """
-    if slack < 0:
-        raise InputError(f"slack must be at least 0, got {slack}")
+    if not norm_logit >= 0:
+        raise InputError(f"norm_logit must be at least 0, got {norm_logit}")
     model = copy.deepcopy(model)
     sites = attention_sites(model)
     is_svda = any(layer.sigma is not None for layer in ranking.layers)
-    if is_svda and ranking.layers[0].inputs is None and (slack or constant):
-        raise InputError("images must be given to keep the norm of unit rows; or choose slack 0 and no constant")
+    if is_svda and ranking.layers[0].inputs is None and (norm_logit < math.inf or constant):
+        raise InputError("images must be given to keep the norm of unit rows; or choose norm_logit inf and no constant")
     parts = [
-        [_head(ranking, layer, head, kept, slack, constant) for head, kept in enumerate(row)]
+        [_head(ranking, layer, head, kept, norm_logit, constant) for head, kept in enumerate(row)]
         for layer, row in enumerate(counts)
     ]
     score = tuple(tuple(len(head.sigma) for head in row) for row in parts)
@@ -263,7 +333,7 @@ class _Head(NamedTuple):
     length: Tensor
 
 
-def _head(ranking: Ranking, layer: int, head: int, kept: int, slack: int, constant: bool) -> _Head:
+def _head(ranking: Ranking, layer: int, head: int, kept: int, norm_logit: float, constant: bool) -> _Head:
     source = ranking.layers[layer]
     (o_q, r_q), (o_k, r_k) = (torch.linalg.qr(x[layer][head][:, :kept]) for x in (ranking.left, ranking.right))
     u, sigma, vh = torch.linalg.svd((r_q * ranking.size[layer][head, :kept]) @ r_k.mT)
@@ -272,29 +342,44 @@ def _head(ranking: Ranking, layer: int, head: int, kept: int, slack: int, consta
     if source.sigma is None:
         bases = bases * sigma.sqrt()
     else:
-        bases, length = _with_norm(source, head, bases, slack, constant)
+        bases, length = _with_norm(source, head, bases, sigma, norm_logit, constant)
     weight = bases.mT @ source.weight[:, head]  # (2, rows, C)
     return _Head(weight, (bases.mT @ source.bias[:, head, :, None])[..., 0], sigma, length)
 
 
-def _with_norm(layer: _Layer, head: int, bases: Tensor, slack: int, constant: bool) -> tuple[Tensor, Tensor]:
-    """``bases (2, D, kept)`` and behind them the slack directions; the constant length ``(2,)`` of the rest."""
+def _with_norm(
+    layer: _Layer, head: int, bases: Tensor, sigma: Tensor, norm_logit: float, constant: bool
+) -> tuple[Tensor, Tensor]:
+    """``bases (2, D, kept)`` and behind them the norm rows' directions; the constant length ``(2,)`` of the rest."""
     length = layer.length[:, head] if constant else torch.zeros(2, dtype=torch.float64)
     D, kept = bases.shape[1:]
-    if layer.inputs is None or not (slack or constant) or kept == D:
+    if layer.inputs is None or not (constant or norm_logit < math.inf) or kept == D:
         return bases, length
     outside = torch.linalg.svd(bases, full_matrices=True).U[..., kept:]  # (2, D, D - kept)
-    rows, norms = (x.flatten(1, 2) for x in layer.rows(head))  # (2, tokens, D), (2, tokens, 1)
-    removed = rows @ outside  # (2, tokens, D - kept)
-    shares = removed / norms
+    rows, norms = layer.rows(head)  # (2, images, T, D), (2, images, T, 1)
+    removed = (rows @ outside[:, None]).flatten(1, 2)  # (2, tokens, D - kept)
+    shares = removed / norms.flatten(1, 2)
     values, vectors = torch.linalg.eigh(shares.mT @ shares)  # ascending
-    present = int((values > 1e-12 * len(norms[0])).sum(-1).max())  # rows that an earlier compression took are zero
-    extra = min(slack, present)
-    principal = vectors.flip(-1)[..., :extra]
+    principal = vectors.flip(-1)
+    present = int((values > 1e-12 * shares.shape[1]).sum(-1).max())  # rows that an earlier compression took are zero
+    part = (shares @ principal).square()  # of the squared norm, along each direction
+    spread = part.std(1) if constant else part.square().mean(1).sqrt()  # (2, D - kept)
+    moved = spread.amax(0) / 2 * _logits(rows / norms, bases, sigma)
+    principal = principal[..., : min(present, int((moved >= norm_logit).sum()))]
     if constant:
         rest = removed.square().sum(-1) - (removed @ principal).square().sum(-1)  # (2, tokens)
         length = (length.square() + rest.mean(-1).clamp_min(0)).sqrt()
     return torch.cat([bases, outside @ principal], dim=-1), length
+
+
+def _logits(units: Tensor, bases: Tensor, sigma: Tensor) -> float:
+    """Root mean square of a head's logits from its kept directions, about each image's mean key; ``units`` are
+    ``(2, images, T, D)``."""
+    q, k = units @ bases[:, None]  # (images, T, kept)
+    k = (k - k.mean(1, keepdim=True)) * sigma
+    q, k = (x.flatten(0, 1) for x in (q, k))
+    squared = ((q.mT @ q / len(q)) * (k.mT @ k / len(k))).sum() / units.shape[-1]
+    return math.sqrt(max(float(squared), 0.0))
 
 
 # --- reading and replacing attention modules ------------------------------------------------------------------------

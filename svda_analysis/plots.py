@@ -1046,23 +1046,26 @@ def plot_epochs_by_layer(
     return fig
 
 
-def plot_compression(curve: pd.DataFrame, *, fig: Figure | None = None) -> Figure:
-    """What a compression costs: change in accuracy (points, with 95 % intervals over images) by share removed.
+def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None = None) -> Figure:
+    """What a compression costs: change in accuracy (points, with 95 % intervals) by share removed, one row a model.
 
-    Left the score directions masked, right the rows of W_q and W_k truly removed. ``curve`` is what
-    :func:`svda_analysis.verify.sweep` returns; each criterion is a line, the random control in grey.
+    Left the score directions masked, right the rows of W_q and W_k truly removed. ``curves`` holds by model what
+    :func:`svda_analysis.verify.sweep` returns, of one run or pooled over runs (:func:`svda_analysis.verify.over_runs`);
+    each criterion is a line, the random control in grey.
     """
-    check_columns(
-        curve, ("criterion", "directions_removed", "rows_removed", "masked_change", "removed_change"), "curve"
-    )
-    fig, styled = _own(fig, TWO_COLUMNS, 2.6)
+    needed = ("criterion", "directions_removed", "rows_removed", "masked_change", "removed_change")
+    for model, curve in curves.items():
+        check_columns(curve, needed, f"curve of {model}")
+    fig, styled = _own(fig, TWO_COLUMNS, 0.4 + 2.2 * len(curves))
     with styled:
-        axes = fig.subplots(1, 2, sharey=True)
-        for ax, how, share in zip(axes, ("masked", "removed"), ("directions_removed", "rows_removed"), strict=True):
-            _plot_cost(ax, curve, how, share)
-        axes[0].set(xlabel="Score directions masked (%)", ylabel="Change in accuracy (points)")
-        axes[1].set(xlabel=r"Rows of $W_q$ and $W_k$ removed (%)")
-        axes[0].legend(loc="lower left")
+        axes = fig.subplots(len(curves), 2, sharey="row", squeeze=False)
+        for row, (model, curve) in zip(axes, curves.items(), strict=True):
+            for ax, how, share in zip(row, ("masked", "removed"), ("directions_removed", "rows_removed"), strict=True):
+                _plot_cost(ax, curve, how, share)
+            row[0].set(ylabel="Change in accuracy (points)", title=model if len(curves) > 1 else "")
+        axes[-1, 0].set(xlabel="Score directions masked (%)")
+        axes[-1, 1].set(xlabel=r"Rows of $W_q$ and $W_k$ removed (%)")
+        axes[0, 0].legend(loc="lower left")
     return fig
 
 

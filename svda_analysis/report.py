@@ -66,35 +66,6 @@ def write_report(
     return sorted((folder / path for path in written), key=lambda path: (path.name != "summary.md", path))
 
 
-def write_compression(
-    verification: pd.DataFrame,
-    curve: pd.DataFrame,
-    meta: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    *,
-    command: str = "",
-) -> list[Path]:
-    """Write ``compression.md``, ``.csv`` (the sweep), ``.json`` (what was verified, and how), ``.pdf`` and ``.png``.
-
-    Beside whatever else lies in ``folder``; returns the files, the document first. Without a sweep there is no csv and
-    no figure. Raises :class:`~svda_analysis.errors.InputError` when the folder cannot be written.
-    """
-    folder = Path(folder)
-    check_writable(folder, "output folder")
-    with staged(folder, instead=False) as stage:
-        (stage / "compression.md").write_text(_compression_page(verification, curve, meta, command))
-        rows = json.loads(verification.to_json(orient="records"))
-        content = {"command": command, **meta, "verification": rows}
-        (stage / "compression.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
-        if not curve.empty:
-            curve.to_csv(stage / "compression.csv", index=False, float_format="%.6g")
-            figure = plots.plot_compression(curve)
-            plots.save(figure, stage, "compression")
-            plt.close(figure)
-        names = sorted(path.name for path in stage.iterdir())
-    return sorted((folder / name for name in names), key=lambda path: (path.suffix != ".md", path))
-
-
 @contextlib.contextmanager
 def staged(folder: Path, *, instead: bool = True) -> Iterator[Path]:
     """A folder to write into; when all went well its files take the place of those of an earlier report.
@@ -315,74 +286,6 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-_VERIFIED = {
-    "accuracy": "accuracy",
-    "agreement": "predictions that agree",
-    "map_divergence": "divergence of attention maps (Jensen-Shannon, 0 to 1)",
-    "parameters": "parameters",
-    "macs": "multiply-accumulates of an image",
-    "bytes": "bytes of the weights",
-    "seconds_1": "seconds for one image",
-    "seconds_32": "seconds for 32 images",
-    "compressed_gain": "accuracy, compressed: before and after fine-tuning",
-    "whole_gain": "accuracy, whole model: before and after the same training",
-    "accuracy_finetuned": "accuracy, whole and compressed, both trained further",
-}
-_RATIOS = ("parameters", "macs", "bytes", "seconds_1", "seconds_32")
-
-
-def verification_table(verification: pd.DataFrame) -> pd.DataFrame:
-    """What a compression changed, as text: shares as percentages, what is counted or timed as a ratio."""
-    made = []
-    for row in verification.itertuples():
-        ratio, percent = row.quantity in _RATIOS, "accuracy" in _VERIFIED.get(row.quantity, "")
-        show = (lambda x: f"{x:.2%}") if percent or row.quantity == "agreement" else _plain
-        change = (
-            f"x {row.change:.3f}" if ratio else f"{100 * row.change:+.2f} points" if percent else signed(row.change)
-        )
-        low, high = (100 * x if percent else x for x in (row.ci_low, row.ci_high))
-        made.append(
-            {
-                "Quantity": _VERIFIED.get(row.quantity, f"{row.quantity} ({row.source})"),
-                "Before": "-" if pd.isna(row.before) else show(row.before),
-                "After": show(row.after),
-                "Change": "-" if pd.isna(row.change) else change,
-                "95 % interval": "-" if pd.isna(low) else f"[{low:.3f}, {high:.3f}]",
-                "p": p_value(row.p),
-                "Images": "-" if pd.isna(row.n) or row.quantity.startswith("seconds") else str(row.n),
-            }
-        )
-    return pd.DataFrame(made)
-
-
-def _plain(x: float) -> str:
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
-
-
-def compression_table(curve: pd.DataFrame, energies: Sequence[float] | None = None) -> pd.DataFrame:
-    """A sweep as text, at ``energies`` (default: all), masked and removed in separate columns."""
-
-    def points(row: Any, how: str) -> str:
-        change, low, high = (100 * getattr(row, f"{how}_{end}") for end in ("change", "low", "high"))
-        return f"{change:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-    made = [
-        {
-            "Criterion": row.criterion,
-            "Energy": f"{row.energy:g}",
-            "Directions removed": f"{row.directions_removed:.1%}",
-            "Accuracy, masked (points)": points(row, "masked"),
-            "Rows removed": f"{row.rows_removed:.1%}",
-            "Parameters": f"{row.parameters_change:+.1%}",
-            "MACs": f"{row.macs_change:+.1%}",
-            "Accuracy, removed (points)": points(row, "removed"),
-        }
-        for row in curve.itertuples()
-        if energies is None or row.energy in energies
-    ]
-    return pd.DataFrame(made)
-
-
 # --- documents ------------------------------------------------------------------------------------------------------
 
 
@@ -441,28 +344,6 @@ seeds where a model has several runs, else over images, and then they speak of t
 within one source only: sigma exists for SVDA alone and stands beside no number of another model. A structured attention
 map is not by itself a faithful explanation of a decision: where deletion and insertion were measured, set each method
 beside the random ranking of the same model, since the areas depend on how confident a model is."""
-
-
-def _compression_page(verification: pd.DataFrame, curve: pd.DataFrame, meta: Mapping[str, Any], command: str) -> str:
-    parts = [f"# Compression: {meta['model']}", *(f"**Warning: {line}**" for line in meta["warnings"])]
-    if command:
-        parts.append(f"Made by `{command}`.")
-    parts += [
-        f"{meta['directions_removed']:.1%} of the score directions and {meta['rows_removed']:.1%} of the rows of W_q "
-        f"and W_k are gone (criterion {meta['criterion']}, {meta['slack']} slack rows a head).",
-        "## Before and after",
-        markdown(verification_table(verification)),
-    ]
-    if not curve.empty:
-        parts += ["## The cost of removing", "![sweep](compression.png)", markdown(compression_table(curve))]
-    return "\n\n".join([*parts, "## How to read this", _COMPRESSING]) + "\n"
-
-
-_COMPRESSING = """Masked: the scores lose directions, the rows keep their norm; removed: rows of W_q and W_k are gone
-and the file is smaller. Energies are shares of each head's total. Intervals are 95 %, paired over images (over rounds
-for what is timed), and speak of this checkpoint alone; p is McNemar's exact test. The random control keeps as many
-directions of each head as the criterion operator, chosen at random. Training images rank the directions, test images
-only verify."""
 
 
 def _runs_table(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -27,18 +27,20 @@ from svda_analysis.checkpoint import Checkpoint, build_model, load
 from svda_analysis.compress import (
     CRITERIA,
     MIN_LOGIT,
-    SLACK,
+    NORM_SHARE,
+    Counts,
+    Ranking,
     as_checkpoint,
-    attention_sites,
-    compress,
     keep_energy,
     keep_logit,
     rank,
     remove,
+    removed_shares,
+    to_budget,
 )
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.model import Attention
+from svda_analysis.model import ViT
 from svda_analysis.sources import ImageSource, for_model, open_source
 from svda_analysis.specs import OpenModel, open_model
 from svda_analysis.train import TrainConfig, train
@@ -154,6 +156,50 @@ def verify(
     return pd.DataFrame(rows, columns=list(VERIFICATION_COLUMNS)).astype(VERIFICATION_COLUMNS)
 
 
+def over_runs(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
+    """Frames of several runs as one of the same columns: means, rows being matched by ``keys``.
+
+    The interval of each change (``change`` with ``ci_low, ci_high``; ``X_change`` with ``X_low, X_high``) is Student's
+    t over runs, ``n`` their number, ``p`` that of the paired t-test; ratios are averaged as logarithms. A single frame
+    is returned as it is, with its intervals over images.
+    """
+    if len(frames) == 1:
+        return frames[0]
+    together = pd.concat(frames, ignore_index=True)
+    pooled = []
+    for _, rows in together.groupby(list(keys), sort=False, dropna=False):
+        row: dict[str, Any] = {name: rows[name].iloc[0] for name in keys}
+        row |= {name: rows[name].mean() for name in together if name not in keys and rows[name].notna().all()}
+        for low in (name for name in together if name.endswith("low")):
+            start = low.removesuffix("low")
+            change, high = ("change" if start == "ci_" else f"{start}change"), f"{start}high"
+            is_ratio = "quantity" in rows and rows["quantity"].iloc[0] in RATIOS
+            row |= dict(
+                zip((change, low, high, "p"), _t_over_runs(rows[change].to_numpy(float), is_ratio), strict=True)
+            )
+        if "p" not in together:
+            row.pop("p", None)
+        pooled.append({**row, "n": len(frames)})
+    return pd.DataFrame(pooled, columns=list(together)).astype(together.dtypes.to_dict())
+
+
+RATIOS = ("parameters", "macs", "bytes", "seconds_1", "seconds_32")  # whose change is after / before
+
+
+def _t_over_runs(values: np.ndarray, is_ratio: bool) -> tuple[float, float, float, float]:
+    """Mean, 95 % interval and p against no change."""
+    values = np.log(values) if is_ratio else values
+    mean, spread = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    if not spread > 0:  # all alike, or a value that is missing
+        ends = (mean, math.nan, math.nan)
+        p = math.nan
+    else:
+        half = spread * stats.t.ppf(0.975, len(values) - 1)
+        ends, p = (mean, mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / spread, len(values) - 1))
+    low, middle, high = (math.exp(x) if is_ratio else x for x in (ends[1], ends[0], ends[2]))
+    return middle, low, high, p
+
+
 def _both(before: float, after: float) -> dict[str, float]:
     return {"before": before, "after": after, "change": after - before}
 
@@ -252,7 +298,7 @@ SWEEP_COLUMNS = {
     "criterion": "string",
     "energy": "float64",  # the share of each head's energy that was to stay
     "directions_removed": "float64",  # share of all score directions
-    "rows_removed": "float64",  # share of the rows of W_q and W_k that are gone, slack rows counted as there
+    "rows_removed": "float64",  # share of the rows of W_q and W_k that are gone, norm rows counted as there
     "parameters_change": "float64",  # share of the whole model's
     "macs_change": "float64",
     "masked_change": "float64",  # accuracy, after minus before: scores alone shortened, norm whole
@@ -272,7 +318,7 @@ def sweep(
     *,
     energies: Sequence[float] = ENERGIES,
     criteria: Sequence[str] = CRITERIA,
-    slack: int = SLACK,
+    norm_logit: float | None = None,
     constant: bool = True,
     test_images: int | None = None,
     seed: int = 0,
@@ -285,14 +331,15 @@ def sweep(
     """
     guesses, labels = predictions(model, source, images=test_images, seed=seed)
     size, work = _parameters(model), macs(model, images[:1])
+    given = NORM_SHARE * MIN_LOGIT if norm_logit is None else norm_logit
     rows = []
     for criterion in criteria:
         found = rank(model, images, criterion=criterion, seed=seed)
         for energy in energies:
             counts = keep_energy(found, energy)
             row: dict[str, Any] = {"criterion": criterion, "energy": energy, "n": len(labels)}
-            for name, extra in (("removed", slack), ("masked", _WHOLE)):
-                smaller = remove(model, found, counts, slack=extra, constant=constant)
+            for name, least in (("removed", given), ("masked", 0.0)):
+                smaller = remove(model, found, counts, norm_logit=least, constant=constant)
                 after, _ = predictions(smaller, source, images=test_images, seed=seed)
                 change = accuracy_change(guesses, after, labels)
                 row |= {f"{name}_change": change.change, f"{name}_low": change.ci_low, f"{name}_high": change.ci_high}
@@ -309,54 +356,42 @@ def sweep(
     return pd.DataFrame(rows, columns=list(SWEEP_COLUMNS)).astype(SWEEP_COLUMNS)
 
 
-_WHOLE = 1_000_000  # slack rows beyond any head dimension: the norm is kept whole
-
-
-def removed_shares(model: nn.Module) -> dict[str, float]:
-    """``directions_removed`` and ``rows_removed`` of a compressed model: shares of what the uncompressed model has."""
-    layers = [site.module for site in attention_sites(model) if isinstance(site.module, Attention)]
-    whole = sum(layer.heads * layer.head_dim for layer in layers)
-    kept = [layer.kept for layer in layers if layer.kept is not None]
-    score, rows = (sum(sum(getattr(one, name)) for one in kept) for name in ("score", "rows"))
-    return {"directions_removed": 1 - score / whole, "rows_removed": 1 - rows / whole}
-
-
 def smallest(
     model: nn.Module,
-    images: Tensor,
+    ranking: Ranking,
     held_out: ImageSource,
     *,
     tolerance: float,
-    criterion: str = "operator",
-    slack: int = SLACK,
+    norm_logit: float | None = None,
     constant: bool = True,
-    seed: int = 0,
     steps: int = 8,
 ) -> tuple[float, nn.Module, Change]:
     """The smallest model whose accuracy falls by less than ``tolerance`` (a share, 0.01 is one point).
 
     One threshold on the logits that a direction moves (:func:`keep_logit`) for all heads and layers, bisected ``steps``
-    times on ``held_out`` images, which must be neither test images nor among ``images``. A model passes if the whole
-    95 % interval of its accuracy change lies above ``-tolerance``: few images, wide intervals, a cautious choice.
-    Returns the threshold, the model, and its change on ``held_out``. Raises :class:`InputError` when none passes.
+    times on ``held_out`` images, which must be neither test images nor those of the ``ranking``. A model passes if
+    the whole 95 % interval of its accuracy change lies above ``-tolerance``: few images, wide intervals, a cautious
+    choice. Returns the threshold, the model, and its change on ``held_out``. Raises :class:`InputError` when none
+    passes.
     """
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance must lie between 0 and 1, got {tolerance}")
-    found = rank(model, images, criterion=criterion, seed=seed)
     guesses, labels = predictions(model, held_out)
 
     def attempt(least: float) -> tuple[float, nn.Module, Change]:
-        smaller = remove(model, found, keep_logit(found, least), slack=slack, constant=constant)
+        norm = NORM_SHARE * least if norm_logit is None else norm_logit
+        smaller = remove(model, ranking, keep_logit(ranking, least), norm_logit=norm, constant=constant)
         return least, smaller, accuracy_change(guesses, predictions(smaller, held_out)[0], labels)
 
-    values = torch.cat([layer.flatten() for layer in found.energy]).sqrt()
+    values = torch.cat([layer.flatten() for layer in ranking.energy]).sqrt()
     high = math.log(float(values.max()))
     low = max(math.log(max(float(values.min()), 1e-300)), high - math.log(1e4))
     best = attempt(math.exp(low))
     if best[2].ci_low < -tolerance:
         raise InputError(
             f"tolerance {tolerance} cannot be met: with hardly anything removed the change in accuracy on "
-            f"{len(labels)} images is in [{best[2].ci_low:.4f}, {best[2].ci_high:.4f}]; give more slack or images"
+            f"{len(labels)} images is in [{best[2].ci_low:.4f}, {best[2].ci_high:.4f}]; give more images or a lower "
+            "norm_logit"
         )
     for _ in range(steps):
         middle = (low + high) / 2
@@ -398,12 +433,14 @@ def finetune(
 class Compression:
     """What :func:`compress_and_verify` returns.
 
-    ``checkpoint`` is the smaller one, ``verification`` has :data:`VERIFICATION_COLUMNS`, ``curve`` has
-    :data:`SWEEP_COLUMNS` (empty where no sweep was asked for), ``meta`` says what was done on what.
+    ``checkpoint`` is the smaller one, ``verification`` has :data:`VERIFICATION_COLUMNS`, ``norms`` has
+    :data:`NORM_COLUMNS` (empty where no norm stands in the way), ``curve`` has :data:`SWEEP_COLUMNS` (empty where no
+    sweep was asked for), ``meta`` says what was done on what.
     """
 
     checkpoint: Checkpoint
     verification: pd.DataFrame
+    norms: pd.DataFrame
     curve: pd.DataFrame
     meta: dict[str, Any]
 
@@ -413,9 +450,10 @@ def compress_and_verify(
     *,
     min_logit: float = MIN_LOGIT,
     energy: float | None = None,
+    budget: float | None = None,
     tolerance: float | None = None,
+    norm_logit: float | None = None,
     criterion: str = "operator",
-    slack: int = SLACK,
     constant: bool = True,
     epochs: int = 0,
     data: str | None = None,
@@ -424,30 +462,45 @@ def compress_and_verify(
     held_out: int = 5000,
     test_images: int | None = None,
     energies: Sequence[float] = ENERGIES,
+    sweep_images: int = 2000,
+    name: str | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Compression:
-    """Compress the checkpoint at ``path`` by ``min_logit``, by ``energy`` a head, or to a ``tolerance``; verify it.
+    """Compress the checkpoint at ``path`` and verify it: by ``min_logit``, by ``energy`` a head, to a ``budget``
+    (as :func:`~svda_analysis.compress.compress_model`) or to a ``tolerance`` (as :func:`smallest`).
 
     Directions are ranked on ``rank_images`` training images, a tolerance is met on ``held_out`` other training images,
     and everything is verified on ``test_images`` test images (None: all). ``epochs`` of fine-tuning follow, with the
-    whole model trained as long beside it. ``energies`` are swept as by :func:`sweep`; none, no sweep.
+    whole model trained as long beside it. ``energies`` are swept as by :func:`sweep`, on at most ``sweep_images`` test
+    images; none, no sweep. ``name`` is the model's in the report (default: the file's), shared by its runs.
     """
+    if sum(given is not None for given in (energy, budget, tolerance)) > 1:
+        raise InputError("energy, budget and tolerance exclude each other: give one")
     origin = load(path)
     subject = open_model(path)
     source = open_source(data, subject, data_root)
     images, others, training = _training_images(subject, data, data_root, rank_images, held_out, seed)
-    options: dict[str, Any] = {"slack": slack, "constant": constant}
-    budget: dict[str, Any] = {"min_logit": min_logit} if energy is None else {"energy": energy}
+    found = rank(subject.model, images, criterion=criterion, seed=seed)
+    options: dict[str, Any] = {"norm_logit": norm_logit, "constant": constant}
+    chosen: dict[str, Any] = {}
     if tolerance is not None:
-        least, found, change = smallest(
-            subject.model, images, others, tolerance=tolerance, criterion=criterion, seed=seed, **options
-        )
-        budget = {"tolerance": tolerance, "min_logit": least, "held_out": dataclasses.asdict(change)}
-        smaller = as_checkpoint(found, origin)
+        least, model, change = smallest(subject.model, found, others, tolerance=tolerance, **options)
+        chosen = {"tolerance": tolerance, "held_out": dataclasses.asdict(change)}
+    elif budget is not None:
+        least, model = to_budget(subject.model, found, budget, **options)
+        chosen = {"budget": budget}
     else:
-        smaller = compress(origin, images, min_logit=min_logit, energy=energy, criterion=criterion, **options)
-    verification = verify(subject.model, build_model(smaller), source, images=test_images, seed=seed)
+        least = min_logit if energy is None else MIN_LOGIT
+        counts = keep_logit(found, least) if energy is None else keep_energy(found, energy)
+        norm = NORM_SHARE * least if norm_logit is None else norm_logit
+        model = remove(subject.model, found, counts, norm_logit=norm, constant=constant)
+    chosen |= {"min_logit": least} if energy is None else {"energy": energy}
+    norm_logit = NORM_SHARE * least if norm_logit is None else norm_logit
+    smaller = as_checkpoint(model, origin)
+    verification = verify(subject.model, model, source, images=test_images, seed=seed)
+    norms = _means_for_the_norm(subject.model, found, model, source, norm_logit, test_images, seed)
+    shares = removed_shares(model)
     if epochs:
         smaller, rows = _finetuned(origin, smaller, epochs, source, test_images, seed, data_root)
         verification = pd.concat([verification, rows], ignore_index=True)
@@ -456,19 +509,58 @@ def compress_and_verify(
         images,
         source,
         energies=energies,
-        test_images=test_images,
+        norm_logit=norm_logit,
+        constant=constant,
+        test_images=min(sweep_images, test_images or sweep_images),
         seed=seed,
         progress=None if progress is None else functools.partial(progress, "sweep"),
-        **options,
     )
     meta = {
-        **{"model": subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch},
-        **{"criterion": criterion, **options, "finetune_epochs": epochs, **budget},
-        **removed_shares(build_model(smaller)),
+        **{"model": name or subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch},
+        **{"criterion": criterion, "norm_logit": norm_logit, "constant": constant, "finetune_epochs": epochs, **chosen},
+        **shares,
         **{"ranked on": f"{len(images)} of {training}", "data": source.description, "versions": versions()},
         "warnings": source.warnings,
     }
-    return Compression(smaller, verification, curve, meta)
+    return Compression(smaller, verification, norms, curve, meta)
+
+
+NORM_COLUMNS = {
+    "kept": "string",  # what keeps the norm of unit rows: norm rows, the constant, both, neither, or all rows (masked)
+    "rows_removed": "float64",
+    "change": "float64",  # accuracy, after minus before, with its 95 % interval over images
+    "ci_low": "float64",
+    "ci_high": "float64",
+    "n": "Int64",
+}
+
+
+def _means_for_the_norm(
+    model: nn.Module,
+    found: Ranking,
+    smaller: nn.Module,
+    source: ImageSource,
+    norm_logit: float,
+    images: int | None,
+    seed: int,
+) -> pd.DataFrame:
+    """The same directions removed with each means of keeping the norm: a frame with :data:`NORM_COLUMNS`."""
+    rows: list[dict[str, Any]] = []
+    if found.layers[0].sigma is not None and isinstance(smaller, ViT) and smaller.config.score_dims is not None:
+        counts: Counts = [list(layer) for layer in smaller.config.score_dims]
+        guesses, labels = predictions(model, source, images=images, seed=seed)
+        for name, (least, constant) in {
+            "all rows (masked)": (0.0, False),
+            "norm rows and constant": (norm_logit, True),
+            "norm rows": (norm_logit, False),
+            "constant": (math.inf, True),
+            "neither": (math.inf, False),
+        }.items():
+            tried = remove(model, found, counts, norm_logit=least, constant=constant)
+            change = accuracy_change(guesses, predictions(tried, source, images=images, seed=seed)[0], labels)
+            fields = {key: getattr(change, key) for key in ("change", "ci_low", "ci_high", "n")}
+            rows.append({"kept": name, "rows_removed": removed_shares(tried)["rows_removed"], **fields})
+    return pd.DataFrame(rows, columns=list(NORM_COLUMNS)).astype(NORM_COLUMNS)
 
 
 def _training_images(

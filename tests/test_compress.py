@@ -26,6 +26,7 @@ from svda_analysis.compress import (
     keep_logit,
     rank,
     remove,
+    to_budget,
 )
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig, unit_rows
@@ -120,17 +121,17 @@ def test_the_triples_add_up_to_sigma(attention, criterion, images):
 @pytest.mark.parametrize("attention", ["svda", "dot"])
 def test_with_everything_kept_the_logits_stay(attention, criterion, images):
     given = made(attention)
-    after = compress(given, images, energy=1.0, criterion=criterion, slack=D)
+    after = compress(given, images, energy=1.0, criterion=criterion, norm_logit=0)
     torch.testing.assert_close(logits(after, images), logits(given, images), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("criterion", ["sigma", "data", "operator"])
 def test_svda_with_the_norm_kept_is_the_mask(criterion, images):
-    """Slack of D rows: the logits are those of the whole unit rows with Sigma truncated."""
+    """The norm kept whole: the logits are those of the whole unit rows with Sigma truncated."""
     given = made()
     found = rank(build_model(given), images, criterion=criterion)
     counts = [[3, 5], [1, 8]]
-    after = remove(build_model(given), found, counts, slack=D)
+    after = remove(build_model(given), found, counts, norm_logit=0)
     reference = with_reference(given, truncated(found, counts), [whole_norm] * 2)
     torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
 
@@ -143,13 +144,13 @@ def test_sigma_masked_by_hand_is_the_same(images):
         with torch.no_grad():
             for sigma, count in zip(layer.sigma_linear, row, strict=True):
                 sigma[sigma.abs().argsort(descending=True)[count:]] = 0
-    after = compress(given, images, energy=0.8, criterion="sigma", slack=D)
+    after = compress(given, images, energy=0.8, criterion="sigma", norm_logit=0)
     torch.testing.assert_close(logits(after, images), logits(model, images), atol=1e-5, rtol=0)
     assert after.config.score_dims == tuple(map(tuple, kept))
 
 
 def test_rows_removed_by_sigma_are_the_norm_over_the_kept(images):
-    """No slack, no constant: q and k are divided by their length along the kept axes alone."""
+    """No norm rows, no constant: q and k are divided by their length along the kept axes alone."""
     given = made()
     model = build_model(given)
     counts = keep_energy(rank(model, criterion="sigma"), 0.7)
@@ -163,29 +164,46 @@ def test_rows_removed_by_sigma_are_the_norm_over_the_kept(images):
         torch.diag_embed(a.sigma.detach() * m).double() for a, m in zip(model.attention_layers(), keep, strict=True)
     ]
     norms = [lambda x, which, m=m: (x * m[:, None]).norm(dim=-1, keepdim=True) for m in keep]
-    after = compress(given, energy=0.7, criterion="sigma", slack=0, constant=False)
+    after = compress(given, energy=0.7, criterion="sigma", norm_logit=math.inf, constant=False)
     reference = with_reference(given, sigmas, norms)
     torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("slack", "constant"), [(0, True), (2, True), (2, False)])
-def test_the_norm_is_that_of_slack_and_constant(slack, constant, images):
+def logits_of_head(layer, head, matrix):
+    """Root mean square of q^T matrix k / sqrt(D) over random pairs' moments, k about its image's mean: by loops."""
+    rows, norms = layer.rows(head)
+    q, k = rows / norms
+    k = k - k.mean(1, keepdim=True)
+    q, k = q.flatten(0, 1), k.flatten(0, 1)
+    return ((q @ matrix @ k.T).square().mean() / D).sqrt()
+
+
+@pytest.mark.parametrize(("norm_logit", "constant"), [(math.inf, True), (0.002, True), (0.01, False)])
+def test_the_norm_is_that_of_norm_rows_and_constant(norm_logit, constant, images):
     """The norm written with projections: kept directions, principal directions of the rest, a mean squared length."""
     given, counts = made(), [[3, 5], [1, 8]]
     model = build_model(given)
     found = rank(model, images)
-    after = remove(model, found, counts, slack=slack, constant=constant)
-    norms = []
+    after = remove(model, found, counts, norm_logit=norm_logit, constant=constant)
+    norms, whole = [], truncated(found, counts)
     for at, layer in enumerate(found.layers):
         projectors, lengths = torch.zeros(2, H, D, D, dtype=torch.float64), torch.zeros(2, H, dtype=torch.float64)
         for h, kept in enumerate(counts[at]):
             rows, norm = (x.flatten(1, 2) for x in layer.rows(h))
+            parts = []
             for which, side in enumerate((found.left, found.right)):
                 basis = torch.linalg.qr(side[at][h][:, :kept]).Q
                 inside = basis @ basis.T
                 outside = rows[which] @ (torch.eye(D, dtype=torch.float64) - inside)
                 _, _, axes = torch.linalg.svd(outside / norm[which], full_matrices=False)
-                principal = axes[:slack].T @ axes[:slack]
+                share = (outside @ axes[: D - kept].T / norm[which]) ** 2
+                parts.append((inside, outside, axes, share.std(0) if constant else share.pow(2).mean(0).sqrt()))
+            spread = torch.maximum(parts[0][3], parts[1][3])
+            extra = int((spread / 2 * logits_of_head(layer, h, whole[at][h]) >= norm_logit).sum())
+            assert model.config.norm_dims is None
+            assert after.config.norm_dims[at][h] == extra
+            for which, (inside, outside, axes, _) in enumerate(parts):
+                principal = axes[:extra].T @ axes[:extra]
                 projectors[which, h] = inside + principal
                 rest = outside - outside @ principal
                 lengths[which, h] = rest.square().sum(-1).mean().sqrt() if constant else 0
@@ -194,8 +212,22 @@ def test_the_norm_is_that_of_slack_and_constant(slack, constant, images):
             return ((x @ p[which]).square().sum(-1, keepdim=True) + c[which][:, None, None].square()).sqrt()
 
         norms.append(norm_of)
-    reference = with_reference(given, truncated(found, counts), norms)
+    sizes = [n for row in after.config.norm_dims for n in row]
+    assert (sum(sizes) > 0) == (norm_logit < math.inf)
+    reference = with_reference(given, whole, norms)
     torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["svda", "dot"])
+@pytest.mark.parametrize("budget", [0.3, 0.7, 1.0])
+def test_a_budget_of_rows_is_kept_and_used(attention, budget, images):
+    model = build_model(made(attention))
+    found = rank(model, images)
+    least, smaller = to_budget(model, found, budget)
+    share = sum(sum(r) + sum(n) for r, n in zip(smaller.config.score_dims, smaller.config.norm_dims, strict=True))
+    share /= 2 * H * D
+    assert budget - 0.1 <= share <= budget
+    assert smaller.config.score_dims == tuple(map(tuple, keep_logit(found, least)))
 
 
 @pytest.mark.parametrize("criterion", ["sigma", "operator"])
@@ -267,7 +299,7 @@ def test_the_fewest_directions_that_hold_the_energy(values, energy):
 @pytest.mark.parametrize("attention", ["svda", "dot"])
 def test_a_compressed_checkpoint_is_smaller_on_disk_and_loads(attention, images, tmp_path):
     given = made(attention)
-    after = compress(given, images, energy=0.5, slack=1)
+    after = compress(given, images, energy=0.5)
     for name, checkpoint in (("before", given), ("after", after)):
         ck.save(checkpoint, tmp_path / f"{name}.pt")
     kept = ck.load(tmp_path / "after.pt")
@@ -312,8 +344,8 @@ def test_impossible_sizes_are_refused(changes, complaint):
 def test_compressing_again_composes(attention, images):
     """Twice along the same ranking is once: what the second pass removes it removes from what the first one left."""
     given = made(attention)
-    once = compress(given, images, energy=0.95, slack=D, criterion="sigma")
-    again = compress(once, images, energy=1.0, slack=D, criterion="sigma")
+    once = compress(given, images, energy=0.95, norm_logit=0, criterion="sigma")
+    again = compress(once, images, energy=1.0, norm_logit=0, criterion="sigma")
     torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
     assert again.config.score_dims == once.config.score_dims
     smaller = compress(compress(given, images, energy=0.9), images, energy=0.7)
@@ -324,8 +356,8 @@ def test_compressing_again_composes(attention, images):
 
 
 def test_a_second_compression_keeps_the_constant_of_the_first(images):
-    once = compress(made(), images, energy=0.8, slack=0)
-    again = compress(once, images, energy=1.0, slack=0)
+    once = compress(made(), images, energy=0.8, norm_logit=math.inf)
+    again = compress(once, images, energy=1.0, norm_logit=math.inf)
     torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
 
 
@@ -352,7 +384,7 @@ def test_a_compressed_model_learns(images):
 
 
 def test_zero_rows_stay_finite():
-    after = compress(made(), energy=0.3, criterion="sigma", slack=0, constant=False)
+    after = compress(made(), energy=0.3, criterion="sigma", norm_logit=math.inf, constant=False)
     model = build_model(after)
     with torch.no_grad():
         for attention in model.attention_layers():
@@ -425,7 +457,11 @@ def test_norms_of_q_and_k_stand_in_the_way():
         ({"energy": 0.0}, "energy must lie in"),
         ({"energy": 1.01}, "energy must lie in"),
         ({"energy": math.nan}, "energy must lie in"),
-        ({"slack": -1}, "slack must be at least 0"),
+        ({"norm_logit": -1.0}, "norm_logit must be at least 0"),
+        ({"norm_logit": math.nan}, "norm_logit must be at least 0"),
+        ({"budget": 0.0}, "budget must lie in"),
+        ({"budget": 0.01}, "budget must be at least"),
+        ({"budget": 0.5, "energy": 0.5}, "exclude each other"),
         ({"criterion": "best"}, "criterion must be one of operator, data, sigma, random"),
         ({"min_logit": -1.0}, "min_logit must be"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -19,12 +20,12 @@ from torch import nn
 
 from svda_analysis import cli, plots
 from svda_analysis.capture import records
-from svda_analysis.checkpoint import build_model, load
-from svda_analysis.compress import compress
+from svda_analysis.checkpoint import build_model, load, save
+from svda_analysis.compress import compress, rank
+from svda_analysis.compression_report import compression_table, verification_table
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.report import compression_table, verification_table
 from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
 from svda_analysis.verify import (
@@ -35,6 +36,7 @@ from svda_analysis.verify import (
     macs,
     map_divergence,
     mcnemar,
+    over_runs,
     smallest,
     sweep,
     time_ratio,
@@ -113,7 +115,8 @@ def opened(tiny, fashion):
 
 def test_sweep_rows(opened):
     subject, images, source = opened
-    curve = sweep(subject.model, images, source, energies=(0.5, 1.0), criteria=("operator", "random"), test_images=40)
+    options = {"energies": (0.5, 1.0), "criteria": ("operator", "random"), "norm_logit": math.inf}
+    curve = sweep(subject.model, images, source, test_images=40, **options)
     assert list(curve["criterion"]) == ["operator", "operator", "random", "random"]
     kept = curve[curve["energy"] == 1.0]
     assert (kept["masked_change"].abs() < 1e-9).all()
@@ -124,22 +127,22 @@ def test_sweep_rows(opened):
     assert (half["parameters_change"] < 0).all()
     assert (half["macs_change"] < 0).all()
     assert (curve["masked_low"] <= curve["masked_change"]).all()
-    figure = plots.plot_compression(curve)
+    figure = plots.plot_compression({"svda": curve})
     lines = figure.axes[1].get_lines()
     np.testing.assert_allclose(sorted(lines[0].get_xdata()), sorted(100 * curve["rows_removed"][:2]))
     assert len(compression_table(curve, (0.5,))) == 2
     with pytest.raises(InputError, match="no rows"):
-        plots.plot_compression(curve[:0])
+        plots.plot_compression({"svda": curve[:0]})
 
 
 def test_the_smallest_model_within_a_tolerance(opened):
     subject, images, source = opened
-    least, model, change = smallest(subject.model, images, source, tolerance=0.9, steps=4)
+    least, model, change = smallest(subject.model, rank(subject.model, images), source, tolerance=0.9, steps=4)
     assert change.ci_low >= -0.9
     assert least > 0
     assert model.config.score_dims is not None
     with pytest.raises(InputError, match="tolerance must lie"):
-        smallest(subject.model, images, source, tolerance=0.0)
+        smallest(subject.model, rank(subject.model, images), source, tolerance=0.0)
 
 
 def test_finetuning_continues_from_the_weights(tiny, fashion):
@@ -166,11 +169,11 @@ def run(*arguments):
 def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashion, tmp_path, capsys):
     out, report = tmp_path / "small.pt", tmp_path / "report"
     common = ["--data-root", fashion, "--images", "40", "--report", report, "--out", out]
-    assert run(tiny[kind], "--energy", "0.8", *common, "--finetune", "1") == 0
+    assert run(tiny[kind], "--energy", "0.8", "--norm-logit", "inf", *common, "--finetune", "1") == 0
     assert load(out).config.score_dims is not None
     assert {path.name for path in report.iterdir()} == {f"compression.{e}" for e in ("csv", "md", "json", "pdf", "png")}
     content = json.loads((report / "compression.json").read_text())
-    rows = pd.DataFrame(content["verification"]).set_index("quantity")
+    rows = pd.DataFrame(content["runs"][0]["verification"]).set_index("quantity")
     assert rows.loc["parameters", "change"] < 1
     assert rows.loc["macs", "change"] < 1
     assert rows.loc["bytes", "change"] < 1
@@ -191,7 +194,8 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
     [
         (["--energy", "0"], "energy must lie in (0, 1], got 0.0"),
         (["--energy", "1.5"], "energy must lie in (0, 1], got 1.5"),
-        (["--slack", "-1"], "slack must be at least 0"),
+        (["--norm-logit", "-1"], "norm_logit must be at least 0"),
+        (["--budget", "2"], "budget must lie in (0, 1], got 2.0"),
         (["--tolerance", "0"], "tolerance must lie between"),
         (["--criterion", "best"], "criterion"),
         (["--energy", "0.5", "--min-logit", "1"], "exclude each other"),
@@ -235,7 +239,64 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 def test_numbers_of_the_table_read_well(tiny, fashion):
     done = compress_and_verify(tiny["dot"], energy=0.5, data_root=fashion, test_images=20, energies=())
-    shown = verification_table(done.verification).set_index("Quantity")
+    shown = verification_table([done]).set_index("Quantity")
     assert shown.loc["parameters", "Change"].startswith("x 0.")
     assert shown.loc["accuracy", "Before"].endswith("%")
     assert done.curve.empty
+
+
+def test_runs_are_pooled_by_the_t_interval_of_their_changes():
+    changes, ratios = np.array([0.01, -0.02, 0.03]), np.array([0.5, 0.6, 0.9])
+    frames = [
+        pd.DataFrame(
+            {
+                "quantity": ["accuracy", "macs"],
+                "source": pd.array([None, None], dtype="string"),
+                "before": [0.9, 100.0],
+                "after": [0.9 + change, 100 * ratio],
+                "change": [change, ratio],
+                "ci_low": math.nan,
+                "ci_high": math.nan,
+                "p": math.nan,
+                "n": pd.array([100, None], dtype="Int64"),
+            }
+        )
+        for change, ratio in zip(changes, ratios, strict=True)
+    ]
+    pooled = over_runs(frames, ["quantity", "source"]).set_index("quantity")
+    low, high = stats.t.interval(0.95, 2, changes.mean(), stats.sem(changes))
+    found = pooled.loc["accuracy", ["change", "ci_low", "ci_high", "p"]].to_list()
+    assert found == pytest.approx([changes.mean(), low, high, stats.ttest_1samp(changes, 0).pvalue])
+    logs = np.log(ratios)
+    low, high = np.exp(stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs)))
+    found = pooled.loc["macs", ["change", "ci_low", "ci_high"]].to_list()
+    assert found == pytest.approx([stats.gmean(ratios), low, high])
+    assert list(pooled["n"]) == [3, 3]
+    assert over_runs(frames[:1], ["quantity", "source"]) is frames[0]
+
+
+def test_several_checkpoints_share_a_report(tiny, fashion, tmp_path, capsys):
+    again = tmp_path / "svda_s1.pt"  # the same model with another seed: another run of it
+    origin = load(tiny["svda"])
+    weights = {name: value * 1.01 for name, value in origin.model.items()}
+    save(dataclasses.replace(origin, model=weights, recipe={**origin.recipe, "seed": 1}), again)
+    common = ["--data-root", fashion, "--images", "40", "--report", tmp_path / "r", "--out", tmp_path / "small"]
+    assert run(tiny["svda"], again, tiny["dot"], "--budget", "0.4", "--no-sweep", *common) == 0
+    assert len(list((tmp_path / "small").glob("*_b40.pt"))) == 3
+    content = json.loads((tmp_path / "r" / "compression.json").read_text())
+    assert [one["rows_removed"] >= 0.6 for one in content["runs"]] == [True] * 3
+    page = (tmp_path / "r" / "compression.md").read_text()
+    assert "mean of 2 training runs" in page
+    assert page.count("### What keeps the norm") == 1
+    printed = capsys.readouterr().out
+    assert "svda: " in printed
+    assert "dot_s0: " in printed or "dot: " in printed
+
+
+def test_the_means_for_the_norm_are_told_apart(tiny, fashion):
+    done = compress_and_verify(tiny["svda"], energy=0.5, data_root=fashion, test_images=20, energies=())
+    removed = done.norms.set_index("kept")["rows_removed"]
+    assert list(removed.index) == ["all rows (masked)", "norm rows and constant", "norm rows", "constant", "neither"]
+    assert removed["all rows (masked)"] == 0
+    assert removed["neither"] == removed["constant"] == pytest.approx(done.meta["directions_removed"])
+    assert removed["norm rows and constant"] == pytest.approx(done.meta["rows_removed"])
