@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import special, stats
 
 from svda_analysis.errors import InputError
-from svda_analysis.results import TABLE_COLUMNS, check_columns, make_frame
+from svda_analysis.results import FAITHFULNESS, TABLE_COLUMNS, check_columns, make_frame
 
 COMPARISON_COLUMNS = {
     "model": "string",
@@ -76,8 +76,8 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     Runs that differ by exactly the same amount (to rounding) show no spread to test against: interval, p and effect
     are NaN, never p = 0. A mean that is NaN in one head makes its run and so the row NaN: nothing is dropped silently.
 
-    ``p_adjusted`` is Holm's over two families for each model: its whole-model rows (indicators x sources), and its
-    per-layer rows (indicators x sources x layers).
+    ``p_adjusted`` is Holm's over three families for each model: its whole-model rows (indicators x sources), those of
+    them that measure faithfulness, and its per-layer rows (indicators x sources x layers).
 
     Raises :class:`InputError` for missing columns, an unknown baseline, fewer than two models, doubled rows, or an
     (indicator, source) measured on several data sets.
@@ -96,7 +96,7 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
                 key = {"model": name, "baseline": baseline, **dict(zip(_CELL, cell, strict=True))}
                 rows.append({**key, **_difference(theirs, ours)})
     frame = make_frame(rows, COMPARISON_COLUMNS)
-    for _, family in frame.groupby(["model", frame["layer"].isna()]):
+    for _, family in frame.groupby(["model", frame["layer"].isna(), frame["indicator"].isin(FAITHFULNESS)]):
         frame.loc[family.index, "p_adjusted"] = holm(family["p"])
     return frame
 

@@ -41,7 +41,7 @@ from PIL import Image
 from scipy.special import stdtrit
 
 from svda_analysis.errors import InputError
-from svda_analysis.results import SPECTRA_COLUMNS, Examples, check_columns
+from svda_analysis.results import FAITHFULNESS, GAINS, SPECTRA_COLUMNS, Examples, check_columns
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, the widths of a two-column page
 BLACK = "#222222"
@@ -539,7 +539,9 @@ def _shared_legend(fig: Figure, axes: Any, *notes: Line2D) -> None:
     handles = {str(note.get_label()): note for note in notes}
     for ax in reversed(axes):
         handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)) | handles
-    fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(len(handles), 5))
+    fitting = int(16 * fig.get_figwidth() / (max(map(len, handles)) + 6))  # of the longest label, at this type size
+    ncols = min(len(handles), 5, max(1, fitting))
+    fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=ncols)
 
 
 def _note(label: str, **look: Any) -> Line2D:
@@ -927,6 +929,51 @@ def _comparison_legend(ax: Axes, styles: Mapping[str, Style], units: set[str]) -
     ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3 if len(styles) == 1 else 2)
 
 
+def plot_faithfulness(
+    table: pd.DataFrame, *, models: Models = None, labels: Labels = None, fig: Figure | None = None
+) -> Figure:
+    """How much better than a random ranking each method's maps tell what the model decides by, one panel a measure.
+
+    Means of ``deletion_gain`` and ``insertion_gain`` with 95 % intervals: over runs (Student's t; the runs are faint
+    dots) where a model has several, else over images. Above 0 the map tells something.
+    """
+    check_columns(table, ["model", "seed", "indicator", "source", "mean", "ci_low", "ci_high"])
+    rows = _of(table[table["indicator"].isin(GAINS)], models)
+    check_columns(rows, [], f"table, rows of {' and '.join(GAINS)},")
+    styles, methods = _drawn(table, models), list(rows["source"].unique())
+    fig, style = _own(fig, TWO_COLUMNS, 2.3)
+    with style:
+        axes = fig.subplots(1, len(GAINS), sharey=True)
+        for ax, indicator in zip(axes, GAINS, strict=True):
+            for at, (model, look) in enumerate(styles.items()):
+                shift = (at - (len(styles) - 1) / 2) * 0.6 / len(styles)
+                mine = rows[(rows["model"] == model) & (rows["indicator"] == indicator)]
+                _plot_gains(ax, mine, methods, shift, model, look)
+            ax.axhline(0, color=BLACK, lw=0.6, zorder=0)
+            ax.set_xticks(range(len(methods)), [name.replace("_", " ") for name in methods])
+            ax.set_xlim(-0.5, len(methods) - 0.5)
+            ax.set_title(_label(indicator, labels))
+        axes[0].set_ylabel("Gain over a random ranking")
+        _shared_legend(fig, axes[:1])
+    return fig
+
+
+def _plot_gains(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], shift: float, model: str, look: Style) -> None:
+    for x, method in enumerate(methods):
+        runs = rows[rows["source"] == method]
+        values = runs["mean"].to_numpy(float)
+        if not len(values):
+            continue
+        low, high = runs["ci_low"].iloc[0], runs["ci_high"].iloc[0]
+        if len(values) > 1:
+            half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values))
+            low, high = values.mean() - half, values.mean() + half
+            ax.plot([x + shift] * len(values), values, ls="none", marker=".", ms=3, color=look.color, alpha=0.4)
+        ax.vlines(x + shift, low, high, color=look.color, lw=1.2)
+        label = model if x == 0 else "_"
+        ax.plot(x + shift, values.mean(), ls="none", marker=look.marker, color=look.color, label=label)
+
+
 # --- over the runs of a study ---------------------------------------------------------------------------------------
 
 
@@ -1149,7 +1196,7 @@ def _draw_training(data: FigureData) -> Figures:
 def _draw_comparison(data: FigureData) -> Figures:
     if data.comparison is None:
         return
-    shown = data.comparison[~data.comparison["indicator"].isin(list(data.skip))]
+    shown = data.comparison[~data.comparison["indicator"].isin([*data.skip, *FAITHFULNESS])]
     rows = shown[shown["layer"].isna()]
     if len(rows):
         with theme():
@@ -1160,8 +1207,14 @@ def _draw_comparison(data: FigureData) -> Figures:
         yield "comparison", fig
 
 
+def _draw_faithfulness(data: FigureData) -> Figures:
+    if data.table["indicator"].isin(GAINS).any():
+        yield "faithfulness", plot_faithfulness(data.table, models=data.models, labels=data.labels)
+
+
 FIGURES: dict[str, Callable[[FigureData], Figures]] = {
     "comparison": _draw_comparison,
+    "faithfulness": _draw_faithfulness,
     "by_layer": _draw_by_layer,
     "heatmaps": _draw_heatmaps,
     "spectra": _draw_spectra,

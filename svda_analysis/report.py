@@ -18,7 +18,7 @@ from scipy import stats
 from svda_analysis import plots
 from svda_analysis.compare import compare, summarise
 from svda_analysis.errors import InputError, check_writable
-from svda_analysis.results import Analysis
+from svda_analysis.results import GAINS, Analysis
 
 # Which direction of an indicator means a more structured attention, for the sentences of a comparison.
 STRUCTURE = {
@@ -27,7 +27,6 @@ STRUCTURE = {
     ("selectivity_index", "attention"): +1,
     ("effective_rank", "scores"): -1,
 }
-FAITHFUL = ("deletion_gain", "insertion_gain")  # of any method; what else is measured depends on a model's confidence
 _SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
 
 
@@ -222,7 +221,7 @@ def statements(comparison: pd.DataFrame, labels: Mapping[str, str] | None = None
 
 def faithfulness_statements(comparison: pd.DataFrame, labels: Mapping[str, str] | None = None) -> list[str]:
     """One sentence for each method's gain over the random ranking: whose maps are more faithful, and how sure it is."""
-    rows = comparison[comparison["indicator"].isin(FAITHFUL)].sort_values("source", kind="stable")
+    rows = comparison[comparison["indicator"].isin(GAINS)].sort_values("source", kind="stable")
     return [_statement(row, +1, "faithful", labels or {}) for row in rows.itertuples()]
 
 
@@ -261,9 +260,11 @@ def _label(indicator: str, labels: Mapping[str, str]) -> str:
 
 
 def number(x: float) -> str:
-    """Three decimals below ten, then fewer; a dash for a missing number."""
+    """Three decimals below ten, then fewer; tiny numbers keep one digit; a dash for a missing number."""
     if pd.isna(x):
         return "-"
+    if 0 < abs(x) < 0.0005:
+        return f"{x:.0e}"
     return f"{x:.3f}" if abs(x) < 10 else f"{x:.2f}" if abs(x) < 100 else f"{x:.1f}"
 
 
@@ -328,8 +329,8 @@ def _summary(
 
 
 _COMPARING = """Means over heads and layers; differences are model minus baseline, paired by training seed where seeds
-are shared. p is adjusted by Holm's method over all rows; the effect is the paired difference in units of its own spread
-over seeds (Hedges' correction)."""
+are shared. p is adjusted by Holm's method, over the rows of faithfulness and over all others; the effect is the paired
+difference in units of its own spread over seeds (Hedges' correction)."""
 _FAITHFUL = """How much faster the predicted class falls when the patches that a map ranks highest are taken away
 (deletion), and rises when they are brought back (insertion), than under a random ranking of the same model. Above 0 the
 map tells something. Raw areas depend on how confident a model is, and are not compared here."""

@@ -31,6 +31,8 @@ TABLE_COLUMNS = {
     "ci_high": "float64",
     "n": "Int64",  # images; 1 for a number read off the weights
 }
+GAINS = ("deletion_gain", "insertion_gain")  # of an attribution method over a random ranking: these compare models
+FAITHFULNESS = (*GAINS, "deletion_auc", "insertion_auc", "infidelity", "sensitivity_max", "randomisation_correlation")
 SPECTRA_COLUMNS = {
     "model": "string",
     "attention": "string",

@@ -321,6 +321,21 @@ def test_families_are_whole_model_rows_and_layer_rows_of_each_model():
     assert sizes == [3, 6, 2, 6]
 
 
+def test_faithfulness_is_a_family_of_its_own():
+    rng = np.random.default_rng(4)
+    runs = [
+        run(model, seed, rng.normal(shift, 0.1, (3, 2)), indicator=name)
+        for shift, model in enumerate(("vit", "svda"))
+        for name in ("a", "deletion_gain", "infidelity")
+        for seed in range(3)
+    ]
+    result = whole(compare(frame(*runs)))
+    faithful = result[result["indicator"] != "a"]
+    assert faithful["p_adjusted"].tolist() == pytest.approx(holm_from_the_definition(faithful["p"].tolist()))
+    alone = result[result["indicator"] == "a"]
+    assert alone["p_adjusted"].tolist() == alone["p"].tolist()
+
+
 # --- simulated runs: does the promised 95 % hold? -------------------------------------------------------------------
 
 

@@ -395,6 +395,49 @@ def test_attention_maps_name_what_is_wrong():
         plots.plot_attention_maps({"vit": shown, "svda": other})
 
 
+# --- faithfulness ---
+
+
+def make_gains() -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for model in ("vit", "svda"):
+        for seed in range(3):
+            for indicator in ("deletion_gain", "insertion_gain"):
+                for source in ("rollout", "relevance"):
+                    key = {"model": model, "seed": seed, "indicator": indicator, "source": source}
+                    rows.append({**key, "mean": rng.normal(), "ci_low": -1.0, "ci_high": 1.0})
+    attention = {"vit": "dot", "svda": "svda"}
+    return pd.DataFrame(rows).assign(attention=lambda frame: frame["model"].map(attention))
+
+
+def test_faithfulness_shows_means_over_runs_with_their_t_interval():
+    table = make_gains()
+    fig = plots.plot_faithfulness(table)
+    assert [ax.get_title() for ax in fig.axes] == ["Deletion gain", "Insertion gain"]
+    for ax, indicator in zip(fig.axes, ("deletion_gain", "insertion_gain"), strict=True):
+        of_measure = table[table["indicator"] == indicator]
+        wanted = []
+        for model in ("vit", "svda"):
+            for source in ("rollout", "relevance"):
+                rows = of_measure[(of_measure["model"] == model) & (of_measure["source"] == source)]
+                values = rows["mean"]
+                wanted.append((values.mean(), *stats.t.interval(0.95, 2, values.mean(), stats.sem(values))))
+        means = [drawn.get_ydata()[0] for drawn in ax.lines if len(drawn.get_ydata()) == 1]
+        ends = [bar.get_segments()[0][:, 1] for bar in ax.collections]
+        np.testing.assert_allclose(means, [mean for mean, _, _ in wanted])
+        np.testing.assert_allclose(ends, [(low, high) for _, low, high in wanted])
+    with pytest.raises(InputError, match="deletion_gain and insertion_gain"):
+        plots.plot_faithfulness(make_table())
+
+
+def test_the_comparison_of_a_report_leaves_faithfulness_to_its_own_figure():
+    extra = make_comparison().iloc[:1].assign(indicator="deletion_auc", source="rollout")
+    both = pd.concat([make_comparison(), extra], ignore_index=True)
+    drawn = dict(plots.figures(make_table(), comparison=both))
+    names = [tick.get_text() for tick in drawn["comparison"].axes[0].get_yticklabels()]
+    assert not any("eletion" in name for name in names)
+
+
 # --- comparison ---
 
 
