@@ -938,9 +938,9 @@ def plot_faithfulness(
     dots) where a model has several, else over images. Above 0 the map tells something.
     """
     check_columns(table, ["model", "seed", "indicator", "source", "mean", "ci_low", "ci_high"])
-    rows = _of(table[table["indicator"].isin(GAINS)], models)
+    rows = table[table["indicator"].isin(GAINS)]
     check_columns(rows, [], f"table, rows of {' and '.join(GAINS)},")
-    styles, methods = _drawn(table, models), list(rows["source"].unique())
+    styles, methods = _drawn(rows, models), list(rows["source"].unique())
     fig, style = _own(fig, TWO_COLUMNS, 2.3)
     with style:
         axes = fig.subplots(1, len(GAINS), sharey=True)
