@@ -28,12 +28,15 @@ test: .venv/tested
 	$(BIN)/python -m pytest
 
 reports: .venv/installed
-	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data fashion_mnist --maps 1000 --out reports/fashion_mnist
+	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data fashion_mnist --maps 1000 --faithfulness 1000 \
+	    --out reports/fashion_mnist
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.28 \
+	    --out build/small --report reports/fashion_mnist
 
 # IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra
 reports-imagenet: .venv/tested
 	$(BIN)/svda-analyze dot:vit_tiny svda:vit_tiny timm:vit_tiny_patch16_224 --data imagefolder:$(IMAGES) \
-	    --maps 100 --faithfulness 100 --out reports/imagenet_sample
+	    --maps 100 --faithfulness 16 --out reports/imagenet_sample
 
 clean:
 	rm -rf .venv build reports/demo
