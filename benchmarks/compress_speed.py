@@ -1,4 +1,4 @@
-"""What compression saves in time at S/16 and 224 pixels: paired ratios -> reports/benchmarks/compress_speed.md and .csv.
+"""Time that compression saves at S/16 and 224 pixels: paired ratios -> reports/benchmarks/compress_speed.md and .csv.
 
     python benchmarks/compress_speed.py [--budget 0.3] [--rounds 20]
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.results import TABLE_COLUMNS, make_frame
+from svda_analysis.results import TABLE_COLUMNS, Trace, make_frame
 
 FORMAT = 1
 _MAGIC = "svda_analysis checkpoint"
@@ -49,6 +49,7 @@ class Checkpoint:
     ``recipe`` is the training recipe (the fields of ``TrainConfig``), ``model`` and ``optimizer`` are state dicts
     (``optimizer`` is ``None`` once exported), ``epoch`` counts the epochs done, ``history`` has
     :data:`~svda_analysis.results.TABLE_COLUMNS`, ``data`` says what the images were (name, mean, std, classes, source).
+    ``trace`` holds the learned diagonals and a few maps of each epoch, or None.
     """
 
     config: ViTConfig
@@ -57,6 +58,7 @@ class Checkpoint:
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: pd.DataFrame = dataclasses.field(default_factory=lambda: make_frame([], TABLE_COLUMNS))
+    trace: Trace | None = None
     optimizer: dict[str, Any] | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -74,6 +76,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.config),
         "history": _pack(checkpoint.history),
+        "trace": None if checkpoint.trace is None else _pack_trace(checkpoint.trace),
     }
     path, buffer = Path(path), io.BytesIO()
     torch.save(content, buffer)  # in memory first: torch hides a full disk behind an error of its own
@@ -172,12 +175,23 @@ def _from_content(content: dict[str, Any]) -> Checkpoint:
         config = ViTConfig(**content["config"])
     except InputError as error:
         raise InputError(f"holds an invalid config: {error}") from None
-    names = [field.name for field in dataclasses.fields(Checkpoint)]
+    names = [field.name for field in dataclasses.fields(Checkpoint) if field.name != "trace"]
     given = {**{name: content[name] for name in names}, "config": config, "history": _unpack(content["history"])}
-    checkpoint = Checkpoint(**given)
+    trace = content.get("trace")  # files of earlier versions have none
+    checkpoint = Checkpoint(**given, trace=None if trace is None else _unpack_trace(trace))
     _check_fields(checkpoint)
     _check_weights(checkpoint)
     return checkpoint
+
+
+def _pack_trace(trace: Trace) -> dict[str, Tensor | None]:
+    arrays = {field.name: getattr(trace, field.name) for field in dataclasses.fields(Trace)}
+    return {name: None if value is None else torch.from_numpy(value) for name, value in arrays.items()}
+
+
+def _unpack_trace(packed: dict[str, Any]) -> Trace:
+    sigma = packed["sigma"]
+    return Trace(packed["epochs"].numpy(), None if sigma is None else sigma.numpy(), packed["maps"].numpy())
 
 
 def _check_fields(checkpoint: Checkpoint) -> None:

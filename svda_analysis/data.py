@@ -76,6 +76,11 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         mean, std = (255 * torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
 
+    def examples(self, number: int) -> Tensor:
+        """Indices of the images to show: the first of each class, in their order, at most ``number`` of them."""
+        _, firsts = np.unique(self.labels.numpy(), return_index=True)
+        return torch.from_numpy(np.sort(firsts)[:number])
+
     def raw(self, indices: Sequence[int] | Tensor) -> np.ndarray:
         """The images to show: ``(n, H, W, C) uint8``, resized and cropped as for testing, not normalised."""
         raise NotImplementedError

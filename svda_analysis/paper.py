@@ -41,7 +41,7 @@ from svda_analysis.manifest import AnalysisOptions, Manifest, Run
 from svda_analysis.maps import compare_runs
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.report import booktabs, markdown, matching_table, staged
-from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, make_frame
+from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, Trace, make_frame
 from svda_analysis.sources import for_model, open_source
 from svda_analysis.specs import OpenModel, open_model, run_names
 from svda_analysis.train import Progress, changes, train
@@ -329,6 +329,8 @@ class _Part:
     examples: dict[str, Examples]
     maps: dict[str, pd.DataFrame]
     runs: list[dict[str, Any]]
+    traces: dict[str, Trace] = dataclasses.field(default_factory=dict)  # of each model's first run
+    pictures: np.ndarray | None = None  # what their maps are of
     source: str = ""
 
 
@@ -356,6 +358,7 @@ def _dataset_part(
         result = DatasetResult(name=dataset, title=title, sizes=_sizes(configs), missing=missing, **known)
         return _Part(result=result, spectra=make_frame([], SPECTRA_COLUMNS), examples={}, maps={}, runs=[])
     parts, histories, runs = [], [], []
+    traces: dict[str, Trace] = {}
     for at, (_, name, path) in enumerate(trained, start=1):
         subject = open_model(path)
         progress(f"{dataset} checkpoints", at - 1, len(trained))
@@ -364,6 +367,8 @@ def _dataset_part(
         parts.append(_named(part, name))
         histories.append(subject.history.assign(model=name))
         runs.append(_about(subject, name, part, path))
+        if (trace := load(path).trace) is not None:
+            traces.setdefault(name, trace)
         progress(f"{dataset} checkpoints", at, len(trained))
     history = pd.concat(histories, ignore_index=True).astype(TABLE_COLUMNS)
     whole = Analysis.join(parts)
@@ -376,7 +381,14 @@ def _dataset_part(
     )
     maps = _maps(trained, data, manifest.analysis, cache, progress)
     return _Part(
-        result=result, spectra=whole.spectra, examples=whole.examples, maps=maps, runs=runs, source=data.source
+        result=result,
+        spectra=whole.spectra,
+        examples=whole.examples,
+        maps=maps,
+        runs=runs,
+        traces=traces,
+        pictures=data.raw(data.examples(manifest.analysis.examples)),
+        source=data.source,
     )
 
 
@@ -550,6 +562,11 @@ def _figures(part: _Part, study: bool, history: pd.DataFrame) -> Iterator[tuple[
         result.table, part.spectra, part.examples, history, comparison, labels=LABELS, models=models
     )
     yield "epochs_by_layer", plots.plot_epochs_by_layer(history, models=models, labels=LABELS)
+    for name, trace in part.traces.items():
+        if trace.sigma is not None:
+            yield f"sigma_over_epochs_{name}", plots.plot_sigma_over_epochs(trace)
+    if part.traces and part.pictures is not None:
+        yield "maps_over_epochs", plots.plot_maps_over_epochs(part.traces, part.pictures)
     if part.maps:
         yield "map_similarity", plots.plot_map_similarity(part.maps["similarity"])
 

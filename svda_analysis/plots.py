@@ -41,7 +41,7 @@ from PIL import Image
 from scipy.special import stdtrit
 
 from svda_analysis.errors import InputError
-from svda_analysis.results import FAITHFULNESS, GAINS, SPECTRA_COLUMNS, Examples, check_columns
+from svda_analysis.results import FAITHFULNESS, GAINS, SPECTRA_COLUMNS, Examples, Trace, check_columns
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, the widths of a two-column page
 BLACK = "#222222"
@@ -1128,6 +1128,87 @@ def _plot_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
     good = curve.loc[curve["criterion"] != "random", f"{how}_low"].min()
     if pd.notna(good):  # a random choice may cost most of the accuracy, and would flatten all else
         ax.set_ylim(bottom=max(100 * float(good), -20) - 1)
+
+
+# --- over epochs: how a run organised itself -------------------------------------------------------------------------
+
+
+def plot_sigma_over_epochs(trace: Trace, *, fig: Figure | None = None) -> Figure:
+    """The learned diagonals of one run, epoch by epoch: ``|sigma|`` over its largest, sorted, mean over heads.
+
+    One panel a layer, one line an epoch (light to dark).
+    """
+    if trace.sigma is None:
+        raise InputError("trace must be of a model with a sigma (SVDA), got one without")
+    size = np.sort(np.abs(trace.sigma), axis=-1)[..., ::-1]
+    size = (size / np.maximum(size[..., :1], 1e-30)).mean(2)  # (E, layers, D)
+    across = min(4, size.shape[1])
+    down = math.ceil(size.shape[1] / across)
+    fig, style = _own(fig, TWO_COLUMNS, 1.5 * down + 0.5)
+    with style:
+        axes = fig.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        span = mpl.colors.Normalize(trace.epochs.min() - 0.3 * np.ptp(trace.epochs), trace.epochs.max())
+        shades = mpl.colormaps["Blues"]
+        for layer, ax in enumerate(axes[: size.shape[1]]):
+            for epoch, values in zip(trace.epochs, size[:, layer], strict=True):
+                ax.plot(range(1, len(values) + 1), values, color=shades(span(epoch)), lw=0.8)
+            ax.set_title(f"layer {layer}")
+        for ax in axes[size.shape[1] :]:
+            ax.set_visible(False)
+        axes[0].set_ylim(bottom=0)
+        fig.supxlabel("Direction, the strongest first", fontsize=7.5)
+        fig.supylabel(r"$|\sigma_i|\,/\,\max|\sigma|$", fontsize=7.5)
+        bar = fig.colorbar(mpl.cm.ScalarMappable(span, shades), ax=list(axes), label="Epoch", aspect=25)
+        bar.ax.set_ylim(trace.epochs.min() - 0.5, trace.epochs.max())
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        bar.outline.set_visible(False)
+    return fig
+
+
+def plot_maps_over_epochs(
+    traces: Mapping[str, Trace], images: np.ndarray, *, columns: int = 7, fig: Figure | None = None
+) -> Figure:
+    """Where the class token looks in the last layer as training goes on: rows are models under each image.
+
+    ``traces`` by model name, of the same ``images (n, H, W, C) uint8``; at most ``columns`` of the epochs that all have
+    are drawn, the first and last among them. A map is the mean over heads, scaled to its own largest value.
+    """
+    shared = sorted(set.intersection(*({int(e) for e in trace.epochs} for trace in traces.values())))
+    if not shared:
+        raise InputError(f"traces must share an epoch, got none in {', '.join(traces)}")
+    at = np.unique(np.linspace(0, len(shared) - 1, min(columns, len(shared))).round().astype(int))
+    epochs = [shared[i] for i in at]
+    n = min(len(images), *(trace.maps.shape[1] for trace in traces.values()))
+    side = min(0.85, TWO_COLUMNS / (len(epochs) + 1.6))
+    fig, style = _own(fig, max(ONE_COLUMN, side * (len(epochs) + 1.6)), side * n * len(traces) + 0.8)
+    with style:
+        grid = fig.add_gridspec(n * len(traces), len(epochs) + 1)
+        for index in range(n):
+            top = index * len(traces)
+            ax = fig.add_subplot(grid[top : top + len(traces), 0])
+            picture = images[index]
+            ax.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+            _bare(ax)
+            for row, (model, trace) in enumerate(traces.items(), start=top):
+                for column, epoch in enumerate(epochs, start=1):
+                    values = trace.maps[list(trace.epochs).index(epoch), index, -1].astype(np.float32)
+                    ax = fig.add_subplot(grid[row, column])
+                    across = math.isqrt(len(values))
+                    shown = values.reshape(across, -1) / max(float(values.max()), 1e-30)
+                    drawn = ax.imshow(shown, cmap=HEAT, vmin=0, vmax=1)
+                    _bare(ax)
+                    if row == 0:
+                        ax.set_title(f"epoch {epoch}")
+                    if column == 1:
+                        ax.set_ylabel(_brief(model, 12), fontsize=6.5)
+        bar = fig.colorbar(
+            drawn, ax=fig.axes, location="bottom", ticks=[0, 1], shrink=0.3, aspect=30, pad=0.02, panchor=False
+        )
+        bar.set_label(
+            "Attention of the class token in the last layer,\nmean over heads; each map relative to its maximum"
+        )
+        bar.outline.set_visible(False)
+    return fig
 
 
 # --- everything for a report ----------------------------------------------------------------------------------------

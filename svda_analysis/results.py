@@ -65,6 +65,32 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
+class Trace:
+    """How one run organised itself, epoch by epoch; written while training.
+
+    ``epochs (E,)``; ``sigma (E, layers, H, D)`` float32, the learned diagonals, or None; ``maps (E, n, layers, N)``
+    float16, what the class token pays to the N patches, mean over heads, for the first ``n`` images that the data set
+    gives as examples.
+    """
+
+    epochs: np.ndarray
+    sigma: np.ndarray | None
+    maps: np.ndarray
+
+    def __post_init__(self) -> None:
+        E = len(self.epochs)
+        if self.epochs.ndim != 1 or self.maps.ndim != 4 or len(self.maps) != E:
+            raise ValueError(f"a trace of {E} epochs has maps of shape {self.maps.shape}")
+        if self.sigma is not None and (self.sigma.ndim != 4 or len(self.sigma) != E):
+            raise ValueError(f"a trace of {E} epochs has sigma of shape {self.sigma.shape}")
+
+    def then(self, later: Trace) -> Trace:
+        """This trace and what came after it."""
+        sigma = None if self.sigma is None or later.sigma is None else np.concatenate([self.sigma, later.sigma])
+        return Trace(np.concatenate([self.epochs, later.epochs]), sigma, np.concatenate([self.maps, later.maps]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Analysis:
     """The result of :func:`svda_analysis.analyze`, of one model or of several joined by :meth:`join`.
 

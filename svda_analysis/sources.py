@@ -125,8 +125,7 @@ def _from_image_data(data: ImageData, subject: OpenModel) -> ImageSource:
             yield batch, labels if same else None
 
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        _, firsts = np.unique(data.labels.numpy(), return_index=True)  # the first image of each class
-        chosen = torch.from_numpy(np.sort(firsts)[:number])
+        chosen = data.examples(number)
         images, labels = next(iter(data.batches(len(chosen), indices=chosen)))
         return images, labels if same else torch.full_like(labels, -1), data.raw(chosen)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -23,14 +24,16 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from svda_analysis.analyze import Stream, versions
+from svda_analysis.capture import records
 from svda_analysis.checkpoint import Checkpoint, check_fit, load, save
 from svda_analysis.data import ImageData, load_dataset
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.indicators import INDICATORS
 from svda_analysis.model import Attention, ViT, ViTConfig
-from svda_analysis.results import TABLE_COLUMNS, make_frame
+from svda_analysis.results import TABLE_COLUMNS, Trace, make_frame
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
+TRACED_IMAGES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,6 +279,7 @@ class _Run:
         vars(self.model).pop("forward", None)  # accelerate's autocast, which would hold while measuring as well
         self.epoch = 0
         self.history = make_frame([], TABLE_COLUMNS)
+        self.trace: Trace | None = None
         self.name = out.stem
         self.chosen = torch.arange(len(train_data))
         if recipe.train_images is not None:
@@ -290,7 +294,7 @@ class _Run:
             raise InputError(f"{path} cannot be resumed: it was exported without its optimizer state")
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.epoch, self.history = checkpoint.epoch, checkpoint.history
+        self.epoch, self.history, self.trace = checkpoint.epoch, checkpoint.history, checkpoint.trace
 
     def checkpoint(self) -> Checkpoint:
         data = self.train_data
@@ -303,6 +307,7 @@ class _Run:
             recipe=dataclasses.asdict(self.recipe),
             data={**about, **numbers},
             history=self.history,
+            trace=self.trace,
             optimizer=self.optimizer.state_dict(),
             versions=versions(),
         )
@@ -329,6 +334,8 @@ class _Run:
             train_rows.append(("peak_memory_mb", torch.cuda.max_memory_allocated(accelerator.device) / 1e6))
         rows = pd.concat([self._rows("train", train_rows, int(seen)), self._measure()], ignore_index=True)
         self.history = rows if self.history.empty else pd.concat([self.history, rows], ignore_index=True)
+        now = self._trace()
+        self.trace = now if self.trace is None else self.trace.then(now)
         self._track(rows)
         if on_progress and accelerator.is_main_process:
             progress = self._progress(epoch, self.steps_per_epoch - 1, mine, seconds)
@@ -385,6 +392,22 @@ class _Run:
         rows["std"] = [spread, math.sqrt(accuracy * (1 - accuracy) * n / max(n - 1, 1))]
         rows["ci_low"], rows["ci_high"] = (rows["mean"] + s * 1.96 * rows["std"] / math.sqrt(n) for s in (-1, 1))
         return pd.concat([rows, probe.table(self._identity())], ignore_index=True)
+
+    def _trace(self) -> Trace:
+        """This epoch's learned diagonals, and where the class token looks in a few test images."""
+        data = self.test_data
+        images, _ = next(iter(data.batches(TRACED_IMAGES, indices=data.examples(TRACED_IMAGES))))
+        self.model.eval()
+        with torch.no_grad():
+            found = records(self.model, images.to(self.accelerator.device))
+        maps = torch.stack([record.a[:, :, 0, 1:].mean(1) for record in found], dim=1)  # (n, layers, N)
+        sigmas = [attention.sigma for attention in self.model.attention_layers()]
+        sigma = None if any(one is None for one in sigmas) else torch.stack(sigmas).detach()  # type: ignore[arg-type]
+        return Trace(
+            np.array([self.epoch]),
+            None if sigma is None else sigma[None].float().cpu().numpy(),
+            maps[None].half().cpu().numpy(),
+        )
 
     def _identity(self) -> dict[str, Any]:
         recipe = self.recipe

@@ -282,6 +282,11 @@ CHANGES = {
     "a history that lacks a column": ({"history.mean": ...}, "mean"),
     "a history of uneven columns": ({"history.mean": [1.0]}, "damaged"),
     "a history of dicts": ({"history": {name: [{}] for name in TABLE_COLUMNS}}, "damaged"),
+    "a trace that is no dict": ({"trace": [1]}, "damaged"),
+    "a trace of uneven epochs": (
+        {"trace": {"epochs": torch.ones(7), "sigma": None, "maps": torch.zeros(1, 1, 1, 1)}},
+        "damaged",
+    ),
     "a history beyond 64 bits": ({"history": {name: [2**80] for name in TABLE_COLUMNS}}, "damaged"),
 }
 

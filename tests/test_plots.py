@@ -21,7 +21,7 @@ from scipy import stats
 
 from svda_analysis import plots
 from svda_analysis.errors import InputError
-from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Examples, make_frame
+from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Examples, Trace, make_frame
 
 LAYERS, HEADS, DIM = 3, 2, 8
 KINDS = (("effective_rank", "sigma"), ("effective_rank", "scores"), ("attention_entropy", "attention"))
@@ -393,6 +393,42 @@ def test_attention_maps_name_what_is_wrong():
         plots.plot_attention_maps({"vit": shown}, images=[2])
     with pytest.raises(InputError, match=r"same images.*svda"):
         plots.plot_attention_maps({"vit": shown, "svda": other})
+
+
+# --- over epochs ---
+
+
+def make_trace(sigma=True, epochs=(1, 2, 3)) -> Trace:
+    rng, E = np.random.default_rng(1), len(epochs)
+    values = rng.normal(size=(E, 2, 3, 8)).astype(np.float32) if sigma else None
+    return Trace(np.array(epochs), values, rng.random((E, 4, 2, 16)).astype(np.float16))
+
+
+def test_sigma_over_epochs_is_sorted_relative_and_averaged_over_heads():
+    trace = make_trace()
+    fig = plots.plot_sigma_over_epochs(trace)
+    for layer in range(2):
+        lines = fig.axes[layer].get_lines()
+        assert len(lines) == 3
+        for epoch, drawn in enumerate(lines):
+            heads = [sorted(np.abs(head) / np.abs(head).max(), reverse=True) for head in trace.sigma[epoch, layer]]
+            np.testing.assert_allclose(drawn.get_ydata(), np.mean(heads, axis=0), rtol=1e-5)
+    with pytest.raises(InputError, match="trace must be of a model with a sigma"):
+        plots.plot_sigma_over_epochs(make_trace(sigma=False))
+
+
+def test_maps_over_epochs_are_those_of_the_epochs_that_all_have():
+    traces = {"vit": make_trace(False, (1, 2, 3)), "svda": make_trace(True, (2, 3, 4))}
+    fig = plots.plot_maps_over_epochs(traces, np.zeros((2, 8, 8, 1), np.uint8))
+    drawn = [ax for ax in fig.axes if ax.images and ax.images[0].get_array().shape == (4, 4)]
+    assert len(drawn) == 2 * 2 * 2  # images, models, epochs 2 and 3
+    assert [ax.get_title() for ax in drawn if ax.get_title()] == ["epoch 2", "epoch 3"]
+    first = traces["vit"].maps[1, 0, -1].astype(float)
+    np.testing.assert_allclose(drawn[0].images[0].get_array().ravel(), first / first.max(), rtol=1e-3)
+    with pytest.raises(InputError, match="traces must share an epoch"):
+        plots.plot_maps_over_epochs(
+            {"a": make_trace(epochs=(1,)), "b": make_trace(epochs=(2,))}, np.zeros((1, 8, 8, 1))
+        )
 
 
 # --- faithfulness ---

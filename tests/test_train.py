@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from svda_analysis import checkpoint as checkpoints
+from svda_analysis.capture import records
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS
@@ -56,6 +57,27 @@ def test_two_and_two_epochs_equal_four_bit_for_bit(kind, tmp_path, fashion):
     timeless = [frame[frame["indicator"] != "epoch_seconds"] for frame in (whole.history, stored.history)]
     np.testing.assert_array_equal(timeless[0]["mean"], timeless[1]["mean"])
     assert both.epoch == 4
+    assert stored.trace.epochs.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(stored.trace.maps, whole.trace.maps)
+    if kind == "svda":
+        np.testing.assert_array_equal(stored.trace.sigma, whole.trace.sigma)
+
+
+@pytest.mark.parametrize("kind", ["dot", "svda"])
+def test_the_trace_ends_with_what_the_model_does(kind, tmp_path, fashion):
+    done = train(small(kind), recipe(epochs=2), tmp_path / "a.pt", data_root=fashion)
+    model = checkpoints.build_model(done)
+    data = load_dataset("fashion_mnist", root=fashion)
+    images = torch.stack([data[int(i)][0] for i in data.examples(4)])
+    for layer, record in enumerate(records(model, images)):
+        seen = record.a[:, :, 0, 1:].mean(1).detach().numpy()
+        np.testing.assert_allclose(done.trace.maps[-1, :, layer], seen, atol=1e-3)
+    if kind == "dot":
+        assert done.trace.sigma is None
+    else:
+        sigmas = torch.stack([attention.sigma for attention in model.attention_layers()]).detach()
+        np.testing.assert_array_equal(done.trace.sigma[-1], sigmas.numpy())
+        assert not np.array_equal(done.trace.sigma[0], done.trace.sigma[-1])
 
 
 def test_another_seed_gives_other_weights(tmp_path, fashion):
