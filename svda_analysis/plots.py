@@ -537,7 +537,8 @@ def _grid(
 
 def _shared_legend(fig: Figure, axes: Any, *notes: Line2D) -> None:
     handles = {str(note.get_label()): note for note in notes}
-    for ax in reversed(axes):
+    fullest_last = sorted(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+    for ax in fullest_last:  # whose order is that of all models
         handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)) | handles
     fitting = int(16 * fig.get_figwidth() / (max(map(len, handles)) + 6))  # of the longest label, at this type size
     ncols = min(len(handles), 5, max(1, fitting))
