@@ -1126,9 +1126,9 @@ def _plot_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
         ax.plot(x, 100 * rows[f"{how}_change"], color=style.color, marker=style.marker, ls=style.dash, label=criterion)
         ax.fill_between(x, 100 * rows[f"{how}_low"], 100 * rows[f"{how}_high"], color=style.color, alpha=0.15, lw=0)
     ax.axhline(0, color=BLACK, lw=0.6)
-    good = curve.loc[curve["criterion"] != "random", f"{how}_low"].min()
-    if pd.notna(good):  # a random choice may cost most of the accuracy, and would flatten all else
-        ax.set_ylim(bottom=max(100 * float(good), -20) - 1)
+    good = 100 * curve.loc[curve["criterion"] != "random", f"{how}_change"]
+    if good.notna().any():  # a random choice, or far too little kept, costs most of the accuracy and would flatten all
+        ax.set_ylim(max(float(good.min()), -5) - 1, max(float(good.max()), 0) + 1)
 
 
 # --- over epochs: how a run organised itself -------------------------------------------------------------------------

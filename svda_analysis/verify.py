@@ -327,18 +327,21 @@ def sweep(
     """Energy against accuracy for each criterion, masked and removed: a frame with :data:`SWEEP_COLUMNS`.
 
     ``images`` are training images to rank by, ``source`` gives the test images. ``random`` is the control: as many
-    directions of each head as ``operator`` keeps, chosen at random. ``progress`` is called with (points done, in all).
+    directions of each head as ``operator`` keeps, chosen at random. ``norm_logit`` None: at each energy, for all
+    criteria, a tenth of what the weakest direction that ``operator`` keeps moves the logits by (root mean square over
+    heads). ``progress`` is called with (points done, in all).
     """
     guesses, labels = predictions(model, source, images=test_images, seed=seed)
     size, work = _parameters(model), macs(model, images[:1])
-    given = NORM_SHARE * MIN_LOGIT if norm_logit is None else norm_logit
+    logits = rank(model, images)
     rows = []
     for criterion in criteria:
         found = rank(model, images, criterion=criterion, seed=seed)
         for energy in energies:
             counts = keep_energy(found, energy)
             row: dict[str, Any] = {"criterion": criterion, "energy": energy, "n": len(labels)}
-            for name, least in (("removed", given), ("masked", 0.0)):
+            norm = NORM_SHARE * _weakest(logits, energy) if norm_logit is None else norm_logit
+            for name, least in (("removed", norm), ("masked", 0.0)):
                 smaller = remove(model, found, counts, norm_logit=least, constant=constant)
                 after, _ = predictions(smaller, source, images=test_images, seed=seed)
                 change = accuracy_change(guesses, after, labels)
@@ -354,6 +357,12 @@ def sweep(
             if progress:
                 progress(len(rows), len(criteria) * len(energies))
     return pd.DataFrame(rows, columns=list(SWEEP_COLUMNS)).astype(SWEEP_COLUMNS)
+
+
+def _weakest(ranking: Ranking, energy: float) -> float:
+    counts = keep_energy(ranking, energy)
+    kept = [layer[h, n - 1] for layer, row in zip(ranking.energy, counts, strict=True) for h, n in enumerate(row)]
+    return math.sqrt(float(torch.stack(kept).mean()))
 
 
 def smallest(
@@ -496,10 +505,10 @@ def compress_and_verify(
         norm = NORM_SHARE * least if norm_logit is None else norm_logit
         model = remove(subject.model, found, counts, norm_logit=norm, constant=constant)
     chosen |= {"min_logit": least} if energy is None else {"energy": energy}
-    norm_logit = NORM_SHARE * least if norm_logit is None else norm_logit
+    norm = NORM_SHARE * least if norm_logit is None else norm_logit
     smaller = as_checkpoint(model, origin)
     verification = verify(subject.model, model, source, images=test_images, seed=seed)
-    norms = _means_for_the_norm(subject.model, found, model, source, norm_logit, test_images, seed)
+    norms = _means_for_the_norm(subject.model, found, model, source, norm, test_images, seed)
     shares = removed_shares(model)
     if epochs:
         smaller, rows = _finetuned(origin, smaller, epochs, source, test_images, seed, data_root)
@@ -517,7 +526,7 @@ def compress_and_verify(
     )
     meta = {
         **{"model": name or subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch},
-        **{"criterion": criterion, "norm_logit": norm_logit, "constant": constant, "finetune_epochs": epochs, **chosen},
+        **{"criterion": criterion, "norm_logit": norm, "constant": constant, "finetune_epochs": epochs, **chosen},
         **shares,
         **{"ranked on": f"{len(images)} of {training}", "data": source.description, "versions": versions()},
         "warnings": source.warnings,
