@@ -16,7 +16,7 @@ FLOORS = [
     {"analyze", "faithfulness", "compress"},
     {"train", "maps"},
     {"manifest", "verify"},
-    {"paper"},
+    {"paper", "compression_report"},
     {"cli"},
 ]
 WITHOUT_TORCH = {"errors", "results", "compare", "plots", "matching", "report", "claims", "cli"}
