@@ -210,7 +210,7 @@ def compress(checkpoints: tuple[str, ...], out: str | None, report: str | None, 
     from svda_analysis.checkpoint import save
     from svda_analysis.compression_report import write_compression
     from svda_analysis.specs import open_model, run_names
-    from svda_analysis.verify import ENERGIES, compress_and_verify
+    from svda_analysis.verify import compress_and_verify
 
     if sum(options[name] is not None for name in ("energy", "min_logit", "budget", "tolerance")) > 1:
         raise InputError("--energy, --min-logit, --budget and --tolerance exclude each other: give one")
@@ -224,6 +224,8 @@ def compress(checkpoints: tuple[str, ...], out: str | None, report: str | None, 
     tolerance, epochs, images = (options.pop(name) for name in ("tolerance", "finetune", "images"))
     if options["min_logit"] is None:
         del options["min_logit"]
+    if not sweep:
+        options["sweep_images"] = 0
     done = []
     for checkpoint, target, name in zip(checkpoints, targets, names, strict=True):
         with _progress("points", False) as advance:
@@ -232,7 +234,6 @@ def compress(checkpoints: tuple[str, ...], out: str | None, report: str | None, 
                 tolerance=None if tolerance is None else tolerance / 100,
                 epochs=epochs,
                 test_images=images,
-                energies=ENERGIES if sweep else (),
                 name=name,
                 progress=advance,
                 **options,

@@ -59,7 +59,10 @@ def by_model(runs: Sequence[Compression]) -> dict[str, list[Compression]]:
 
 def _curves(runs: Sequence[Compression]) -> dict[str, pd.DataFrame]:
     swept = by_model([run for run in runs if not run.curve.empty])
-    return {model: over_runs([run.curve for run in group], ["criterion", "energy"]) for model, group in swept.items()}
+    return {
+        model: over_runs([run.curve for run in group], ["criterion", "energy", "budget"])
+        for model, group in swept.items()
+    }
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -132,23 +135,26 @@ def norms_table(runs: Sequence[Compression]) -> pd.DataFrame:
     )
 
 
-def compression_table(curve: pd.DataFrame, energies: Sequence[float] | None = None) -> pd.DataFrame:
-    """A sweep as text, at ``energies`` (default: all), masked and removed in separate columns."""
-    made = [
-        {
-            "Criterion": row.criterion,
-            "Energy": f"{row.energy:g}",
-            "Directions removed": f"{row.directions_removed:.1%}",
-            "Accuracy, masked (points)": _points(row, "masked"),
-            "Rows removed": f"{row.rows_removed:.1%}",
-            "Parameters": f"{row.parameters_change:+.1%}",
-            "MACs": f"{row.macs_change:+.1%}",
-            "Accuracy, removed (points)": _points(row, "removed"),
-        }
-        for row in curve.itertuples()
-        if energies is None or row.energy in energies
-    ]
-    return pd.DataFrame(made)
+def compression_table(curve: pd.DataFrame) -> pd.DataFrame:
+    """A sweep, of budgets or of energies, as text: masked and removed in separate columns."""
+    return pd.DataFrame(
+        [
+            {
+                **(
+                    {"Criterion": row.criterion, "Energy": f"{row.energy:g}"}
+                    if pd.isna(row.budget)
+                    else {"Budget": f"{row.budget:.0%}"}
+                ),
+                "Directions removed": f"{row.directions_removed:.1%}",
+                "Accuracy, masked (points)": _points(row, "masked"),
+                "Rows removed": f"{row.rows_removed:.1%}",
+                "Parameters": f"{row.parameters_change:+.1%}",
+                "MACs": f"{row.macs_change:+.1%}",
+                "Accuracy, removed (points)": _points(row, "removed"),
+            }
+            for row in curve.itertuples()
+        ]
+    )
 
 
 # --- the document ---------------------------------------------------------------------------------------------------
@@ -170,7 +176,13 @@ def _page(runs: Sequence[Compression], command: str) -> str:
     if curves := _curves(runs):
         parts += ["## The cost of removing", "![sweep](compression.png)"]
         for model, curve in curves.items():
-            parts += [*([f"### {model}"] if len(curves) > 1 else []), markdown(compression_table(curve))]
+            title = f"{model}: " if len(curves) > 1 else ""
+            for name, part in {
+                "one threshold for all heads": curve[curve["budget"].notna()],
+                "a share of each head's energy": curve[curve["energy"].notna()],
+            }.items():
+                if len(part):
+                    parts += [f"### {title}{name}", markdown(compression_table(part))]
     return "\n\n".join([*parts, "## How to read this", _READING]) + "\n"
 
 
@@ -189,8 +201,8 @@ def _what_went(runs: Sequence[Compression]) -> str:
 
 
 _READING = """Masked: the scores lose directions, the rows keep their norm; removed: rows of W_q and W_k are gone
-and the file is smaller. Energies are shares of each head's total. Intervals are 95 %: over training runs where a model
-has several (p of a paired t-test), else paired over images (over rounds for what is timed), and then they speak of that
-checkpoint alone (p is McNemar's exact test). The random control keeps as many directions of each head as the criterion
-operator, chosen at random. Training images rank the directions, test images only verify; the sweep uses a part of
-them."""
+and the file is smaller. A budget is the share of all rows that may stay, met by one threshold on the logits for all
+heads; energies are shares of each head's total. Intervals are 95 %: over training runs where a model has several (p of
+a paired t-test), else paired over images (over rounds for what is timed), and then they speak of that checkpoint alone
+(p is McNemar's exact test). The random control keeps as many directions of each head as the criterion operator, chosen
+at random. Training images rank the directions, test images only verify; the sweep of energies uses a part of them."""

@@ -1099,7 +1099,8 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
 
     Left the score directions masked, right the rows of W_q and W_k truly removed. ``curves`` holds by model what
     :func:`svda_analysis.verify.sweep` returns, of one run or pooled over runs (:func:`svda_analysis.verify.over_runs`);
-    each criterion is a line, the random control in grey.
+    each criterion is a line, the random control in grey; budgets, met by one threshold for all heads, are a line of
+    their own.
     """
     needed = ("criterion", "directions_removed", "rows_removed", "masked_change", "removed_change")
     for model, curve in curves.items():
@@ -1118,8 +1119,10 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
 
 
 def _plot_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
-    colored = [name for name in curve["criterion"].unique() if name != "random"]
-    for criterion, rows in curve.groupby("criterion", sort=False):
+    by_budget = curve.get("budget", pd.Series(index=curve.index)).notna()
+    label = curve["criterion"].astype(object).mask(by_budget, curve["criterion"] + ", one threshold")
+    colored = [name for name in label.unique() if name != "random"]
+    for criterion, rows in curve.groupby(label, sort=False):
         style = Style("#777777", "x", ":") if criterion == "random" else _style(colored.index(criterion))
         rows = rows.sort_values(share)
         x = 100 * rows[share]

@@ -46,6 +46,7 @@ from svda_analysis.specs import OpenModel, open_model
 from svda_analysis.train import TrainConfig, train
 
 ENERGIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+BUDGETS = (0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)
 
 # --- verification ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ def over_runs(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFra
             )
         if "p" not in together:
             row.pop("p", None)
-        pooled.append({**row, "n": len(frames)})
+        pooled.append({**row, "n": len(rows)})
     return pd.DataFrame(pooled, columns=list(together)).astype(together.dtypes.to_dict())
 
 
@@ -296,7 +297,8 @@ def _seconds(model: nn.Module, images: Tensor) -> float:
 
 SWEEP_COLUMNS = {
     "criterion": "string",
-    "energy": "float64",  # the share of each head's energy that was to stay
+    "energy": "float64",  # the share of each head's energy that was to stay; or
+    "budget": "float64",  # the share of all rows, by one threshold for the whole model
     "directions_removed": "float64",  # share of all score directions
     "rows_removed": "float64",  # share of the rows of W_q and W_k that are gone, norm rows counted as there
     "parameters_change": "float64",  # share of the whole model's
@@ -316,6 +318,7 @@ def sweep(
     images: Tensor,
     source: ImageSource,
     *,
+    budgets: Sequence[float] = BUDGETS,
     energies: Sequence[float] = ENERGIES,
     criteria: Sequence[str] = CRITERIA,
     norm_logit: float | None = None,
@@ -324,38 +327,52 @@ def sweep(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Energy against accuracy for each criterion, masked and removed: a frame with :data:`SWEEP_COLUMNS`.
+    """What removing costs in accuracy, masked and removed: a frame with :data:`SWEEP_COLUMNS`.
 
-    ``images`` are training images to rank by, ``source`` gives the test images. ``random`` is the control: as many
-    directions of each head as ``operator`` keeps, chosen at random. ``norm_logit`` None: at each energy, for all
+    To each of ``budgets`` (:func:`~svda_analysis.compress.to_budget`; those that are less than one direction a head
+    are left out), and by each of ``energies`` a head for each criterion. ``images`` are training images to rank by,
+    ``source`` gives the test images. ``random`` is the control: as many directions of each head as ``operator`` keeps,
+    chosen at random. ``norm_logit`` None: a tenth of the threshold that meets a budget; at each energy, for all
     criteria, a tenth of what the weakest direction that ``operator`` keeps moves the logits by (root mean square over
     heads). ``progress`` is called with (points done, in all).
     """
+    if not all(0 < budget <= 1 for budget in budgets):
+        raise InputError(f"budgets must lie in (0, 1], got {', '.join(map(str, budgets))}")
     guesses, labels = predictions(model, source, images=test_images, seed=seed)
     size, work = _parameters(model), macs(model, images[:1])
     logits = rank(model, images)
-    rows = []
-    for criterion in criteria:
+
+    def cost(found: Ranking, counts: Counts, norm: float) -> dict[str, Any]:
+        row: dict[str, Any] = {"n": len(labels)}
+        for name, least in (("removed", norm), ("masked", 0.0)):
+            smaller = remove(model, found, counts, norm_logit=least, constant=constant)
+            after, _ = predictions(smaller, source, images=test_images, seed=seed)
+            change = accuracy_change(guesses, after, labels)
+            row |= {f"{name}_change": change.change, f"{name}_low": change.ci_low, f"{name}_high": change.ci_high}
+            if name == "removed":
+                row |= removed_shares(smaller)
+                row["parameters_change"] = _parameters(smaller) / size - 1
+                row["macs_change"] = macs(smaller, images[:1]) / work - 1
+            if found.layers[0].sigma is None:  # no norm stands between masking and removing
+                row |= {f"masked_{end}": row[f"removed_{end}"] for end in ("change", "low", "high")}
+                break
+        if progress:
+            progress(len(rows) + 1, len(budgets) + len(criteria) * len(energies))
+        return row
+
+    rows: list[dict[str, Any]] = []
+    for budget in budgets:
+        try:
+            least, _ = to_budget(model, logits, budget, norm_logit=norm_logit, constant=constant)
+        except InputError:
+            continue
+        norm = NORM_SHARE * least if norm_logit is None else norm_logit
+        rows.append({"criterion": "operator", "budget": budget, **cost(logits, keep_logit(logits, least), norm)})
+    for criterion in criteria if energies else ():
         found = rank(model, images, criterion=criterion, seed=seed)
         for energy in energies:
-            counts = keep_energy(found, energy)
-            row: dict[str, Any] = {"criterion": criterion, "energy": energy, "n": len(labels)}
             norm = NORM_SHARE * _weakest(logits, energy) if norm_logit is None else norm_logit
-            for name, least in (("removed", norm), ("masked", 0.0)):
-                smaller = remove(model, found, counts, norm_logit=least, constant=constant)
-                after, _ = predictions(smaller, source, images=test_images, seed=seed)
-                change = accuracy_change(guesses, after, labels)
-                row |= {f"{name}_change": change.change, f"{name}_low": change.ci_low, f"{name}_high": change.ci_high}
-                if name == "removed":
-                    row |= removed_shares(smaller)
-                    row["parameters_change"] = _parameters(smaller) / size - 1
-                    row["macs_change"] = macs(smaller, images[:1]) / work - 1
-                if found.layers[0].sigma is None:  # no norm stands between masking and removing
-                    row |= {f"masked_{end}": row[f"removed_{end}"] for end in ("change", "low", "high")}
-                    break
-            rows.append(row)
-            if progress:
-                progress(len(rows), len(criteria) * len(energies))
+            rows.append({"criterion": criterion, "energy": energy, **cost(found, keep_energy(found, energy), norm)})
     return pd.DataFrame(rows, columns=list(SWEEP_COLUMNS)).astype(SWEEP_COLUMNS)
 
 
@@ -470,7 +487,6 @@ def compress_and_verify(
     rank_images: int = 256,
     held_out: int = 5000,
     test_images: int | None = None,
-    energies: Sequence[float] = ENERGIES,
     sweep_images: int = 2000,
     name: str | None = None,
     seed: int = 0,
@@ -481,8 +497,9 @@ def compress_and_verify(
 
     Directions are ranked on ``rank_images`` training images, a tolerance is met on ``held_out`` other training images,
     and everything is verified on ``test_images`` test images (None: all). ``epochs`` of fine-tuning follow, with the
-    whole model trained as long beside it. ``energies`` are swept as by :func:`sweep`, on at most ``sweep_images`` test
-    images; none, no sweep. ``name`` is the model's in the report (default: the file's), shared by its runs.
+    whole model trained as long beside it. A :func:`sweep` of budgets on ``test_images`` and of energies on at most
+    ``sweep_images`` of them ends it (0: no sweep). ``name`` is the model's in the report (default: the file's), shared
+    by its runs.
     """
     if sum(given is not None for given in (energy, budget, tolerance)) > 1:
         raise InputError("energy, budget and tolerance exclude each other: give one")
@@ -513,17 +530,16 @@ def compress_and_verify(
     if epochs:
         smaller, rows = _finetuned(origin, smaller, epochs, source, test_images, seed, data_root)
         verification = pd.concat([verification, rows], ignore_index=True)
-    curve = sweep(
-        subject.model,
-        images,
-        source,
-        energies=energies,
-        norm_logit=norm_logit,
-        constant=constant,
-        test_images=min(sweep_images, test_images or sweep_images),
-        seed=seed,
-        progress=None if progress is None else functools.partial(progress, "sweep"),
-    )
+    curves = [pd.DataFrame(columns=list(SWEEP_COLUMNS)).astype(SWEEP_COLUMNS)]
+    if sweep_images:
+        swept = functools.partial(sweep, subject.model, images, source, seed=seed, **options)
+        advance = None if progress is None else functools.partial(progress, "sweep")
+        few = min(sweep_images, test_images or sweep_images)
+        curves = [
+            swept(energies=(), test_images=test_images, progress=advance),
+            swept(budgets=(), test_images=few, progress=advance),
+        ]
+    curve = pd.concat(curves, ignore_index=True)
     meta = {
         **{"model": name or subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch},
         **{"criterion": criterion, "norm_logit": norm, "constant": constant, "finetune_epochs": epochs, **chosen},

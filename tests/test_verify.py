@@ -21,7 +21,7 @@ from torch import nn
 from svda_analysis import cli, plots
 from svda_analysis.capture import records
 from svda_analysis.checkpoint import build_model, load, save
-from svda_analysis.compress import compress, rank
+from svda_analysis.compress import compress, rank, removed_shares, to_budget
 from svda_analysis.compression_report import compression_table, verification_table
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
@@ -116,8 +116,14 @@ def opened(tiny, fashion):
 def test_sweep_rows(opened):
     subject, images, source = opened
     options = {"energies": (0.5, 1.0), "criteria": ("operator", "random"), "norm_logit": math.inf}
-    curve = sweep(subject.model, images, source, test_images=40, **options)
-    assert list(curve["criterion"]) == ["operator", "operator", "random", "random"]
+    curve = sweep(subject.model, images, source, test_images=40, budgets=(0.01, 0.5), **options)
+    assert list(curve["criterion"]) == ["operator"] * 3 + ["random"] * 2
+    assert list(curve["budget"].dropna()) == [0.5]  # 1 % is less than one direction a head
+    assert curve["rows_removed"][0] >= 0.5
+    one = to_budget(subject.model, rank(subject.model, images), 0.5, norm_logit=math.inf)[1]
+    assert curve["rows_removed"][0] == pytest.approx(removed_shares(one)["rows_removed"])
+    assert list(compression_table(curve[:1]).columns[:2]) == ["Budget", "Directions removed"]
+    curve = curve[1:].reset_index(drop=True)
     kept = curve[curve["energy"] == 1.0]
     assert (kept["masked_change"].abs() < 1e-9).all()
     assert (kept["directions_removed"] == 0).all()
@@ -130,7 +136,9 @@ def test_sweep_rows(opened):
     figure = plots.plot_compression({"svda": curve})
     lines = figure.axes[1].get_lines()
     np.testing.assert_allclose(sorted(lines[0].get_xdata()), sorted(100 * curve["rows_removed"][:2]))
-    assert len(compression_table(curve, (0.5,))) == 2
+    assert list(compression_table(curve)["Energy"]) == ["0.5", "1"] * 2
+    with pytest.raises(InputError, match="budgets must lie in"):
+        sweep(subject.model, images, source, budgets=(2.0,), energies=())
     with pytest.raises(InputError, match="no rows"):
         plots.plot_compression({"svda": curve[:0]})
 
@@ -238,7 +246,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_numbers_of_the_table_read_well(tiny, fashion):
-    done = compress_and_verify(tiny["dot"], energy=0.5, data_root=fashion, test_images=20, energies=())
+    done = compress_and_verify(tiny["dot"], energy=0.5, data_root=fashion, test_images=20, sweep_images=0)
     shown = verification_table([done]).set_index("Quantity")
     assert shown.loc["parameters", "Change"].startswith("x 0.")
     assert shown.loc["accuracy", "Before"].endswith("%")
@@ -294,7 +302,7 @@ def test_several_checkpoints_share_a_report(tiny, fashion, tmp_path, capsys):
 
 
 def test_the_means_for_the_norm_are_told_apart(tiny, fashion):
-    done = compress_and_verify(tiny["svda"], energy=0.5, data_root=fashion, test_images=20, energies=())
+    done = compress_and_verify(tiny["svda"], energy=0.5, data_root=fashion, test_images=20, sweep_images=0)
     removed = done.norms.set_index("kept")["rows_removed"]
     assert list(removed.index) == ["all rows (masked)", "norm rows and constant", "norm rows", "constant", "neither"]
     assert removed["all rows (masked)"] == 0

@@ -1,0 +1,107 @@
+"""How to run heads of unequal size: padded, grouped, one by one -> reports/benchmarks/ragged_heads.md and .csv.
+
+    python benchmarks/ragged_heads.py [--rounds 15]
+
+One attention layer of S/16 at 224 pixels (6 heads of 64, 197 tokens) after compression: random weights, heads of 4 to
+40 rows. All layouts give the same output (checked); each takes turns with the one that the package uses.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svda_analysis.model import Attention, ViTConfig
+from svda_analysis.report import markdown
+from svda_analysis.verify import time_ratio
+
+FOLDER = Path("reports") / "benchmarks"
+ROWS = (4, 8, 8, 16, 20, 40)
+
+
+class Layout(nn.Module):
+    """The layer ``of`` with another way from its rows to the heads' outputs ``(B, H, N, D)``."""
+
+    def __init__(self, of: Attention, heads: Callable[[Attention, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.of, self.heads = of, heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.of.proj(self.heads(self.of, x).transpose(1, 2).flatten(2))
+
+
+def widest(layer: Attention, x: Tensor) -> Tensor:
+    """q and k padded to the widest head alone; v keeps its width."""
+    qk, v = layer._kept_rows(x)
+    q, k = qk[..., : max(ROWS)].permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, scale=layer.head_dim**-0.5)
+
+
+def grouped(layer: Attention, x: Tensor) -> Tensor:
+    """One projection, then one kernel for all heads of one size."""
+    q, k, v = _parts(layer, x)
+    out: list[Tensor] = [x] * len(ROWS)
+    for size in sorted(set(ROWS)):
+        heads = [head for head, rows in enumerate(ROWS) if rows == size]
+        stacked = (torch.stack([part[head] for head in heads], dim=1) for part in (q, k, v))
+        result = F.scaled_dot_product_attention(*stacked, scale=layer.head_dim**-0.5)
+        for at, head in enumerate(heads):
+            out[head] = result[:, at]
+    return torch.stack(out, dim=1)
+
+
+def one_by_one(layer: Attention, x: Tensor) -> Tensor:
+    """One projection, then a kernel for each head."""
+    found = [
+        F.scaled_dot_product_attention(*(p[:, None] for p in parts), scale=layer.head_dim**-0.5)
+        for parts in zip(*_parts(layer, x), strict=True)
+    ]
+    return torch.cat(found, dim=1)
+
+
+def _parts(layer: Attention, x: Tensor) -> list[tuple[Tensor, ...]]:
+    """q, k and v, each head by head ``(B, N, rows)``."""
+    q, k, v = layer.qkv(x).split([sum(ROWS), sum(ROWS), x.shape[-1]], dim=-1)
+    return [q.split(ROWS, dim=-1), k.split(ROWS, dim=-1), v.chunk(len(ROWS), dim=-1)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    torch.manual_seed(0)
+    size = {"dim": 384, "heads": len(ROWS), "depth": 1, "attention": "dot"}
+    padded = Attention(ViTConfig(**size, score_dims=(ROWS,), norm_dims=((0,) * len(ROWS),))).eval()
+    others = {
+        "padded to the widest head": Layout(padded, widest),
+        "grouped by size": Layout(padded, grouped),
+        "one by one": Layout(padded, one_by_one),
+    }
+    rows = []
+    for batch in (1, 8):
+        x = torch.randn(batch, 197, 384)
+        for name, layout in {**others, "not compressed": Attention(ViTConfig(**size)).eval()}.items():
+            if name in others:
+                torch.testing.assert_close(layout(x), padded(x), rtol=1e-5, atol=1e-5)
+            timed = time_ratio(padded, layout, x, rounds=rounds)
+            ratio = f"x {timed['change']:.3f} [{timed['ci_low']:.3f}, {timed['ci_high']:.3f}]"
+            rows.append({"layout": name, "images": batch, "milliseconds": f"{1e3 * timed['after']:.2f}", "time": ratio})
+            print(rows[-1], flush=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(rows)
+    frame.to_csv(FOLDER / "ragged_heads.csv", index=False)
+    threads = torch.get_num_threads()
+    (FOLDER / "ragged_heads.md").write_text(
+        f"# Heads of unequal size\n\nMade by `python benchmarks/ragged_heads.py --rounds {rounds}` (CPU, {threads} "
+        f"thread{'s' if threads > 1 else ''}, torch {torch.__version__}). One layer of S/16, 197 tokens, heads of "
+        f"{', '.join(map(str, ROWS))} rows. Time against padding every head to the head dimension, which is what the "
+        "package does: paired rounds, geometric mean and 95 % interval; above 1 is slower.\n\n" + markdown(frame) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
