@@ -1,12 +1,14 @@
 # make demo   analyse and compare the committed checkpoints on bundled real images
 # make test   lint, types and tests
 # make reports   make reports/fashion_mnist again (needs FashionMNIST; see README)
+# make reports-cifar10   the same of CIFAR-10, from $SVDA_DATA or DATA=DIR
 # make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
 
 PYTHON ?= python3
 BIN := .venv/bin
+FROM := $(if $(DATA),--data-root $(DATA))
 
-.PHONY: demo test reports reports-imagenet clean
+.PHONY: demo test reports reports-cifar10 reports-imagenet clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,10 +30,21 @@ test: .venv/tested
 	$(BIN)/python -m pytest
 
 reports: .venv/installed
-	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data fashion_mnist --maps 1000 --faithfulness 1000 \
+	$(BIN)/svda-analyze checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt \
+	    --data fashion_mnist --maps 1000 --faithfulness 1000 \
 	    --out reports/fashion_mnist
 	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.27 \
 	    --out build/small --report reports/fashion_mnist
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.2 \
+	    --finetune 1 --no-sweep --out build/tuned --report reports/fashion_mnist_finetuned
+
+reports-cifar10: .venv/installed
+	$(BIN)/svda-analyze checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt --data cifar10 $(FROM) \
+	    --images 2000 --out reports/cifar10
+	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) --budget 0.27 \
+	    --out build/small_cifar10 --report reports/cifar10
+	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) --budget 0.2 \
+	    --finetune 1 --no-sweep --out build/tuned_cifar10 --report reports/cifar10_finetuned
 
 # IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra
 reports-imagenet: .venv/tested

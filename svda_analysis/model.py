@@ -207,7 +207,7 @@ class Attention(nn.Module):
     Compressed (``config.score_dims``), ``qkv`` holds the kept rows alone: head by head those of q (score rows, then
     norm rows), those of k, then all of v; ``norm_length (2, H)`` is the length that rows of q and k have along what was
     removed. The kept columns are followed by zeros up to D, so that one fused kernel serves all heads, the scale stays
-    1/sqrt(D), and indicators see a spectrum of D values.
+    1/sqrt(D), and indicators see a spectrum of D values (other layouts: ``benchmarks/ragged_heads.py``).
     """
 
     row_slots: Tensor

@@ -1114,7 +1114,7 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
             row[0].set(ylabel="Change in accuracy (points)", title=model if len(curves) > 1 else "")
         axes[-1, 0].set(xlabel="Score directions masked (%)")
         axes[-1, 1].set(xlabel=r"Rows of $W_q$ and $W_k$ removed (%)")
-        axes[0, 0].legend(loc="lower left")
+        _shared_legend(fig, [axes[0, 0]])
     return fig
 
 
@@ -1127,7 +1127,7 @@ def _plot_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
         rows = rows.sort_values(share)
         x = 100 * rows[share]
         ax.plot(x, 100 * rows[f"{how}_change"], color=style.color, marker=style.marker, ls=style.dash, label=criterion)
-        ax.fill_between(x, 100 * rows[f"{how}_low"], 100 * rows[f"{how}_high"], color=style.color, alpha=0.15, lw=0)
+        ax.fill_between(x, 100 * rows[f"{how}_low"], 100 * rows[f"{how}_high"], color=style.color, alpha=0.1, lw=0)
     ax.axhline(0, color=BLACK, lw=0.6)
     good = 100 * curve.loc[curve["criterion"] != "random", f"{how}_change"]
     if good.notna().any():  # a random choice, or far too little kept, costs most of the accuracy and would flatten all
