@@ -185,7 +185,12 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
     assert rows.loc["parameters", "change"] < 1
     assert rows.loc["macs", "change"] < 1
     assert rows.loc["bytes", "change"] < 1
-    assert {"accuracy_finetuned", "compressed_gain", "whole_gain"} <= set(rows.index)
+    tuned = rows.loc[["compressed_gain", "whole_gain", "finetuned", "both_finetuned"]]
+    before, after = (tuned[end].to_dict() for end in ("before", "after"))
+    assert before["compressed_gain"] == rows.loc["accuracy", "after"]
+    assert before["finetuned"] == before["whole_gain"] == rows.loc["accuracy", "before"]
+    assert after["finetuned"] == after["both_finetuned"] == after["compressed_gain"]
+    assert before["both_finetuned"] == after["whole_gain"]
     printed = capsys.readouterr().out
     assert "score directions gone" in printed
     assert str(out) in printed
