@@ -5,6 +5,7 @@ A manifest names data sets, kinds of attention and seeds, and what differs from 
     title = "Baseline and SVDA"
     seeds = [0, 1, 2]
     attentions = ["dot", "svda", "cosine"]     # each is a model: vit, svda, cosine
+    mixed_precision = "bf16"                   # as for svda train
 
     [recipe]                                   # fields of TrainConfig
     epochs = 12
@@ -35,7 +36,7 @@ from typing import Any, get_args
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError
 from svda_analysis.model import PRESETS, AttentionKind, ViTConfig
-from svda_analysis.train import TrainConfig
+from svda_analysis.train import Precision, TrainConfig
 
 NAMES = {"dot": "vit"}  # the baseline is a plain Vision Transformer
 _PACKAGED = resources.files("svda_analysis") / "manifests"
@@ -100,6 +101,7 @@ class Manifest:
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     analysis: AnalysisOptions = dataclasses.field(default_factory=AnalysisOptions)
+    mixed_precision: Precision = "auto"
     study: bool = False
 
     def runs(self, dataset: str) -> list[Run]:
@@ -160,8 +162,11 @@ def _read(path: Path) -> str:
 
 
 def _manifest(name: str, content: dict[str, Any]) -> Manifest:
-    allowed = ["title", "seeds", "attentions", "datasets", "variants", "recipe", "model", "analysis"]
+    allowed = ["title", "seeds", "attentions", "datasets", "variants", "recipe", "model", "analysis", "mixed_precision"]
     _check_keys(content, allowed, "")
+    precision = _typed(content, "mixed_precision", str, "auto")
+    if precision not in get_args(Precision):
+        raise InputError(f"mixed_precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     made = Manifest(
         name=name,
         title=_typed(content, "title", str, name),
@@ -171,6 +176,7 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
         recipe=_fields(content, "recipe", _RECIPE),
         model=_fields(content, "model", _SHARED),
         analysis=_analysis(_typed(content, "analysis", dict, {})),
+        mixed_precision=precision,  # type: ignore[arg-type]  # it was checked above
         study="variants" in content,
     )
     if not made.datasets:

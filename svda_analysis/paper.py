@@ -44,7 +44,7 @@ from svda_analysis.report import booktabs, markdown, matching_table, staged
 from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, Trace, make_frame
 from svda_analysis.sources import for_model, open_source
 from svda_analysis.specs import OpenModel, open_model, run_names
-from svda_analysis.train import Progress, changes, train
+from svda_analysis.train import Precision, Progress, changes, train
 
 CACHE_FORMAT = 1  # to be raised when the same checkpoint gives other numbers
 LABELS = {
@@ -90,7 +90,9 @@ def train_missing(
     wanted = dict.fromkeys(run.dataset for run in missing)
     absent = {name for name in wanted if not _at_hand(manifest, name, data_root, splits=(True, False))}
     todo = [run for run in missing if run.dataset not in absent]
-    for at, run in enumerate(_trained(todo, folder, data_root, jobs, on_run, on_progress), start=1):
+    for at, run in enumerate(
+        _trained(todo, folder, data_root, manifest.mixed_precision, jobs, on_run, on_progress), start=1
+    ):
         finished[run.file] = True
         if on_run and jobs > 1:
             on_run(run, at, len(todo))
@@ -101,6 +103,7 @@ def _trained(
     runs: Sequence[Run],
     folder: Path,
     root: str | os.PathLike[str] | None,
+    precision: Precision,
     jobs: int,
     on_run: Callable[[Run, int, int], None] | None,
     on_progress: Callable[[Progress], None] | None,
@@ -110,12 +113,12 @@ def _trained(
         for at, run in enumerate(runs, start=1):
             if on_run:
                 on_run(run, at, len(runs))
-            train(run.config, run.recipe, folder / run.file, data_root=root, resume=True, on_progress=on_progress)
+            _train_one(run, folder / run.file, root, precision, on_progress)
             yield run
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(_train_alone, run, folder / run.file, root, threads): run for run in runs}
+        waiting = {pool.submit(_train_alone, run, folder / run.file, root, precision, threads): run for run in runs}
         try:
             for done in as_completed(waiting):
                 done.result()
@@ -124,9 +127,20 @@ def _trained(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _train_alone(run: Run, path: Path, root: str | os.PathLike[str] | None, threads: int) -> None:
+def _train_alone(run: Run, path: Path, root: str | os.PathLike[str] | None, precision: Precision, threads: int) -> None:
     torch.set_num_threads(threads)
-    train(run.config, run.recipe, path, data_root=root, resume=True)
+    _train_one(run, path, root, precision, None)
+
+
+def _train_one(
+    run: Run,
+    path: Path,
+    root: str | os.PathLike[str] | None,
+    precision: Precision,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    options: dict[str, Any] = {"data_root": root, "mixed_precision": precision, "on_progress": on_progress}
+    train(run.config, run.recipe, path, resume=True, **options)
 
 
 def _is_finished(run: Run, path: Path) -> bool:

@@ -7,6 +7,7 @@ the step: an interrupted run that resumes gives the same weights, bit for bit on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from svda_analysis.analyze import Stream, versions
 from svda_analysis.capture import records
@@ -46,7 +48,8 @@ class TrainConfig:
     orthogonal set. ``warmup_share`` is the share of all steps with a rising rate; a cosine to zero follows.
     ``train_images`` trains on at most so many images, drawn once and the same for every seed and model (None: all).
     ``flip`` flips half the images, ``crop_padding`` pads small images by so many pixels and crops them at random
-    (None: the data set's own number; folders are cropped anyway).
+    (None: the data set's own number; folders are cropped anyway). ``monitor_images`` measures loss and accuracy after
+    each epoch but the last on at most so many test images, the same each time (None: all).
     """
 
     dataset: str = "fashion_mnist"
@@ -69,10 +72,12 @@ class TrainConfig:
     orthogonality: float = 0.0
     probe_images: int = 256
     train_images: int | None = None
+    monitor_images: int | None = None
 
     def __post_init__(self) -> None:
-        if self.train_images is not None and self.train_images < 1:
-            raise InputError(f"train_images must be at least 1, got {self.train_images}")
+        for name in ("train_images", "monitor_images"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise InputError(f"{name} must be at least 1, got {number}")
         for name in ("epochs", "batch_size", "probe_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -356,7 +361,7 @@ class _Run:
         images, labels = images.to(accelerator.device), labels.to(accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_share(step, recipe.epochs * self.steps_per_epoch, recipe.warmup_share)
-        with accelerator.autocast():
+        with _quick_attention(accelerator), accelerator.autocast():
             logits = self.wrapped(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         accelerator.backward(loss + penalty(self.model, recipe))
@@ -369,10 +374,13 @@ class _Run:
         return loss.detach() * len(labels), (logits.detach().argmax(-1) == labels).sum(), len(labels)
 
     def _measure(self) -> pd.DataFrame:
-        """Loss and accuracy over the test images, and every indicator on the probe; the same on each process."""
+        """Loss and accuracy over test images, and every indicator on the probe; the same on each process."""
         accelerator, data = self.accelerator, self.test_data
         self.wrapped.eval()
-        mine = torch.arange(len(data))[accelerator.process_index :: accelerator.num_processes]
+        tested = torch.arange(len(data))
+        if self.recipe.monitor_images is not None and self.epoch < self.recipe.epochs:
+            tested = torch.randperm(len(data), generator=_generator(0))[: self.recipe.monitor_images]
+        mine = tested[accelerator.process_index :: accelerator.num_processes]
         sums = torch.zeros(4, dtype=torch.float64)
         with torch.no_grad():
             for images, labels in data.batches(256, indices=mine):
@@ -465,6 +473,12 @@ def _accelerator(mixed_precision: Precision, track: str | None, folder: Path) ->
         return Accelerator(mixed_precision=chosen, log_with=track, project_dir=folder, cpu=without_gpu)
     except ValueError as error:
         raise InputError(f"mixed_precision or track cannot be used here: {error}") from None
+
+
+def _quick_attention(accelerator: Accelerator) -> contextlib.AbstractContextManager[None]:
+    """On a CPU and in bfloat16, torch's fused attention runs backward ten times slower than its parts one by one."""
+    slow = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
+    return sdpa_kernel(SDPBackend.MATH) if slow else contextlib.nullcontext()
 
 
 def _check_output(out: Path, resume: bool) -> None:
