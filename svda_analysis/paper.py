@@ -554,7 +554,7 @@ def _write_part(part: _Part, manifest: Manifest, stage: Path, progress: Callable
     (stage / "data").mkdir(exist_ok=True)
     for name, frame in {**frames, **{f"maps_{key}": found for key, found in part.maps.items()}}.items():
         frame.to_csv(stage / "data" / f"{prefix}_{name}.csv", index=False, float_format="%.6g")
-    for name, figure in _figures(part, manifest.study, history):
+    for name, figure in _figures(part, manifest, history):
         plots.save(figure, stage / "figures", f"{prefix}_{name}")
         plt.close(figure)
         names.append(f"{prefix}_{name}")
@@ -562,11 +562,24 @@ def _write_part(part: _Part, manifest: Manifest, stage: Path, progress: Callable
     return names
 
 
-def _figures(part: _Part, study: bool, history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def _figures(part: _Part, manifest: Manifest, history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     result, models = part.result, part.result.trained
     yield "accuracy_structure", plots.plot_structure(result.table, models=models, labels=LABELS)
-    if study:
-        return
+    if not manifest.study:
+        yield from _comparison_figures(part, history)
+    plain = [name for name in models if len(manifest.variants.get(name, ())) <= 1 or not manifest.study]
+    traces = {name: part.traces[name] for name in plain if name in part.traces}
+    for name, trace in traces.items():
+        if trace.sigma is not None:
+            yield f"sigma_over_epochs_{name}", plots.plot_sigma_over_epochs(trace)
+    if traces and part.pictures is not None:
+        yield "maps_over_epochs", plots.plot_maps_over_epochs(traces, part.pictures)
+    if part.maps:
+        yield "map_similarity", plots.plot_map_similarity(part.maps["similarity"])
+
+
+def _comparison_figures(part: _Part, history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    result, models = part.result, part.result.trained
     comparison = None
     if result.baseline and len(models) > 1:
         comparison = pd.concat(
@@ -576,13 +589,6 @@ def _figures(part: _Part, study: bool, history: pd.DataFrame) -> Iterator[tuple[
         result.table, part.spectra, part.examples, history, comparison, labels=LABELS, models=models
     )
     yield "epochs_by_layer", plots.plot_epochs_by_layer(history, models=models, labels=LABELS)
-    for name, trace in part.traces.items():
-        if trace.sigma is not None:
-            yield f"sigma_over_epochs_{name}", plots.plot_sigma_over_epochs(trace)
-    if part.traces and part.pictures is not None:
-        yield "maps_over_epochs", plots.plot_maps_over_epochs(part.traces, part.pictures)
-    if part.maps:
-        yield "map_similarity", plots.plot_map_similarity(part.maps["similarity"])
 
 
 def _readme(

@@ -211,6 +211,10 @@ def test_what_stands_nearer_wins(tmp_path):
         ("[datasets.sample]\n[model]\nattention = 'dot'", "there is no model.attention"),
         ("[datasets.sample]\nmodel = {dept = 3}", "there is no datasets.sample.model.dept; did you mean depth"),
         ("[datasets.sample]\n[variants.a]\nsigma_statr = 1", "there is no variants.a.sigma_statr; did you mean sigma_"),
+        (
+            "mixed_precision = 'fp8'\n[datasets.sample]",
+            "mixed_precision must be one of auto, no, bf16, fp16, got 'fp8'",
+        ),
         ("[datasets.sample]\n[variants.svda]", "variants must have names of their own"),
         ("[datasets.sample]\n[variants.'../x']", "variants must have names of their own"),
         ("[datasets.sample]\n[analysis]\nimages = 0", "analysis.images must be a whole number above 0"),
@@ -391,6 +395,17 @@ def test_train_images_are_the_same_for_every_seed(tmp_path, fashion):
         TrainConfig(train_images=0)
 
 
+def test_the_manifest_says_in_which_precision_runs_are_trained(tmp_path, fashion):
+    weights = {}
+    for precision in ("no", "bf16"):
+        path = tmp_path / f"{precision}.toml"
+        path.write_text(f"mixed_precision = '{precision}'\n{TINY}")
+        study = dataclasses.replace(load_manifest(path), seeds=(0,), variants={"svda": {"attention": "svda"}})
+        trained = train_missing(study, tmp_path / precision, data_root=fashion, jobs=2)
+        weights[precision] = load(trained[0].path).model["head.weight"]
+    assert not torch.equal(weights["no"], weights["bf16"])
+
+
 # --- from the manifest to the report --------------------------------------------------------------------------------
 
 
@@ -527,8 +542,9 @@ def test_a_study_of_variants_has_one_table_with_what_each_changes(tmp_path, fash
     assert math.isnan(text.loc["vit", "directions_90_sigma"])
     assert not list((tmp_path / "out" / "tables").glob("t3*"))
     assert [path.name for path in sorted((tmp_path / "out" / "figures").iterdir())] == [
-        "fashion_mnist_accuracy_structure.pdf",
-        "fashion_mnist_accuracy_structure.png",
+        f"fashion_mnist_{name}.{end}"
+        for name in ("accuracy_structure", "maps_over_epochs", "sigma_over_epochs_svda")
+        for end in ("pdf", "png")
     ]
 
 

@@ -269,3 +269,14 @@ def test_mixed_precision_trains_and_measures_in_full(tmp_path, fashion):
         loss = torch.nn.functional.cross_entropy(checkpoints.load_model(tmp_path / "a.pt")(images), labels).item()
     said = done.history.query("indicator == 'loss' and source == 'test'")["mean"].item()
     assert said == pytest.approx(loss, rel=1e-5)  # bfloat16 would be off by some 1e-3
+
+
+def test_between_epochs_few_test_images_are_enough_and_the_last_epoch_uses_all(tmp_path, fashion):
+    done = train(small("dot"), recipe(epochs=3, monitor_images=40), tmp_path / "a.pt", data_root=fashion)
+    wanted = "indicator == 'accuracy' and source == 'test'"
+    tested = done.history.query(wanted)
+    assert tested["n"].tolist() == [40, 40, 120]
+    whole = train(small("dot"), recipe(epochs=3), tmp_path / "b.pt", data_root=fashion)
+    assert tested["mean"].iloc[-1] == whole.history.query(wanted)["mean"].iloc[-1]
+    with pytest.raises(InputError, match="monitor_images must be at least 1, got 0"):
+        TrainConfig(monitor_images=0)
