@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from svda_analysis.compare import Equivalence, compare, summarise, tost
-from svda_analysis.report import comparison_tables, interval, p_value, signed
+from svda_analysis.report import comparison_tables, interval, number, p_value, signed
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
 NOT_AT_HAND = "not run here: data not at hand"
@@ -104,6 +104,7 @@ def accuracy_table(results: Sequence[DatasetResult], margin: float) -> Table:
             "Runs": str(row["runs"]),
             "Accuracy (%)": row["missing"] or _mean_and_spread(100 * row["accuracy"], 100 * row["std"], 2),
             "Difference (points) [95% CI]": _points(row["difference"], row["ci_low"], row["ci_high"]),
+            "Runs compared": "-" if pd.isna(row["difference"]) else str(row["n_seeds"]),
             "p": p_value(row["p"]),
             f"p (equivalent within {margin:g})": p_value(row["p_equivalent"]),
             "Interval over": row["unit"] or "-",
@@ -114,14 +115,16 @@ def accuracy_table(results: Sequence[DatasetResult], margin: float) -> Table:
         "Mean and standard deviation over training runs of the accuracy over all test images after the last epoch; "
         "difference from the dot-product baseline, paired by seed where seeds are shared. p is of a two-sided t test: "
         "small says that the accuracies differ. p (equivalent) is of two one-sided t tests (TOST) with a margin of "
-        f"{margin:g} points: small says that they are the same to within the margin. One run each: the interval is "
+        f"{margin:g} points: small says that they are the same to within the margin. Where the models do not share all "
+        "their seeds, the difference is of fewer runs than the means. One run each: the interval is "
         "over images and speaks of these checkpoints alone, without p."
     )
     return Table(name="t1_accuracy", title="Accuracy", note=note, numbers=numbers, text=pd.DataFrame(text))
 
 
 def _accuracy_rows(result: DatasetResult, margin: float) -> Iterator[dict[str, Any]]:
-    empty = dict.fromkeys(["accuracy", "std", "difference", "ci_low", "ci_high", "p", "p_equivalent"], math.nan)
+    numbers = ["accuracy", "std", "difference", "ci_low", "ci_high", "n_seeds", "p", "p_equivalent"]
+    empty = dict.fromkeys(numbers, math.nan)
     if not result.trained:
         yield {"data": result.title, "model": "-", "runs": 0, **empty, "unit": "", "missing": result.missing}
         return
@@ -140,7 +143,7 @@ def _accuracy_rows(result: DatasetResult, margin: float) -> Iterator[dict[str, A
 def _whole_or_nan(result: DatasetResult, model: str, baseline: str) -> dict[str, Any]:
     rows = dataclasses.replace(result, table=result.table[result.table["indicator"] == "accuracy"])
     found = compare_pair(rows, model, baseline).iloc[0]
-    return {key: found[key] for key in ("difference", "ci_low", "ci_high", "p", "unit")}
+    return {key: found[key] for key in ("difference", "ci_low", "ci_high", "p", "unit", "n_seeds")}
 
 
 def cost_table(results: Sequence[DatasetResult]) -> Table:
@@ -154,7 +157,7 @@ def cost_table(results: Sequence[DatasetResult]) -> Table:
             "More than baseline (%)": "-" if pd.isna(row["more"]) else f"{100 * row['more']:+.3f}",
             "MACs (million)": f"{row['macs'] / 1e6:.2f}",
             "Seconds an epoch": _mean_and_spread(row["seconds"], row["seconds_std"], 1),
-            "Peak memory (MB)": "-" if pd.isna(row["memory"]) else f"{row['memory']:.0f}",
+            "Peak memory (MB)": _mean_and_spread(row["memory"], row["memory_std"], 0),
         }
         for row in rows
     ]
@@ -162,7 +165,7 @@ def cost_table(results: Sequence[DatasetResult]) -> Table:
         "MACs: matrix products and convolutions of one image by torch's own counter; it leaves out elementwise work, "
         "such as the norms of SVDA's rows. Seconds: median over a run's epochs, with its test images and indicators "
         "left out, then mean and standard deviation over runs, on whatever machine trained them and beside whatever "
-        "else ran there. Memory: peak of torch on the GPU while training; a dash where there was none."
+        "else ran there. Memory: peak of torch on the GPU while training, likewise; a dash where there was none."
     )
     return Table(name="t1_cost", title="What it costs", note=note, numbers=pd.DataFrame(rows), text=pd.DataFrame(text))
 
@@ -175,7 +178,8 @@ def _cost_rows(result: DatasetResult) -> Iterator[dict[str, Any]]:
         row["more"] = size.parameters / own.parameters - 1 if own and size.attention != "dot" else math.nan
         seconds = _by_run(history, "epoch_seconds", "median")
         row |= {"seconds": seconds.mean(), "seconds_std": seconds.std()}
-        yield {**row, "memory": _by_run(history, "peak_memory_mb", "max").max()}
+        memory = _by_run(history, "peak_memory_mb", "max")
+        yield {**row, "memory": memory.mean(), "memory_std": memory.std()}
 
 
 def _by_run(history: pd.DataFrame, indicator: str, how: str) -> pd.Series:
@@ -199,15 +203,37 @@ def indicator_tables(result: DatasetResult, labels: Mapping[str, str]) -> list[T
 
 def _indicator_table(result: DatasetResult, model: str, baseline: str, labels: Mapping[str, str]) -> Table:
     comparison = compare_pair(result, model, baseline)
+    text = comparison_tables(comparison, labels)[model, baseline]
     return Table(
-        name=f"t2_{_word(result.name)}_{model}_{baseline}",
+        name=f"t2_{word(result.name)}_{word(model)}_{word(baseline)}",
         title=f"{result.title}: {model} against {baseline}",
-        note="Means over layers and heads. p is adjusted by Holm's method over all rows; the effect is the paired "
-        "difference in units of its own spread over seeds (Hedges' correction, from three pairs on). Sigma belongs to "
-        "SVDA alone, so it stands beside nothing.",
+        note="Means over layers and heads. p is adjusted by Holm's method over all rows; the effect is the difference "
+        "in units of its own spread over seeds where runs are paired by seed, else of the spread within the models "
+        "(Hedges' correction, from three pairs on). Sigma belongs to SVDA alone, so it stands beside nothing.",
         numbers=comparison,
-        text=comparison_tables(comparison, labels)[model, baseline],
+        text=pd.concat([text, _alone(result, model, baseline, labels, text)], ignore_index=True),
     )
+
+
+def _alone(
+    result: DatasetResult, model: str, baseline: str, labels: Mapping[str, str], shared: pd.DataFrame
+) -> pd.DataFrame:
+    """What ``model`` has and ``baseline`` has not, such as sigma's spectrum, as rows of the text ``shared``."""
+    means = summarise(result.table[result.table["model"].isin([model, baseline])])
+    whole = means[means["layer"].isna()]
+    theirs = set(whole[whole["model"] == baseline][["indicator", "source"]].itertuples(index=False, name=None))
+    rows = [
+        {
+            **dict.fromkeys(shared.columns, "-"),
+            "Source": row.source,
+            "Indicator": labels.get(row.indicator, row.indicator),
+            model: number(row.mean),
+            "Runs": str(row.n_seeds),
+        }
+        for row in whole[whole["model"] == model].itertuples()
+        if (row.indicator, row.source) not in theirs
+    ]
+    return pd.DataFrame(rows, columns=shared.columns)
 
 
 # --- T3: the claims -------------------------------------------------------------------------------------------------
@@ -256,13 +282,9 @@ def _claims(result: DatasetResult, model: str, labels: Mapping[str, str], margin
     yield {**about, **_accuracy(result, model, baseline, margin)}
     yield {**about, **_monitored(result, model)}
     yield {**about, **_parameters(result, model)}
-    if control or (not result.trained and result.models("cosine")):
-        for claim in CLAIMS:
-            text = f"Sigma, beyond normalisation: {claim.text}"
-            yield {**about, **_structure(result, claim, text, model, control, labels)}
-        accuracy = Claim("", "accuracy", "test", +1)
-        text = "Sigma, beyond normalisation: more accurate"
-        yield {**about, **_structure(result, accuracy, text, model, control, labels)}
+    for claim in (*CLAIMS, Claim("more accurate", "accuracy", "test", +1)):
+        text = f"Sigma, beyond normalisation: {claim.text}"
+        yield {**about, **_structure(result, claim, text, model, control, labels, "the cosine control")}
 
 
 def _row(claim: str, measure: str, found: str, verdict: str, why: str) -> dict[str, str]:
@@ -270,24 +292,33 @@ def _row(claim: str, measure: str, found: str, verdict: str, why: str) -> dict[s
 
 
 def _structure(
-    result: DatasetResult, claim: Claim, text: str, model: str, baseline: str | None, labels: Mapping[str, str]
+    result: DatasetResult,
+    claim: Claim,
+    text: str,
+    model: str,
+    baseline: str | None,
+    labels: Mapping[str, str],
+    against: str = "the baseline",
 ) -> dict[str, str]:
     label = labels.get(claim.indicator, claim.indicator.capitalize())
-    measure = f"{label} ({claim.source}), {'higher' if claim.direction > 0 else 'lower'} than {baseline or 'baseline'}"
-    if why := _untrained(result, model, baseline):
+    measure = f"{label} ({claim.source}), {'higher' if claim.direction > 0 else 'lower'} than {baseline or against}"
+    if why := _untrained(result, model, baseline, against):
         return _row(text, measure, "-", NOT_TESTED, why)
     row = _whole(compare_pair(result, model, str(baseline)), claim.indicator, claim.source)
     if row is None:
         return _row(text, measure, "-", NOT_TESTED, "not measured")
     shown: Callable[..., str] = _points if claim.indicator == "accuracy" else _signed
     found = shown(row.difference, row.ci_low, row.ci_high) + (" points" if claim.indicator == "accuracy" else "")
-    return _row(text, measure, found, *verdict(row.ci_low, row.ci_high, claim.direction, row.unit))
+    return _row(text, measure, found, *verdict(row.ci_low, row.ci_high, claim.direction, row.unit, row.n_seeds))
 
 
-def verdict(low: float, high: float, direction: int, unit: str) -> tuple[str, str]:
-    """The verdict on a difference from its 95 % interval, and why; ``direction`` +1 claims a rise, -1 a fall."""
-    if unit != "seeds":
-        return NOT_TESTED, "one training run each"
+def verdict(low: float, high: float, direction: int, unit: str, runs: int) -> tuple[str, str]:
+    """The verdict on a difference from its 95 % interval, and why; ``direction`` +1 claims a rise, -1 a fall.
+
+    ``unit`` and ``runs`` are those of :func:`~svda_analysis.compare.compare`: one run tests nothing.
+    """
+    if unit != "seeds" or runs < 2:
+        return NOT_TESTED, "one training run each" if unit != "seeds" else "one training run of one of them"
     if math.isnan(low) or math.isnan(high):
         return NOT_TESTED, "no spread over the runs to test against"
     if direction < 0:
@@ -297,16 +328,16 @@ def verdict(low: float, high: float, direction: int, unit: str) -> tuple[str, st
     return NOT_SUPPORTED, "interval on the other side of 0" if high < 0 else "interval includes 0"
 
 
-def _untrained(result: DatasetResult, model: str, baseline: str | None) -> str:
+def _untrained(result: DatasetResult, model: str, baseline: str | None, against: str = "the baseline") -> str:
     if not result.trained:
         return result.missing
-    if baseline is None or model not in result.trained:
-        return "nothing to compare with" if baseline is None else "no finished run"
-    return ""
+    if model not in result.trained:
+        return "no finished run"
+    return f"no finished run of {against}" if baseline is None else ""
 
 
 def _accuracy(result: DatasetResult, model: str, baseline: str | None, margin: float) -> dict[str, str]:
-    measure = f"Test accuracy, at most {margin:g} points below {baseline or 'baseline'}"
+    measure = f"Test accuracy, at most {margin:g} points below {baseline or 'the baseline'}"
     if why := _untrained(result, model, baseline):
         return _row(_ACCURACY, measure, "-", NOT_TESTED, why)
     row, same = _whole_or_nan(result, model, str(baseline)), equivalence(result, model, str(baseline), margin)
@@ -314,13 +345,13 @@ def _accuracy(result: DatasetResult, model: str, baseline: str | None, margin: f
     if same is not None:
         found += f", TOST p {p_value(same.p)}"
     shifted = (row["ci_low"] + margin / 100, row["ci_high"] + margin / 100)
-    said, why = verdict(*shifted, +1, row["unit"])
+    said, why = verdict(*shifted, +1, row["unit"], row["n_seeds"])
     if said != NOT_TESTED:
         why = "interval above minus the margin" if said == SUPPORTED else "interval reaches below minus the margin"
-        if said == NOT_SUPPORTED and row["ci_high"] < 0:
-            why = "accuracy is lower, interval reaches below minus the margin"
     if said == NOT_SUPPORTED and same is not None and same.p < 0.05:
         said, why = SUPPORTED, "equivalent within the margin"
+    if said != NOT_TESTED and row["ci_high"] < 0:
+        why = f"accuracy is lower; {why}"
     return _row(_ACCURACY, measure, found, said, why)
 
 
@@ -329,9 +360,10 @@ def _monitored(result: DatasetResult, model: str) -> dict[str, str]:
     rows = result.history[(result.history["model"] == model) & result.history["layer"].notna()]
     if rows.empty:
         return _row(_MONITORED, measure, "-", NOT_TESTED, result.missing or "no history")
-    rows = rows.dropna(subset="mean")
     runs = result.history[result.history["model"] == model].groupby("seed", dropna=False)["epoch"].max()
-    seen = rows.groupby(["indicator", "source"]).apply(lambda x: len(x[["seed", "epoch"]].drop_duplicates()))
+    keys = ["indicator", "source"]
+    known = rows.groupby([*keys, "seed", "epoch"], dropna=False)["mean"].agg(lambda x: x.notna().all())
+    seen = known.groupby(keys).sum()
     everywhere = int((seen == runs.sum()).sum())
     found = f"{everywhere} of {len(seen)} over {runs.sum()} epochs of {len(runs)} run{'s' if len(runs) > 1 else ''}"
     whole = everywhere == len(seen)
@@ -367,6 +399,7 @@ def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) ->
     rows = []
     for model in result.sizes:
         row: dict[str, Any] = {"data": result.title, "model": model, "changed": changed.get(model, ""), "runs": 0}
+        row["missing"] = "" if model in result.trained else result.missing or "no finished run"
         if model in result.trained:
             row |= _studied(result, model, base)
         rows.append(row)
@@ -378,7 +411,7 @@ def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) ->
         "scores, by sigma alone (sigma_i^2) and as the data weigh them (sigma_i^2 E[q_i^2] E[k_i^2]); without a sigma, "
         "by data alone. Intervals are not adjusted for the number of variants."
     )
-    return Table(name=f"study_{_word(result.name)}", title=result.title, note=note, numbers=numbers, text=text)
+    return Table(name=f"study_{word(result.name)}", title=result.title, note=note, numbers=numbers, text=text)
 
 
 def _studied(result: DatasetResult, model: str, base: str) -> dict[str, Any]:
@@ -409,7 +442,7 @@ def _study_text(row: Mapping[str, Any], base: str) -> dict[str, str]:
         "Model": row["model"],
         "Changed": row["changed"] or "-",
         "Runs": str(row["runs"]),
-        "Accuracy (%)": accuracy,
+        "Accuracy (%)": row["missing"] or accuracy,
         f"From {base} (points) [95% CI]": _points(*difference),
         **structure,
     }
@@ -435,6 +468,7 @@ def _signed(difference: float, low: float, high: float) -> str:
     return f"{signed(difference)} {interval(low, high)}"
 
 
-def _word(name: str) -> str:
-    """A data set's name as part of a file's."""
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name.rpartition("/")[2]) or "data"
+def word(name: str) -> str:
+    """A name as part of a file's; of a folder its last part alone."""
+    last = name.rstrip("/").rpartition("/")[2] if ":" in name else name
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in last) or "data"

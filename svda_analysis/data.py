@@ -632,7 +632,7 @@ def _from_folder(
 def _find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData:
     """``DIR/<class>/*``; or, where ``DIR/train``, ``test`` or ``val`` hold class folders, the one asked for."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder")
+        raise DataNotFoundError(f"{folder} is not a folder")
     splits = [split for split in ("train", "test", "val") if _class_folders(folder / split)]
     wanted = [split for split in splits if (split == "train") == train]
     if splits and not wanted:

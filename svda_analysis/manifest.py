@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -176,13 +177,15 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
         recipe=_fields(content, "recipe", _RECIPE),
         model=_fields(content, "model", _SHARED),
         analysis=_analysis(_typed(content, "analysis", dict, {})),
-        mixed_precision=precision,  # type: ignore[arg-type]  # it was checked above
+        mixed_precision=precision,
         study="variants" in content,
     )
     if not made.datasets:
         raise InputError("datasets must name at least one, as [datasets.fashion_mnist]")
-    for dataset in made.datasets:
-        made.runs(dataset)  # every value is checked by its field now, not after hours of training
+    # every value is checked by its field now, not after hours of training
+    files = [run.file for dataset in made.datasets for run in made.runs(dataset)]
+    if double := next((file for file in files if files.count(file) > 1), None):
+        raise InputError(f"datasets must end in different names: two would write {double}")
     return made
 
 
@@ -215,11 +218,18 @@ def _dataset(name: str, table: Any) -> DatasetPlan:
 
 def _analysis(table: dict[str, Any]) -> AnalysisOptions:
     _check_keys(table, [field.name for field in dataclasses.fields(AnalysisOptions)], "analysis.")
+    least, most = {"maps": 8}, {"precision": 1, "margin": 100}
     for key, value in table.items():
         whole = key not in ("precision", "margin")
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
             raise InputError(f"analysis.{key} must be a {'whole ' if whole else ''}number above 0, got {value!r}")
+        if not least.get(key, 0) <= value < most.get(key, math.inf):
+            raise InputError(f"analysis.{key} must be {_range(least.get(key), most.get(key))}, got {value!r}")
     return AnalysisOptions(**table)
+
+
+def _range(least: float | None, most: float | None) -> str:
+    return f"at least {least}" if most is None else f"below {most}"
 
 
 def _fields(

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -33,7 +34,7 @@ from svda_analysis import claims, plots
 from svda_analysis.analyze import analyze, versions
 from svda_analysis.capture import AttentionRecord, capture, evaluating
 from svda_analysis.checkpoint import load
-from svda_analysis.claims import NOT_AT_HAND, DatasetResult, Size, Table
+from svda_analysis.claims import NOT_AT_HAND, DatasetResult, Size, Table, word
 from svda_analysis.data import DATASETS, ImageData, load_dataset
 from svda_analysis.errors import DataNotFoundError, InputError, check_writable
 from svda_analysis.indicators import INDICATORS
@@ -117,7 +118,8 @@ def _trained(
             yield run
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
         waiting = {pool.submit(_train_alone, run, folder / run.file, root, precision, threads): run for run in runs}
         try:
             for done in as_completed(waiting):
@@ -125,6 +127,18 @@ def _trained(
                 yield waiting[done]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on beside the next run of the same study."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_alone(run: Run, path: Path, root: str | os.PathLike[str] | None, precision: Precision, threads: int) -> None:
@@ -184,9 +198,7 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> tuple[list[Trained], lis
         except InputError as error:
             left_out.append(f"left out: {error}")
             continue
-        epochs = opened.recipe.get("epochs", opened.epoch)
-        if not opened.data or opened.epoch != epochs:
-            why = f"epoch {opened.epoch} of {epochs}" if opened.data else "it does not say what it was trained on"
+        if why := _unfit(opened):
             left_out.append(f"left out: {path}, {why}")
             continue
         by_dataset.setdefault(opened.data["name"], []).append(opened)
@@ -198,6 +210,19 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> tuple[list[Trained], lis
     if not found:
         raise InputError("; ".join([f"no finished checkpoint in {place}", *left_out[:3]]))
     return found, left_out
+
+
+def _unfit(opened: OpenModel) -> str:
+    """Why a checkpoint is no finished run of a study; empty where it is one."""
+    epochs = opened.recipe.get("epochs", opened.epoch)
+    if not opened.data:
+        return "it does not say what it was trained on"
+    if opened.epoch != epochs:
+        return f"epoch {opened.epoch} of {epochs}"
+    if getattr(opened.model.config, "score_dims", None) is not None:
+        return "compressed: its history is that of the model it was made from"
+    tested = opened.history[(opened.history["indicator"] == "accuracy") & (opened.history["source"] == "test")]
+    return "" if len(tested) else "its history holds no test accuracy"
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------
@@ -358,6 +383,8 @@ def _dataset_part(
 ) -> _Part:
     planned = manifest.runs(dataset) if dataset in manifest.datasets and (manifest.study or not trained) else []
     configs = {run.name: run.config for run in planned}
+    for run in trained:
+        configs.setdefault(run.name, load(run.path).config)
     empty = make_frame([], TABLE_COLUMNS)
     known = {"table": empty, "history": empty}
     title = DATASETS[dataset.partition(":")[0]].title
@@ -377,7 +404,6 @@ def _dataset_part(
         subject = open_model(path)
         progress(f"{dataset} checkpoints", at - 1, len(trained))
         part = measure(subject, data, manifest.analysis, cache)
-        configs.setdefault(name, subject.model.config)  # type: ignore[arg-type]  # it is our ViT
         parts.append(_named(part, name))
         histories.append(subject.history.assign(model=name))
         runs.append(_about(subject, name, part, path))
@@ -426,6 +452,7 @@ def _named(part: Analysis, name: str) -> Analysis:
 def _about(subject: OpenModel, name: str, part: Analysis, path: Path) -> dict[str, Any]:
     shown = {"model": name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch}
     trained = {"trained_on": str(subject.data.get("source", "")).partition(" from ")[0], "recipe": subject.recipe}
+    trained["trained_with"] = load(path).versions
     return {**shown, "checkpoint": "/".join(path.parts[-2:]), **trained, "measured_with": part.meta["versions"]}
 
 
@@ -453,17 +480,27 @@ def _maps(
     baseline = next(name for name, subject in zip(names, opened, strict=True) if subject.attention == "dot")
     about = json.dumps([CACHE_FORMAT, options.maps, names, keys])
     entry = cache / f"maps-{hashlib.sha256(about.encode()).hexdigest()[:24]}"
-    if not entry.is_dir():
-        frames = compare_runs(
+    if (found := _read_frames(entry)) is None:
+        found = compare_runs(
             opened, names, baseline, data=data, images=options.maps, progress=lambda *n: progress("maps", *n)
         )
         with tempfile.TemporaryDirectory(dir=cache, prefix=_UNFINISHED) as made:
             stage = Path(made) / entry.name
             stage.mkdir()
-            for name, frame in frames.items():
+            for name, frame in found.items():
                 frame.to_csv(stage / f"{name}.csv", index=False)
+            shutil.rmtree(entry, ignore_errors=True)
             os.replace(stage, entry)
-    return {path.stem: pd.read_csv(path) for path in sorted(entry.glob("*.csv"))}
+        found = _read_frames(entry) or found
+    return found
+
+
+def _read_frames(entry: Path) -> dict[str, pd.DataFrame] | None:
+    """The frames of an entry of the cache by name; None where there is none, or one is damaged."""
+    try:
+        return {path.stem: pd.read_csv(path) for path in sorted(entry.glob("*.csv"))} or None
+    except (OSError, ValueError):  # pandas' errors of parsing are ValueErrors
+        return None
 
 
 # --- the report -----------------------------------------------------------------------------------------------------
@@ -495,11 +532,15 @@ def write_paper(
     for dataset in dict.fromkeys([*manifest.datasets, *(run.dataset for run in trained)]):
         mine = [run for run in trained if run.dataset == dataset]
         parts.append(_dataset_part(manifest, dataset, mine, folder / "cache", data_root, progress))
-    tables = _tables(manifest, [part.result for part in parts])
+    tables = [table for table in _tables(manifest, [part.result for part in parts]) if len(table.text)]
     with staged(folder) as stage:
         for table in tables:
             _write_table(table, stage / "tables")
-        figures = [name for part in parts for name in _write_part(part, manifest, stage, progress)]
+        figures = []
+        for at, part in enumerate(parts):
+            progress("figures", at, len(parts))
+            figures += _write_part(part, manifest, stage)
+        progress("figures", len(parts), len(parts))
         readme = _readme(manifest, parts, tables, figures, command, list(warnings))
         (stage / "README.md").write_text(readme)
         written = sorted([*(path.relative_to(stage) for path in stage.rglob("*") if path.is_file()), Path("meta.json")])
@@ -544,21 +585,20 @@ def _write_table(table: Table, folder: Path) -> None:
     (folder / f"{table.name}.tex").write_text(f"% {table.title}. {table.note}\n{booktabs(table.text)}")
 
 
-def _write_part(part: _Part, manifest: Manifest, stage: Path, progress: Callable[[str, int, int], None]) -> list[str]:
+def _write_part(part: _Part, manifest: Manifest, stage: Path) -> list[str]:
     """A data set's frames and figures; the names of the figures."""
     if not part.result.trained:
         return []
-    prefix, names = part.result.name.rpartition("/")[2], []
+    prefix, names = word(part.result.name), []
     history = part.result.history[~part.result.history["indicator"].isin(["epoch_seconds", "peak_memory_mb"])]
     frames = {"indicators": part.result.table, "spectra": part.spectra, "history": history}
     (stage / "data").mkdir(exist_ok=True)
     for name, frame in {**frames, **{f"maps_{key}": found for key, found in part.maps.items()}}.items():
         frame.to_csv(stage / "data" / f"{prefix}_{name}.csv", index=False, float_format="%.6g")
     for name, figure in _figures(part, manifest, history):
-        plots.save(figure, stage / "figures", f"{prefix}_{name}")
+        plots.save(figure, stage / "figures", f"{prefix}_{word(name)}")
         plt.close(figure)
-        names.append(f"{prefix}_{name}")
-        progress(f"{prefix} figures", len(names), len(names))
+        names.append(f"{prefix}_{word(name)}")
     return names
 
 

@@ -1131,7 +1131,11 @@ def _plot_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
     ax.axhline(0, color=BLACK, lw=0.6)
     good = 100 * curve.loc[curve["criterion"] != "random", f"{how}_change"]
     if good.notna().any():  # a random choice, or far too little kept, costs most of the accuracy and would flatten all
-        ax.set_ylim(max(float(good.min()), -5) - 1, max(float(good.max()), 0) + 1)
+        bottom = max(float(good.min()), -5) - 1
+        ax.set_ylim(bottom, max(float(good.max()), 0) + 1)
+        control = 100 * curve.loc[curve["criterion"] == "random", f"{how}_change"].dropna()
+        if len(control) and control.max() < bottom:
+            ax.text(0.02, 0.03, f"random: below, {control.max():.0f} at best", transform=ax.transAxes, color="#777777")
 
 
 # --- over epochs: how a run organised itself -------------------------------------------------------------------------

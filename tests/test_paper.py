@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -25,7 +26,7 @@ from test_data import cifar100_files, write_archive
 
 from svda_analysis import plots
 from svda_analysis.capture import records
-from svda_analysis.checkpoint import load
+from svda_analysis.checkpoint import load, save
 from svda_analysis.claims import (
     NOT_AT_HAND,
     NOT_SUPPORTED,
@@ -36,16 +37,25 @@ from svda_analysis.claims import (
     accuracy_table,
     claims_table,
     cost_table,
+    indicator_tables,
     study_table,
     verdict,
 )
 from svda_analysis.cli import main
 from svda_analysis.compare import compare, tost
+from svda_analysis.compress import compress
 from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.manifest import load_manifest, packaged_manifests
 from svda_analysis.model import ViTConfig
-from svda_analysis.paper import direction_shares, find_checkpoints, model_size, train_missing, write_paper
+from svda_analysis.paper import (
+    Trained,
+    direction_shares,
+    find_checkpoints,
+    model_size,
+    train_missing,
+    write_paper,
+)
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 from svda_analysis.specs import open_model
 from svda_analysis.train import TrainConfig, train
@@ -215,6 +225,10 @@ def test_what_stands_nearer_wins(tmp_path):
             "mixed_precision = 'fp8'\n[datasets.sample]",
             "mixed_precision must be one of auto, no, bf16, fp16, got 'fp8'",
         ),
+        ("[datasets.sample]\n[analysis]\nmaps = 4", "analysis.maps must be at least 8, got 4"),
+        ("[datasets.sample]\n[analysis]\nprecision = 2", "analysis.precision must be below 1, got 2"),
+        ("[datasets.sample]\n[analysis]\nmargin = nan", "analysis.margin must be below 100, got nan"),
+        ("[datasets.'imagefolder:/a/x']\n[datasets.'imagefolder:/b/x']", "two would write x/vit_s0.pt"),
         ("[datasets.sample]\n[variants.svda]", "variants must have names of their own"),
         ("[datasets.sample]\n[variants.'../x']", "variants must have names of their own"),
         ("[datasets.sample]\n[analysis]\nimages = 0", "analysis.images must be a whole number above 0"),
@@ -249,20 +263,21 @@ def test_an_unknown_manifest_names_those_there_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "direction", "unit", "said"),
+    ("low", "high", "direction", "unit", "runs", "said"),
     [
-        (0.1, 0.3, +1, "seeds", SUPPORTED),
-        (0.1, 0.3, -1, "seeds", NOT_SUPPORTED),
-        (-0.3, -0.1, -1, "seeds", SUPPORTED),
-        (-0.3, -0.1, +1, "seeds", NOT_SUPPORTED),
-        (-0.1, 0.3, +1, "seeds", NOT_SUPPORTED),
-        (0.0, 0.3, +1, "seeds", NOT_SUPPORTED),
-        (0.1, 0.3, +1, "images", NOT_TESTED),
-        (math.nan, math.nan, +1, "seeds", NOT_TESTED),
+        (0.1, 0.3, +1, "seeds", 3, SUPPORTED),
+        (0.1, 0.3, -1, "seeds", 3, NOT_SUPPORTED),
+        (-0.3, -0.1, -1, "seeds", 3, SUPPORTED),
+        (-0.3, -0.1, +1, "seeds", 3, NOT_SUPPORTED),
+        (-0.1, 0.3, +1, "seeds", 3, NOT_SUPPORTED),
+        (0.0, 0.3, +1, "seeds", 3, NOT_SUPPORTED),
+        (0.1, 0.3, +1, "images", 1, NOT_TESTED),
+        (math.nan, math.nan, +1, "seeds", 3, NOT_TESTED),
+        (math.nan, math.nan, +1, "seeds", 1, NOT_TESTED),  # one run against several
     ],
 )
-def test_a_verdict_follows_from_the_interval(low, high, direction, unit, said):
-    assert verdict(low, high, direction, unit)[0] == said
+def test_a_verdict_follows_from_the_interval(low, high, direction, unit, runs, said):
+    assert verdict(low, high, direction, unit, runs)[0] == said
 
 
 QUANTITIES = {
@@ -330,6 +345,57 @@ def test_a_data_set_that_was_not_run_says_so_in_every_table():
     assert claims.query("Claim == 'less than 0.04 % more parameters'")["Verdict"].item() == NOT_SUPPORTED
 
 
+def some_runs(shown: DatasetResult, **seeds: int) -> DatasetResult:
+    """``shown`` with the first so many seeds of some models."""
+    keep = [row.seed < seeds.get(row.model, 99) for row in shown.table.itertuples()]
+    return dataclasses.replace(shown, table=shown.table[keep], history=shown.history[keep])
+
+
+def test_models_with_other_seeds_say_how_many_runs_are_compared():
+    text = accuracy_table([some_runs(result(5), svda=3)], 0.5).text.set_index("Model")
+    assert list(text["Runs"]) == ["5", "3", "5"]
+    assert list(text["Runs compared"]) == ["-", "3", "5"]
+    table = claims_table([some_runs(result(5), svda=1)], {}, 0.5).text.set_index("Claim")
+    assert table.loc["sparser attention", "Verdict"] == NOT_TESTED
+    assert "one training run" in table.loc["sparser attention", "Why"]
+
+
+def test_a_small_loss_of_accuracy_is_named_even_where_it_is_within_the_margin():
+    row = claims_table([result(5, spread=1e-5)], {}, 0.5).text.set_index("Claim").loc["no accuracy is sacrificed"]
+    assert row["Verdict"] == SUPPORTED
+    assert row["Why"] == "accuracy is lower; interval above minus the margin"
+
+
+def test_without_a_control_the_rows_on_sigma_say_so():
+    text = claims_table([result(3, models=("vit", "svda"))], {}, 0.5).text
+    rows = text[text["Claim"].str.startswith("Sigma")]
+    assert len(rows) == 4
+    assert set(rows["Verdict"]) == {NOT_TESTED}
+    assert set(rows["Why"]) == {"no finished run of the cosine control"}
+    assert rows["Measure"].str.endswith("than the cosine control").all()
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_an_indicator_that_lacks_a_number_was_not_monitored(head):
+    shown = result(2)
+    history = pd.concat([shown.history, shown.history.assign(head=1)]).reset_index(drop=True)
+    wrong = (history["model"] == "svda") & (history["indicator"] == "effective_rank") & (history["head"] == head)
+    history.loc[wrong & (history["seed"] == 1), "mean"] = math.nan
+    row = claims_table([dataclasses.replace(shown, history=history)], {}, 0.5).text.set_index("Claim")
+    row = row.loc["indicators are monitored during training"]
+    assert row["Number"].startswith("2 of 3 over 2 epochs of 2 runs")
+    assert row["Verdict"] == NOT_SUPPORTED
+
+
+def test_the_table_of_indicators_holds_what_only_one_model_has():
+    shown = result(3)
+    own = shown.table[(shown.table["model"] == "svda") & (shown.table["indicator"] == "effective_rank")]
+    table = pd.concat([shown.table, own.assign(source="sigma", mean=7.0)], ignore_index=True)
+    (against, *_) = indicator_tables(dataclasses.replace(shown, table=table), {})
+    row = against.text[against.text["Source"] == "sigma"].iloc[0]
+    assert (row["svda"], row["vit"], row["Difference [95% CI]"], row["Runs"]) == ("7.000", "-", "-", "3")
+
+
 def test_accuracy_table_pairs_by_seed_and_tests_equivalence():
     shown = result(4)
     row = accuracy_table([shown], 0.5).numbers.set_index("model").loc["svda"]
@@ -346,6 +412,8 @@ def test_accuracy_table_pairs_by_seed_and_tests_equivalence():
 def test_study_table_has_a_row_for_each_variant():
     table = study_table(result(3), "svda", {"cosine": "attention cosine"})
     assert list(table.text["Model"]) == ["vit", "svda", "cosine"]
+    without = study_table(some_runs(result(3), cosine=0), "svda", {}).text.set_index("Model")
+    assert without.loc["cosine", "Accuracy (%)"] == "no finished run"
     assert table.text["From svda (points) [95% CI]"].iloc[1] == "-"
     assert table.numbers["effective_rank_scores"].iloc[1] == pytest.approx(9, abs=0.1)
 
@@ -414,15 +482,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     timed = ("cache/", "tables/t1_cost")
     found = {name: path.read_bytes() for name, path in files.items() if not name.startswith(timed)}
-    readme = found["README.md"].decode().split("\n")
-    found["README.md"] = "\n".join(line for line in readme if line.count("|") != 8).encode()  # the table of costs
+    before, _, costs = found["README.md"].decode().partition("## What it costs")
+    found["README.md"] = "##".join([before, *costs.split("##")[1:]]).encode()
     return found
 
 
 def run_paper(manifest: Path, out: Path, checkpoints: Path, data: Path, *more: str) -> None:
-    arguments = [str(manifest), "--out", str(out), "--checkpoints", str(checkpoints), "--data-root", str(data)]
+    arguments = [str(manifest), "--out", str(out), "--data-root", str(data), *more]
     with pytest.raises(SystemExit) as stopped:
-        main(["paper", *arguments, *more])
+        main(["paper", *arguments, *([] if "--from" in more else ["--checkpoints", str(checkpoints)])])
     assert stopped.value.code == 0
 
 
@@ -489,7 +557,7 @@ def test_killed_twice_it_gives_the_report_of_one_run(manifest, tmp_path, fashion
             wait_for(lambda reached=reached, process=process: reached() or process.poll() is not None)
         finally:
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            assert process.wait() == -signal.SIGKILL  # it was still at it
     run_paper(manifest, out, checkpoints, fashion)
     for path in (tmp_path / "whole_ck").rglob("*.pt"):
         ours, theirs = load(path), load(checkpoints / path.relative_to(tmp_path / "whole_ck"))
@@ -498,7 +566,31 @@ def test_killed_twice_it_gives_the_report_of_one_run(manifest, tmp_path, fashion
     assert not list(out.rglob(".unfinished-*"))
 
 
-def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, few_figures, capsys):
+def workers() -> set[str]:
+    """Command lines of the processes that multiprocessing has spawned on this machine, by number."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"spawn_main" in (place / "cmdline").read_bytes():
+                found.add(place.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads the processes from /proc")
+def test_workers_end_with_the_study_that_was_killed(tmp_path, fashion):
+    path, before = tmp_path / "long.toml", workers()
+    path.write_text(TINY.replace("epochs = 2", "epochs = 2000"))
+    arguments = ["--checkpoints", str(tmp_path / "ck"), "--data-root", str(fashion), "--jobs", "2"]
+    command = [sys.executable, "-m", "svda_analysis.cli", "paper", str(path), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list((tmp_path / "ck").rglob("*.pt")) or process.poll() is not None)
+    assert len(workers() - before) == 2
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    wait_for(lambda: not workers() - before, seconds=60)
+
+
+def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):
     (tmp_path / "broken.pt").write_bytes(b"nothing")
     source = tmp_path / "deep" / "er"
     source.mkdir(parents=True)
@@ -507,22 +599,67 @@ def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, few_figures, ca
     half = ViTConfig(depth=1, dim=8, heads=2, patch_size=7)
     recipe = TrainConfig(epochs=2, batch_size=100, probe_images=4)
     train(half, recipe, source / "half_s0.pt", data_root=fashion, stop_after=1)
+    images, _ = next(load_dataset("fashion_mnist", root=fashion, train=True).batches(20))
+    save(compress(load(tiny["svda"]), images, budget=0.5), source / "small_s0.pt")
     study = tmp_path / "tiny.toml"
     study.write_text(TINY)
     run_paper(study, tmp_path / "out", tmp_path / "nowhere", fashion, "--from", str(tmp_path))
     said = capsys.readouterr().err
     assert "half_s0.pt, epoch 1 of 2" in said
+    assert "small_s0.pt, compressed" in said
     assert "broken.pt is not a checkpoint" in said
     claims = pd.read_csv(tmp_path / "out" / "tables" / "t3_claims.csv")
     one_each = claims[(claims["Data"] == "FashionMNIST") & (claims["Claim"] == "sparser attention")]
     assert one_each["Verdict"].item() == NOT_TESTED
     assert one_each["Why"].item() == "one training run each"
     assert set(claims.loc[claims["Data"] == "CIFAR-100", "Why"]) > {NOT_AT_HAND}
+    figures = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    expected = ("accuracy_structure", "by_layer", "epochs_by_layer", "heatmaps", "maps_over_epochs", "spectra_scores")
+    assert {f"fashion_mnist_{name}" for name in (*expected, "sigma_over_epochs_svda", "training")} <= figures
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(InputError, match="no finished checkpoint in"):
         find_checkpoints(fashion)
     with pytest.raises(InputError, match="--from must be a folder"):
         find_checkpoints(tmp_path / "absent")
+
+
+def test_models_of_one_name_in_two_folders_stay_apart(manifest, tiny, fashion, tmp_path, few_figures):
+    for folder in ("a", "b"):
+        (tmp_path / "ck" / folder).mkdir(parents=True)
+        for path in tiny.values():
+            (tmp_path / "ck" / folder / path.name).write_bytes(path.read_bytes())
+    run_paper(manifest, tmp_path / "out", tmp_path, fashion, "--from", str(tmp_path / "ck"))
+    claims = pd.read_csv(tmp_path / "out" / "tables" / "t3_claims.csv")
+    assert set(claims.loc[claims["Data"] == "FashionMNIST", "Model"]) == {"svda", "b/svda"}
+    tables = {path.stem for path in (tmp_path / "out" / "tables").iterdir()}
+    assert {"t2_fashion_mnist_svda_dot", "t2_fashion_mnist_b-svda_dot", "t2_fashion_mnist_b-dot_dot"} <= tables
+
+
+def test_checkpoints_whose_data_are_not_at_hand_keep_their_rows(tiny, tmp_path, few_figures):
+    study = load_manifest("smoke")
+    trained = [Trained("fashion_mnist", kind, path) for kind, path in tiny.items()]
+    write_paper(study, trained, tmp_path / "out", data_root=tmp_path)
+    claims = pd.read_csv(tmp_path / "out" / "tables" / "t3_claims.csv")
+    assert set(claims.loc[claims["Data"] == "FashionMNIST", "Model"]) == {"svda"}
+    assert NOT_AT_HAND in set(claims.loc[claims["Data"] == "FashionMNIST", "Why"])
+    assert set(pd.read_csv(tmp_path / "out" / "tables" / "t1_cost.csv")["data"]) >= {"FashionMNIST"}
+
+
+def test_a_folder_that_is_not_there_gets_its_rows(tmp_path):
+    path = tmp_path / "folder.toml"
+    path.write_text(f"[datasets.'imagefolder:{tmp_path}/absent']\n")
+    study = load_manifest(path)
+    assert train_missing(study, tmp_path / "ck") == []
+    write_paper(study, [], tmp_path / "out")
+    assert NOT_AT_HAND in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_from_takes_no_option_of_training(manifest, tmp_path, capsys):
+    for more in (["--jobs", "2"], ["--checkpoints", "x"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["paper", str(manifest), "--from", str(tmp_path), "--out", str(tmp_path / "out"), *more])
+        assert stopped.value.code == 2
+        assert "--from trains nothing" in capsys.readouterr().err
 
 
 def test_a_study_of_variants_has_one_table_with_what_each_changes(tmp_path, fashion):
