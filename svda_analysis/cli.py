@@ -182,7 +182,9 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
     help="Keep rows for the norm alone that move the logits by L. Default: a tenth of --min-logit; 0: all, inf: none.",
 )
 @click.option("--constant/--no-constant", default=True, show_default=True, help="A constant for the rest of the norm.")
-@click.option("--finetune", type=int, default=0, metavar="EPOCHS", help="Train on, and the whole model as its control.")
+@click.option(
+    "--finetune", type=int, default=0, metavar="EPOCHS", help="Teach the smaller model the whole one's answers."
+)
 @click.option("--data", metavar="NAME", help=f"{_DATA_NAMES}. Default: what the checkpoint was trained on.")
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
 @click.option("--images", type=int, metavar="N", help="Verify on at most N test images. Default: all.")
@@ -190,7 +192,7 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
 @click.option(
     "--out",
     metavar="PATH",
-    help="The smaller checkpoint (of several: their folder). Default: beside it, as NAME_e90.pt.",
+    help="The smaller checkpoint, or a folder for it (of several: always). Default: beside it, as NAME_e90.pt.",
 )
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
 def compress(checkpoints: tuple[str, ...], out: str | None, report: str | None, sweep: bool, **options: Any) -> None:
@@ -214,6 +216,8 @@ def compress(checkpoints: tuple[str, ...], out: str | None, report: str | None, 
 
     if sum(options[name] is not None for name in ("energy", "min_logit", "budget", "tolerance")) > 1:
         raise InputError("--energy, --min-logit, --budget and --tolerance exclude each other: give one")
+    if options["images"] is not None and options["images"] < 1:
+        raise InputError(f"--images must be at least 1, got {options['images']}")
     targets = _smaller_files([Path(name) for name in checkpoints], out, options)
     first, several = Path(checkpoints[0]), len(checkpoints) > 1
     folder = Path(report) if report else Path("reports") / (first.resolve().parent.name if several else first.stem)
@@ -341,15 +345,19 @@ def paper(
     folder = Path(out) if out else Path("reports") / study.name
     check_writable(folder, "output folder")
     warnings: list[str] = []
+    if source is not None and (checkpoints is not None or jobs != 1):
+        raise InputError("--from trains nothing: leave --checkpoints and --jobs out")
     if source is not None:
         trained, warnings = find_checkpoints(source)
     else:
-        place = checkpoints or ("checkpoints" if study.name == "paper" else f"runs/{study.name}")
+        place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
         with _training_display() as observer:
             trained = train_missing(study, place, data_root=data_root, jobs=jobs, on_run=_say_run, on_progress=observer)
     for line in warnings:
         click.echo(f"warning: {line}", err=True)
-    command = shlex.join(["svda", "paper", manifest, *(["--from", source] if source else [])])
+    command = shlex.join(
+        ["svda", "paper", *([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
+    )
     with _progress("", False) as advance:
         written = write_paper(
             study, trained, folder, data_root=data_root, command=command, warnings=warnings, progress=advance
@@ -621,7 +629,8 @@ def _print_analysis(analysis: Any, baseline: str | None, labels: dict[str, str])
 
 def _smaller_files(checkpoints: list[Path], out: str | None, options: dict[str, Any]) -> list[Path]:
     """Where the smaller checkpoints go: ``svda_s0.pt`` -> ``svda_s0_l0.05.pt``; ``_e90`` for --energy 0.9, ``_b30`` for
-    --budget 0.3, ``_t0.5`` for --tolerance 0.5. Beside the checkpoints, in the folder ``out``, or the file ``out``."""
+    --budget 0.3, ``_t0.5`` for --tolerance 0.5. Beside the checkpoints, in the folder ``out``, or the file ``out``
+    (of one checkpoint, unless a folder is there)."""
     if options["tolerance"] is not None:
         end = f"t{options['tolerance']:g}"
     elif options["budget"] is not None:
@@ -632,12 +641,14 @@ def _smaller_files(checkpoints: list[Path], out: str | None, options: dict[str, 
         end = f"l{0.05 if options['min_logit'] is None else options['min_logit']:g}"
     found = [path.with_name(f"{path.stem}_{end}.pt") for path in checkpoints]
     if out is not None:
-        found = [Path(out)] if len(checkpoints) == 1 else [Path(out) / path.name for path in found]
+        as_file = len(checkpoints) == 1 and not Path(out).is_dir()
+        found = [Path(out)] if as_file else [Path(out) / path.name for path in found]
     if len(set(found)) < len(found):
         raise InputError(f"--out must be left out: {checkpoints[0].name} and another checkpoint would get one name")
-    for path, target in zip(checkpoints, found, strict=True):
-        if target.resolve() == path.resolve():
-            raise InputError(f"--out must not be the checkpoint itself, got {target}")
+    inputs = {path.resolve() for path in checkpoints}
+    for target in found:
+        if target.resolve() in inputs:
+            raise InputError(f"--out must not be the checkpoint itself, nor another that is compressed, got {target}")
     return found
 
 

@@ -68,6 +68,11 @@ class _Layer(NamedTuple):
     length: Tensor
     inputs: Tensor | None
 
+    def live(self) -> Tensor:
+        """Directions ``(H,)`` that each head has: where neither the row of q, nor that of k, nor sigma is zero."""
+        rows = ((self.weight != 0).any(-1) | (self.bias != 0)).all(0)  # (H, D)
+        return (rows if self.sigma is None else rows & (self.sigma != 0)).sum(-1)
+
     def rows(self, head: int) -> tuple[Tensor, Tensor]:
         """q and k of one head ``(2, images, T, D)``, and their norms ``(2, images, T, 1)`` (1 for dot)."""
         assert self.inputs is not None
@@ -127,21 +132,32 @@ def keep_logit(ranking: Ranking, least: float) -> Counts:
     """Directions that move the logits by at least ``least`` (root mean square), at least one a head.
 
     One threshold for the whole model: energies of ``operator`` and ``data`` are in squared logits everywhere, so heads
-    and layers compare, and a head that says little may go nearly whole.
+    and layers compare, and a head that says little may go nearly whole. Directions of no energy, such as those that
+    an earlier compression took, never stay.
     """
     if not 0 <= least < math.inf:
         raise InputError(f"min_logit must be a number of at least 0, got {least}")
-    return [[max(1, int((head >= least**2).sum())) for head in layer] for layer in ranking.energy]
+
+    def count(values: Tensor) -> int:
+        return max(1, int(((values >= least**2) & (values > 0)).sum()))
+
+    return [[count(head) for head in layer] for layer in ranking.energy]
+
+
+def logit_range(ranking: Ranking) -> tuple[float, float]:
+    """The least and the largest root mean square that a direction moves the logits by; above 0 for dead heads too."""
+    values = torch.cat([layer.flatten() for layer in ranking.energy]).sqrt().clamp_min(1e-150)
+    return float(values.min()), float(values.max())
 
 
 def _directions(layer: _Layer, criterion: str) -> tuple[Tensor, Tensor, Tensor]:
     roots = _moment_roots(layer, criterion)
     sigma = torch.ones_like(layer.bias[0]) if layer.sigma is None else layer.sigma  # (H, D)
     u, size, vh = torch.linalg.svd(roots[0] @ (sigma[..., None] * roots[1]))
-    over = 1 / size[:, None].clamp_min(1e-12 * size.amax().clamp_min(1e-300))
+    over = 1 / size[:, None].clamp_min((1e-12 * size.amax()).clamp_min(1e-300))
     left = sigma[..., None] * (roots[1] @ vh.mT) * over  # G_q^(-1/2) u, without the inverse
     right = sigma[..., None] * (roots[0] @ u) * over
-    return left, size, right
+    return left, torch.where(torch.arange(size.shape[-1]) < layer.live()[:, None], size, 0), right
 
 
 def _moment_roots(layer: _Layer, criterion: str) -> Tensor:
@@ -172,7 +188,7 @@ def _root(moments: Tensor) -> Tensor:
 
 def _shuffled(parts: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     left, size, right = parts
-    order = torch.rand(size.shape, generator=generator).argsort(-1)  # (H, D)
+    order = (torch.rand(size.shape, generator=generator) + (size == 0)).argsort(-1)  # (H, D), what is gone at the end
     wide = order[:, None].expand_as(left)
     return left.gather(2, wide), size.gather(1, order), right.gather(2, wide)
 
@@ -251,9 +267,8 @@ def to_budget(
         norm = NORM_SHARE * least if norm_logit is None else norm_logit
         return least, remove(model, ranking, keep_logit(ranking, least), norm_logit=norm, constant=constant)
 
-    values = torch.cat([layer.flatten() for layer in ranking.energy]).sqrt()
-    high = math.log(2 * float(values.max()))
-    low = math.log(max(float(values.min()), 1e-6 * float(values.max()))) - 1
+    weakest, strongest = logit_range(ranking)
+    high, low = math.log(2 * strongest), math.log(max(weakest, 1e-6 * strongest)) - 1
     best = attempt(math.exp(high))
     if kept_share(best[1]) > budget:
         raise InputError(f"budget must be at least {kept_share(best[1]):.3f} (one direction a head), got {budget}")
@@ -268,18 +283,27 @@ def to_budget(
 
 
 def kept_share(model: nn.Module) -> float:
-    """Share of the rows of W_q and W_k that a compressed model still has, norm rows counted."""
+    """Share of the rows of W_q and W_k that a model still has, norm rows counted; 1 if it was never compressed."""
     return 1 - removed_shares(model)["rows_removed"]
 
 
 def removed_shares(model: nn.Module) -> dict[str, float]:
-    """``directions_removed`` and ``rows_removed`` of a compressed model: shares of what the uncompressed model has."""
-    found = [site.module for site in attention_sites(model)]
-    layers = [one for one in found if isinstance(one, Attention)]
-    whole = sum(layer.heads * layer.head_dim for layer in layers)
-    kept = [layer.kept for layer in layers if layer.kept is not None]
-    score, rows = (sum(sum(getattr(one, name)) for one in kept) for name in ("score", "rows"))
+    """``directions_removed`` and ``rows_removed``: shares of what the uncompressed model has, 0 for that itself."""
+    modules = [site.module for site in attention_sites(model)]
+    whole = sum(_width(module) for module in modules)
+    score, rows = (
+        sum(
+            sum(getattr(kept, name)) if (kept := getattr(module, "kept", None)) else _width(module)
+            for module in modules
+        )
+        for name in ("score", "rows")
+    )
     return {"directions_removed": 1 - score / whole, "rows_removed": 1 - rows / whole}
+
+
+def _width(module: Any) -> int:
+    """Rows of W_q of an attention module that was not compressed: all its heads' dimensions."""
+    return module.embed_dim if isinstance(module, nn.MultiheadAttention) else int(module.proj.in_features)
 
 
 def as_checkpoint(model: nn.Module, origin: Checkpoint) -> Checkpoint:
@@ -299,10 +323,11 @@ def remove(
 ) -> nn.Module:
     """A copy of ``model`` that keeps the first ``counts[layer][head]`` directions of ``ranking``.
 
-    For SVDA further rows of q and of k hold principal directions of the removed part and feed the norm alone: those
-    whose varying share of the squared norm moves the logits by ``norm_logit`` (root mean square, to first order: half
-    the share's standard deviation times the head's logits). 0 keeps the norm whole, so that the logits are those of
-    sigma masked; ``inf`` keeps no norm row. ``constant`` adds the mean squared length of what is then still missing.
+    For SVDA further rows of q and of k hold principal directions of the removed part and feed the norm alone: the
+    strongest first, as many as there are whose varying share of the squared norm moves the logits by ``norm_logit``
+    (root mean square, to first order: half the share's standard deviation times the head's logits). 0 keeps the norm
+    whole, so that the logits are those of sigma masked; ``inf`` keeps no norm row. ``constant`` adds the mean squared
+    length of what is then still missing; the constant that an earlier compression left stays either way.
     """
     if not norm_logit >= 0:
         raise InputError(f"norm_logit must be at least 0, got {norm_logit}")
@@ -350,8 +375,12 @@ def _head(ranking: Ranking, layer: int, head: int, kept: int, norm_logit: float,
 def _with_norm(
     layer: _Layer, head: int, bases: Tensor, sigma: Tensor, norm_logit: float, constant: bool
 ) -> tuple[Tensor, Tensor]:
-    """``bases (2, D, kept)`` and behind them the norm rows' directions; the constant length ``(2,)`` of the rest."""
-    length = layer.length[:, head] if constant else torch.zeros(2, dtype=torch.float64)
+    """``bases (2, D, kept)`` and behind them the norm rows' directions; the constant length ``(2,)`` of the rest.
+
+    Norm rows are principal directions of what is removed, the strongest first, as many as there are directions that
+    move the logits by ``norm_logit`` (the count is over all of them, whatever their order).
+    """
+    length = layer.length[:, head]
     D, kept = bases.shape[1:]
     if layer.inputs is None or not (constant or norm_logit < math.inf) or kept == D:
         return bases, length
@@ -398,15 +427,43 @@ class CompactAttention(nn.Module):
         super().__init__()
         self.attention, self.after, self.pair = attention, after, pair
 
-    def forward(self, x: Tensor, *_same: Tensor, **given: Any) -> Any:
-        """``x (B, N, C) -> (B, N, C)``, with None for the weights behind it where the module gave a pair."""
-        refused = [
-            name for name in ("attn_mask", "key_padding_mask", "is_causal") if given.get(name) not in (None, False)
-        ]
-        if refused:
-            raise InputError(f"{refused[0]} must be left out: a compressed model attends to all of its tokens")
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """The call of the module that it replaces: ``x (B, N, C) -> (B, N, C)``, with None for the weights behind it
+        where that gave a pair. Raises :class:`InputError` for what it cannot do (:func:`_read_call`)."""
+        x, why = _read_call(_OF_TORCH if self.pair else _OF_TIMM, given, named)
+        if why:
+            raise InputError(why)
         out = self.after(self.attention(x))
         return (out, None) if self.pair else out
+
+
+_OF_TIMM = ("x", "attn_mask", "is_causal")
+_OF_TORCH = (
+    *("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights"),
+    "is_causal",
+)
+
+
+def _read_call(names: Sequence[str], given: Sequence[Any], named: dict[str, Any]) -> tuple[Any, str | None]:
+    """What a call with arguments ``names`` attends over, and why a compressed module cannot answer it (None: it can).
+
+    It attends from all tokens of one tensor to all of them, and has no weights to give. Weights are asked for by an
+    explicit ``need_weights=True``: torch's default is True too, and most who leave it at that ignore them.
+    """
+    call = {**dict(zip(names, given, strict=False)), **named}
+    x = call.get(names[0])
+    if len(given) > len(names) or not call.keys() <= set(names) or x is None:
+        return x, f"a compressed attention must be called with {', '.join(names)} alone, {names[0]} among them"
+    for name in ("key", "value"):
+        if call.get(name, x) is not x:
+            return x, f"{name} must be the query itself: a compressed attention takes all three from one tensor"
+    for name in ("attn_mask", "key_padding_mask", "is_causal"):
+        if call.get(name) is not None and call[name] is not False:
+            got = "a mask" if isinstance(call[name], Tensor) else repr(call[name])
+            return x, f"{name} must be left out: all tokens of a compressed attention attend to all, got {got}"
+    if call.get("need_weights"):
+        return x, "need_weights must be False or left out: a compressed attention gives no weights, got True"
+    return x, None
 
 
 def attention_sites(model: nn.Module) -> list[Site]:
@@ -434,12 +491,29 @@ def _check_site(parent: nn.Module, module: Any) -> None:
         own = module._qkv_same_embed_dim and module.bias_k is None and not module.add_zero_attn and module.batch_first
         if not own or isinstance(parent, nn.TransformerEncoderLayer):
             why = f"the attention in {type(parent).__name__} is not a plain self-attention with batch_first"
-    elif not all(isinstance(getattr(module, name), nn.Identity) for name in ("q_norm", "k_norm", "norm")):
-        why = "its q and k are normalised between projection and score"
-    elif getattr(module, "gate", None) is not None or module.qkv.out_features != 3 * module.qkv.in_features:
-        why = "its attention is gated, or its heads do not add up to its width"
+    else:
+        why = _why_not_timm(module)
     if why:
         raise InputError(f"{type(parent).__name__} cannot be compressed: {why}")
+
+
+def _why_not_timm(module: Any) -> str | None:
+    def normalises(name: str) -> bool:  # older versions of timm lack some of the three
+        return not isinstance(getattr(module, name, None), nn.Identity | None)
+
+    width = module.qkv.in_features
+    if normalises("q_norm") or normalises("k_norm"):
+        return "its rows of q and k are normalised between projection and score"
+    if normalises("norm"):
+        return "its output is normalised before the last projection"
+    if getattr(module, "gate", None) is not None:
+        return "its attention is gated"
+    if module.qkv.out_features != 3 * width or module.proj.out_features != width:
+        return "its heads do not add up to its width"
+    usual = (width // module.num_heads) ** -0.5
+    if not math.isclose(module.scale, usual, rel_tol=1e-6):
+        return f"the scale of its scores must be 1/sqrt(head dimension), {usual:.6g}, got {float(module.scale):.6g}"
+    return None
 
 
 def _why_not(model: nn.Module) -> str:
@@ -465,9 +539,10 @@ def _inputs(model: nn.Module, sites: Sequence[Site], images: Tensor) -> list[Ten
     seen: list[list[Tensor]] = [[] for _ in sites]
 
     def keep(at: int, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        x = given[0] if given else named["query"]
-        if len(given) > 1 and given[1] is not x:
-            raise InputError(f"{type(model).__name__} cannot be compressed: its keys are not of the queries' tokens")
+        names = _OF_TORCH if isinstance(sites[at].module, nn.MultiheadAttention) else _OF_TIMM
+        x, why = _read_call(names, given, named)
+        if why:
+            raise InputError(f"{type(model).__name__} cannot be compressed: {why}")
         chosen = torch.linspace(0, x.shape[1] - 1, min(x.shape[1], _TOKENS)).round().long()
         seen[at].append(x[:, chosen.to(x.device)].detach().cpu())
 
@@ -482,6 +557,8 @@ def _inputs(model: nn.Module, sites: Sequence[Site], images: Tensor) -> list[Ten
     finally:
         for hook in hooks:
             hook.remove()
+    if not all(seen):
+        raise InputError(f"{type(model).__name__} cannot be compressed: it has an attention module that it never calls")
     return [torch.cat(parts).float() for parts in seen]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def write_compression(runs: Sequence[Compression], folder: str | os.PathLike[str
     """Write ``compression.md``, ``.csv`` (the sweeps), ``.json`` (what was verified, and how), ``.pdf`` and ``.png``.
 
     Runs of one model are pooled, models stand side by side. Beside whatever else lies in ``folder``; returns the files,
-    the document first. Without a sweep there is no csv and no figure. Raises
+    the document first. Without a sweep there is no csv and no figure, and those of an earlier run go. Raises
     :class:`~svda_analysis.errors.InputError` when the folder cannot be written.
     """
     folder = Path(folder)
@@ -29,7 +30,8 @@ def write_compression(runs: Sequence[Compression], folder: str | os.PathLike[str
     with staged(folder, instead=False) as stage:
         (stage / "compression.md").write_text(_page(runs, command))
         content = {"command": command, "runs": [_as_json(run) for run in runs]}
-        (stage / "compression.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
+        text = json.dumps(_plain_json(content), indent=2, default=str, allow_nan=False)
+        (stage / "compression.json").write_text(text + "\n")
         if curves := _curves(runs):
             swept = [run for run in runs if not run.curve.empty]
             labelled = [run.curve.assign(model=run.meta["model"], seed=run.meta["seed"]) for run in swept]
@@ -41,12 +43,23 @@ def write_compression(runs: Sequence[Compression], folder: str | os.PathLike[str
             plots.save(figure, stage, "compression")
             plt.close(figure)
         names = sorted(path.name for path in stage.iterdir())
+        for name in {"compression.csv", "compression.pdf", "compression.png"} - {*names}:
+            (folder / name).unlink(missing_ok=True)
     return sorted((folder / name for name in names), key=lambda path: (path.suffix != ".md", path))
 
 
 def _as_json(run: Compression) -> dict[str, Any]:
     tables = {"verification": run.verification, "norms": run.norms}
     return {**run.meta, **{name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()}}
+
+
+def _plain_json(value: Any) -> Any:
+    """``value`` with the numbers that JSON lacks as words: ``inf``, ``-inf``, ``nan``."""
+    if isinstance(value, Mapping):
+        return {name: _plain_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def by_model(runs: Sequence[Compression]) -> dict[str, list[Compression]]:
@@ -76,10 +89,8 @@ _VERIFIED = {
     "bytes": "bytes of the weights",
     "seconds_1": "seconds for one image",
     "seconds_32": "seconds for 32 images",
-    "compressed_gain": "accuracy, compressed: before and after fine-tuning",
-    "whole_gain": "accuracy, whole model: before and after the same training",
-    "finetuned": "accuracy, whole as it was, and compressed after fine-tuning",
-    "both_finetuned": "accuracy, whole and compressed, both trained further",
+    "before_finetuning": "accuracy, without fine-tuning",
+    "finetuning": "accuracy, compressed, by fine-tuning",
 }
 
 
@@ -171,9 +182,10 @@ def _page(runs: Sequence[Compression], command: str) -> str:
     for model, group in groups.items():
         if len(groups) > 1:
             parts.append(f"## {model}")
-        parts += [_what_went(group), "### Before and after", markdown(verification_table(group))]
+        parts += [_what_went(group), *_how_chosen(group), "### Before and after", markdown(verification_table(group))]
         if not group[0].norms.empty:
-            parts += ["### What keeps the norm", markdown(norms_table(group))]
+            when = " (without fine-tuning)" if group[0].meta["finetune_epochs"] else ""
+            parts += [f"### What keeps the norm{when}", markdown(norms_table(group))]
     if curves := _curves(runs):
         parts += ["## The cost of removing", "![sweep](compression.png)"]
         for model, curve in curves.items():
@@ -195,10 +207,29 @@ def _what_went(runs: Sequence[Compression]) -> str:
     if meta["attention"] == "svda":
         mean = sum(run.meta["norm_logit"] for run in runs) / len(runs)
         norm = f"; rows stay for the norm that move the logits by {number(mean)}"
+    epochs = meta["finetune_epochs"]
+    tuned = f", after {epochs} epoch{'s' if epochs > 1 else ''} of fine-tuning" if epochs else ""
     return (
-        f"{gone[0]:.1%} of the score directions and {gone[1]:.1%} of the rows of W_q and W_k are gone{over} "
+        f"{gone[0]:.1%} of the score directions and {gone[1]:.1%} of the rows of W_q and W_k are gone{tuned}{over} "
         f"(criterion {meta['criterion']}{norm})."
     )
+
+
+def _how_chosen(runs: Sequence[Compression]) -> list[str]:
+    """What a tolerance led to: a line for each run, none where no tolerance was given."""
+    lines = []
+    for run in runs:
+        if "tolerance" not in run.meta:
+            continue
+        held, tolerance = run.meta["held_out"], 100 * run.meta["tolerance"]
+        low, high = (f"{100 * held[end]:+.2f}" for end in ("ci_low", "ci_high"))
+        seed = f"seed {run.meta['seed']}: " if len(runs) > 1 else ""
+        lines.append(
+            f"- {seed}a tolerance of {tolerance:g} points led to the threshold {number(run.meta['min_logit'])} on the "
+            f"logits: on {held['n']} held-out training images accuracy changes by {100 * held['change']:+.2f} points, "
+            f"95 % interval [{low}, {high}] (Bonett & Price 2012), without fine-tuning."
+        )
+    return ["\n".join(lines)] if lines else []
 
 
 _READING = """Masked: the scores lose directions, the rows keep their norm; removed: rows of W_q and W_k are gone
@@ -206,4 +237,10 @@ and the file is smaller. A budget is the share of all rows that may stay, met by
 heads; energies are shares of each head's total. Intervals are 95 %: over training runs where a model has several (p of
 a paired t-test), else paired over images (over rounds for what is timed), and then they speak of that checkpoint alone
 (p is McNemar's exact test). The random control keeps as many directions of each head as the criterion operator, chosen
-at random. Training images rank the directions, test images only verify; the sweep of energies uses a part of them."""
+at random. Training images rank the directions, test images only verify; the sweep of energies uses a part of them.
+Heads are padded to the widest of their layer, so multiply-accumulates fall a little less than parameters. The indicator
+angular_alignment depends on how a factorisation shares signs and rotation between q and k, which removal chooses anew:
+its change says little. Fine-tuning teaches the compressed model the whole one's probabilities on the training images,
+without labels: by that loss the whole model itself has nothing to learn, so what comes back is recovery, not longer
+training. Held-out images of a tolerance are training images, looked at once for each threshold that was tried: the
+test images have the last word."""

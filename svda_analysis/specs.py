@@ -94,16 +94,21 @@ def open_model(given: OpenModel | nn.Module | str | os.PathLike[str]) -> OpenMod
     )
 
 
+_COMPRESSED = re.compile(r"(_[lebt][\d.]+(e[+-]?\d+)?)+$")  # what `svda compress` puts behind a file's name
+
+
 def run_names(opened: Sequence[OpenModel]) -> list[str]:
     """A model name for each run: runs that differ in the seed alone, trained as long, share one.
 
-    The name is the file's without its seed (``svda_s2.pt`` -> ``svda``), with the folder's name before it, or a
-    number behind it, where two recipes would share it.
+    Compressed runs share one as well though their sizes differ, which depend on the weights; not with whole ones, nor
+    with runs whose files say that they were compressed otherwise (``_b30`` and ``_e90``). The name is the file's
+    without its seed (``svda_s2.pt`` -> ``svda``, ``svda_s2_b30.pt`` -> ``svda_b30``), with the folder's name before it,
+    or a number behind it, where two recipes would share it.
     """
     groups: list[tuple[str, Any, set[int | None]]] = []
     names = []
     for run in opened:
-        recipe = (getattr(run.model, "config", None), run.epoch, _recipe(run))
+        recipe = (*_config(run), run.epoch, _recipe(run))
         fitting = (g for g in groups if g[1] == recipe and run.seed is not None and run.seed not in g[2])
         group = next(fitting, None)
         if group is None:
@@ -114,14 +119,25 @@ def run_names(opened: Sequence[OpenModel]) -> list[str]:
     return names
 
 
+def _config(run: OpenModel) -> tuple[Any, str | None]:
+    """Its config without the sizes that compression gave it, and how it was compressed (None: it was not)."""
+    config = getattr(run.model, "config", None)
+    if not isinstance(config, ViTConfig) or config.score_dims is None:
+        return config, None
+    found = _COMPRESSED.search(run.name)
+    return dataclasses.replace(config, score_dims=None, norm_dims=None), found.group() if found else ""
+
+
 def _recipe(run: OpenModel) -> dict[str, Any]:
     """Its recipe but for the seed; a field that is None may be one that an older version did not have."""
     return {key: value for key, value in run.recipe.items() if key != "seed" and value is not None}
 
 
 def _new_name(run: OpenModel, taken: set[str]) -> str:
-    stem = re.sub(r"[_-]?s(?:eed)?[_-]?\d+$", "", run.name) if run.seed is not None else run.name
-    stem, folder = stem or run.name, Path(run.path or "").parent.name
+    how = _config(run)[1] or ""
+    start = run.name.removesuffix(how)
+    stem = re.sub(r"[_-]?s(?:eed)?[_-]?\d+$", "", start) if run.seed is not None else start
+    stem, folder = (stem or start) + how, Path(run.path or "").parent.name
     options = [stem, *([f"{folder}/{stem}"] if folder else [])]
     numbered = (f"{stem}-{i}" for i in range(2, len(taken) + 3))
     return next(option for option in (*options, *numbered) if option not in taken)

@@ -116,6 +116,7 @@ def train(
     resume: bool = False,
     stop_after: int | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    teacher: nn.Module | None = None,
     mixed_precision: Precision = "auto",
     compile: bool = False,
     track: str | None = None,
@@ -127,8 +128,9 @@ def train(
     Each epoch appends to the checkpoint's history: loss over the training and test images, test accuracy, and every
     indicator on a fixed probe of test images. ``resume`` continues from ``out``, whose config and recipe must be the
     same; ``stop_after`` ends the run early, after that epoch of the schedule. ``weights`` is a state dict to start from
-    in the place of random weights. ``track`` names a tracker of accelerate (``"tensorboard"``), written beside ``out``.
-    ``on_start`` gets lines about the data and the start, ``on_progress`` a :class:`Progress` after each step.
+    in the place of random weights; with a ``teacher`` its probabilities are the targets in the place of the labels
+    (Hinton et al. 2015, at temperature 1). ``track`` names a tracker of accelerate (``"tensorboard"``), written beside
+    ``out``. ``on_start`` gets lines about the data and the start, ``on_progress`` a :class:`Progress` after each step.
 
     Raises :class:`InputError` for bad input, before anything is written.
     """
@@ -144,7 +146,7 @@ def train(
                 for train in (True, False)
             ]
         _check_fit(config, recipe, data[0], accelerator.num_processes)
-        run = _Run(config, recipe, data[0], data[1], accelerator, compile, track, out)
+        run = _Run(config, recipe, data[0], data[1], accelerator, compile, track, out, teacher)
         if weights is not None:
             check_fit(run.model.state_dict(), weights, "weights do not fit the config")
             run.model.load_state_dict(weights)
@@ -234,7 +236,7 @@ def parameter_groups(model: ViT, recipe: TrainConfig) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         factor = factors.get(name.rsplit(".", 1)[-1], 1.0)
         decays = parameter.ndim > 1 and factor == 1.0 and name not in ("cls_token", "pos_embed")
-        decays = decays and "sigma" not in name
+        decays = decays and "sigma" not in name and not name.endswith("norm_length")
         groups.setdefault((factor, recipe.weight_decay if decays else 0.0), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "peak_lr": recipe.lr * factor, "lr": recipe.lr * factor}
@@ -264,7 +266,9 @@ class _Run:
         compile: bool,
         track: str | None,
         out: Path,
+        teacher: nn.Module | None,
     ) -> None:
+        self.teacher = None if teacher is None else teacher.to(accelerator.device).eval()
         self.config, self.recipe, self.train_data, self.test_data = config, recipe, train_data, test_data
         train_data.flip = recipe.flip
         if recipe.crop_padding is not None:
@@ -314,7 +318,7 @@ class _Run:
             history=self.history,
             trace=self.trace,
             optimizer=self.optimizer.state_dict(),
-            versions=versions(),
+            versions={**versions(), "mixed_precision": str(self.accelerator.mixed_precision)},
         )
 
     def train_epoch(self, epoch: int, on_progress: Callable[[Progress], None] | None) -> None:
@@ -361,9 +365,13 @@ class _Run:
         images, labels = images.to(accelerator.device), labels.to(accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_share(step, recipe.epochs * self.steps_per_epoch, recipe.warmup_share)
+        targets, smoothing = labels, recipe.label_smoothing
         with _quick_attention(accelerator), accelerator.autocast():
             logits = self.wrapped(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    targets, smoothing = self.teacher(images).float().softmax(-1), 0.0
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
         accelerator.backward(loss + penalty(self.model, recipe))
         if recipe.clip_norm:
             accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
@@ -492,6 +500,8 @@ def _check_output(out: Path, resume: bool) -> None:
 def _check_fit(config: ViTConfig, recipe: TrainConfig, data: ImageData, processes: int) -> None:
     if data.split == "all":
         raise InputError(f"{data.name} has no training and test parts: put its classes into train/ and test/ folders")
+    if recipe.orthogonality and config.score_dims is not None:
+        raise InputError(f"orthogonality must be 0 for a compressed model, got {recipe.orthogonality}")
     if recipe.batch_size % processes:
         raise InputError(f"batch_size must be a multiple of the {processes} processes, got {recipe.batch_size}")
     if data.channels != config.in_channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import io
@@ -33,6 +34,7 @@ from svda_analysis.compress import (
     as_checkpoint,
     keep_energy,
     keep_logit,
+    logit_range,
     rank,
     remove,
     removed_shares,
@@ -51,7 +53,7 @@ BUDGETS = (0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)
 # --- verification ---------------------------------------------------------------------------------------------------
 
 VERIFICATION_COLUMNS = {
-    "quantity": "string",  # accuracy, agreement, map_divergence, parameters ..., or an indicator
+    "quantity": "string",  # accuracy, agreement, map_divergence, parameters ..., an indicator, a gain by fine-tuning
     "source": "string",  # of an indicator
     "before": "float64",
     "after": "float64",
@@ -105,6 +107,18 @@ def mcnemar(lost: int, won: int) -> float:
     A binomial test of ``lost`` among ``lost + won`` with chance 1/2 (McNemar 1947); 1 where the models never differ.
     """
     return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
+def adjusted_wald(lost: int, won: int, n: int) -> tuple[float, float]:
+    """95 % interval of a paired difference of proportions, won minus lost over ``n`` (Bonett & Price 2012).
+
+    Wald's interval with one image added to each of the two counts: unlike Student's t it has a width where no image
+    flips, so that few images cannot pass for certainty.
+    """
+    p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    change = p_won - p_lost
+    half = float(stats.norm.ppf(0.975)) * math.sqrt((p_lost + p_won - change**2) / (n + 2))
+    return change - half, change + half
 
 
 def predictions(
@@ -396,22 +410,29 @@ def smallest(
 
     One threshold on the logits that a direction moves (:func:`keep_logit`) for all heads and layers, bisected ``steps``
     times on ``held_out`` images, which must be neither test images nor those of the ``ranking``. A model passes if
-    the whole 95 % interval of its accuracy change lies above ``-tolerance``: few images, wide intervals, a cautious
-    choice. Returns the threshold, the model, and its change on ``held_out``. Raises :class:`InputError` when none
-    passes.
+    the whole 95 % interval of its accuracy change lies above ``-tolerance``, by :func:`adjusted_wald`: few images give
+    a wide interval and a cautious choice. Returns the threshold, the model, and its change on ``held_out`` with that
+    interval. Raises :class:`InputError` when none passes.
+
+    The held-out images are training images, which the model has learned from, and the search looks at them
+    ``steps + 1`` times: the interval guides the choice and promises nothing. The test images have the last word.
     """
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance must lie between 0 and 1, got {tolerance}")
     guesses, labels = predictions(model, held_out)
+    right = guesses == labels
 
     def attempt(least: float) -> tuple[float, nn.Module, Change]:
         norm = NORM_SHARE * least if norm_logit is None else norm_logit
         smaller = remove(model, ranking, keep_logit(ranking, least), norm_logit=norm, constant=constant)
-        return least, smaller, accuracy_change(guesses, predictions(smaller, held_out)[0], labels)
+        after = predictions(smaller, held_out)[0]
+        still = after == labels
+        low, high = adjusted_wald(int((right & ~still).sum()), int((~right & still).sum()), len(labels))
+        return least, smaller, dataclasses.replace(accuracy_change(guesses, after, labels), ci_low=low, ci_high=high)
 
-    values = torch.cat([layer.flatten() for layer in ranking.energy]).sqrt()
-    high = math.log(float(values.max()))
-    low = max(math.log(max(float(values.min()), 1e-300)), high - math.log(1e4))
+    weakest, strongest = logit_range(ranking)
+    high = math.log(strongest)
+    low = max(math.log(weakest), high - math.log(1e4))
     best = attempt(math.exp(low))
     if best[2].ci_low < -tolerance:
         raise InputError(
@@ -433,25 +454,40 @@ def smallest(
 
 
 def finetune(
-    checkpoint: Checkpoint, epochs: int, *, lr: float | None = None, data_root: str | os.PathLike[str] | None = None
+    checkpoint: Checkpoint,
+    teacher: nn.Module,
+    epochs: int,
+    *,
+    lr: float | None = None,
+    data_root: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
-    """Train a checkpoint, compressed or not, for ``epochs`` more: its own recipe without the penalties on sigma (they
-    would push the norm out of the norm rows), on a fresh schedule with peak ``lr``, by default a third of the recipe's.
+    """Bring a compressed checkpoint back to the model that it was made from, ``teacher``: ``epochs`` through the
+    training images towards its probabilities (Hinton et al. 2015), without labels.
 
-    The whole model after the same epochs is the control: what both gain is the longer training. Raises
-    :class:`InputError` where the checkpoint does not say how it was trained.
+    Its own recipe without the penalties on sigma (they would push the norm out of the norm rows), on a fresh schedule
+    with peak ``lr``, by default a tenth of the recipe's. By this loss the whole model has nothing to learn, so what
+    the compressed one gains is recovery, never longer training. Raises :class:`InputError` where the checkpoint does
+    not say how it was trained.
     """
+    recipe, root = _further(checkpoint, epochs, lr), None if data_root is None else Path(data_root)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run.pt"
+        done = train(
+            checkpoint.config, recipe, out, data_root=root, weights=checkpoint.model, teacher=copy.deepcopy(teacher)
+        )
+    return dataclasses.replace(checkpoint, model=done.model, epoch=checkpoint.epoch + epochs, optimizer=None)
+
+
+def _further(checkpoint: Checkpoint, epochs: int, lr: float | None = None) -> TrainConfig:
+    """The recipe that :func:`finetune` trains with, or its complaint."""
     if epochs < 1:
         raise InputError(f"finetune must be at least 1 epoch, got {epochs}")
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if not checkpoint.recipe.keys() <= known or "dataset" not in checkpoint.recipe:
         raise InputError("finetune needs a checkpoint of svda train: this one does not say how it was trained")
-    recipe, root = TrainConfig(**checkpoint.recipe), None if data_root is None else Path(data_root)
+    recipe = TrainConfig(**checkpoint.recipe)
     off: dict[str, Any] = dict.fromkeys(("shape_penalty", "norm_penalty", "sigma_l1", "orthogonality"), 0.0)
-    recipe = dataclasses.replace(recipe, epochs=epochs, lr=recipe.lr / 3 if lr is None else lr, **off)
-    with tempfile.TemporaryDirectory() as folder:
-        done = train(checkpoint.config, recipe, Path(folder) / "run.pt", data_root=root, weights=checkpoint.model)
-    return dataclasses.replace(checkpoint, model=done.model, epoch=checkpoint.epoch + epochs, optimizer=None)
+    return dataclasses.replace(recipe, epochs=epochs, lr=recipe.lr / 10 if lr is None else lr, **off)
 
 
 # --- all of it ------------------------------------------------------------------------------------------------------
@@ -498,14 +534,21 @@ def compress_and_verify(
     (as :func:`~svda_analysis.compress.compress_model`) or to a ``tolerance`` (as :func:`smallest`).
 
     Directions are ranked on ``rank_images`` training images, a tolerance is met on ``held_out`` other training images,
-    and everything is verified on ``test_images`` test images (None: all). ``epochs`` of fine-tuning follow, with the
-    whole model trained as long beside it. A :func:`sweep` of budgets on ``test_images`` and of energies on at most
-    ``sweep_images`` of them ends it (0: no sweep). ``name`` is the model's in the report (default: the file's), shared
-    by its runs.
+    and everything is verified on ``test_images`` test images (None: all). With ``epochs`` of fine-tuning, what is
+    returned and verified is the fine-tuned model, against the whole one; further rows say what the training gave back.
+    The data of the recipe must then be on the machine: no sample takes their place. A :func:`sweep` of budgets on
+    ``test_images`` and of energies on at most ``sweep_images`` of them ends it (0: no sweep), without fine-tuning.
+    ``name`` is the model's in the report (default: the file's), shared by its runs.
     """
     if sum(given is not None for given in (energy, budget, tolerance)) > 1:
         raise InputError("energy, budget and tolerance exclude each other: give one")
+    if test_images is not None and test_images < 1:
+        raise InputError(f"test_images must be at least 1, got {test_images}")
     origin = load(path)
+    if epochs:  # refused now rather than after the search
+        recipe = _further(origin, epochs)
+        for part in (True, False):
+            load_dataset(recipe.dataset, root=data_root, train=part, image_size=origin.config.image_size)
     subject = open_model(path)
     source = open_source(data, subject, data_root)
     images, others, training = _training_images(subject, data, data_root, rank_images, held_out, seed)
@@ -526,12 +569,14 @@ def compress_and_verify(
     chosen |= {"min_logit": least} if energy is None else {"energy": energy}
     norm = NORM_SHARE * least if norm_logit is None else norm_logit
     smaller = as_checkpoint(model, origin)
-    verification = verify(subject.model, model, source, images=test_images, seed=seed)
+    gains = pd.DataFrame(columns=list(VERIFICATION_COLUMNS)).astype(VERIFICATION_COLUMNS)
+    if epochs:
+        smaller, gains = _finetuned(smaller, subject.model, epochs, source, test_images, seed, data_root)
+    written = build_model(smaller) if epochs else model
+    verification = verify(subject.model, written, source, images=test_images, seed=seed)
+    verification = pd.concat([verification, gains], ignore_index=True)
     norms = _means_for_the_norm(subject.model, found, model, source, norm, test_images, seed)
     shares = removed_shares(model)
-    if epochs:
-        smaller, rows = _finetuned(origin, smaller, epochs, source, test_images, seed, data_root)
-        verification = pd.concat([verification, rows], ignore_index=True)
     curves = [pd.DataFrame(columns=list(SWEEP_COLUMNS)).astype(SWEEP_COLUMNS)]
     if sweep_images:
         swept = functools.partial(sweep, subject.model, images, source, seed=seed, **options)
@@ -571,7 +616,7 @@ def _means_for_the_norm(
     images: int | None,
     seed: int,
 ) -> pd.DataFrame:
-    """The same directions removed with each means of keeping the norm: a frame with :data:`NORM_COLUMNS`."""
+    """The same directions removed with each means of keeping the norm, without fine-tuning: :data:`NORM_COLUMNS`."""
     rows: list[dict[str, Any]] = []
     if found.layers[0].sigma is not None and isinstance(smaller, ViT) and smaller.config.score_dims is not None:
         counts: Counts = [list(layer) for layer in smaller.config.score_dims]
@@ -622,21 +667,21 @@ def _training_images(
 
 
 def _finetuned(
-    origin: Checkpoint,
     smaller: Checkpoint,
+    teacher: nn.Module,
     epochs: int,
     source: ImageSource,
     images: int | None,
     seed: int,
     root: str | os.PathLike[str] | None,
 ) -> tuple[Checkpoint, pd.DataFrame]:
-    """The compressed checkpoint after fine-tuning, and what it gained beside the whole model's gain."""
-    trained = [finetune(one, epochs, data_root=root) for one in (smaller, origin)]
-    guesses = [predictions(build_model(one), source, images=images, seed=seed) for one in (smaller, origin, *trained)]
-    pairs = {"compressed_gain": (0, 2), "whole_gain": (1, 3), "finetuned": (1, 2), "both_finetuned": (3, 2)}
+    """The compressed checkpoint after fine-tuning; and rows of accuracy: what compression had cost, what came back."""
+    tuned = finetune(smaller, teacher, epochs, data_root=root)
+    models = (teacher, build_model(smaller), build_model(tuned))
+    whole, before, after = (predictions(model, source, images=images, seed=seed) for model in models)
     rows = []
-    for name, (i, j) in pairs.items():
-        change = accuracy_change(guesses[i][0], guesses[j][0], guesses[0][1])
+    for name, (first, second) in {"before_finetuning": (whole, before), "finetuning": (before, after)}.items():
+        change = accuracy_change(first[0], second[0], whole[1])
         fields = {key: getattr(change, key) for key in ("before", "after", "change", "ci_low", "ci_high", "p", "n")}
         rows.append({"quantity": name, **fields})
-    return trained[0], pd.DataFrame(rows, columns=list(VERIFICATION_COLUMNS)).astype(VERIFICATION_COLUMNS)
+    return tuned, pd.DataFrame(rows, columns=list(VERIFICATION_COLUMNS)).astype(VERIFICATION_COLUMNS)

@@ -24,8 +24,10 @@ from svda_analysis.compress import (
     direction_energy,
     keep_energy,
     keep_logit,
+    kept_share,
     rank,
     remove,
+    removed_shares,
     to_budget,
 )
 from svda_analysis.errors import InputError
@@ -122,7 +124,8 @@ def test_the_triples_add_up_to_sigma(attention, criterion, images):
 def test_with_everything_kept_the_logits_stay(attention, criterion, images):
     given = made(attention)
     after = compress(given, images, energy=1.0, criterion=criterion, norm_logit=0)
-    torch.testing.assert_close(logits(after, images), logits(given, images), atol=2e-5, rtol=0)
+    others = torch.randn(6, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(logits(after, others), logits(given, others), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("criterion", ["sigma", "data", "operator"])
@@ -342,12 +345,13 @@ def test_impossible_sizes_are_refused(changes, complaint):
 
 @pytest.mark.parametrize("attention", ["svda", "dot"])
 def test_compressing_again_composes(attention, images):
-    """Twice along the same ranking is once: what the second pass removes it removes from what the first one left."""
+    """What the second pass removes it removes from what the first one left, and all of it is nothing."""
     given = made(attention)
-    once = compress(given, images, energy=0.95, norm_logit=0, criterion="sigma")
-    again = compress(once, images, energy=1.0, norm_logit=0, criterion="sigma")
-    torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
-    assert again.config.score_dims == once.config.score_dims
+    for norm_logit, criterion in ((0, "sigma"), (0, "operator"), (0.002, "operator")):
+        once = compress(given, images, energy=0.95, norm_logit=norm_logit, criterion=criterion)
+        again = compress(once, images, energy=1.0, norm_logit=0, criterion=criterion)
+        torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
+        assert again.config == once.config
     smaller = compress(compress(given, images, energy=0.9), images, energy=0.7)
     assert sum(map(sum, smaller.config.score_dims)) < sum(
         map(sum, compress(given, images, energy=0.9).config.score_dims)
@@ -355,10 +359,64 @@ def test_compressing_again_composes(attention, images):
     assert logits(smaller, images).isfinite().all()
 
 
-def test_a_second_compression_keeps_the_constant_of_the_first(images):
-    once = compress(made(), images, energy=0.8, norm_logit=math.inf)
-    again = compress(once, images, energy=1.0, norm_logit=math.inf)
+@pytest.mark.parametrize("attention", ["svda", "dot"])
+@pytest.mark.parametrize("budget", [0.3, 0.6])
+def test_a_budget_twice_is_the_budget_once(attention, budget, images):
+    once = compress(made(attention), images, budget=budget)
+    again = compress(once, images, budget=budget)
+    assert again.config == once.config
     torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("norm_logit", [0, 0.002, math.inf])
+def test_a_second_compression_keeps_the_constant_of_the_first(norm_logit, constant, images):
+    once = compress(made(), images, energy=0.8, norm_logit=math.inf)
+    lengths = [layer.norm_length.detach() for layer in build_model(once).attention_layers()]
+    assert min(float(length.min()) for length in lengths) > 0.01
+    again = compress(once, images, energy=1.0, norm_logit=norm_logit, constant=constant)
+    torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
+
+
+def test_without_the_constant_the_second_pass_adds_none(images):
+    once = compress(made(), images, energy=0.8, norm_logit=math.inf)
+    twice = compress(once, images, energy=0.5, norm_logit=math.inf, constant=False)
+    added = compress(once, images, energy=0.5, norm_logit=math.inf, constant=True)
+    lengths = [[a.norm_length for a in build_model(one).attention_layers()] for one in (once, twice, added)]
+    for before, without, with_rest in zip(*lengths, strict=True):
+        torch.testing.assert_close(without, before)
+        assert (with_rest > before).all()
+
+
+@pytest.mark.parametrize("attention", ["svda", "dot"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_threshold_of_zero_brings_no_rows_back(attention, criterion, images):
+    once = compress(made(attention), images, energy=0.8)
+    again = compress(once, images, min_logit=0, criterion=criterion)
+    assert again.config.score_dims == once.config.score_dims
+    assert kept_share(build_model(again)) <= kept_share(build_model(once))
+    torch.testing.assert_close(logits(again, images), logits(once, images), atol=1e-5, rtol=0)
+
+
+def test_heads_without_energy_keep_one_direction(images):
+    model = build_model(made(sigma_form="linear"))
+    with torch.no_grad():
+        for layer in model.attention_layers():
+            layer.sigma_linear.zero_()
+    found = rank(model, images)
+    assert keep_logit(found, 0) == [[1] * H] * 2
+    smaller = to_budget(model, found, 0.5, norm_logit=math.inf)[1]
+    assert smaller.config.score_dims == ((1,) * H,) * 2
+    torch.testing.assert_close(logits(smaller, images), logits(model, images), atol=1e-5, rtol=0)
+
+
+def test_shares_of_a_model_that_was_not_compressed(images):
+    for model in (build_model(made()), build_model(made("dot")), foreign("torchvision")):
+        assert kept_share(model) == 1
+        assert removed_shares(model) == {"directions_removed": 0, "rows_removed": 0}
+    smaller = compress_model(build_model(made("dot")), images, energy=0.5)
+    rows = sum(map(sum, smaller.config.score_dims))
+    assert kept_share(smaller) == pytest.approx(rows / (2 * H * D))
 
 
 def test_analysis_sees_a_spectrum_of_d_values(images):
@@ -444,8 +502,114 @@ def test_models_that_cannot_be_changed_are_refused(name, complaint):
 def test_norms_of_q_and_k_stand_in_the_way():
     timm = pytest.importorskip("timm")
     model = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2, qk_norm=True)
-    with pytest.raises(InputError, match="normalised between"):
+    with pytest.raises(InputError, match="rows of q and k are normalised between"):
         rank(model, criterion="sigma")
+
+
+def timm_model():
+    return pytest.importorskip("timm").models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2, num_classes=10
+    )
+
+
+def test_what_timm_does_otherwise_is_refused():
+    model = timm_model()
+    model.blocks[0].attn.norm = nn.LayerNorm(48)
+    with pytest.raises(InputError, match="its output is normalised before"):
+        rank(model, criterion="sigma")
+    model = timm_model()
+    model.blocks[0].attn.scale *= 2
+    with pytest.raises(
+        InputError, match=r"scale of its scores must be 1/sqrt\(head dimension\), 0.204124, got 0.408248"
+    ):
+        rank(model, criterion="sigma")
+
+
+def test_older_timm_has_no_norm_before_its_projection():
+    model, images = timm_model(), torch.randn(4, 3, 32, 32)
+    del model.blocks[0].attn.norm
+    model.blocks[0].attn.forward = lambda x, **_: x  # the attribute that is gone is not read
+    assert len(rank(model, images).energy) == 1
+
+
+class Calls(nn.Module):
+    """A model whose attention is called as ``call(attention, tokens)`` says."""
+
+    def __init__(self, call, timm=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch = nn.Conv2d(3, 48, 8, 8)
+        self.attn = timm_model().blocks[0].attn if timm else nn.MultiheadAttention(48, 2, batch_first=True)
+        self.head, self.call = nn.Linear(48, 10), call
+
+    def forward(self, images):
+        x = self.patch(images).flatten(2).transpose(1, 2)  # (B, 16, 48)
+        out = self.call(self.attn, x)
+        return self.head((out[0] if isinstance(out, tuple) else out).mean(1))
+
+
+PAIR = [
+    (lambda a, x: a(x, x + 1, x), "key must be the query itself"),
+    (lambda a, x: a(x, x, x + 1), "value must be the query itself"),
+    (lambda a, x: a(query=x, key=x, value=x + 1), "value must be the query itself"),
+    (lambda a, x: a(x, key=x + 1, value=x), "key must be the query itself"),
+    (lambda a, x: a((y := x + 1), y, x), "value must be the query itself"),  # q and k with positions, as in DETR
+    (lambda a, x: a(x, x, x, None, False, torch.eye(16).bool().logical_not()), "attn_mask must be left out.* a mask"),
+    (lambda a, x: a(x, x, x, attn_mask=torch.zeros(16, 16)), "attn_mask must be left out.* a mask"),
+    (lambda a, x: a(x, x, x, torch.zeros(len(x), 16).bool()), "key_padding_mask must be left out.* a mask"),
+    (lambda a, x: a(x, x, x, key_padding_mask=torch.zeros(len(x), 16).bool()), "key_padding_mask must be left out"),
+    (lambda a, x: a(x, x, x, need_weights=True), "need_weights must be False or left out.* got True"),
+    (lambda a, x: a(x, x, x, None, True), "need_weights must be False or left out.* got True"),
+]
+SINGLE = [
+    (lambda a, x: a(x, torch.zeros(16, 16)), "attn_mask must be left out.* a mask"),
+    (lambda a, x: a(x, attn_mask=torch.zeros(16, 16)), "attn_mask must be left out.* a mask"),
+    (lambda a, x: a(x, is_causal=True), "is_causal must be left out.* got True"),
+]
+REFUSED = [*((False, *one) for one in PAIR), *((True, *one) for one in SINGLE)]
+
+
+@pytest.mark.parametrize(("timm", "call", "complaint"), REFUSED)
+def test_calls_that_are_no_plain_self_attention_are_refused(timm, call, complaint):
+    """By the images when they are there, else when the smaller model is called."""
+    model, images = Calls(call, timm).eval(), torch.randn(2, 3, 32, 32)
+    logits(model, images)  # the module itself allows it
+    with pytest.raises(InputError, match=f"Calls cannot be compressed: {complaint}"):
+        compress_model(model, images, energy=1.0)
+    blind = compress_model(model, energy=1.0, criterion="sigma")
+    with pytest.raises(InputError, match=f"^{complaint}") as refused:
+        logits(blind, images)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("timm", "call"),
+    [
+        (False, lambda a, x: a(x, x, x)),
+        (False, lambda a, x: a(query=x, key=x, value=x)),
+        (False, lambda a, x: a(x, x, x, None, False, None, True, False)),
+        (False, lambda a, x: a(x, x, value=x, need_weights=False, key_padding_mask=None)),
+        (True, lambda a, x: a(x)),
+        (True, lambda a, x: a(x, None)),
+        (True, lambda a, x: a(x=x, attn_mask=None)),
+    ],
+)
+def test_calls_that_are_plain_self_attention_stay_exact(timm, call):
+    model, images = Calls(call, timm).eval(), torch.randn(2, 3, 32, 32)
+    for options in ({"images": images}, {"criterion": "sigma"}):
+        whole = compress_model(model, energy=1.0, **options)
+        torch.testing.assert_close(logits(whole, images), logits(model, images), atol=1e-5, rtol=1e-5)
+
+
+def test_the_pair_of_torch_has_none_for_weights():
+    images = torch.randn(2, 3, 32, 32)
+    whole = compress_model(Calls(lambda a, x: a(x, x, x)), images, energy=1.0)
+    assert whole.attn(*[torch.randn(1, 5, 48)] * 3)[1] is None
+
+
+def test_attention_that_is_never_called_is_refused():
+    with pytest.raises(InputError, match="it has an attention module that it never calls"):
+        rank(Calls(lambda a, x: x), torch.randn(2, 3, 32, 32))
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from svda_analysis.cli import analyze_main
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.specs import open_model
+from svda_analysis.specs import OpenModel, open_model, run_names
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 
@@ -182,3 +182,26 @@ def test_the_command_line_prints_and_overrides_preprocessing(own_module, folder,
         analyze_main([*arguments, "--preprocess", "size=3"])
     assert stopped.value.code == 2
     assert "--preprocess must be like image_size=224" in capsys.readouterr().err
+
+
+def test_compressed_runs_of_one_recipe_share_a_name():
+    """Their sizes differ from seed to seed; whole runs, and runs compressed otherwise, are other models."""
+
+    def run(name, seed, **changes):
+        model = ViT(ViTConfig(depth=1, dim=12, heads=2, **{"attention": "svda", **changes}))
+        return OpenModel(
+            name=name, path=f"a/{name}.pt", model=model, seed=seed, epoch=1, recipe={"seed": seed, "lr": 1}
+        )
+
+    kept = [{"score_dims": ((at + 1, 2),), "norm_dims": ((1, at),), "sigma_form": "linear"} for at in range(3)]
+    names = [f"svda_s{at}_b30" for at in range(3)]
+    pairs = [run(name, at, **kept[at]) for at, name in enumerate(names)]
+    assert run_names(pairs) == ["svda_b30"] * 3
+    assert run_names([run("x", 0, **kept[0]), run("y", 1, **kept[1])]) == ["x", "x"]
+    whole = [run("svda_s0", 0, sigma_form="linear"), run("svda_s1", 1, sigma_form="linear")]
+    assert run_names([*pairs[:2], *whole]) == ["svda_b30", "svda_b30", "svda", "svda"]
+    assert run_names([pairs[0], whole[1]]) == ["svda_b30", "svda"]
+    assert run_names([pairs[0], run("svda_s1_e90", 1, **kept[1])]) == ["svda_b30", "svda_e90"]
+    forms = [run("svda_s0", 0, sigma_form="linear"), run("svda_s1", 1, sigma_form="shape")]
+    assert run_names(forms) == ["svda", "a/svda"]
+    assert run_names([run("svda_s0_b30", 0), run("vit_s1_b30", 1, attention="dot")]) == ["svda_s0_b30", "vit_s1_b30"]

@@ -176,6 +176,33 @@ def test_rates_of_sigma_and_no_decay_where_none_belongs():
     assert seen["pos_embed"] == seen["blocks.0.norm1.weight"] == (0.01, 0.0)
 
 
+def test_a_compressed_model_trains_without_decay_of_its_norms(tmp_path, fashion):
+    kept = ((5, 3), (4, 4))
+    config = small("svda", score_dims=kept, norm_dims=((2, 1), (0, 0)))
+    model = ViT(config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decays = {names[id(p)]: g["weight_decay"] for g in parameter_groups(model, TrainConfig()) for p in g["params"]}
+    assert decays["blocks.0.attention.norm_length"] == decays["blocks.0.attention.sigma_linear"] == 0
+    with pytest.raises(InputError, match=r"orthogonality must be 0 for a compressed model, got 0\.1"):
+        train(config, recipe(epochs=1, orthogonality=0.1), tmp_path / "a.pt", data_root=fashion)
+
+
+def test_a_teacher_takes_the_place_of_the_labels(tmp_path, fashion):
+    """One step over all training images: its loss is the cross-entropy to the teacher's probabilities, unsmoothed."""
+    config, plan = small("dot"), recipe(epochs=1, batch_size=300, flip=False, crop_padding=0)
+    torch.manual_seed(0)
+    teacher, start = ViT(config), ViT(config)
+    torch.nn.init.normal_(teacher.head.weight)
+    torch.nn.init.normal_(start.head.weight)
+    ours = train(config, plan, tmp_path / "a.pt", data_root=fashion, weights=start.state_dict(), teacher=teacher)
+    images, _ = next(load_dataset("fashion_mnist", root=fashion, train=True).batches(300))
+    with torch.no_grad():
+        wanted = torch.nn.functional.cross_entropy(start(images), teacher.eval()(images).softmax(-1)).item()
+    said = ours.history.query("indicator == 'loss' and source == 'train'")["mean"].item()
+    assert said == pytest.approx(wanted, rel=1e-5)
+    assert not any(name.startswith("teacher") for name in ours.model)
+
+
 def test_rate_rises_then_falls_to_zero():
     rates = [lr_share(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)

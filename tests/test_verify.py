@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import urllib.error
 
 import numpy as np
 import pandas as pd
@@ -17,19 +18,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from torch import nn
+from torch.utils.data import Subset
 
-from svda_analysis import cli, plots
+from svda_analysis import cli, plots, verify
 from svda_analysis.capture import records
 from svda_analysis.checkpoint import build_model, load, save
-from svda_analysis.compress import compress, rank, removed_shares, to_budget
-from svda_analysis.compression_report import compression_table, verification_table
-from svda_analysis.data import load_dataset
+from svda_analysis.compress import compress, kept_share, rank, remove, removed_shares, to_budget
+from svda_analysis.compression_report import compression_table, verification_table, write_compression
+from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
 from svda_analysis.verify import (
     accuracy_change,
+    adjusted_wald,
     compress_and_verify,
     file_size,
     finetune,
@@ -37,6 +40,7 @@ from svda_analysis.verify import (
     map_divergence,
     mcnemar,
     over_runs,
+    predictions,
     smallest,
     sweep,
     time_ratio,
@@ -63,6 +67,25 @@ def test_accuracy_change_by_hand():
     assert (change.ci_low, change.ci_high) == pytest.approx((low, high))
     assert change.p == 1.0
     assert change.agreement == 4 / 8
+
+
+def test_the_adjusted_interval_by_hand():
+    """lost 2, won 5 of 98: 3 and 6 of 100, difference 0.03, variance (0.09 - 0.0009) / 100."""
+    half = 1.959964 * math.sqrt(0.0891) / 10
+    assert adjusted_wald(2, 5, 98) == pytest.approx((0.03 - half, 0.03 + half), abs=1e-7)
+    low, high = adjusted_wald(0, 0, 50)
+    assert -low == high == pytest.approx(1.959964 * math.sqrt(2) / 52)
+    assert adjusted_wald(0, 0, 10_000)[0] == pytest.approx(0, abs=3e-4)
+
+
+@pytest.mark.parametrize("n", [50, 400])
+@pytest.mark.parametrize(("lose", "win"), [(0.01, 0.005), (0.03, 0.03), (0.1, 0.04)])
+def test_the_adjusted_interval_covers(n, lose, win):
+    """95 of 100 intervals hold the true difference, few images and few flips or not."""
+    drawn = np.random.default_rng(0).multinomial(n, [lose, win, 1 - lose - win], 4000)[:, :2]
+    ends = np.array([adjusted_wald(lost, won, n) for lost, won in drawn.tolist()])
+    covered = (ends[:, 0] <= win - lose) & (win - lose <= ends[:, 1])
+    assert covered.mean() > 0.94
 
 
 def small(**changes) -> ViT:
@@ -143,28 +166,62 @@ def test_sweep_rows(opened):
         plots.plot_compression({"svda": curve[:0]})
 
 
-def test_the_smallest_model_within_a_tolerance(opened):
+def test_the_smallest_model_within_a_tolerance(opened, monkeypatch):
+    """Of the models that the search tries it returns the one of fewest rows that passes; looser is smaller."""
     subject, images, source = opened
-    least, model, change = smallest(subject.model, rank(subject.model, images), source, tolerance=0.9, steps=4)
-    assert change.ci_low >= -0.9
-    assert least > 0
-    assert model.config.score_dims is not None
+    found, kept = rank(subject.model, images), []
+    guesses, labels = predictions(subject.model, source)
+    right = guesses == labels
+    for tolerance in (0.03, 0.06, 0.12):
+        tried = []
+
+        def remember(*given, tried=tried, **options):
+            tried.append(remove(*given, **options))
+            return tried[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(verify, "remove", remember)
+            least, model, change = smallest(subject.model, found, source, tolerance=tolerance)
+        assert len(tried) == 9  # steps + 1
+        lows = []
+        for one in tried:
+            still = predictions(one, source)[0] == labels
+            lows.append(adjusted_wald(int((right & ~still).sum()), int((~right & still).sum()), len(labels))[0])
+        passing = [one for one, low in zip(tried, lows, strict=True) if low >= -tolerance]
+        assert min(lows) < -tolerance  # some were too small
+        assert kept_share(model) == min(map(kept_share, passing))
+        assert change.ci_low == pytest.approx(lows[tried.index(model)])
+        assert least > 0
+        kept.append(kept_share(model))
+    assert kept[0] > kept[1] > kept[2]
     with pytest.raises(InputError, match="tolerance must lie"):
-        smallest(subject.model, rank(subject.model, images), source, tolerance=0.0)
+        smallest(subject.model, found, source, tolerance=0.0)
+
+
+def test_few_images_prove_no_tolerance(opened, fashion):
+    """No image of 50 flips, and a point is still not excluded; with enough images the same model passes."""
+    subject, images, _ = opened
+    found = rank(subject.model, images)
+    few, many = (open_source(Subset(load_dataset("fashion_mnist", root=fashion, train=True), range(n)), subject)
+                 for n in (50, 300))  # fmt: skip
+    with pytest.raises(InputError, match=r"tolerance 0.01 cannot be met.* on 50 images is in \[-0.05"):
+        smallest(subject.model, found, few, tolerance=0.01, norm_logit=0)
+    assert smallest(subject.model, found, many, tolerance=0.01, norm_logit=0)[2].n == 300
 
 
 def test_finetuning_continues_from_the_weights(tiny, fashion):
     origin = load(tiny["svda"])
     smaller = compress(origin, torch.randn(8, 1, 28, 28), energy=0.5)
-    trained = finetune(smaller, 1, lr=0.0, data_root=fashion)
+    teacher = build_model(origin)
+    trained = finetune(smaller, teacher, 1, lr=0.0, data_root=fashion)
     assert trained.config == smaller.config
     assert trained.epoch == smaller.epoch + 1
     for name, value in smaller.model.items():
         torch.testing.assert_close(trained.model[name], value, atol=0, rtol=0)
-    moved = finetune(smaller, 1, data_root=fashion)
+    moved = finetune(smaller, teacher, 1, data_root=fashion)
     assert any(not torch.equal(moved.model[name], value) for name, value in smaller.model.items())
     with pytest.raises(InputError, match="finetune must be at least 1"):
-        finetune(smaller, 0)
+        finetune(smaller, teacher, 0)
 
 
 def run(*arguments):
@@ -185,12 +242,21 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
     assert rows.loc["parameters", "change"] < 1
     assert rows.loc["macs", "change"] < 1
     assert rows.loc["bytes", "change"] < 1
-    tuned = rows.loc[["compressed_gain", "whole_gain", "finetuned", "both_finetuned"]]
-    before, after = (tuned[end].to_dict() for end in ("before", "after"))
-    assert before["compressed_gain"] == rows.loc["accuracy", "after"]
-    assert before["finetuned"] == before["whole_gain"] == rows.loc["accuracy", "before"]
-    assert after["finetuned"] == after["both_finetuned"] == after["compressed_gain"]
-    assert before["both_finetuned"] == after["whole_gain"]
+    before, after = (rows[end].to_dict() for end in ("before", "after"))
+    assert before["before_finetuning"] == before["accuracy"]
+    assert before["finetuning"] == after["before_finetuning"]
+    assert after["finetuning"] == after["accuracy"]
+    source = open_source(None, open_model(tiny[kind]), fashion)  # all rows speak of the file that was written
+    guesses = [predictions(build_model(load(path)), source, images=40) for path in (tiny[kind], out)]
+    assert after["accuracy"] == float((guesses[1][0] == guesses[1][1]).double().mean())
+    assert after["agreement"] == float((guesses[0][0] == guesses[1][0]).double().mean())
+    batch = torch.cat([x for x, _ in source.batches(32, 128, 0)])
+    models = [build_model(load(path)) for path in (tiny[kind], out)]
+    assert after["map_divergence"] == pytest.approx(map_divergence(*models, batch))
+    page = (report / "compression.md").read_text()
+    assert "are gone, after 1 epoch of fine-tuning (criterion" in page
+    assert ("### What keeps the norm (without fine-tuning)" in page) == (kind == "svda")
+    assert '"norm_logit": "inf"' in (report / "compression.json").read_text()
     printed = capsys.readouterr().out
     assert "score directions gone" in printed
     assert str(out) in printed
@@ -212,6 +278,9 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
         (["--tolerance", "0"], "tolerance must lie between"),
         (["--criterion", "best"], "criterion"),
         (["--energy", "0.5", "--min-logit", "1"], "exclude each other"),
+        (["--images", "0"], "--images must be at least 1, got 0"),
+        (["--images", "-9000"], "--images must be at least 1, got -9000"),
+        (["--finetune", "-1"], "finetune must be at least 1 epoch, got -1"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(options, complaint, tiny, fashion, tmp_path, capsys):
@@ -227,6 +296,84 @@ def test_bad_options_are_one_line_and_write_nothing(options, complaint, tiny, fa
 def test_the_checkpoint_itself_is_never_overwritten(tiny, fashion, capsys):
     assert run(tiny["svda"], "--data-root", fashion, "--out", tiny["svda"]) == 2
     assert "--out must not be the checkpoint itself" in capsys.readouterr().err
+
+
+def test_nor_another_of_the_checkpoints(tiny, fashion, tmp_path, capsys):
+    """Two checkpoints, and what compressing the first would be named is the second."""
+    first, second = tmp_path / "vit.pt", tmp_path / "vit_b40.pt"
+    for path in (first, second):
+        path.write_bytes(tiny["dot"].read_bytes())
+    before = second.read_bytes()
+    common = ["--budget", "0.4", "--no-sweep", "--data-root", fashion, "--images", "20", "--report", tmp_path / "r"]
+    assert run(first, second, *common) == 2
+    assert "--out must not be the checkpoint itself, nor another" in capsys.readouterr().err
+    assert run(first, second, "--out", tmp_path / "." / ".." / tmp_path.name, *common) == 2
+    assert second.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vit.pt", "vit_b40.pt"]
+
+
+def test_one_checkpoint_goes_into_a_folder_that_is_there(tiny, fashion, tmp_path):
+    common = ["--budget", "0.4", "--no-sweep", "--data-root", fashion, "--images", "20", "--report", tmp_path / "r"]
+    (tmp_path / "small").mkdir()
+    assert run(tiny["dot"], "--out", tmp_path / "small", *common) == 0
+    assert [path.name for path in (tmp_path / "small").iterdir()] == ["dot_s0_b40.pt"]
+
+
+def test_a_report_without_a_sweep_takes_the_figure_of_an_earlier_one_away(tiny, fashion, tmp_path):
+    done = compress_and_verify(tiny["dot"], energy=0.5, data_root=fashion, test_images=20, sweep_images=0)
+    for name in ("compression.csv", "compression.pdf", "compression.png", "other.csv"):
+        (tmp_path / name).write_text("of an earlier run")
+    write_compression([done], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"compression.md", "compression.json", "other.csv"}
+
+
+def test_json_of_a_report_is_json(tiny, fashion, tmp_path):
+    options = {"data_root": fashion, "test_images": 20, "sweep_images": 0}
+    done = compress_and_verify(tiny["svda"], energy=0.5, norm_logit=math.inf, **options)
+    write_compression([dataclasses.replace(done, meta={**done.meta, "nothing": [math.nan]})], tmp_path)
+
+    def refuse(word):
+        pytest.fail(f"{word} is not JSON")
+
+    content = json.loads((tmp_path / "compression.json").read_text(), parse_constant=refuse)
+    assert content["runs"][0]["norm_logit"] == "inf"
+    assert content["runs"][0]["nothing"] == ["nan"]
+
+
+def test_the_page_says_what_a_tolerance_led_to(tiny, fashion, tmp_path):
+    options = {"data_root": fashion, "test_images": 20, "sweep_images": 0, "rank_images": 40, "held_out": 200}
+    done = compress_and_verify(tiny["svda"], tolerance=0.1, **options)
+    page = write_compression([done], tmp_path)[0].read_text()
+    held = done.meta["held_out"]
+    assert held["n"] == 200
+    interval = f"[{100 * held['ci_low']:+.2f}, {100 * held['ci_high']:+.2f}]"
+    assert "a tolerance of 10 points led to the threshold" in page
+    assert f"on 200 held-out training images accuracy changes by {100 * held['change']:+.2f} points" in page
+    assert interval in page
+    assert "fine-tuning (criterion" not in page
+
+
+def test_finetuning_on_what_only_the_sample_stands_for_is_refused_first(tiny, monkeypatch, tmp_path):
+    """The evaluation falls back to the bundled sample; training does not, and says so before the work."""
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.delenv("SVDA_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, spec in DATASETS.items():
+        monkeypatch.setitem(DATASETS, name, dataclasses.replace(spec, usual_folders=()))
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)
+    monkeypatch.setattr(verify, "rank", lambda *_, **__: pytest.fail("it began"))
+    with pytest.raises(InputError, match=r"FashionMNIST failed .* or pass --data-root"):
+        compress_and_verify(tiny["svda"], epochs=1)
+    with pytest.raises(pytest.fail.Exception, match="it began"):
+        compress_and_verify(tiny["svda"], rank_images=10, held_out=10)
+
+
+def test_test_images_are_at_least_one(tiny, fashion):
+    with pytest.raises(InputError, match="test_images must be at least 1, got 0"):
+        compress_and_verify(tiny["svda"], data_root=fashion, test_images=0)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
