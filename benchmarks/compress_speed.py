@@ -2,8 +2,9 @@
 
     python benchmarks/compress_speed.py [--budget 0.3] [--rounds 20]
 
-Random weights serve, since time does not depend on them; nothing here speaks of accuracy. Every pair of models takes
-turns on the same images, so that what else the machine does hits both.
+Random weights serve, since time depends on the heads' sizes alone; nothing here speaks of accuracy. They leave heads of
+nearly one size, while those of trained models differ, and a layer costs what its widest head costs. Every pair of
+models takes turns on the same images, so that what else the machine does hits both.
 """
 
 import argparse

@@ -539,7 +539,7 @@ def write_paper(
         figures = []
         for at, part in enumerate(parts):
             progress("figures", at, len(parts))
-            figures += _write_part(part, manifest, stage)
+            figures.append(_write_part(part, manifest, stage))
         progress("figures", len(parts), len(parts))
         readme = _readme(manifest, parts, tables, figures, command, list(warnings))
         (stage / "README.md").write_text(readme)
@@ -635,7 +635,7 @@ def _readme(
     manifest: Manifest,
     parts: Sequence[_Part],
     tables: Sequence[Table],
-    figures: Sequence[str],
+    figures: Sequence[Sequence[str]],
     command: str,
     warnings: Sequence[str],
 ) -> str:
@@ -649,5 +649,16 @@ def _readme(
         if part.maps:
             text += [f"## {part.result.title}: do the heads attend to the same places?"]
             text += [markdown(matching_table(part.maps["matching"]))]
-    text += ["## Figures", *(f"![{name}](figures/{name}.png)" for name in figures)]
+    for part, names in zip(parts, figures, strict=True):
+        if names:
+            text += [f"## {part.result.title}: figures", *(f"![{_spoken(name)}](figures/{name}.png)" for name in names)]
+        if untraced := [name for name in part.result.trained if name not in part.traces]:
+            text.append(
+                f"Sigma and maps over the epochs are not drawn for {', '.join(untraced)}, whose checkpoints are of a "
+                "version that kept no trace of them; the history of each indicator is there."
+            )
     return "\n\n".join(text) + "\n"
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ").capitalize()
