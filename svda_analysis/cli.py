@@ -183,7 +183,7 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
 )
 @click.option("--constant/--no-constant", default=True, show_default=True, help="A constant for the rest of the norm.")
 @click.option(
-    "--finetune", type=int, default=0, metavar="EPOCHS", help="Teach the smaller model the whole one's answers."
+    "--finetune", type=int, default=0, metavar="EPOCHS", help="Then teach what was compressed the whole model's logits."
 )
 @click.option("--data", metavar="NAME", help=f"{_DATA_NAMES}. Default: what the checkpoint was trained on.")
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")

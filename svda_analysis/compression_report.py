@@ -240,7 +240,7 @@ a paired t-test), else paired over images (over rounds for what is timed), and t
 at random. Training images rank the directions, test images only verify; the sweep of energies uses a part of them.
 Heads are padded to the widest of their layer, so multiply-accumulates fall a little less than parameters. The indicator
 angular_alignment depends on how a factorisation shares signs and rotation between q and k, which removal chooses anew:
-its change says little. Fine-tuning teaches the compressed model the whole one's probabilities on the training images,
+its change says little. Fine-tuning teaches what was compressed the whole model's logits on the training images,
 without labels: by that loss the whole model itself has nothing to learn, so what comes back is recovery, not longer
 training. Held-out images of a tolerance are training images, looked at once for each threshold that was tried: the
 test images have the last word."""

@@ -117,6 +117,7 @@ def train(
     stop_after: int | None = None,
     weights: Mapping[str, Tensor] | None = None,
     teacher: nn.Module | None = None,
+    trained: Callable[[str], bool] | None = None,
     mixed_precision: Precision = "auto",
     compile: bool = False,
     track: str | None = None,
@@ -128,9 +129,10 @@ def train(
     Each epoch appends to the checkpoint's history: loss over the training and test images, test accuracy, and every
     indicator on a fixed probe of test images. ``resume`` continues from ``out``, whose config and recipe must be the
     same; ``stop_after`` ends the run early, after that epoch of the schedule. ``weights`` is a state dict to start from
-    in the place of random weights; with a ``teacher`` its probabilities are the targets in the place of the labels
-    (Hinton et al. 2015, at temperature 1). ``track`` names a tracker of accelerate (``"tensorboard"``), written beside
-    ``out``. ``on_start`` gets lines about the data and the start, ``on_progress`` a :class:`Progress` after each step.
+    in the place of random weights. A ``teacher`` takes the place of the labels: the loss is the mean squared distance
+    from its logits (Ba & Caruana 2014); ``trained`` says by name which parameters are trained (None: all). ``track``
+    names a tracker of accelerate (``"tensorboard"``), written beside ``out``. ``on_start`` gets lines about the data
+    and the start, ``on_progress`` a :class:`Progress` after each step.
 
     Raises :class:`InputError` for bad input, before anything is written.
     """
@@ -150,6 +152,8 @@ def train(
         if weights is not None:
             check_fit(run.model.state_dict(), weights, "weights do not fit the config")
             run.model.load_state_dict(weights)
+        for name, parameter in run.model.named_parameters():
+            parameter.requires_grad_(trained is None or trained(name))
         if resume and out.exists():
             run.restore(load(out), out)
         if on_start and accelerator.is_main_process:
@@ -365,13 +369,14 @@ class _Run:
         images, labels = images.to(accelerator.device), labels.to(accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_share(step, recipe.epochs * self.steps_per_epoch, recipe.warmup_share)
-        targets, smoothing = labels, recipe.label_smoothing
         with _quick_attention(accelerator), accelerator.autocast():
             logits = self.wrapped(images)
-            if self.teacher is not None:
-                with torch.no_grad():
-                    targets, smoothing = self.teacher(images).float().softmax(-1), 0.0
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        if self.teacher is None:
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        else:
+            with torch.no_grad():
+                wanted = self.teacher(images)
+            loss = F.mse_loss(logits.float(), wanted)
         accelerator.backward(loss + penalty(self.model, recipe))
         if recipe.clip_norm:
             accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)

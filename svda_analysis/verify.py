@@ -462,20 +462,22 @@ def finetune(
     data_root: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Bring a compressed checkpoint back to the model that it was made from, ``teacher``: ``epochs`` through the
-    training images towards its probabilities (Hinton et al. 2015), without labels.
+    training images towards its logits (Ba & Caruana 2014), without labels.
 
-    Its own recipe without the penalties on sigma (they would push the norm out of the norm rows), on a fresh schedule
-    with peak ``lr``, by default a tenth of the recipe's. By this loss the whole model has nothing to learn, so what
-    the compressed one gains is recovery, never longer training. Raises :class:`InputError` where the checkpoint does
-    not say how it was trained.
+    Only what compression touched is trained: the projections of attention, sigma and the norm's constants. The rest of
+    the recipe without penalties and decay, on a fresh schedule with peak ``lr``, by default 0.3 of the recipe's. By
+    this loss the whole model has nothing to learn, so what the compressed one gains is recovery, never longer training.
+    Raises :class:`InputError` where the checkpoint does not say how it was trained.
     """
     recipe, root = _further(checkpoint, epochs, lr), None if data_root is None else Path(data_root)
+    options: dict[str, Any] = {"weights": checkpoint.model, "teacher": copy.deepcopy(teacher), "data_root": root}
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run.pt"
-        done = train(
-            checkpoint.config, recipe, out, data_root=root, weights=checkpoint.model, teacher=copy.deepcopy(teacher)
-        )
+        done = train(checkpoint.config, recipe, Path(folder) / "run.pt", trained=_was_compressed, **options)
     return dataclasses.replace(checkpoint, model=done.model, epoch=checkpoint.epoch + epochs, optimizer=None)
+
+
+def _was_compressed(name: str) -> bool:
+    return ".attention." in name and ".proj." not in name
 
 
 def _further(checkpoint: Checkpoint, epochs: int, lr: float | None = None) -> TrainConfig:
@@ -486,8 +488,9 @@ def _further(checkpoint: Checkpoint, epochs: int, lr: float | None = None) -> Tr
     if not checkpoint.recipe.keys() <= known or "dataset" not in checkpoint.recipe:
         raise InputError("finetune needs a checkpoint of svda train: this one does not say how it was trained")
     recipe = TrainConfig(**checkpoint.recipe)
-    off: dict[str, Any] = dict.fromkeys(("shape_penalty", "norm_penalty", "sigma_l1", "orthogonality"), 0.0)
-    return dataclasses.replace(recipe, epochs=epochs, lr=recipe.lr / 10 if lr is None else lr, **off)
+    penalties = ("shape_penalty", "norm_penalty", "sigma_l1", "orthogonality", "weight_decay")
+    off: dict[str, Any] = {**dict.fromkeys(penalties, 0.0), "sigma_lr_factor": 1.0}
+    return dataclasses.replace(recipe, epochs=epochs, lr=0.3 * recipe.lr if lr is None else lr, **off)
 
 
 # --- all of it ------------------------------------------------------------------------------------------------------
