@@ -3,12 +3,13 @@
 # make reports   make reports/fashion_mnist again (needs FashionMNIST; see README)
 # make reports-cifar10   the same of CIFAR-10, from $SVDA_DATA or DATA=DIR
 # make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
+# make paper   the claims, from the committed checkpoints;  make sigma   the study of sigma, trained here
 
 PYTHON ?= python3
 BIN := .venv/bin
 FROM := $(if $(DATA),--data-root $(DATA))
 
-.PHONY: demo test reports reports-cifar10 reports-imagenet clean
+.PHONY: demo test reports reports-cifar10 reports-imagenet paper sigma clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,21 +36,27 @@ reports: .venv/installed
 	    --out reports/fashion_mnist
 	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.27 \
 	    --out build/small --report reports/fashion_mnist
-	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.2 \
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt --budget 0.2 --norm-logit inf \
 	    --finetune 1 --no-sweep --out build/tuned --report reports/fashion_mnist_finetuned
 
 reports-cifar10: .venv/installed
 	$(BIN)/svda-analyze checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt --data cifar10 $(FROM) \
 	    --images 2000 --out reports/cifar10
 	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) --budget 0.27 \
-	    --out build/small_cifar10 --report reports/cifar10
-	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) --budget 0.2 \
+	    --images 5000 --sweep-images 1000 --out build/small_cifar10 --report reports/cifar10
+	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt $(FROM) --budget 0.2 --norm-logit inf \
 	    --finetune 1 --no-sweep --out build/tuned_cifar10 --report reports/cifar10_finetuned
 
 # IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra
 reports-imagenet: .venv/tested
 	$(BIN)/svda-analyze dot:vit_tiny svda:vit_tiny timm:vit_tiny_patch16_224 --data imagefolder:$(IMAGES) \
 	    --maps 100 --faithfulness 16 --out reports/imagenet_sample
+
+paper: .venv/installed
+	$(BIN)/svda paper --from checkpoints $(FROM)
+
+sigma: .venv/installed
+	$(BIN)/svda paper sigma --jobs 2
 
 clean:
 	rm -rf .venv build reports/demo

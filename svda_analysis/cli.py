@@ -188,7 +188,8 @@ def train(dataset: str, out: str, preset: str | None, settings: tuple[str, ...],
 @click.option("--data", metavar="NAME", help=f"{_DATA_NAMES}. Default: what the checkpoint was trained on.")
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
 @click.option("--images", type=int, metavar="N", help="Verify on at most N test images. Default: all.")
-@click.option("--sweep/--no-sweep", default=True, show_default=True, help="Also try other energies and criteria.")
+@click.option("--sweep/--no-sweep", default=True, show_default=True, help="Also try other budgets, energies, criteria.")
+@click.option("--sweep-images", type=int, metavar="N", help="Test images for each energy of the sweep. Default: 2000.")
 @click.option(
     "--out",
     metavar="PATH",
@@ -218,6 +219,10 @@ def compress(checkpoints: tuple[str, ...], out: str | None, report: str | None, 
         raise InputError("--energy, --min-logit, --budget and --tolerance exclude each other: give one")
     if options["images"] is not None and options["images"] < 1:
         raise InputError(f"--images must be at least 1, got {options['images']}")
+    if options["sweep_images"] is not None and options["sweep_images"] < 1:
+        raise InputError(f"--sweep-images must be at least 1, got {options['sweep_images']}")
+    if options["sweep_images"] is None:
+        del options["sweep_images"]
     targets = _smaller_files([Path(name) for name in checkpoints], out, options)
     first, several = Path(checkpoints[0]), len(checkpoints) > 1
     folder = Path(report) if report else Path("reports") / (first.resolve().parent.name if several else first.stem)
