@@ -207,6 +207,7 @@ def _what_went(runs: Sequence[Compression]) -> str:
     if meta["attention"] == "svda":
         mean = sum(run.meta["norm_logit"] for run in runs) / len(runs)
         norm = f"; rows stay for the norm that move the logits by {number(mean)}"
+        norm = "; no row stays for the norm alone" if math.isinf(mean) else norm
     epochs = meta["finetune_epochs"]
     tuned = f", after {epochs} epoch{'s' if epochs > 1 else ''} of fine-tuning" if epochs else ""
     return (

@@ -624,13 +624,16 @@ def _means_for_the_norm(
     if found.layers[0].sigma is not None and isinstance(smaller, ViT) and smaller.config.score_dims is not None:
         counts: Counts = [list(layer) for layer in smaller.config.score_dims]
         guesses, labels = predictions(model, source, images=images, seed=seed)
-        for name, (least, constant) in {
+        means = {
             "all rows (masked)": (0.0, False),
             "norm rows and constant": (norm_logit, True),
             "norm rows": (norm_logit, False),
             "constant": (math.inf, True),
             "neither": (math.inf, False),
-        }.items():
+        }
+        for name, (least, constant) in means.items():
+            if math.isinf(norm_logit) and name.startswith("norm rows"):
+                continue
             tried = remove(model, found, counts, norm_logit=least, constant=constant)
             change = accuracy_change(guesses, predictions(tried, source, images=images, seed=seed)[0], labels)
             fields = {key: getattr(change, key) for key in ("change", "ci_low", "ci_high", "n")}
