@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -49,6 +50,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.manifest import load_manifest, packaged_manifests
 from svda_analysis.model import ViTConfig
 from svda_analysis.paper import (
+    LABELS,
     Trained,
     direction_shares,
     find_checkpoints,
@@ -56,6 +58,7 @@ from svda_analysis.paper import (
     train_missing,
     write_paper,
 )
+from svda_analysis.report import markdown
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 from svda_analysis.specs import open_model
 from svda_analysis.train import TrainConfig, train
@@ -767,3 +770,32 @@ def test_layers_over_epochs_have_a_line_each_and_a_band_over_seeds(tiny):
     figure = plots.plot_epochs_by_layer(runs)
     assert len(figure.axes) == 3
     plt.close(figure)
+
+
+# --- what is committed ----------------------------------------------------------------------------------------------
+
+COMMITTED = Path(__file__).parents[1] / "reports" / "paper"
+
+
+def test_the_committed_claims_follow_from_the_committed_numbers():
+    """The tables of accuracy, indicators and claims, made again from the data that lie beside them."""
+    costs = pd.read_csv(COMMITTED / "tables" / "t1_cost.csv")
+    results = []
+    for title, rows in costs.groupby("data", sort=False):
+        name = {"FashionMNIST": "fashion_mnist", "CIFAR-10 (JPEG re-encoding)": "cifar10"}.get(title, title)
+        kinds = {"vit": "dot"}
+        sizes = {
+            row.model: Size(kinds.get(row.model, row.model), row.parameters, row.macs) for row in rows.itertuples()
+        }
+        frames = {}
+        for frame, file in (("table", "indicators"), ("history", "history")):
+            path = COMMITTED / "data" / f"{name}_{file}.csv"
+            frames[frame] = pd.read_csv(path).astype(TABLE_COLUMNS) if path.exists() else make_frame([], TABLE_COLUMNS)
+        missing = "" if len(frames["table"]) else NOT_AT_HAND
+        results.append(DatasetResult(name=name, title=title, sizes=sizes, missing=missing, **frames))
+    assert sum(not result.missing for result in results) >= 2
+    made = [accuracy_table(results, 0.5), claims_table(results, LABELS, 0.5)]
+    made += [table for result in results for table in indicator_tables(result, LABELS)]
+    for table in made:
+        committed = (COMMITTED / "tables" / f"{table.name}.md").read_text()
+        assert committed.startswith(markdown(table.text)), table.name
