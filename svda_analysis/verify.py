@@ -205,7 +205,7 @@ def _t_over_runs(values: np.ndarray, is_ratio: bool) -> tuple[float, float, floa
     """Mean, 95 % interval and p against no change."""
     values = np.log(values) if is_ratio else values
     mean, spread = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    if not spread > 0:  # all alike, or a value that is missing
+    if not spread > 1e-9 * np.abs(values).max():  # all alike to rounding, or a value that is missing
         ends = (mean, math.nan, math.nan)
         p = math.nan
     else:
