@@ -467,6 +467,8 @@ def _read_call(names: Sequence[str], given: Sequence[Any], named: dict[str, Any]
 
 
 def attention_sites(model: nn.Module) -> list[Site]:
+    """The attention modules of ``model`` that can be replaced. Raises :class:`InputError` for none, or one that cannot
+    be, and says why."""
     found = []
     for parent in model.modules():
         for name, module in parent.named_children():

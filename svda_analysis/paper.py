@@ -591,9 +591,9 @@ def _write_part(part: _Part, manifest: Manifest, stage: Path) -> list[str]:
         return []
     prefix, names = word(part.result.name), []
     history = part.result.history[~part.result.history["indicator"].isin(["epoch_seconds", "peak_memory_mb"])]
-    frames = {"indicators": part.result.table, "history": history}
-    if not manifest.study:  # whose figures draw no spectra
-        frames["spectra"] = part.spectra
+    frames = {"indicators": part.result.table, "spectra": part.spectra, "history": history}
+    if manifest.study:  # of its many runs what its table and figures show, not each head at each epoch
+        frames = {"indicators": part.result.table, "history": history[history["layer"].isna()]}
     (stage / "data").mkdir(exist_ok=True)
     for name, frame in {**frames, **{f"maps_{key}": found for key, found in part.maps.items()}}.items():
         frame.to_csv(stage / "data" / f"{prefix}_{name}.csv", index=False, float_format="%.6g")

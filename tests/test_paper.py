@@ -637,6 +637,14 @@ def test_models_of_one_name_in_two_folders_stay_apart(manifest, tiny, fashion, t
     assert {"t2_fashion_mnist_svda_dot", "t2_fashion_mnist_b-svda_dot", "t2_fashion_mnist_b-dot_dot"} <= tables
 
 
+def test_a_report_says_which_checkpoints_kept_no_trace(manifest, tiny, fashion, tmp_path, few_figures):
+    for kind, path in tiny.items():
+        save(dataclasses.replace(load(path), trace=None), tmp_path / "ck" / f"{kind}_s0.pt")
+    run_paper(manifest, tmp_path / "out", tmp_path, fashion, "--from", str(tmp_path / "ck"))
+    assert "over the epochs are not drawn for dot, svda, whose" in (tmp_path / "out" / "README.md").read_text()
+    assert not list((tmp_path / "out" / "figures").glob("*over_epochs*"))
+
+
 def test_checkpoints_whose_data_are_not_at_hand_keep_their_rows(tiny, tmp_path, few_figures):
     study = load_manifest("smoke")
     trained = [Trained("fashion_mnist", kind, path) for kind, path in tiny.items()]
@@ -680,6 +688,9 @@ def test_a_study_of_variants_has_one_table_with_what_each_changes(tmp_path, fash
     assert text.loc[["svda", "start_one"], measured].notna().to_numpy().all()
     assert math.isnan(text.loc["vit", "directions_90_sigma"])
     assert not list((tmp_path / "out" / "tables").glob("t3*"))
+    history = pd.read_csv(tmp_path / "out" / "data" / "fashion_mnist_history.csv")
+    assert history["layer"].isna().all()
+    assert set(history["epoch"]) == {1, 2}
     assert [path.name for path in sorted((tmp_path / "out" / "figures").iterdir())] == [
         f"fashion_mnist_{name}.{end}"
         for name in ("accuracy_structure", "maps_over_epochs", "sigma_over_epochs_svda")

@@ -160,6 +160,9 @@ def test_sweep_rows(opened):
     lines = figure.axes[1].get_lines()
     np.testing.assert_allclose(sorted(lines[0].get_xdata()), sorted(100 * curve["rows_removed"][:2]))
     assert list(compression_table(curve)["Energy"]) == ["0.5", "1"] * 2
+    control = curve["criterion"] == "random"
+    figure = plots.plot_compression({"svda": curve.assign(removed_change=curve["removed_change"].mask(control, -0.5))})
+    assert [text.get_text() for text in figure.axes[1].texts] == ["random: below, -50 at best"]
     with pytest.raises(InputError, match="budgets must lie in"):
         sweep(subject.model, images, source, budgets=(2.0,), energies=())
     with pytest.raises(InputError, match="no rows"):
@@ -279,6 +282,7 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
         (["--criterion", "best"], "criterion"),
         (["--energy", "0.5", "--min-logit", "1"], "exclude each other"),
         (["--images", "0"], "--images must be at least 1, got 0"),
+        (["--sweep-images", "0"], "--sweep-images must be at least 1, got 0"),
         (["--images", "-9000"], "--images must be at least 1, got -9000"),
         (["--finetune", "-1"], "finetune must be at least 1 epoch, got -1"),
     ],
@@ -433,6 +437,17 @@ def test_runs_are_pooled_by_the_t_interval_of_their_changes():
     assert found == pytest.approx([stats.gmean(ratios), low, high])
     assert list(pooled["n"]) == [3, 3]
     assert over_runs(frames[:1], ["quantity", "source"]) is frames[0]
+
+
+def test_equal_changes_show_no_spread_whatever_their_rounding():
+    changes = (-0.006, 0.294 - 0.3, 0.694 - 0.7)
+    assert len(set(changes)) > 1  # they differ in their last digits
+    known = {"quantity": "accuracy", "source": "", "before": 0.7, "ci_low": -0.1, "ci_high": 0.1, "p": 0.5, "n": 9}
+    frames = [pd.DataFrame([{**known, "after": 0.7 + x, "change": x}]).astype({"n": "Int64"}) for x in changes]
+    row = over_runs(frames, ["quantity", "source"]).iloc[0]
+    assert row["change"] == pytest.approx(-0.006)
+    assert math.isnan(row["ci_low"])
+    assert math.isnan(row["p"])
 
 
 def test_several_checkpoints_share_a_report(tiny, fashion, tmp_path, capsys):
