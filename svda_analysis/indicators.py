@@ -19,12 +19,13 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.vocabulary import Quantity, register
 
 SOURCES = ("sigma", "scores", "attention")
 
@@ -32,48 +33,12 @@ SOURCES = ("sigma", "scores", "attention")
 # --- registry -------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Indicator:
-    """One registered indicator: what to call, what it needs, and how to read the number.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Indicator(Quantity):
+    """A quantity that a function computes from a record. Its name is the function's, ``needs`` its parameter names."""
 
-    ``name`` is the function's name and ``needs`` its parameter names. ``sources`` are the spectra or maps it can speak
-    of. ``low`` and ``high`` are numbers, or ``"D"``, ``"N"`` or ``"grid"``: a size that :meth:`bounds` resolves.
-    """
-
-    name: str
-    label: str
     function: Callable[..., Tensor]
     needs: tuple[str, ...]
-    sources: tuple[str, ...]
-    low: float | str
-    high: float | str
-    higher_means: str
-    reference: str
-
-    def bounds(
-        self, source: str, *, D: int | None = None, N: int | None = None, grid: tuple[int, int] | None = None
-    ) -> tuple[float, float]:
-        """The numeric range for one of :attr:`sources`; only the sizes that the range depends on are needed.
-
-        ``"D"`` is the length of the spectrum: ``D`` for sigma, ``min(N, D)`` for scores. ``"grid"`` is the distance
-        between opposite corner patches, ``hypot(rows - 1, columns - 1)``, which no mean distance can exceed. Raises
-        :class:`InputError` for another source or a missing size.
-        """
-        if source not in self.sources:
-            raise InputError(f"source must be one of {', '.join(self.sources)} for {self.name}, got {source!r}")
-        low, high = (_resolve(limit, source, D, N, grid) for limit in (self.low, self.high))
-        return low, high
-
-
-def _resolve(limit: float | str, source: str, D: int | None, N: int | None, grid: tuple[int, int] | None) -> float:
-    if not isinstance(limit, str):
-        return float(limit)
-    needed = ("D", "N") if limit == "D" and source == "scores" else (limit,)
-    sizes = {"D": D, "N": N, "grid": None if grid is None else _diagonal(grid)}
-    given = [size for name in needed if (size := sizes[name]) is not None]
-    if len(given) < len(needed):
-        raise InputError(f"{' and '.join(needed)} must be given for the range of {source}, got {D=}, {N=}, {grid=}")
-    return float(min(given))
 
 
 INDICATORS: dict[str, Indicator] = {}
@@ -88,15 +53,20 @@ def indicator(
     high: float | str,
     higher_means: str,
     reference: str,
+    **more: Any,
 ) -> Callable[[Function], Function]:
-    """Decorator: enter the function in :data:`INDICATORS` under its own name and return it unchanged."""
+    """Decorator: enter the function in :data:`INDICATORS` and in the vocabulary under its own name, and return it
+    unchanged. Arguments as for :class:`~svda_analysis.vocabulary.Quantity`."""
 
-    def register(function: Function) -> Function:
+    def enter(function: Function) -> Function:
         name, needs = function.__name__, tuple(inspect.signature(function).parameters)
-        INDICATORS[name] = Indicator(name, label, function, needs, sources, low, high, higher_means, reference)
+        about = {"label": label, "sources": sources, "low": low, "high": high, "higher_means": higher_means}
+        made = Indicator(name=name, function=function, needs=needs, reference=reference, **about, **more)
+        INDICATORS[name] = made
+        register(made)
         return function
 
-    return register
+    return enter
 
 
 # --- spectra --------------------------------------------------------------------------------------------------------
@@ -163,6 +133,7 @@ def spectral_entropy(spectrum: Tensor) -> Tensor:
     high="D",
     higher_means="more directions in use",
     reference="Roy & Vetterli 2007, definition of the effective rank",
+    direction={"scores": -1},
 )
 def effective_rank(spectrum: Tensor) -> Tensor:
     """``exp(-sum p log p)`` with ``p = s / sum(s)``, in [1, R] (Roy & Vetterli 2007)."""
@@ -241,6 +212,7 @@ def mean_alignment(q: Tensor, k: Tensor) -> Tensor:
     high=1.0,
     higher_means="more diffuse",
     reference="our definition (Shannon entropy of a row over its maximum)",
+    direction={"attention": -1},
 )
 def attention_entropy(a: Tensor) -> Tensor:
     """``-sum_j a_ij log a_ij / log N``, mean over queries i, in [0, 1] (our definition)."""
@@ -254,6 +226,7 @@ def attention_entropy(a: Tensor) -> Tensor:
     high=1.0,
     higher_means="more selective",
     reference="our definition (the name is from arXiv 2602.10994)",
+    direction={"attention": +1},
 )
 def selectivity_index(a: Tensor) -> Tensor:
     """``1 - H(a_i) / log N``, mean over queries i, in [0, 1]: one minus :func:`attention_entropy` (our definition)."""
@@ -267,6 +240,7 @@ def selectivity_index(a: Tensor) -> Tensor:
     high=1.0,
     higher_means="sparser rows of attention",
     reference="Hoyer 2004, sparseness, applied to each row",
+    direction={"attention": +1},
 )
 def attention_sparsity(a: Tensor) -> Tensor:
     """``(sqrt N - ||a_i||_1 / ||a_i||_2) / (sqrt N - 1)``, mean over queries i, in [0, 1] (Hoyer 2004, sparseness)."""

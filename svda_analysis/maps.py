@@ -1,120 +1,142 @@
-"""Do two models attend alike on the same images? Streams both models' attention maps into a comparison head by head."""
+"""Attention maps of whole images, and what a model answers: the one place that says which maps count and how they lie.
+
+A map is of the whole image when it is square, over tokens of one image (no windows), and has as many tokens as most such
+maps of the forward. The row of the first token (CLS) is read at the patches; a model without prefix tokens has no such
+row, and the mean over all queries takes its place.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+import statistics
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.capture import capture, check_captured, evaluating, token_layout
 from svda_analysis.errors import InputError
-from svda_analysis.matching import MEASURES, MapBatch, MapComparison
-from svda_analysis.sources import Data, for_model, open_source
-from svda_analysis.specs import OpenModel, open_model
+from svda_analysis.tap import AttentionRecord, capture, check_captured
 
 
-def compare_maps(
-    model: nn.Module | str | os.PathLike[str] | OpenModel,
-    baseline: nn.Module | str | os.PathLike[str] | OpenModel,
-    data: Data | None = None,
-    *,
-    images: int = 1000,
-    batch_size: int = 32,
-    seed: int = 0,
-    data_root: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, pd.DataFrame]:
-    """Compare the attention maps of two models on the same images, after matching their heads.
+@dataclasses.dataclass(frozen=True)
+class WholeMaps:
+    """The maps of one forward of ``B`` images: ``layers`` ``(B, H, N, N)`` each, ``N = prefix + rows * columns``.
 
-    Arguments as for :func:`~svda_analysis.analyze.analyze`; each model gets the images preprocessed in its own way.
-    Heads are matched on one half of the images and everything is read off the other (see ``matching.py``). Returns
-    frames: ``layers`` (similarity of corresponding layers), ``heads`` (who was matched with whom), ``matching`` (per
-    layer: similarity in the order the heads have, matched and by chance, with gains and 95 % intervals over images),
-    and ``similarity`` (layer x layer, long form). The column ``images`` is "same", or "other" for the control in
-    which one model sees the next image of the batch: what is left there is habit, not a response to the image.
-
-    Raises :class:`InputError` as :func:`~svda_analysis.analyze.analyze` does, and for fewer than 8 images.
+    ``grid`` = (rows, columns) of patches, row by row; ``prefix`` = tokens before the first patch; ``output`` is what the
+    model returned; ``left_out`` counts self-attention over whole images with another number of tokens.
     """
-    if images < 8:
-        raise InputError(f"images must be at least 8 to match heads on one half and judge on the other, got {images}")
-    pair = [open_model(given) for given in (model, baseline)]
-    sources = [open_source(data, one, data_root) for one in pair]
-    comparisons = {"same": MapComparison(), "other": MapComparison()}
-    total = min(images, sources[0].total)
-    with evaluating(pair[0].model), evaluating(pair[1].model), torch.no_grad():
-        streams = [source.batches(batch_size, images, seed) for source in sources]
-        for (ours, _), (theirs, _) in zip(*streams, strict=True):
-            if len(ours) < 2:  # the control needs another image
-                continue
-            a, b = _maps(pair[0].model, ours), _maps(pair[1].model, theirs)
-            comparisons["same"].update(a, b)
-            comparisons["other"].update(a, b._replace(maps=[np.roll(layer, 1, axis=0) for layer in b.maps]))
-            if progress:
-                progress(comparisons["same"].n, total)
-    return _frames(comparisons)
+
+    layers: list[Tensor]
+    grid: tuple[int, int]
+    prefix: int
+    output: Any
+    left_out: int
 
 
-def compare_runs(
-    runs: Sequence[OpenModel], names: Sequence[str], baseline: str | None = None, **options: Any
-) -> dict[str, pd.DataFrame]:
-    """:func:`compare_maps` of every model with the baseline, and of the runs of one model with each other.
+def whole_maps(
+    model: nn.Module, images: Tensor, *, prefix_tokens: int | None = None, gradients: bool = False
+) -> WholeMaps:
+    """The maps of all self-attention layers over whole images, of one forward of ``images (B, C, H, W)``.
 
-    ``names`` groups the runs into models; ``baseline`` defaults to the model with dot attention, else the first. Models
-    are compared run by run where seeds are shared, else first with first. The runs of one model, each with the next
-    one, show what another seed alone changes: the measure for what another model changes. Returns the same frames with
-    columns ``model``, ``baseline``, ``seed`` and ``baseline_seed``.
+    ``gradients``: the maps are part of the graph (``capture(output="map")``), else the model's own kernels run. Raises
+    :class:`InputError` when there is none, or the layout of the tokens cannot be told.
     """
-    dots = [name for name, run in zip(names, runs, strict=True) if run.attention == "dot"]
-    baseline = baseline or (dots[0] if len(set(dots)) == 1 else names[0])
-    by_name = {name: [run for other, run in zip(names, runs, strict=True) if other == name] for name in names}
-    pairs = [
-        (name, baseline, *pair) for name in by_name if name != baseline for pair in _paired(by_name, name, baseline)
-    ]
-    pairs += [(name, name, *pair) for name, same in by_name.items() for pair in _neighbours(same)]
-    if not pairs:
-        raise InputError(f"comparing maps needs at least two models or two runs of one, got {', '.join(by_name)} alone")
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for name, against, run, other in pairs:
-        who = {"model": name, "baseline": against, "seed": run.seed, "baseline_seed": other.seed}
-        for key, frame in compare_maps(run, other, **options).items():
-            parts.setdefault(key, []).append(frame.assign(**who))
-    return {key: pd.concat(frames, ignore_index=True) for key, frames in parts.items()}
+    seen, found = 0, []
+
+    def on_record(record: AttentionRecord) -> None:
+        nonlocal seen
+        seen += 1
+        if is_whole(record.a, len(images)):
+            found.append(record.a)
+
+    with capture(model, on_record, output="map" if gradients else "kernel"):
+        output = model(images)
+    check_captured(seen, model)
+    if not found:
+        raise InputError(f"{type(model).__name__} has no self-attention over whole images, only windows or pooling")
+    tokens = statistics.mode(a.shape[-1] for a in found)
+    layers = [a for a in found if a.shape[-1] == tokens]
+    size = (images.shape[-2], images.shape[-1])
+    grid, prefix = token_layout(model, tokens, image_size=size, prefix=prefix_tokens)
+    return WholeMaps(layers, grid, prefix, output, len(found) - len(layers))
 
 
-def _paired(by_name: dict[str, list[OpenModel]], name: str, baseline: str) -> list[tuple[OpenModel, OpenModel]]:
-    ours, theirs = by_name[name], {run.seed: run for run in by_name[baseline] if run.seed is not None}
-    return [(run, theirs[run.seed]) for run in ours if run.seed in theirs] or [(ours[0], by_name[baseline][0])]
+def is_whole(a: Tensor, images: int) -> bool:
+    """Whether ``a`` is self-attention over whole images: square, and one entry for each image."""
+    return a.ndim == 4 and a.shape[-1] == a.shape[-2] and len(a) == images
 
 
-def _neighbours(runs: list[OpenModel]) -> list[tuple[OpenModel, OpenModel]]:
-    """Each run with the next; the last of three or more with the first."""
-    return list(zip(runs, [*runs[1:], *runs[: len(runs) > 2]], strict=False))
+def class_row(a: Tensor, prefix: int) -> Tensor:
+    """What CLS pays to the patches, ``(..., N, N) -> (..., P)``; without prefix tokens the mean over all queries."""
+    return (a[..., 0, :] if prefix else a.mean(-2))[..., prefix:]
 
 
-def _maps(model: nn.Module, images: Tensor) -> MapBatch:
-    found: list[Any] = []
-    with capture(model, lambda record: found.append(record.a.float().cpu().numpy())):
-        model(for_model(images, model))
-    whole = [a for a in found if a.shape[-2] == a.shape[-1] and len(a) == len(images)]
-    check_captured(len(whole), model)
-    grid, prefix = token_layout(model, whole[0].shape[-1], image_size=(images.shape[-2], images.shape[-1]))
-    return MapBatch(whole, grid, prefix)
+# --- what a model answers ---------------------------------------------------------------------------------------------
 
 
-def _frames(comparisons: dict[str, MapComparison]) -> dict[str, pd.DataFrame]:
-    parts: dict[str, list[pd.DataFrame]] = {"layers": [], "heads": [], "matching": [], "similarity": []}
-    for kind, comparison in comparisons.items():
-        parts["layers"].append(comparison.layers().assign(images=kind))
-        for measure in MEASURES:
-            matching = comparison.match(measure)
-            parts["heads"].append(matching.heads.assign(images=kind))
-            parts["matching"].append(matching.layers.assign(images=kind))
-            matrix = comparison.similarity(measure)
-            long = matrix.reset_index().melt("layer_a", var_name="layer_b", value_name="similarity")
-            parts["similarity"].append(long.assign(measure=measure, images=kind))
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+def logits_of(output: Any) -> Tensor:
+    """The logits ``(B, classes)`` of what a model returned: a tensor, or the ``logits`` of Hugging Face's outputs.
+
+    Raises :class:`InputError` where there are none.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"model must return logits (B, classes), got {came}")
+    return logits
+
+
+def class_scores(output: Any, model: nn.Module, classes: int) -> Tensor | None:
+    """The logits of what a model returned if they are scores of ``classes`` classes (0: their number is not known).
+
+    None for a model without a classifier: what it returns are features, and their largest is no prediction. A model
+    says how many classes it tells apart (``num_classes``, Hugging Face's ``config.num_labels``), or its logits do.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        return None
+    config = getattr(model, "config", None)
+    told = getattr(model, "num_classes", getattr(config, "num_classes", None))
+    if told is None and hasattr(output, "logits"):
+        told = getattr(config, "num_labels", None)
+    if told is not None and told != logits.shape[-1]:
+        return None
+    return logits if classes in (0, logits.shape[-1]) else None
+
+
+# --- how tokens lie ---------------------------------------------------------------------------------------------------
+
+
+def token_layout(
+    model: nn.Module, tokens: int, *, image_size: tuple[int, int] | None = None, prefix: int | None = None
+) -> tuple[tuple[int, int], int]:
+    """How ``tokens`` are laid out: ``(rows, columns)`` of the patch grid, and the prefix tokens (CLS and the like).
+
+    The prefix is ``prefix`` where given, else the model's ``num_prefix_tokens``, else what its patch embedding leaves
+    over: the first convolution whose stride is its kernel, on images of ``image_size`` (height, width). Fewer tokens
+    than that grid has are a square window of it. Raises :class:`InputError` when the layout cannot be told.
+    """
+    grid = _patch_grid(model, image_size)
+    if prefix is None:
+        prefix = getattr(model, "num_prefix_tokens", None)
+    if prefix is None and grid is not None:
+        prefix = max(tokens - grid[0] * grid[1], 0)
+    if prefix is None:
+        raise InputError(f"{type(model).__name__} does not say which of its {tokens} tokens are patches: give prefix")
+    if grid is not None and grid[0] * grid[1] + prefix == tokens:
+        return grid, prefix
+    side = math.isqrt(max(tokens - prefix, 0))
+    if side < 1 or side * side + prefix != tokens:
+        raise InputError(f"{tokens} tokens with prefix {prefix} leave no square grid of patches")
+    return (side, side), prefix
+
+
+def _patch_grid(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size != (1, 1):
+            rows, columns = (size // step for size, step in zip(image_size, module.stride, strict=True))
+            return rows, columns
+    return None

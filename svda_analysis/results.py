@@ -1,49 +1,29 @@
-"""What an analysis returns: one tidy table, the spectra, and a few example images with their maps. No torch here.
+"""What an analysis returns, and how it is kept in a folder. No torch here.
 
-There is one result schema. ``Analysis.table``, the ``history`` of a checkpoint and the input of every plot and of
-:func:`svda_analysis.compare.compare` are all frames with :data:`TABLE_COLUMNS`.
+A folder holds the frames as csv, example images and traces as npz, and ``meta.json``: all that a report shows, so that
+the report can be written again without measuring.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from svda_analysis.comparison import compare
 from svda_analysis.errors import InputError
+from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
+from svda_analysis.vocabulary import QUANTITIES, Quantity, quantity, register
 
-TABLE_COLUMNS = {
-    "model": "string",  # the name of the group of runs: (model, seed) is one checkpoint
-    "attention": "string",  # dot, svda or cosine
-    "seed": "Int64",  # training seed; NA where unknown
-    "dataset": "string",
-    "epoch": "Int64",  # epochs trained
-    "layer": "Int64",  # from 0; NA for a number about the whole model (accuracy, loss)
-    "head": "Int64",  # from 0; NA likewise
-    "indicator": "string",
-    "source": "string",  # the spectrum or map the number speaks of: sigma, scores, attention; or train, test
-    "mean": "float64",  # over images
-    "std": "float64",  # over images, n - 1 in the denominator; NaN for one number
-    "ci_low": "float64",  # 95 % interval of the mean over images
-    "ci_high": "float64",
-    "n": "Int64",  # images; 1 for a number read off the weights
-}
-GAINS = ("deletion_gain", "insertion_gain")  # of an attribution method over a random ranking: these compare models
-FAITHFULNESS = (*GAINS, "deletion_auc", "insertion_auc", "infidelity", "sensitivity_max", "randomisation_correlation")
-SPECTRA_COLUMNS = {
-    "model": "string",
-    "attention": "string",
-    "seed": "Int64",
-    "epoch": "Int64",
-    "layer": "Int64",
-    "head": "Int64",
-    "source": "string",
-    "rank": "Int64",  # from 1, the largest singular value
-    "value": "float64",  # mean over images
-}
+FORMAT = 1
+META = "meta.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,49 +70,228 @@ class Trace:
         return Trace(np.concatenate([self.epochs, later.epochs]), sigma, np.concatenate([self.maps, later.maps]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Analysis:
-    """The result of :func:`svda_analysis.analyze`, of one model or of several joined by :meth:`join`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One model as it was measured: who it is, on what, and with which settings (noise, seed, precision ...)."""
 
-    ``table`` and ``history`` (the numbers tracked while training, empty where unknown) have :data:`TABLE_COLUMNS`,
-    ``spectra`` has :data:`SPECTRA_COLUMNS`, ``examples`` goes by model name, ``meta`` holds ``versions``, ``settings``,
-    ``runs`` (one entry per model) and ``warnings``. ``maps`` holds frames that compare attention maps between models,
-    where that was asked for (:func:`svda_analysis.compare_maps`).
+    model: str
+    attention: str | None = None
+    seed: int | None = None
+    epoch: int | None = None
+    dataset: str | None = None
+    path: str | None = None
+    parameters: int = 0
+    images: int = 0
+    data: str = ""
+    preprocessing: str | None = None
+    seconds: float = 0.0
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """The result of :func:`svda_analysis.analyze`, of one run or of several joined by :meth:`join`.
+
+    ``table`` and ``history`` (the numbers tracked while training, empty where unknown) have
+    :data:`~svda_analysis.frames.TABLE_COLUMNS`, ``spectra`` has ``SPECTRA_COLUMNS``; ``examples`` and ``traces`` go by
+    model and are those of its first run; ``runs`` says what was measured. ``maps`` holds the frames of
+    ``MAP_COLUMNS`` that compare attention maps between models, where that was asked for. ``baseline`` is the model
+    that the others are compared with (None: the one with dot-product attention).
     """
 
     table: pd.DataFrame
     spectra: pd.DataFrame
-    history: pd.DataFrame
-    examples: dict[str, Examples]
-    meta: dict[str, Any]
+    history: pd.DataFrame = dataclasses.field(default_factory=lambda: make_frame([], TABLE_COLUMNS))
+    examples: dict[str, Examples] = dataclasses.field(default_factory=dict)
+    traces: dict[str, Trace] = dataclasses.field(default_factory=dict)
     maps: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+    runs: tuple[Run, ...] = ()
+    warnings: tuple[str, ...] = ()
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    baseline: str | None = None
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models, in the order of the table."""
+        return [str(name) for name in self.table["model"].unique()]
+
+    @property
+    def comparison(self) -> pd.DataFrame | None:
+        """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one."""
+        return compare(self.table, self.baseline) if len(self.models) > 1 else None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What is no frame and no array, as plain values: versions, runs with their settings, warnings."""
+        known = (quantity(str(name)) for name in dict.fromkeys([*self.table["indicator"], *self.history["indicator"]]))
+        return {
+            "format": FORMAT,
+            "versions": self.versions,
+            "quantities": [_as_json(one) for one in known],
+            "baseline": self.baseline,
+            "runs": [dataclasses.asdict(run) for run in self.runs],
+            "warnings": list(self.warnings),
+        }
 
     @staticmethod
     def join(parts: Sequence[Analysis]) -> Analysis:
-        """Several analyses as one. Examples are those of each model's first run."""
-        first = parts[0]
+        """Several analyses as one, nothing left out; examples and traces are those of each model's first run.
+
+        Raises :class:`InputError` for none, or when parts hold the same run (model and seed) or different baselines.
+        """
+        if not parts:
+            raise InputError("parts must hold at least one analysis, got none")
+        runs = [run for part in parts for run in part.runs]
+        known = [(run.model, run.seed) for run in runs if run.seed is not None]
+        if double := next((run for run in known if known.count(run) > 1), None):
+            raise InputError(f"parts must hold different runs, got {double[0]} seed {double[1]} twice")
+        baselines = list(dict.fromkeys(part.baseline for part in parts if part.baseline is not None))
+        if len(baselines) > 1:
+            raise InputError(f"parts must have one baseline, got {', '.join(baselines)}")
+        names = dict.fromkeys(name for part in parts for name in part.maps)
         return Analysis(
             table=pd.concat([part.table for part in parts], ignore_index=True),
             spectra=pd.concat([part.spectra for part in parts], ignore_index=True),
             history=pd.concat([part.history for part in parts], ignore_index=True),
             examples={name: found for part in reversed(parts) for name, found in part.examples.items()},
-            meta={
-                **first.meta,
-                "runs": [run for part in parts for run in part.meta["runs"]],
-                "warnings": list(dict.fromkeys(line for part in parts for line in part.meta["warnings"])),
-            },
+            traces={name: found for part in reversed(parts) for name, found in part.traces.items()},
+            maps={n: pd.concat([p.maps[n] for p in parts if n in p.maps], ignore_index=True) for n in names},
+            runs=tuple(runs),
+            warnings=tuple(dict.fromkeys(line for part in parts for line in part.warnings)),
+            versions={key: text for part in reversed(parts) for key, text in part.versions.items()},
+            baseline=baselines[0] if baselines else None,
+        )
+
+    def renamed(self, name: str) -> Analysis:
+        """The analysis of a single model under another name."""
+        if len(self.models) != 1:
+            raise InputError(f"only the analysis of one model can be renamed, got {', '.join(self.models)}")
+        frames = {key: getattr(self, key) for key in ("table", "spectra", "history")}
+        return dataclasses.replace(
+            self,
+            **{key: frame.assign(model=name).astype(frame.dtypes.to_dict()) for key, frame in frames.items()},
+            examples=dict.fromkeys([name], *self.examples.values()) if self.examples else {},
+            traces=dict.fromkeys([name], *self.traces.values()) if self.traces else {},
+            runs=tuple(dataclasses.replace(run, model=name) for run in self.runs),
+        )
+
+    # --- in a folder ----------------------------------------------------------------------------------------------
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The frames by the name of their csv; empty ones are left out, but for the table and the spectra."""
+        found = {"indicators": self.table, "spectra": self.spectra}
+        if not self.history.empty:
+            found["history"] = self.history
+        return found | {f"maps_{name}": frame for name, frame in self.maps.items()}
+
+    def save(self, folder: str | os.PathLike[str], **about: Any) -> list[Path]:
+        """Write all of it into ``folder`` (made where it is not there) and return the files.
+
+        ``about`` goes into ``meta.json`` beside what is there. Frames keep every digit.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        written = []
+        for name, frame in self.frames().items():
+            frame.to_csv(place / f"{name}.csv", index=False)
+            written.append(place / f"{name}.csv")
+        for name, arrays in (("examples", self.examples), ("traces", self.traces)):
+            if arrays:
+                np.savez_compressed(place / f"{name}.npz", **_packed(arrays))
+                written.append(place / f"{name}.npz")
+        (place / META).write_text(json.dumps({**about, **self.meta}, indent=2, default=str) + "\n", encoding="utf-8")
+        return [*written, place / META]
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Analysis:
+        """What :meth:`save` wrote. Raises :class:`InputError` naming the file that is missing or damaged."""
+        place = Path(folder)
+        meta = _read_meta(place)
+        for known in meta["quantities"]:
+            if known["name"] not in QUANTITIES:
+                register(_from_json(known))
+        maps = {path.stem.removeprefix("maps_"): path for path in sorted(place.glob("maps_*.csv"))}
+        history = place / "history.csv"
+        return Analysis(
+            table=read_frame(place / "indicators.csv", TABLE_COLUMNS),
+            spectra=read_frame(place / "spectra.csv", SPECTRA_COLUMNS),
+            history=read_frame(history, TABLE_COLUMNS) if history.exists() else make_frame([], TABLE_COLUMNS),
+            examples={name: _examples(held) for name, held in _unpacked(place / "examples.npz").items()},
+            traces={name: _trace(held) for name, held in _unpacked(place / "traces.npz").items()},
+            maps={name: read_frame(maps[name], columns) for name, columns in MAP_COLUMNS.items() if name in maps},
+            runs=tuple(Run(**run) for run in meta["runs"]),
+            warnings=tuple(meta["warnings"]),
+            versions=meta["versions"],
+            baseline=meta["baseline"],
         )
 
 
-def make_frame(rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    """A frame with exactly ``columns`` and their dtypes; what a row leaves out is missing."""
-    return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
+def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    """A csv with the given columns and dtypes; every digit as it was written, only an empty cell is missing."""
+    try:
+        text = {name: "string" for name, kind in columns.items() if kind == "string"}
+        found = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip")
+        return found[list(columns)].astype(columns)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged, or no table of this kind: {' '.join(str(error).split())[:200]}") from None
 
 
-def check_columns(frame: pd.DataFrame, needed: Iterable[str], name: str = "table") -> None:
-    """Raise :class:`InputError` unless ``frame`` holds every column in ``needed`` and at least one row."""
-    missing = [column for column in needed if column not in frame.columns]
-    if missing:
-        raise InputError(f"{name} lacks the columns {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
-    if frame.empty:
-        raise InputError(f"{name} has no rows")
+def _read_meta(place: Path) -> dict[str, Any]:
+    path = place / META
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{place} holds no analysis: there is no {META} in it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    needed = ("quantities", "runs", "warnings", "versions", "baseline")
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or not all(key in meta for key in needed):
+        raise InputError(f"{path} is not of an analysis of this version (format {FORMAT})")
+    return meta
+
+
+def _as_json(one: Quantity) -> dict[str, Any]:
+    fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(Quantity)}
+    return {key: str(x) if isinstance(x, float) else dict(x) if key == "direction" else x for key, x in fields.items()}
+
+
+def _from_json(fields: dict[str, Any]) -> Quantity:
+    limits = {key: x if x in ("D", "N", "grid") else float(x) for key, x in fields.items() if key in ("low", "high")}
+    return Quantity(**{**fields, **limits, "sources": tuple(fields["sources"])})
+
+
+def _packed(by_model: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The fields of each model's arrays under ``model//field``; what is None is left out."""
+    fields = ((name, held, field.name) for name, held in by_model.items() for field in dataclasses.fields(held))
+    return {
+        f"{name}//{field}": np.asarray(value)
+        for name, held, field in fields
+        if (value := getattr(held, field)) is not None
+    }
+
+
+def _unpacked(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    if not path.exists():
+        return {}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                name, _, field = key.rpartition("//")
+                found.setdefault(name, {})[field] = arrays[key]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+    return found
+
+
+def _examples(held: dict[str, np.ndarray]) -> Examples:
+    rows, columns = held["grid"].tolist()
+    fixed = {"grid": (rows, columns), "prefix": int(held["prefix"]), "classes": tuple(held["classes"].tolist())}
+    return Examples(**{**held, **fixed})
+
+
+def _trace(held: dict[str, np.ndarray]) -> Trace:
+    return Trace(held["epochs"], held.get("sigma"), held["maps"])

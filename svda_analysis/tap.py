@@ -247,37 +247,3 @@ _READERS: dict[Callable[..., Any], Callable[..., _Call]] = {
     F.scaled_dot_product_attention: _read_sdpa,
     F.multi_head_attention_forward: _read_multi_head,
 }
-
-
-def token_layout(
-    model: nn.Module, tokens: int, *, image_size: tuple[int, int] | None = None, prefix: int | None = None
-) -> tuple[tuple[int, int], int]:
-    """How ``tokens`` are laid out: ``(rows, columns)`` of the patch grid, and the prefix tokens (CLS and the like).
-
-    The prefix is ``prefix`` where given, else the model's ``num_prefix_tokens``, else what its patch embedding leaves
-    over: the first convolution whose stride is its kernel, on images of ``image_size`` (height, width). Fewer tokens
-    than that grid has are a square window of it. Raises :class:`InputError` when the layout cannot be told.
-    """
-    grid = _patch_grid(model, image_size)
-    if prefix is None:
-        prefix = getattr(model, "num_prefix_tokens", None)
-    if prefix is None and grid is not None:
-        prefix = max(tokens - grid[0] * grid[1], 0)
-    if prefix is None:
-        raise InputError(f"{type(model).__name__} does not say which of its {tokens} tokens are patches: give prefix")
-    if grid is not None and grid[0] * grid[1] + prefix == tokens:
-        return grid, prefix
-    side = math.isqrt(max(tokens - prefix, 0))
-    if side < 1 or side * side + prefix != tokens:
-        raise InputError(f"{tokens} tokens with prefix {prefix} leave no square grid of patches")
-    return (side, side), prefix
-
-
-def _patch_grid(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
-    if image_size is None:
-        return None
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size != (1, 1):
-            rows, columns = (size // step for size, step in zip(image_size, module.stride, strict=True))
-            return rows, columns
-    return None

@@ -1,0 +1,218 @@
+"""Paired statistics over models and training runs: what differs, by how much, and how sure one can be. No torch here.
+
+The training run is the unit of replication. Heads and images of one run are not independent runs, so a run first
+becomes one number per (indicator, source, layer): the mean over its heads, and for the whole model the mean of those
+over its layers. Only then are runs compared. Numbers of different source (sigma, scores, attention) never meet.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from svda_analysis.errors import InputError
+from svda_analysis.frames import COMPARISON_COLUMNS, SUMMARY_COLUMNS, TABLE_COLUMNS, check_columns, make_frame
+from svda_analysis.stats import (
+    NO_INTERVAL,
+    ConfidenceInterval,
+    Test,
+    difference_test,
+    holm,
+    interval_over,
+    mean_interval,
+    paired_test,
+    proportion_interval,
+    welch_test,
+)
+from svda_analysis.vocabulary import known_bounds, quantity
+
+_QUANTITY = ["indicator", "source"]
+_CELL = [*_QUANTITY, "layer"]
+_RUN = ["model", "seed"]
+
+
+@np.errstate(invalid="ignore", over="ignore")  # a diverged run may hold inf: it gives NaN, not a warning
+def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+    """Compare every model in ``table`` (``frames.TABLE_COLUMNS``) with ``baseline``; rows of ``COMPARISON_COLUMNS``.
+
+    ``baseline`` defaults to the only model with dot-product attention, else to the first model in the table. Of each
+    run only its last epoch counts. One row per model, (indicator, source) that both models have, and layer (NA last:
+    the whole model). The test depends on the runs that the two models have:
+
+    - two or more seeds in common: difference paired by seed (:func:`~svda_analysis.stats.paired_test`);
+    - else two or more runs each: :func:`~svda_analysis.stats.welch_test`. Runs of unknown seed never pair;
+    - else one run each (or one seed in common): unit ``images``, an interval for these two checkpoints alone and no
+      p. The standard errors over images add in squares, as if the images were independent; that of a mean over heads
+      and layers is the mean of theirs, as if these moved together (conservative: they saw the same images); t with
+      the smaller number of images - 1. Numbers read off the weights have no interval;
+    - else (one run against several, no seed in common) no interval and no p.
+
+    ``effect`` is Hedges' g, of paired runs standardised by the differences. Runs that differ by exactly the same amount
+    (to rounding) show no spread to test against: interval, p and effect are NaN, never p = 0. A mean that is NaN in one
+    head makes its run and so the row NaN: nothing is dropped silently.
+
+    ``p_adjusted`` is Holm's over the families of each model: the whole-model rows of each family of the vocabulary
+    (indicators x sources), and likewise its per-layer rows (indicators x sources x layers).
+
+    Raises :class:`InputError` for missing columns, an unknown baseline, fewer than two models, doubled rows, or an
+    (indicator, source) measured on several data sets.
+    """
+    runs, names = one_number_per_run(table), [str(name) for name in table["model"].unique()]
+    if len(names) < 2:
+        raise InputError(f"table must hold at least two models to compare, got {names[0]} alone")
+    baseline = default_baseline(table) if baseline is None else baseline
+    if baseline not in names:
+        raise InputError(f"baseline must be one of {', '.join(names)}, got {baseline!r}")
+    rows = []
+    for name in (name for name in names if name != baseline):
+        for cell, pair in runs[runs["model"].isin([baseline, name])].groupby(_CELL, dropna=False):
+            theirs, ours = pair[pair["model"] == baseline], pair[pair["model"] == name]
+            if len(theirs) and len(ours):
+                key = {"model": name, "baseline": baseline, **dict(zip(_CELL, cell, strict=True))}
+                rows.append({**key, **_difference(theirs, ours)})
+    frame = make_frame(rows, COMPARISON_COLUMNS)
+    families = frame["indicator"].map(lambda name: quantity(str(name)).family)
+    for _, family in frame.groupby(["model", frame["layer"].isna(), families]):
+        frame.loc[family.index, "p_adjusted"] = holm(family["p"])
+    return frame
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def summarise(table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last") -> pd.DataFrame:
+    """Mean over runs with its 95 % interval, per model, (indicator, source) and layer; rows of ``SUMMARY_COLUMNS``.
+
+    Runs and layers as in :func:`compare`; of each run its last epoch, or ``"each"`` epoch for itself. Two or more runs:
+    Student's t over runs. One run: the interval over its images, unit ``images``, which speaks of that checkpoint
+    alone. No interval leaves what the quantity can be (``stats.py``). No spread: no interval (NaN).
+    """
+    all_runs, rows = one_number_per_run(table, epochs=epochs), []
+    time = ["epoch"] if epochs == "each" else []
+    for name in table["model"].unique():
+        for cell, runs in all_runs[all_runs["model"] == name].groupby([*time, *_CELL], dropna=False):
+            x, n = runs["mean"].to_numpy(), len(runs)
+            low, high = _mean_of_runs(runs)
+            key = {"model": name, "epoch": runs["epoch"].max(), **dict(zip([*time, *_CELL], cell, strict=True))}
+            numbers = {"mean": x.mean(), "std": x.std(ddof=1) if n > 1 else math.nan, "ci_low": low, "ci_high": high}
+            rows.append({**key, **numbers, "n_seeds": n, "unit": _unit(n)})
+    return make_frame(rows, SUMMARY_COLUMNS)
+
+
+# --- from a table to one number per run -----------------------------------------------------------------------------
+
+
+def one_number_per_run(table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last") -> pd.DataFrame:
+    """model, seed, epoch, indicator, source, layer (NA: whole model), mean, se (over images), n (images), low, high: a
+    row per run, of its last epoch or of each."""
+    table = _checked(table)
+    if epochs == "last":
+        epoch = table["epoch"].fillna(-1)
+        table = table[epoch == epoch.groupby([table[key] for key in _RUN], dropna=False).transform("max")]
+    run = [*_RUN, "epoch"]
+    _check_one(table, [*run, *_CELL, "head"])
+    datasets = table[[*_QUANTITY, "dataset"]].dropna(subset="dataset").drop_duplicates()
+    _check_one(datasets, _QUANTITY, "dataset")
+    n = table["n"].astype("float64")
+    table = table.assign(n=n, se=table["std"] / np.sqrt(n))
+    layers = _mean_over(table, [*run, *_CELL])
+    whole = _mean_over(layers.dropna(subset="layer"), [*run, *_QUANTITY])
+    runs = pd.concat([layers, whole.assign(layer=pd.array([pd.NA] * len(whole), dtype="Int64"))], ignore_index=True)
+    _check_one(runs, [*run, *_CELL])
+    return runs.sort_values(_RUN, ignore_index=True)
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the dtypes of its columns; limits that it lacks are those that the vocabulary knows."""
+    check_columns(table, [column for column in TABLE_COLUMNS if column not in ("low", "high")])
+    if table["model"].isna().any():
+        raise InputError("table must name the model in every row, got NA")
+    limits = {name: known_bounds(str(name)) for name in table["indicator"].unique()}
+    known = (table["indicator"].map(lambda name, at=at: limits[name][at]) for at in (0, 1))
+    found = {
+        column: table.get(column, values).fillna(values) for column, values in zip(("low", "high"), known, strict=True)
+    }
+    try:
+        return table.assign(**found)[list(TABLE_COLUMNS)].astype(TABLE_COLUMNS)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"table must hold the dtypes of frames.TABLE_COLUMNS: {error}") from error
+
+
+def _mean_over(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Means of ``mean``, ``se`` and the limits within ``keys``, NaN where one is NaN, and the smallest ``n``."""
+    groups = frame.groupby(keys, dropna=False)
+    values = groups[["mean", "se"]]
+    means = values.mean().where(values.count().eq(groups.size(), axis=0))
+    return means.assign(n=groups["n"].min(), low=groups["low"].mean(), high=groups["high"].mean()).reset_index()
+
+
+def _check_one(frame: pd.DataFrame, keys: list[str], what: str = "number") -> None:
+    double = frame[frame.duplicated(keys)]
+    if len(double):
+        shown = [key for key in keys if key != "epoch" or not frame["epoch"].isna().all()]
+        found = ", ".join(f"{key} {double[key].iloc[0]}" for key in shown)
+        raise InputError(f"table must hold one {what} per {', '.join(keys)}, got several for {found}")
+
+
+def default_baseline(table: pd.DataFrame) -> str:
+    """The only model with dot-product attention, else the first of the table."""
+    dot = table.loc[table["attention"] == "dot", "model"].unique()
+    return str(dot[0] if len(dot) == 1 else table["model"].iloc[0])
+
+
+# --- the statistics of one cell --------------------------------------------------------------------------------------
+
+
+def _unit(n_seeds: int) -> str:
+    return "seeds" if n_seeds > 1 else "images"
+
+
+def _mean_of_runs(runs: pd.DataFrame) -> ConfidenceInterval:
+    """The interval of the mean of one cell's runs; of a single run that over its images."""
+    low, high = float(runs["low"].max()), float(runs["high"].min())
+    if len(runs) > 1:
+        return interval_over(runs["mean"], low=low, high=high)
+    mean, se, n = (float(runs[column].iloc[0]) for column in ("mean", "se", "n"))
+    if quantity(str(runs["indicator"].iloc[0])).is_share:
+        return NO_INTERVAL if math.isnan(se) else proportion_interval(mean, int(n))
+    return mean_interval(mean, se, n - 1, low=low, high=high)
+
+
+def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
+    """The row of one cell from the runs of the baseline and of the model; see :func:`compare` for the rules."""
+    common = np.intersect1d(theirs["seed"].dropna(), ours["seed"].dropna())
+    paired = len(common) > 1
+    if paired or (len(common) == 1 and min(len(theirs), len(ours)) == 1):
+        theirs, ours = (side[side["seed"].isin(common)] for side in (theirs, ours))  # both in the order of their seeds
+    x, y, n_seeds = theirs["mean"].to_numpy(), ours["mean"].to_numpy(), min(len(theirs), len(ours))
+    unit = _unit(max(len(x), len(y)))
+    span = max(float((side["high"] - side["low"]).max()) for side in (theirs, ours))
+    if paired:
+        found = paired_test(x, y, span=span)
+    elif n_seeds > 1:
+        found = welch_test(x, y, span=span)
+    elif unit == "images":
+        found = _between_checkpoints(theirs, ours, span)._replace(p=math.nan)
+    else:
+        found = Test(y.mean() - x.mean(), NO_INTERVAL, math.nan, math.nan)
+    return {
+        "baseline_mean": x.mean(),
+        "model_mean": y.mean(),
+        "difference": found.difference,
+        "ci_low": found.interval.low,
+        "ci_high": found.interval.high,
+        "p": found.p,
+        "effect": found.effect,
+        "n_seeds": n_seeds,
+        "unit": unit,
+    }
+
+
+def _between_checkpoints(theirs: pd.DataFrame, ours: pd.DataFrame, span: float) -> Test:
+    (x, y), se = (
+        (float(side["mean"].iloc[0]) for side in (theirs, ours)),
+        math.hypot(theirs["se"].iloc[0], ours["se"].iloc[0]),
+    )
+    df = min(theirs["n"].iloc[0], ours["n"].iloc[0]) - 1
+    return difference_test(y - x, se, df, size=max(abs(x), abs(y)), span=span)

@@ -1,0 +1,88 @@
+"""A document as data: sections of text, tables and pictures, that every renderer reads. No torch, no files.
+
+A report is a list of sections, each a function of what was measured; markdown, LaTeX, the terminal and HTML are ways to
+show the same document (``render/``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: ``text`` for reading (all cells are text), ``numbers`` behind it for csv (None: there are none).
+
+    ``name`` is that of its files. ``title`` stands over it and ``note`` under it (either may be empty). ``group`` names
+    a column whose value is a heading between the rows where there is little room (the terminal).
+    """
+
+    name: str
+    text: pd.DataFrame
+    title: str = ""
+    note: str = ""
+    numbers: pd.DataFrame | None = None
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure: ``draw()`` makes it (a matplotlib Figure), ``name`` is that of its files, ``caption`` the text for those
+    who read or cannot see it (default: the name in words)."""
+
+    name: str
+    draw: Callable[[], Any]
+    caption: str = ""
+
+    @property
+    def alt(self) -> str:
+        return self.caption or self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """A list of one-line statements."""
+
+    lines: tuple[str, ...]
+
+
+Block = str | Points | Table | Picture  # a str is a paragraph, in markdown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """Blocks under a heading; ``level`` 2 is a section of the document, 3 a part of one. An empty title continues what
+    stands before. ``name`` is what a section is known by in its registry and in links."""
+
+    name: str
+    title: str = ""
+    blocks: tuple[Block, ...] = ()
+    level: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Document:
+    """A whole report. ``lead`` stands before the first section; ``command`` is what made it; ``warnings`` come first."""
+
+    title: str
+    sections: tuple[Section, ...]
+    lead: tuple[Block, ...] = ()
+    command: str = ""
+    made_by: str = "Made by `{command}`."
+    warnings: tuple[str, ...] = ()
+
+    def blocks(self) -> list[Block]:
+        """All blocks, in the order of reading."""
+        return [*self.lead, *(block for section in self.sections for block in section.blocks)]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [block for block in self.blocks() if isinstance(block, Table)]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [block for block in self.blocks() if isinstance(block, Picture)]

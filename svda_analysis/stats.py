@@ -1,0 +1,265 @@
+"""Intervals and tests: one rule for each, for every table and figure. No torch here.
+
+An interval of a mean is Student's t on the scale on which the quantity has no end: the logit between two limits, the
+logarithm above a single one, the number itself where there is none; so that no interval leaves what the quantity can be.
+Where there is no spread beyond rounding there is nothing to test against: interval and p are NaN, never a width of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from svda_analysis.errors import InputError
+
+LEVEL = 0.95
+_ROUNDING = 1e-12  # a spread below this share of the values is rounding, not variation
+Numbers = Sequence[float] | np.ndarray | pd.Series
+
+
+class ConfidenceInterval(NamedTuple):
+    """The ends of an interval; NaN where there is none. Named as scipy's."""
+
+    low: float
+    high: float
+
+
+NO_INTERVAL = ConfidenceInterval(math.nan, math.nan)
+
+
+class Test(NamedTuple):
+    """A difference with its 95 % interval, two-sided p and standardised effect; NaN where there is none."""
+
+    __test__ = False  # no test case of pytest
+
+    difference: float
+    interval: ConfidenceInterval
+    p: float
+    effect: float
+
+
+def has_spread(se: float, size: float) -> bool:
+    """Whether a standard error is more than rounding of numbers as large as ``size``."""
+    return bool(_ROUNDING * size < se < math.inf)
+
+
+# --- means ------------------------------------------------------------------------------------------------------------
+
+
+class Moments:
+    """Count, mean and sum of squared deviations, merged batch by batch (Chan, Golub & LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: np.ndarray = np.zeros(())
+        self.m2: np.ndarray = np.zeros(())
+
+    def update(self, values: np.ndarray) -> None:
+        """Add ``values (B, ...)``, one entry an image."""
+        batch = Moments()
+        values = np.asarray(values, dtype=np.float64)
+        batch.n, batch.mean = len(values), values.mean(0)
+        batch.m2 = np.square(values - batch.mean).sum(0)
+        self.merge(batch)
+
+    def merge(self, other: Moments) -> None:
+        """Add all that ``other`` has seen."""
+        if not other.n:
+            return
+        total = self.n + other.n
+        delta = other.mean - self.mean
+        self.m2 = self.m2 + other.m2 + np.square(delta) * (self.n * other.n / total)
+        self.mean = self.mean + delta * (other.n / total)
+        self.n = total
+
+    def std(self) -> np.ndarray:
+        """Deviation with n - 1 in the denominator; NaN for fewer than two."""
+        if self.n < 2:
+            return np.full_like(self.m2, math.nan)
+        return np.asarray(np.sqrt(self.m2 / (self.n - 1)))
+
+    def interval(self, index: int, low: float = -math.inf, high: float = math.inf) -> ConfidenceInterval:
+        """The interval of one of the means (:func:`mean_interval`)."""
+        mean, se = float(self.mean[index]), float(self.std()[index]) / math.sqrt(max(self.n, 1))
+        return mean_interval(mean, se, self.n - 1, low=low, high=high)
+
+
+def mean_interval(
+    mean: float,
+    se: float,
+    df: float,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    size: float | None = None,
+    level: float = LEVEL,
+) -> ConfidenceInterval:
+    """Student's t interval of a mean with standard error ``se`` at ``df`` degrees of freedom, within ``[low, high]``.
+
+    Between two limits on the logit scale, above (below) one on the logarithm of the distance from it, by the delta
+    method: ``g(mean) +- t g'(mean) se``, taken back. ``size`` is how large the numbers are that were averaged, for the
+    guard against rounding (default: the mean). NaN where there is no spread, or the mean stands at a limit.
+    """
+    if not has_spread(se, abs(mean) if size is None else size) or not df > 0:
+        return NO_INTERVAL
+    t = float(special.stdtrit(df, (1 + level) / 2))
+    bounded = (math.isfinite(low), math.isfinite(high))
+    if bounded == (False, False):
+        return ConfidenceInterval(mean - t * se, mean + t * se)
+    if not low < mean < high:
+        return NO_INTERVAL
+    if bounded == (True, True):
+        share = (mean - low) / (high - low)
+        middle, half = float(special.logit(share)), t * se / (high - low) / (share * (1 - share))
+        ends = (float(special.expit(middle + sign * half)) for sign in (-1, 1))
+        return ConfidenceInterval(*(low + (high - low) * end for end in ends))
+    if bounded[0]:
+        return ConfidenceInterval(*(low + (mean - low) * _exp(sign * t * se / (mean - low)) for sign in (-1, 1)))
+    return ConfidenceInterval(*(high - (high - mean) * _exp(-sign * t * se / (high - mean)) for sign in (-1, 1)))
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(x, 700.0))
+
+
+def interval_over(values: Numbers, *, low: float = -math.inf, high: float = math.inf) -> ConfidenceInterval:
+    """:func:`mean_interval` of the mean of ``values (n,)``, each one run; NaN for fewer than two."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < 2:
+        return NO_INTERVAL
+    se = float(x.std(ddof=1)) / math.sqrt(len(x))
+    return mean_interval(float(x.mean()), se, len(x) - 1, low=low, high=high, size=float(np.abs(x).max()))
+
+
+def proportion_interval(share: float, n: int) -> ConfidenceInterval:
+    """Wilson's 95 % interval of a share of ``n`` images (Wilson 1927): it has a width at 0 and at 1 too."""
+    if not n or math.isnan(share):
+        return NO_INTERVAL
+    found = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
+    return ConfidenceInterval(float(found.low), float(found.high))
+
+
+# --- differences ------------------------------------------------------------------------------------------------------
+
+
+def difference_test(difference: float, se: float, df: float, *, size: float, span: float = math.inf) -> Test:
+    """Student's t of a difference with standard error ``se``; its interval is cut at what a difference can be,
+    ``+-span``, which leaves its coverage as it is. ``size`` is how large the compared numbers are."""
+    if not has_spread(se, size) or not df > 0:
+        return Test(difference, NO_INTERVAL, math.nan, math.nan)
+    half = float(special.stdtrit(df, (1 + LEVEL) / 2)) * se
+    low, high = max(difference - half, -span), min(difference + half, span)
+    return Test(
+        difference, ConfidenceInterval(low, high), 2 * float(special.stdtr(df, -abs(difference) / se)), math.nan
+    )
+
+
+def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test:
+    """``y - x`` of runs paired by seed, ``(n,)`` each with n >= 2: Student's t at n - 1 degrees of freedom.
+
+    The effect is ``J(n-1) mean(d) / sd(d)``, Hedges' g standardised by the differences (Gibbons, Hedeker & Davis 1993,
+    J. Educ. Stat. 18:271; Lakens 2013, d_z); NaN for two pairs, where J does not exist.
+    """
+    d = y - x
+    sd, df = float(d.std(ddof=1)), len(d) - 1
+    found = difference_test(y.mean() - x.mean(), sd / math.sqrt(len(d)), df, size=_size(x, y), span=span)
+    return found if math.isnan(found.p) else found._replace(effect=hedges_correction(df) * float(d.mean()) / sd)
+
+
+def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test:
+    """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of freedom
+    (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
+    n, m = len(x), len(y)
+    a, b = float(x.var(ddof=1)), float(y.var(ddof=1))
+    squared = a / n + b / m
+    share = a / n / squared if squared > 0 else math.nan
+    df = 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (m - 1))
+    found = difference_test(y.mean() - x.mean(), math.sqrt(squared), df, size=_size(x, y), span=span)
+    pooled = math.sqrt(((n - 1) * a + (m - 1) * b) / (n + m - 2))
+    effect = math.nan if math.isnan(found.p) else hedges_correction(n + m - 2) * float(y.mean() - x.mean()) / pooled
+    return found._replace(effect=effect)
+
+
+def _size(x: np.ndarray, y: np.ndarray) -> float:
+    return max(float(np.abs(x).max()), float(np.abs(y).max()))
+
+
+def hedges_correction(df: float) -> float:
+    """``J = Gamma(df/2) / (sqrt(df/2) Gamma((df-1)/2))`` (Hedges 1981, J. Educ. Stat. 6:107); NaN below two degrees."""
+    if df < 2:
+        return math.nan
+    return math.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
+
+
+def holm(p: Numbers) -> np.ndarray:
+    """Holm's step-down adjustment of ``p (n,)`` (Holm 1979, Scand. J. Stat. 6:65); NaN stay NaN and do not count.
+
+    The k-th smallest of m becomes ``max over j <= k of min(1, (m - j + 1) p_(j))``. Returns float64 ``(n,)``.
+    """
+    p = np.asarray(p, dtype=float)
+    if p.ndim != 1 or (p < 0).any() or (p > 1).any():
+        raise InputError(f"p must be one row of numbers in [0, 1] or NaN, got {p}")
+    adjusted, known = np.full(len(p), math.nan), np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known])]
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return adjusted
+
+
+class Equivalence(NamedTuple):
+    """The result of :func:`tost`; NaN where the differences show no spread to test against."""
+
+    mean: float
+    ci_low: float  # 90 % interval of the mean: p < 0.05 says that it lies within the margin
+    ci_high: float
+    p_lower: float  # against a mean of -margin or less: small says not worse
+    p_upper: float  # against a mean of +margin or more: small says not better
+    p: float  # the larger of the two: small says equivalent
+    n: int
+
+
+def tost(differences: Numbers, margin: float) -> Equivalence:
+    """Is the mean of paired ``differences (n,)`` within ``(-margin, margin)``? Two one-sided t tests, each at n - 1
+    degrees of freedom; equivalence is shown where both reject (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657).
+
+    ``margin`` has the unit of the differences. Fewer than two, a NaN among them, or no spread beyond rounding: NaN.
+    """
+    d = np.asarray(differences, dtype=float)
+    if d.ndim != 1 or not len(d):
+        raise InputError(f"differences must be one row of numbers, got shape {d.shape}")
+    if not 0 < margin < math.inf:
+        raise InputError(f"margin must be above 0, got {margin}")
+    n, mean = len(d), float(d.mean())
+    se = float(d.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    if not has_spread(se, max(np.abs(d).max(), margin)):
+        return Equivalence(mean, math.nan, math.nan, math.nan, math.nan, math.nan, n)
+    half = float(stats.t.ppf(0.95, n - 1)) * se
+    p_lower, p_upper = (float(stats.t.sf((margin + side * mean) / se, n - 1)) for side in (1, -1))
+    return Equivalence(mean, mean - half, mean + half, p_lower, p_upper, max(p_lower, p_upper), n)
+
+
+# --- paired proportions -------------------------------------------------------------------------------------------------
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """McNemar's exact two-sided p: of the images on which just one model is right, is either model right more often?
+
+    A binomial test of ``lost`` among ``lost + won`` with chance 1/2 (McNemar 1947); 1 where the models never differ.
+    """
+    return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
+def adjusted_wald(lost: int, won: int, n: int) -> ConfidenceInterval:
+    """95 % interval of a paired difference of proportions, won minus lost over ``n`` (Bonett & Price 2012).
+
+    Wald's interval with one image added to each of the two counts: unlike Student's t it has a width where no image
+    flips, so that few images cannot pass for certainty.
+    """
+    p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    change = p_won - p_lost
+    half = float(stats.norm.ppf(0.975)) * math.sqrt((p_lost + p_won - change**2) / (n + 2))
+    return ConfidenceInterval(change - half, change + half)

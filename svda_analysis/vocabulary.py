@@ -1,0 +1,120 @@
+"""What every quantity is called, what it can be, which way it points: one vocabulary for all tables and figures.
+
+A quantity is whatever stands in the column ``indicator`` of a table. Each is registered once, where it is computed
+(indicators beside their functions, metrics of faithfulness beside theirs); what comes from several places is registered
+here. Labels, axes, ranges, the families of Holm's adjustment and the words of sentences are all read from here. No torch
+here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from importlib import import_module
+
+from svda_analysis.errors import InputError
+
+FAITHFULNESS = "faithfulness"  # the family of what is measured by taking patches away
+
+# Where quantities are registered. Imported when a name is asked for that is not known yet, so that a label does not
+# depend on what happened to be imported before.
+REGISTRANTS = ["svda_analysis.indicators", "svda_analysis.directions", "svda_analysis.faithful"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One named number of a table.
+
+    ``label`` heads axes and rows; ``unit`` follows it where there is one. ``low`` and ``high`` are what it can be at
+    least and at most: numbers (infinite: no limit), or ``"D"``, ``"N"`` or ``"grid"``, sizes that :meth:`bounds`
+    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source which sign of a
+    difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes sentences.
+    Holm's adjustment runs over each ``family`` apart. ``reference`` is the source of the formula.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    sources: tuple[str, ...] = ()
+    low: float | str = -math.inf
+    high: float | str = math.inf
+    higher_means: str = ""
+    is_share: bool = False  # of images: its interval over them is Wilson's
+    direction: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    quality: str = "structured"
+    family: str = "indicators"
+    reference: str = ""
+
+    def bounds(
+        self,
+        source: str | None = None,
+        *,
+        D: int | None = None,
+        N: int | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> tuple[float, float]:
+        """The numeric range for one of :attr:`sources`; only the sizes that the range depends on are needed.
+
+        ``"D"`` is the length of the spectrum: ``D`` for sigma, ``min(N, D)`` for scores. ``"grid"`` is the distance
+        between opposite corner patches, ``hypot(rows - 1, columns - 1)``, which no mean distance can exceed. Raises
+        :class:`InputError` for another source or a missing size.
+        """
+        if self.sources and source not in self.sources:
+            raise InputError(f"source must be one of {', '.join(self.sources)} for {self.name}, got {source!r}")
+        low, high = (_resolve(limit, source, D, N, grid) for limit in (self.low, self.high))
+        return low, high
+
+
+def _resolve(
+    limit: float | str, source: str | None, D: int | None, N: int | None, grid: tuple[int, int] | None
+) -> float:
+    if not isinstance(limit, str):
+        return float(limit)
+    needed = ("D", "N") if limit == "D" and source == "scores" else (limit,)
+    sizes = {"D": D, "N": N, "grid": None if grid is None else math.hypot(grid[0] - 1, grid[1] - 1)}
+    given = [size for name in needed if (size := sizes[name]) is not None]
+    if len(given) < len(needed):
+        raise InputError(f"{' and '.join(needed)} must be given for the range of {source}, got {D=}, {N=}, {grid=}")
+    return float(min(given))
+
+
+QUANTITIES: dict[str, Quantity] = {}
+
+
+def register(quantity: Quantity) -> Quantity:
+    """Enter a quantity under its name (in the place of one of that name) and return it."""
+    QUANTITIES[quantity.name] = quantity
+    return quantity
+
+
+def quantity(name: str) -> Quantity:
+    """The quantity of that name; of an unknown one what its name tells."""
+    if name not in QUANTITIES:
+        for module in REGISTRANTS:
+            import_module(module)
+    return QUANTITIES.get(name) or Quantity(name=name, label=name.replace("_", " ").capitalize())
+
+
+def label(name: str, source: str | None = None) -> str:
+    """The label of a quantity, with ``source`` in brackets where it is given."""
+    text = quantity(name).label
+    return f"{text} ({source})" if source else text
+
+
+def known_bounds(name: str) -> tuple[float, float]:
+    """The range of a quantity as far as it is a number: a size that differs from layer to layer is infinite here."""
+    found = quantity(name)
+    low, high = found.low, found.high
+    return (-math.inf if isinstance(low, str) else low), (math.inf if isinstance(high, str) else high)
+
+
+for _quantity in (
+    Quantity(
+        name="accuracy", label="Accuracy", low=0.0, high=1.0, is_share=True, higher_means="more images classified right"
+    ),
+    Quantity(name="loss", label="Loss", low=0.0, higher_means="further from the labels"),
+    Quantity(name="epoch_seconds", label="Seconds an epoch", unit="s", low=0.0, family="cost"),
+    Quantity(name="peak_memory_mb", label="Peak memory", unit="MB", low=0.0, family="cost"),
+):
+    register(_quantity)
