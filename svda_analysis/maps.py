@@ -12,7 +12,6 @@ import math
 import statistics
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from svda_analysis.errors import InputError

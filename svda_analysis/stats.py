@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -80,11 +80,15 @@ class Moments:
     def std(self) -> np.ndarray:
         """Deviation with n - 1 in the denominator; NaN for fewer than two."""
         if self.n < 2:
-            return np.full_like(self.m2, math.nan)
+            return np.full_like(np.asarray(self.m2), math.nan)
         return np.asarray(np.sqrt(self.m2 / (self.n - 1)))
 
-    def interval(self, index: int, low: float = -math.inf, high: float = math.inf) -> ConfidenceInterval:
-        """The interval of one of the means (:func:`mean_interval`)."""
+    def half_width(self) -> np.ndarray:
+        """Half the width of the plain t interval of each mean, whatever its limits: how far a stream has come."""
+        return self.std() * float(special.stdtrit(max(self.n - 1, 1), (1 + LEVEL) / 2)) / math.sqrt(max(self.n, 1))
+
+    def interval(self, low: float = -math.inf, high: float = math.inf, *, index: Any = ()) -> ConfidenceInterval:
+        """The interval of the mean, or of one of the means (:func:`mean_interval`)."""
         mean, se = float(self.mean[index]), float(self.std()[index]) / math.sqrt(max(self.n, 1))
         return mean_interval(mean, se, self.n - 1, low=low, high=high)
 

@@ -28,8 +28,9 @@ class Quantity:
 
     ``label`` heads axes and rows; ``unit`` follows it where there is one. ``low`` and ``high`` are what it can be at
     least and at most: numbers (infinite: no limit), or ``"D"``, ``"N"`` or ``"grid"``, sizes that :meth:`bounds`
-    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source which sign of a
-    difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes sentences.
+    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: any
+    other) which sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes
+    sentences.
     Holm's adjustment runs over each ``family`` apart. ``reference`` is the source of the formula.
     """
 

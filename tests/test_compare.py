@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
-
 from svda_analysis.compare import COMPARISON_COLUMNS, SUMMARY_COLUMNS, compare, holm, summarise
+
 from svda_analysis.errors import InputError
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 
