@@ -95,7 +95,7 @@ def attribute(
     on no other image and on no random state. Raises :class:`InputError` when an argument is outside what is allowed,
     and from the methods of attention when the model has no self-attention over whole images.
     """
-    chosen = _choose(method)
+    chosen = choose_method(method)
     check_images(images, batch_size)
     batches = images.split(batch_size)
     targets = [None] * len(batches) if target is None else class_of_each(target, len(images)).split(batch_size)
@@ -271,7 +271,8 @@ def check_images(images: Tensor, batch_size: int) -> None:
         raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
 
-def _choose(name: str) -> Method:
+def choose_method(name: str) -> Method:
+    """The method of that name. Raises :class:`InputError` with the names there are."""
     if name not in METHODS:
         near = difflib.get_close_matches(str(name).lower(), METHODS, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -86,13 +86,18 @@ def open_images(paths: Sequence[str | os.PathLike[str]], subject: Subject) -> tu
     config = subject.model.config if isinstance(subject.model, ViT) else None
     own = subject.preprocessing
     size = own.image_size or 224
-    files = [str(file) for path in paths for file in _files_at(path)]
+    files = image_files(paths)
     mode = v2.InterpolationMode(own.interpolation)
     steps = [v2.Resize(own.resize or size, interpolation=mode), v2.CenterCrop(size), v2.PILToTensor()]
     colours = "L" if config and config.in_channels == 1 else "RGB"
     pixels = torch.stack([v2.Compose(steps)(open_image(file).convert(colours)) for file in files])  # (n, C, H, W)
     mean, std = (torch.tensor(x)[:, None, None] for x in (own.mean or IMAGENET_MEAN, own.std or IMAGENET_STD))
     return (pixels / 255 - mean) / std, pixels.permute(0, 2, 3, 1).numpy(), files
+
+
+def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The files named, and all images in the folders named. Raises :class:`InputError` for what is not there."""
+    return [str(file) for path in paths for file in _files_at(path)]
 
 
 def _files_at(path: str | os.PathLike[str]) -> list[Path]:
@@ -116,7 +121,7 @@ def for_model(images: Tensor, model: nn.Module) -> Tensor:
 def _load(
     name: str | None, subject: Subject, root: str | os.PathLike[str] | None, opened: dict[Any, ImageData]
 ) -> ImageData:
-    """The test part of a data set, by name or the one that the subject learned from, at the size that its model takes."""
+    """The test part of a data set, by name or what the subject learned from, at the size that its model takes."""
     wanted = (subject.data["name"] if name is None else name, subject.preprocessing.image_size, name is None)
     if wanted not in opened:
         opened[wanted] = load_dataset(wanted[0], root=root, image_size=wanted[1], sample_fallback=wanted[2])

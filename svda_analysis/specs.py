@@ -8,7 +8,7 @@ A spec is the path of one of our checkpoints, or a model from elsewhere:
 - ``module:package.module:function@weights.pt`` - what a function of one's own returns;
 - ``dot:vit_tiny``, ``svda:vit_tiny``, ``cosine:vit_tiny`` - our own model in one of its sizes (``model.PRESETS``).
 
-``?key=value&key=value`` behind the name are arguments of what makes the model, ``timm:NAME?img_size=384&num_classes=0``.
+``?key=value&key=value`` behind the name are arguments of what makes the model: ``timm:NAME?img_size=384&in_chans=1``.
 ``@weights`` is a ``.safetensors`` file, or a ``.pt`` read with ``weights_only=True``; without it the model is random.
 """
 

@@ -1,8 +1,9 @@
 """Intervals and tests: one rule for each, for every table and figure. No torch here.
 
 An interval of a mean is Student's t on the scale on which the quantity has no end: the logit between two limits, the
-logarithm above a single one, the number itself where there is none; so that no interval leaves what the quantity can be.
-Where there is no spread beyond rounding there is nothing to test against: interval and p are NaN, never a width of 0.
+logarithm above a single one, the number itself where there is none; so that no interval leaves what the quantity can
+be. Where there is no spread beyond rounding there is nothing to test against: interval and p are NaN, never a width
+of 0.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test
 
 
 def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test:
-    """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of freedom
-    (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
+    """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of
+    freedom (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
     n, m = len(x), len(y)
     a, b = float(x.var(ddof=1)), float(y.var(ddof=1))
     squared = a / n + b / m
@@ -246,7 +247,7 @@ def tost(differences: Numbers, margin: float) -> Equivalence:
     return Equivalence(mean, mean - half, mean + half, p_lower, p_upper, max(p_lower, p_upper), n)
 
 
-# --- paired proportions -------------------------------------------------------------------------------------------------
+# --- paired proportions ---------------------------------------------------------------------------------------------
 
 
 def mcnemar(lost: int, won: int) -> float:

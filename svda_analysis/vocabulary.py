@@ -2,8 +2,8 @@
 
 A quantity is whatever stands in the column ``indicator`` of a table. Each is registered once, where it is computed
 (indicators beside their functions, metrics of faithfulness beside theirs); what comes from several places is registered
-here. Labels, axes, ranges, the families of Holm's adjustment and the words of sentences are all read from here. No torch
-here.
+here. Labels, axes, ranges, the families of Holm's adjustment and the words of sentences are all read from here. No
+torch here.
 """
 
 from __future__ import annotations
