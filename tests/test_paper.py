@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
-from svda_analysis.capture import records
-from svda_analysis.compare import compare, tost
+from svda_analysis.tap import records
+from svda_analysis.comparison import compare, tost
 from test_data import cifar100_files, write_archive
 
 from svda_analysis import plots

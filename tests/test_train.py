@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from svda_analysis.capture import records
+from svda_analysis.tap import records
 
 from svda_analysis import checkpoint as checkpoints
 from svda_analysis.data import load_dataset
