@@ -256,8 +256,8 @@ class _Run:
             now = self._traced()
         self.history = rows if self.history.empty else pd.concat([self.history, rows], ignore_index=True)
         self.trace = now if self.trace is None else self.trace.then(now)
-        means = rows.groupby(["indicator", "source"], sort=False)["mean"].mean()
-        self.accelerator.log({f"{source}/{name}": x for (name, source), x in means.items()}, step=self.epoch)
+        means = rows["mean"].groupby(rows["source"] + "/" + rows["indicator"], sort=False).mean()
+        self.accelerator.log({str(name): x for name, x in means.items()}, step=self.epoch)
         return rows
 
     def _test(self) -> pd.DataFrame:
