@@ -57,10 +57,11 @@ from svda_analysis.paper import (
     train_missing,
     write_paper,
 )
+from svda_analysis.recipe import TrainConfig
 from svda_analysis.report import markdown
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 from svda_analysis.specs import open_model
-from svda_analysis.train import TrainConfig, train
+from svda_analysis.training import train
 
 TINY = """
 title = "A tiny study"
