@@ -28,8 +28,9 @@ class Quantity:
 
     ``label`` heads axes and rows; ``unit`` follows it where there is one. ``low`` and ``high`` are what it can be at
     least and at most: numbers (infinite: no limit), or ``"D"``, ``"N"`` or ``"grid"``, sizes that :meth:`bounds`
-    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source which sign of a
-    difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes sentences.
+    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: by any
+    other) which sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes
+    sentences.
     Holm's adjustment runs over each ``family`` apart. ``reference`` is the source of the formula.
     """
 
@@ -45,6 +46,10 @@ class Quantity:
     quality: str = "structured"
     family: str = "indicators"
     reference: str = ""
+
+    def sign(self, source: str) -> int:
+        """Which sign of a difference means more of :attr:`quality`: +1, -1, or 0 where neither does."""
+        return self.direction.get(source, self.direction.get("*", 0))
 
     def bounds(
         self,
