@@ -1,36 +1,75 @@
-"""Stream images through a model's attention and reduce them to a table, layer by layer, in constant memory."""
+"""Measure models: one (:func:`analyze`) or several side by side (:func:`analyze_runs`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
-from svda_analysis.capture import AttentionRecord, capture, check_captured, evaluating, token_layout
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
-from svda_analysis.indicators import INDICATORS, Indicator, attention_spectrum, score_spectrum, sigma_spectrum
-from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, make_frame
+from svda_analysis.faithful import faithfulness as measure_faithfulness
+from svda_analysis.frames import TABLE_COLUMNS
+from svda_analysis.indicators import INDICATORS, Indicator
+from svda_analysis.map_comparison import compare_run_maps
+from svda_analysis.maps import class_scores, whole_maps
+from svda_analysis.results import Analysis, Examples, Run, versions
 from svda_analysis.sources import Data, ImageSource, for_model, open_source
-from svda_analysis.specs import OpenModel, open_model
+from svda_analysis.specs import open_model, run_names
+from svda_analysis.streaming import Stream
+from svda_analysis.subject import Subject
 
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
+Given = nn.Module | str | os.PathLike[str] | Subject
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a model is measured; the fields are explained at :func:`analyze`. Checked when it is made."""
+
+    indicators: Sequence[str] | None = None
+    images: int | None = None
+    precision: float | None = None
+    batch_size: int = 64
+    noise: float = 0.1
+    examples: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.indicators or ():
+            if name not in INDICATORS:
+                raise InputError(f"indicators must be among {', '.join(INDICATORS)}, got {name!r}")
+        if self.indicators is not None and not self.indicators:
+            raise InputError("indicators must name at least one indicator, got none")
+        if self.images is not None and self.images < 1:
+            raise InputError(f"images must be at least 1, got {self.images}")
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise InputError(f"precision must lie between 0 and 1, got {self.precision}")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.noise < math.inf:
+            raise InputError(f"noise must be at least 0, got {self.noise}")
+        if self.examples < 0:
+            raise InputError(f"examples must be at least 0, got {self.examples}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must lie in [0, 2^63), got {self.seed}")
+
+    @property
+    def chosen(self) -> list[Indicator]:
+        return [INDICATORS[name] for name in self.indicators or INDICATORS]
 
 
 def analyze(
-    model_or_path: nn.Module | str | os.PathLike[str] | OpenModel,
+    model_or_path: Given,
     data: Data | None = None,
     *,
     indicators: Sequence[str] | None = None,
@@ -52,8 +91,8 @@ def analyze(
     Parameters
     ----------
     model_or_path
-        A module (it keeps its device and mode), the path of a checkpoint, or a spec such as
-        ``timm:NAME@weights.pt`` (see ``specs.py``).
+        A module (it keeps its device and mode), the path of a checkpoint, a spec such as ``timm:NAME@weights.pt`` (see
+        ``specs.py``), or what :func:`~svda_analysis.specs.open_model` returned.
     data
         Preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data
         set's name (its test part). A checkpoint brings the name of its own.
@@ -84,294 +123,159 @@ def analyze(
     InputError
         When an argument is outside what is allowed, or the images do not suit the model.
     """
-    wanted = _choose_indicators(indicators)
-    _check_numbers(images, precision, batch_size, noise, examples, seed)
-    subject = open_model(model_or_path)
-    if preprocessing is not None:
-        subject = dataclasses.replace(subject, preprocessing=preprocessing)
-    home = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
-    device = _resolve_device(home if device is None and isinstance(model_or_path, nn.Module) else device)
-    source = open_source(data, subject, data_root)
-    started = time.perf_counter()
-    try:
-        with evaluating(subject.model.to(device)), torch.no_grad():
-            stream = Stream(subject.model, wanted, noise=noise, seed=seed, prefix_tokens=prefix_tokens)
-            total = min(images or source.total, source.total)
-            for batch, labels in source.batches(batch_size, images, seed):
-                stream.update(for_model(batch, subject.model), labels)
-                if progress:
-                    progress(stream.images, total)
-                if precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < precision:
-                    break
-            shown = _examples(subject.model, source, examples, prefix_tokens)
-    finally:
-        subject.model.to(home)
-    name = name or subject.name
-    identity = {
-        "model": name,
-        "attention": subject.attention or stream.kind,
-        "seed": subject.seed,
-        "epoch": subject.epoch,
-        "dataset": source.name,
-    }
-    run = {
+    options = Options(
+        indicators=indicators,
+        images=images,
+        precision=precision,
+        batch_size=batch_size,
+        noise=noise,
+        examples=examples,
+        seed=seed,
+    )
+    changes: dict[str, Any] = {"prefix_tokens": prefix_tokens, "preprocessing": preprocessing, "name": name}
+    subject = open_model(model_or_path, device=device, **changes)
+    return analyze_subject(subject, open_source(data, subject, data_root), options, progress=progress)
+
+
+def analyze_runs(
+    models: Sequence[Given],
+    data: Data | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    baseline: str | None = None,
+    maps: int | None = None,
+    faithfulness: int | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+    **options: Any,
+) -> Analysis:
+    """Measure several models side by side: what ``svda-analyze A.pt B.pt`` does.
+
+    ``models`` are what :func:`analyze` takes, or subjects opened with :func:`~svda_analysis.specs.open_model` where
+    some need another preprocessing, prefix or device; ``names`` groups them into models (default: runs that differ in
+    their seed alone share a name, :func:`~svda_analysis.specs.run_names`). Each gets the images in its own way; a data
+    set is read once. ``baseline`` is the model to compare with. ``maps``: also compare attention maps head by head on
+    so many images (:func:`~svda_analysis.map_comparison.compare_run_maps`); ``faithfulness``: also measure on so many
+    images what the maps tell of the decision (:func:`~svda_analysis.faithful.faithfulness`). ``options`` are those of
+    :func:`analyze`: indicators, images, precision, batch_size, noise, examples, seed. ``progress`` is called with
+    (label, done, in all).
+
+    Raises :class:`InputError` as :func:`analyze` does, before anything is measured where that can be told.
+    """
+    settings = Options(**options)
+    opened = [open_model(given) for given in models]
+    if not opened:
+        raise InputError("models must name at least one model, got none")
+    labels, names = [subject.name for subject in opened], list(names or run_names(opened))
+    if baseline is not None and baseline not in names:
+        raise InputError(f"baseline must be one of {', '.join(dict.fromkeys(names))}, got {baseline!r}")
+    subjects = [dataclasses.replace(subject, name=name) for subject, name in zip(opened, names, strict=True)]
+    shelf: dict[Any, Any] = {}
+    sources = [open_source(data, subject, data_root, opened=shelf) for subject in subjects]
+    parts = []
+    for subject, source, label in zip(subjects, sources, labels, strict=True):
+        part = analyze_subject(subject, source, settings, progress=functools.partial(progress, label))
+        if faithfulness is not None:
+            advance = functools.partial(progress, "faithfulness")
+            wanted: dict[str, Any] = {"images": faithfulness, "seed": settings.seed, "progress": advance}
+            part = _with_rows(part, measure_faithfulness(subject, source, **wanted))
+        parts.append(part)
+    analysis = dataclasses.replace(Analysis.join(parts), baseline=baseline)
+    if maps is not None:
+        compared = compare_run_maps(
+            subjects,
+            sources,
+            baseline=baseline,
+            images=maps,
+            seed=settings.seed,
+            progress=functools.partial(progress, "maps"),
+        )
+        analysis = dataclasses.replace(analysis, maps=compared)
+    return analysis
+
+
+def analyze_subject(
+    subject: Subject,
+    source: ImageSource,
+    options: Options,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Analysis:
+    """:func:`analyze` of a subject over a source of images that is open."""
+    started, total = time.perf_counter(), min(options.images or source.total, source.total)
+    with subject.running() as model, torch.no_grad():
+        stream = Stream(
+            model,
+            options.chosen,
+            noise=options.noise,
+            seed=options.seed,
+            prefix_tokens=subject.prefix_tokens,
+            classes=source.scores,
+        )
+        for batch, labels in source.batches(options.batch_size, options.images, options.seed):
+            stream.update(for_model(batch, model), labels)
+            if progress:
+                progress(stream.images, total)
+            if options.precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < options.precision:
+                break
+        shown = _examples(subject, source, options.examples)
+    seconds = round(time.perf_counter() - started, 2)
+    return _as_analysis(subject, source, options, stream, shown, seconds)
+
+
+def _as_analysis(
+    subject: Subject, source: ImageSource, options: Options, stream: Stream, shown: Examples | None, seconds: float
+) -> Analysis:
+    who = {**subject.identity, "attention": subject.attention or stream.kind}
+    identity = {**who, "dataset": source.name}
+    settings = {key: getattr(options, key) for key in ("noise", "seed", "precision", "batch_size")}
+    run = Run(
         **identity,
-        "path": subject.path,
-        "parameters": sum(p.numel() for p in subject.model.parameters()),
-        "images": stream.images,
-        "data": source.description,
-        "preprocessing": str(subject.preprocessing) if subject.preprocessing else None,
-        "seconds": round(time.perf_counter() - started, 2),
-        "recipe": subject.recipe,
-    }
-    settings = {"noise": noise, "seed": seed, "precision": precision, "batch_size": batch_size, "device": str(device)}
+        path=subject.spec,
+        parameters=sum(p.numel() for p in subject.model.parameters()),
+        images=stream.images,
+        data=source.description,
+        preprocessing=str(subject.preprocessing),
+        seconds=seconds,
+        recipe=subject.recipe,
+        settings={**settings, "device": str(subject.device), "prefix_tokens": subject.prefix_tokens},
+    )
     return Analysis(
         table=stream.table(identity),
-        spectra=stream.spectra(identity),
-        history=subject.history.assign(model=identity["model"]).astype(TABLE_COLUMNS),
-        examples={name: shown} if shown else {},
-        meta={
-            "versions": versions(),
-            "settings": settings,
-            "labels": {
-                **{indicator.name: indicator.label for indicator in wanted},
-                "deletion_auc": "Deletion AUC",
-                "insertion_auc": "Insertion AUC",
-                "sensitivity_max": "Largest sensitivity",
-                "randomisation_correlation": "Likeness, weights redrawn",
-            },
-            "runs": [run],
-            "warnings": [*source.warnings, *_cautions(subject, stream.windows)],
-        },
+        spectra=stream.spectra(who),
+        history=subject.history.assign(model=subject.name).astype(TABLE_COLUMNS),
+        examples={subject.name: shown} if shown else {},
+        traces={subject.name: subject.trace} if subject.trace else {},
+        runs=(run,),
+        warnings=(*source.warnings, *_cautions(subject, stream.windows)),
+        versions=versions(),
     )
 
 
-def _cautions(subject: OpenModel, windows: bool) -> list[str]:
+def _with_rows(part: Analysis, rows: pd.DataFrame) -> Analysis:
+    rows = rows.assign(attention=part.runs[0].attention).astype(TABLE_COLUMNS)
+    return dataclasses.replace(part, table=pd.concat([part.table, rows], ignore_index=True))
+
+
+def _cautions(subject: Subject, windows: bool) -> list[str]:
     lines = []
     if subject.untrained:
-        lines.append(f"{subject.path} names no weights (@FILE): they are random, and nothing here was learned")
+        lines.append(f"{subject.spec} names no weights (@FILE): they are random, and nothing here was learned")
     if windows:
         lines.append(f"{subject.name} attends inside windows: its numbers speak of windows, not of the whole image")
     return lines
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, this package and what its numbers depend on."""
-    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "scipy", "pandas")}
-    try:
-        own = version("svda-analysis")
-    except ModuleNotFoundError:
-        own = "not installed"
-    return {"svda-analysis": own, "python": platform.python_version(), **found}
-
-
-# --- the stream -----------------------------------------------------------------------------------------------------
-
-
-class Stream:
-    """Running count, mean and spread over images of every indicator at every layer and head of one model.
-
-    ``update`` runs one batch through the model and keeps only its moments; a record is dropped before the next layer
-    begins. With ``perturbation_robustness`` among the indicators each batch runs together with its noisy copy.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        indicators: Sequence[Indicator],
-        *,
-        noise: float = 0.1,
-        seed: int = 0,
-        prefix_tokens: int | None = None,
-    ) -> None:
-        self.model, self.indicators, self.noise, self.prefix_tokens = model, indicators, noise, prefix_tokens
-        self.generator = torch.Generator().manual_seed(seed)
-        self.images = 0
-        self.kind = "dot"
-        self.moments: dict[tuple[str, str, int], _Moments] = {}
-        self.spectrum_moments: dict[tuple[str, int], _Moments] = {}
-        self.bounds: dict[tuple[str, str, int], float] = {}
-        self.windows = False
-        self._noisy = any("a_noisy" in indicator.needs for indicator in indicators)
-        self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
-
-    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
-        B, seen = len(images), 0
-        batch = images
-        if self._noisy:
-            drawn = torch.randn(images.shape, generator=self.generator).to(images)
-            batch = torch.cat([images, images + self.noise * drawn])
-
-        def on_record(record: AttentionRecord) -> None:
-            nonlocal seen
-            if record.a.shape[-2] == record.a.shape[-1]:  # else pooling or cross-attention: no map of the image
-                self._measure(record._replace(layer=seen), images)
-                seen += 1
-
-        with capture(self.model, on_record):
-            logits = as_logits(self.model(batch))[:B]
-        check_captured(seen, self.model)
-        if labels is not None and logits.ndim == 2 and int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]:
-            labels = labels.to(logits.device)
-            self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
-            self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
-        self.images += B
-
-    def _measure(self, record: AttentionRecord, images: Tensor) -> None:
-        half = len(record.a) // (2 if self._noisy else 1)  # images, or the windows of all images
-        q, k, a = record.q[:half], record.k[:half], record.a[:half]
-        size = (images.shape[-2], images.shape[-1])
-        self.windows = self.windows or half > len(images)
-        known = 0 if self.windows else self.prefix_tokens  # a window holds patches alone
-        grid, prefix = token_layout(self.model, a.shape[-1], image_size=size, prefix=known)
-        spectra = {}
-        if "scores" in self._sources:
-            spectra["scores"] = score_spectrum(q, k, record.scale, record.sigma)
-        if "attention" in self._sources:
-            spectra["attention"] = attention_spectrum(a)
-        if record.sigma is not None:
-            self.kind = "svda"
-            if "sigma" in self._sources and not self.images:
-                spectra["sigma"] = sigma_spectrum(record.sigma)[None]
-        for source, spectrum in spectra.items():
-            moments = self.spectrum_moments.setdefault((source, record.layer), _Moments())
-            moments.update(_mean_over_windows(spectrum, len(images)))
-        at_hand = {"q": q, "k": k, "a": a, "a_noisy": record.a[half:], "grid": grid, "prefix": prefix}
-        for indicator in self.indicators:
-            for source in indicator.sources:
-                if "spectrum" in indicator.needs and source not in spectra:
-                    continue
-                given = {**at_hand, "spectrum": spectra.get(source)}
-                values = indicator.function(**{need: given[need] for need in indicator.needs})
-                self._add(indicator.name, source, record.layer, _mean_over_windows(values, len(images)))
-                low, high = indicator.bounds(source, D=q.shape[-1], N=a.shape[-1], grid=grid)
-                self.bounds[indicator.name, source, record.layer] = high - low
-
-    def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
-        self.moments.setdefault((indicator, source, layer), _Moments()).update(values)
-
-    def widest(self) -> float:
-        """The widest half-width of a 95 % interval, as a share of its indicator's range."""
-        widths = (
-            float(self.moments[key].half_width().max()) / span
-            for key, span in self.bounds.items()
-            if self.moments[key].n > 1 and span > 0
-        )
-        return max(widths, default=0.0)
-
-    def table(self, identity: dict[str, Any]) -> pd.DataFrame:
-        """The moments as a frame with :data:`~svda_analysis.results.TABLE_COLUMNS`."""
-        rows = []
-        for (indicator, source, layer), moments in self.moments.items():
-            std, half = moments.std(), moments.half_width()
-            for head, mean in enumerate(moments.mean.tolist()):
-                place = {"layer": layer, "head": head} if layer >= 0 else {}
-                interval = {"ci_low": mean - float(half[head]), "ci_high": mean + float(half[head])}
-                numbers = {"mean": mean, "std": float(std[head]), "n": moments.n, **interval}
-                rows.append({**identity, **place, "indicator": indicator, "source": source, **numbers})
-        return make_frame(rows, TABLE_COLUMNS)
-
-    def spectra(self, identity: dict[str, Any]) -> pd.DataFrame:
-        """Mean singular values as a frame with :data:`~svda_analysis.results.SPECTRA_COLUMNS`."""
-        rows = [
-            {**identity, "layer": layer, "head": head, "source": source, "rank": rank, "value": value}
-            for (source, layer), moments in self.spectrum_moments.items()
-            for head, values in enumerate(moments.mean.tolist())
-            for rank, value in enumerate(values, start=1)
-        ]
-        return make_frame(rows, SPECTRA_COLUMNS)
-
-
-def _mean_over_windows(values: Tensor, images: int) -> Tensor:
-    """``(images * windows, ...) -> (images, ...)`` where attention stays inside windows."""
-    return values if len(values) <= images else values.unflatten(0, (images, -1)).mean(1)
-
-
-def as_logits(output: Any) -> Tensor:
-    """The logits of a model's output: a tensor, or the ``logits`` (else the pooled features) of Hugging Face's."""
-    if isinstance(output, Tensor):
-        return output
-    for name in ("logits", "pooler_output", "last_hidden_state"):
-        if isinstance(found := getattr(output, name, None), Tensor):
-            return found
-    raise InputError(f"the model must return logits (B, classes), it returned {type(output).__name__}")
-
-
-class _Moments:
-    """Count, mean and sum of squared deviations over images, merged batch by batch (Chan, Golub & LeVeque 1979)."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.mean = self.m2 = torch.zeros(())
-
-    def update(self, values: Tensor) -> None:
-        values = values.cpu().double()  # (B, ...); not every device knows float64
-        n, total = len(values), self.n + len(values)
-        mean = values.mean(0)
-        delta = mean - self.mean
-        self.m2 = self.m2 + (values - mean).square().sum(0) + delta.square() * (self.n * n / total)
-        self.mean = self.mean + delta * (n / total)
-        self.n = total
-
-    def std(self) -> Tensor:
-        return (self.m2 / (self.n - 1)).sqrt() if self.n > 1 else torch.full_like(self.m2, math.nan)
-
-    def half_width(self) -> Tensor:
-        """Half-width of the 95 % t interval of the mean."""
-        quantile = stats.t.ppf(0.975, self.n - 1) if self.n > 1 else math.nan
-        return self.std() * (quantile / math.sqrt(self.n))
-
-
-# --- what to measure, on what ---------------------------------------------------------------------------------------
-
-
-def _resolve_device(wanted: str | torch.device | None) -> torch.device:
-    try:
-        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, TypeError):  # what torch raises for a device it does not know or have
-        raise InputError(f"device must be cpu or an accelerator of this machine, got {str(wanted)!r}") from None
-    return device
-
-
-def _examples(model: nn.Module, source: ImageSource, number: int, prefix_tokens: int | None) -> Examples | None:
+def _examples(subject: Subject, source: ImageSource, number: int) -> Examples | None:
+    """A few images with their maps; None where no map covers the image (attention inside windows)."""
     if not number:
         return None
     images, labels, pictures = source.examples(number)
-    maps: list[np.ndarray] = []
-    with capture(model, lambda record: maps.append(record.a.half().cpu().numpy())):
-        predictions = as_logits(model(for_model(images, model))).argmax(-1).cpu().numpy()
-    square = [found for found in maps if found.shape == maps[0].shape and len(found) == len(images)]
-    if not square or square[0].shape[-2] != square[0].shape[-1]:
-        return None  # attention inside windows: no map covers the image
-    size = (images.shape[-2], images.shape[-1])
-    grid, prefix = token_layout(model, square[0].shape[-1], image_size=size, prefix=prefix_tokens)
-    stacked = np.stack(square, axis=1)
-    return Examples(pictures, labels.cpu().numpy(), predictions, stacked, grid, prefix, source.classes)
-
-
-def _choose_indicators(names: Sequence[str] | None) -> list[Indicator]:
-    for name in names or ():
-        if name not in INDICATORS:
-            raise InputError(f"indicators must be among {', '.join(INDICATORS)}, got {name!r}")
-    if names is not None and not names:
-        raise InputError("indicators must name at least one indicator, got none")
-    return [INDICATORS[name] for name in names or INDICATORS]
-
-
-def _check_numbers(
-    images: int | None, precision: float | None, batch_size: int, noise: float, examples: int, seed: int
-) -> None:
-    if images is not None and images < 1:
-        raise InputError(f"images must be at least 1, got {images}")
-    if precision is not None and not 0 < precision < 1:
-        raise InputError(f"precision must lie between 0 and 1, got {precision}")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    if not 0 <= noise < math.inf:
-        raise InputError(f"noise must be at least 0, got {noise}")
-    if examples < 0:
-        raise InputError(f"examples must be at least 0, got {examples}")
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must lie in [0, 2^63), got {seed}")
+    try:
+        found = whole_maps(subject.model, for_model(images, subject.model), prefix_tokens=subject.prefix_tokens)
+    except InputError:
+        return None
+    logits = class_scores(found.output, subject.model, source.scores)
+    predictions = np.full(len(images), -1) if logits is None else logits.argmax(-1).cpu().numpy()
+    maps = np.stack([a.half().cpu().numpy() for a in found.layers], axis=1)
+    return Examples(pictures, labels.cpu().numpy(), predictions, maps, found.grid, found.prefix, source.classes)

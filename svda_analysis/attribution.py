@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svda_analysis.capture import AttentionRecord, capture, check_captured, evaluating, token_layout
 from svda_analysis.errors import InputError
+from svda_analysis.maps import WholeMaps, class_row, logits_of, whole_maps
+from svda_analysis.tap import evaluating
 
 _IG_STEPS = 50
 _SHAP_SAMPLES, _SHAP_GROUP, _SHAP_NOISE = 32, 8, 0.1
@@ -95,7 +95,7 @@ def attribute(
     on no other image and on no random state. Raises :class:`InputError` when an argument is outside what is allowed,
     and from the methods of attention when the model has no self-attention over whole images.
     """
-    chosen = _choose(method)
+    chosen = choose_method(method)
     check_images(images, batch_size)
     batches = images.split(batch_size)
     targets = [None] * len(batches) if target is None else class_of_each(target, len(images)).split(batch_size)
@@ -116,8 +116,9 @@ def attribute(
 def _rollout(job: Job) -> Tensor:
     """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, so rows sum to 1; the row of CLS of ``A_hat_L ... A_hat_1``."""
     with torch.no_grad():
-        maps, _score = _layers(job, whole=True)
-    return _patches_of_row(job, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
+        found = _stack(job)
+    maps = [a.mean(1) for a in found.layers]
+    return _patches_of_row(found, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
 
 
 @_method("Relevance", "Chefer, Gur & Wolf 2021 (ICCV), eq. 5 and 6", signed=False)
@@ -125,60 +126,41 @@ def _relevance(job: Job) -> Tensor:
     """``A_bar = mean_h relu(dy/dA * A)`` of the target's logit y; ``R = I``, then ``R += A_bar R`` from layer 1 up."""
     job.images.requires_grad_()  # so that gradients reach the maps of a frozen model too
     with torch.enable_grad():
-        maps, score = _layers(job, gradients=True, whole=True)
-    gradients = torch.autograd.grad(score, maps, materialize_grads=True)
-    bars = [(gradient * a.detach()).relu().mean(1) for gradient, a in zip(gradients, maps, strict=True)]
-    return _patches_of_row(job, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
+        found = _stack(job, gradients=True)
+        logits = logits_of(found.output)
+        score = logits.gather(1, resolve(job.target, logits)[:, None]).sum()
+    gradients = torch.autograd.grad(score, found.layers, materialize_grads=True)
+    bars = [(gradient * a.detach()).relu().mean(1) for gradient, a in zip(gradients, found.layers, strict=True)]
+    return _patches_of_row(found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
 
 
 @_method("CLS attention", "the map itself", gradient=False, target=False, signed=False)
 def _cls_attention(job: Job) -> Tensor:
     """The row of CLS in the last layer, mean over heads."""
     with torch.no_grad():
-        maps, _score = _layers(job)
-    return _patches_of_row(job, maps[-1:])
+        found = whole_maps(job.model, job.images, prefix_tokens=job.prefix_tokens)
+    return class_row(found.layers[-1].mean(1), found.prefix).unflatten(-1, found.grid)
 
 
-def _layers(job: Job, *, gradients: bool = False, whole: bool = False) -> tuple[list[Tensor], Tensor]:
-    """The maps of the self-attention layers over whole images, and the sum of the targets' logits, of one forward.
-
-    Maps are ``(B, N, N)``, means over heads, or ``(B, H, N, N)`` for ``gradients``. Layers with another number of
-    tokens than most are left out, or are an error when the ``whole`` stack of layers is needed.
-    """
-    seen, maps = 0, []
-
-    def on_record(record: AttentionRecord) -> None:
-        nonlocal seen
-        seen, a = seen + 1, record.a
-        if a.ndim == 4 and a.shape[-1] == a.shape[-2] and len(a) == len(job.images):
-            maps.append(a if gradients else a.mean(1))
-
-    with capture(job.model, on_record, output="map" if gradients else "kernel"):
-        logits = logits_of(job.model, job.images)
-    check_captured(seen, job.model)
-    if not maps:
-        raise InputError(f"{type(job.model).__name__} has no self-attention over whole images, only windows or pooling")
-    tokens = [a.shape[-1] for a in maps]
-    if whole and len(set(tokens)) > 1:
-        raise InputError(f"rollout and relevance need the same tokens in every layer, got {sorted(set(tokens))} tokens")
-    score = logits.gather(1, resolve(job.target, logits)[:, None]).sum()
-    return [a for a in maps if a.shape[-1] == statistics.mode(tokens)], score
+def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:
+    """The whole stack of layers; an error where some have another number of tokens."""
+    found = whole_maps(job.model, job.images, prefix_tokens=job.prefix_tokens, gradients=gradients)
+    if found.left_out:
+        raise InputError(
+            f"rollout and relevance need the same tokens in every layer, {found.left_out} have not the "
+            f"{found.layers[0].shape[-1]} tokens of the others"
+        )
+    return found
 
 
-def _patches_of_row(job: Job, layers: list[Tensor]) -> Tensor:
+def _patches_of_row(found: WholeMaps, layers: list[Tensor]) -> Tensor:
     """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, (B, rows, columns)."""
     N = layers[0].shape[-1]
-    grid, prefix = _layout(job, N)
-    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if prefix else torch.full((1, 1, N), 1 / N)
+    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if found.prefix else torch.full((1, 1, N), 1 / N)
     row = row.to(layers[0])
     for layer in reversed(layers):
         row = row @ layer  # (B, 1, N)
-    return row[:, 0, prefix:].unflatten(-1, grid)
-
-
-def _layout(job: Job, tokens: int) -> tuple[tuple[int, int], int]:
-    H, W = job.images.shape[-2:]
-    return token_layout(job.model, tokens, image_size=(H, W), prefix=job.prefix_tokens)
+    return row[:, 0, found.prefix :].unflatten(-1, found.grid)
 
 
 # --- methods of pixels, by captum (whose import takes seconds, and waits until a method is called) ------------------
@@ -223,8 +205,7 @@ def _gradient_shap(job: Job) -> Tensor:
 def _occlusion(job: Job) -> Tensor:
     """The fall of the target's logit when a patch is set to zero. It stands in every channel: one is read, no sum."""
     with torch.no_grad():
-        maps, _score = _layers(job)
-    (rows, columns), _prefix = _layout(job, maps[0].shape[-1])
+        rows, columns = whole_maps(job.model, job.images[:1], prefix_tokens=job.prefix_tokens).grid
     C, H, W = job.images.shape[1:]
     window = (C, -(-H // rows), -(-W // columns))
     method, classes = _by_captum("Occlusion", job)
@@ -236,7 +217,9 @@ def _by_captum(name: str, job: Job) -> tuple[Any, Tensor]:
     """captum's method on the model's logits, and the class of each image. The images now require gradients."""
     import captum.attr
 
-    forward = partial(logits_of, job.model)
+    def forward(images: Tensor) -> Tensor:
+        return logits_of(job.model(images))
+
     with torch.no_grad():
         classes = resolve(job.target, forward(job.images))
     job.images.requires_grad_()
@@ -257,16 +240,6 @@ def _seeded() -> Iterator[None]:
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
-
-
-def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """``(B, classes)``. Raises :class:`InputError` where the model returns something else."""
-    output = model(images)
-    logits = getattr(output, "logits", output)  # Hugging Face models return them by name
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model must return logits (B, classes), got {came}")
-    return logits
 
 
 def resolve(target: Tensor | None, logits: Tensor) -> Tensor:
@@ -298,7 +271,8 @@ def check_images(images: Tensor, batch_size: int) -> None:
         raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
 
-def _choose(name: str) -> Method:
+def choose_method(name: str) -> Method:
+    """The method of that name. Raises :class:`InputError` with the names there are."""
     if name not in METHODS:
         near = difflib.get_close_matches(str(name).lower(), METHODS, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -27,8 +27,10 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.results import TABLE_COLUMNS, Trace, make_frame
+from svda_analysis.results import Trace
+from svda_analysis.vocabulary import known_bounds
 
 FORMAT = 1
 _MAGIC = "svda_analysis checkpoint"
@@ -48,7 +50,7 @@ class Checkpoint:
 
     ``recipe`` is the training recipe (the fields of ``TrainConfig``), ``model`` and ``optimizer`` are state dicts
     (``optimizer`` is ``None`` once exported), ``epoch`` counts the epochs done, ``history`` has
-    :data:`~svda_analysis.results.TABLE_COLUMNS`, ``data`` says what the images were (name, mean, std, classes, source).
+    :data:`~svda_analysis.frames.TABLE_COLUMNS`, ``data`` says what the images were (name, mean, std, classes, source).
     ``trace`` holds the learned diagonals and a few maps of each epoch, or None.
     """
 
@@ -250,7 +252,11 @@ def _pack(history: pd.DataFrame) -> dict[str, list[Any]]:
 def _unpack(columns: dict[str, list[Any]]) -> pd.DataFrame:
     if not isinstance(columns, dict):
         raise TypeError(f"history is a {type(columns).__name__}")
-    return pd.DataFrame({name: columns[name] for name in TABLE_COLUMNS}).astype(TABLE_COLUMNS)
+    given = dict(columns)
+    for at, name in enumerate(("low", "high")):  # files of earlier versions have no limits
+        if name not in given:
+            given[name] = [known_bounds(str(indicator))[at] for indicator in columns["indicator"]]
+    return pd.DataFrame({name: given[name] for name in TABLE_COLUMNS}).astype(TABLE_COLUMNS)
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure: ``draw()`` makes it (a matplotlib Figure), ``name`` is that of its files, ``caption`` the text for those
-    who read or cannot see it (default: the name in words)."""
+    """A figure: ``draw()`` makes it (a matplotlib Figure), ``name`` is that of its files, ``caption`` says what it
+    shows, also to those who cannot see it (default: its name)."""
 
     name: str
     draw: Callable[[], Any]
@@ -66,7 +66,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
-    """A whole report. ``lead`` stands before the first section; ``command`` is what made it; ``warnings`` come first."""
+    """A whole report. ``warnings`` come first, then ``command``, what made it, then the ``lead``, then the sections."""
 
     title: str
     sections: tuple[Section, ...]

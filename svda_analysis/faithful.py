@@ -8,10 +8,11 @@ itself, so models are compared by their gain over that control.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import os
-import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -21,14 +22,78 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from svda_analysis.attribute import METHODS, attribute, check_images, class_of_each, logits_of, resolve
-from svda_analysis.capture import evaluating, records, token_layout
+from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
 from svda_analysis.errors import InputError
-from svda_analysis.results import TABLE_COLUMNS, make_frame
-from svda_analysis.sources import Data, for_model, open_source
-from svda_analysis.specs import OpenModel, open_model
+from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.maps import logits_of, whole_maps
+from svda_analysis.sources import Data, ImageSource, for_model, open_source
+from svda_analysis.specs import open_model
+from svda_analysis.stats import Moments
+from svda_analysis.subject import Subject
+from svda_analysis.tap import evaluating
+from svda_analysis.vocabulary import FAITHFULNESS, Quantity, quantity, register
 
 Baseline = Literal["mean", "blur"]
+_METRICS = (
+    Quantity(
+        name="deletion_gain",
+        label="Deletion gain",
+        low=-1.0,
+        high=1.0,
+        higher_means="taking away what the map ranks highest costs more than a random choice",
+        direction={"*": +1},
+        reference="our definition, after Petsiuk, Das & Saenko 2018",
+    ),
+    Quantity(
+        name="insertion_gain",
+        label="Insertion gain",
+        low=-1.0,
+        high=1.0,
+        higher_means="bringing back what the map ranks highest gives more than a random choice",
+        direction={"*": +1},
+        reference="our definition, after Petsiuk, Das & Saenko 2018",
+    ),
+    Quantity(
+        name="deletion_auc",
+        label="Deletion AUC",
+        low=0.0,
+        high=1.0,
+        higher_means="less faithful",
+        reference="Petsiuk, Das & Saenko 2018 (here patch by patch)",
+    ),
+    Quantity(
+        name="insertion_auc",
+        label="Insertion AUC",
+        low=0.0,
+        high=1.0,
+        higher_means="more faithful",
+        reference="Petsiuk, Das & Saenko 2018 (here patch by patch)",
+    ),
+    Quantity(
+        name="infidelity",
+        label="Infidelity",
+        low=0.0,
+        higher_means="the map foretells worse what taking patches away does",
+        reference="Yeh et al. 2019, eq. 1",
+    ),
+    Quantity(
+        name="sensitivity_max",
+        label="Largest sensitivity",
+        low=0.0,
+        higher_means="the map changes more under small noise",
+        reference="Yeh et al. 2019, eq. 4",
+    ),
+    Quantity(
+        name="randomisation_correlation",
+        label="Likeness, weights redrawn",
+        low=-1.0,
+        high=1.0,
+        higher_means="the map depends less on what was learned",
+        reference="Adebayo et al. 2018",
+    ),
+)
+for _metric in _METRICS:
+    register(dataclasses.replace(_metric, family=FAITHFULNESS, quality="faithful"))
 
 
 def deletion_insertion(
@@ -40,6 +105,7 @@ def deletion_insertion(
     baseline: Baseline = "mean",
     steps: int | None = None,
     patch_size: int | None = None,
+    prefix_tokens: int | None = None,
     batch_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Areas under the deletion and the insertion curve, each ``(B,) float64`` in [0, 1] on the CPU.
@@ -54,7 +120,8 @@ def deletion_insertion(
     mean. ``"blur"`` is the image under a Gaussian whose deviation is one patch side, cut off at two deviations or at
     the image's side (our definition). All patches are changed in ``steps`` steps, as even as whole patches allow
     (default: one patch each), so the curve has ``steps + 1`` points. ``patch_size`` is the side of a patch; without it
-    the grid is read off the model's tokens, and pixels go to patches as in :func:`~svda_analysis.attribute.attribute`.
+    the grid is read off the model's tokens (``prefix_tokens`` of them before the first patch, where the model does not
+    say it), and pixels go to patches as in :func:`~svda_analysis.attribution.attribute`.
     ``batch_size`` changed images go through the model at once.
 
     The model runs in eval mode where it lies and is as before afterwards. Raises :class:`InputError` when an argument
@@ -64,7 +131,7 @@ def deletion_insertion(
     images, maps = for_model(images.detach(), model), maps.detach().cpu().double()
     B = len(images)
     with evaluating(model), torch.no_grad():
-        grid = _grid(model, images, patch_size)
+        grid = _grid(model, images, patch_size, prefix_tokens)
         P = grid[0] * grid[1]
         steps = P if steps is None else steps
         if not isinstance(steps, int) or not 1 <= steps <= P:
@@ -94,6 +161,7 @@ def infidelity(
     target: int | Tensor | None = None,
     samples: int = 20,
     patch_size: int | None = None,
+    prefix_tokens: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     first: int = 0,
@@ -114,7 +182,7 @@ def infidelity(
     images = for_model(images.detach(), model)
     B, C, H, W = images.shape
     with evaluating(model), torch.no_grad():
-        grid = _grid(model, images, patch_size)
+        grid = _grid(model, images, patch_size, prefix_tokens)
         drawn = _draws(B, (samples, *grid), seed, first).flatten(0, 1) < 0.5  # (B * samples, rows, columns)
         taken = _to_pixels(drawn.to(images), (H, W))[:, None].expand(-1, C, -1, -1)  # (B * samples, C, H, W)
         found = captum.metrics.infidelity(
@@ -137,6 +205,7 @@ def sensitivity_max(
     target: int | Tensor | None = None,
     samples: int = 10,
     radius: float = 0.02,
+    prefix_tokens: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
     first: int = 0,
@@ -145,7 +214,7 @@ def sensitivity_max(
 
     ``max ||phi(x + e) - phi(x)|| / ||phi(x)||`` over ``samples`` draws of e, each pixel uniform within ``radius`` in
     units of the preprocessed image, for one class throughout (Yeh et al. 2019, eq. 4, sampled by captum). ``seed`` and
-    ``first`` as in :func:`infidelity`, the rest as in :func:`~svda_analysis.attribute.attribute`.
+    ``first`` as in :func:`infidelity`, the rest as in :func:`~svda_analysis.attribution.attribute`.
     """
     import captum.metrics
 
@@ -159,7 +228,10 @@ def sensitivity_max(
     def explain(x: Tensor | tuple[Tensor], target: Tensor) -> tuple[Tensor]:
         images = _bare(x)
         target = target.repeat_interleave(len(images) // len(target))  # captum does so, but for a single target
-        return (attribute(model, images, method=method, target=target, batch_size=batch_size),)
+        found = attribute(
+            model, images, method=method, target=target, batch_size=batch_size, prefix_tokens=prefix_tokens
+        )
+        return (found,)
 
     noise = (_draws(len(images), (samples, *images.shape[1:]), seed, first).flatten(0, 1) * 2 - 1) * radius
     found = captum.metrics.sensitivity_max(
@@ -174,8 +246,8 @@ def sensitivity_max(
 
 
 def faithfulness(
-    model_or_opened: nn.Module | OpenModel | str | os.PathLike[str],
-    data: Data | None = None,
+    model_or_opened: nn.Module | Subject | str | os.PathLike[str],
+    data: Data | ImageSource | None = None,
     *,
     methods: Sequence[str] = ("rollout", "relevance", "cls_attention"),
     images: int | None = 200,
@@ -190,7 +262,7 @@ def faithfulness(
 ) -> pd.DataFrame:
     """Every measure of faithfulness, for each method and for a random ranking of the patches: means over images.
 
-    Maps and curves speak of the model's own prediction. A frame with :data:`~svda_analysis.results.TABLE_COLUMNS`:
+    Maps and curves speak of the model's own prediction. A frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`:
     ``source`` is the method or ``random``, layer and head are NA, the interval is the 95 % t interval of the mean over
     images. The ``indicator`` is
 
@@ -215,18 +287,20 @@ def faithfulness(
             _check_whole(name, value)
     subject = open_model(model_or_opened)
     source = open_source(data, subject, data_root)
-    settings = _Settings(tuple(dict.fromkeys(methods)), baseline, steps, samples, patch_size, seed)
-    models = (subject.model, _redrawn(subject.model, seed))
-    values: dict[tuple[str, str], list[Tensor]] = {}
+    chosen = tuple(dict.fromkeys(methods))
+    settings = _Settings(chosen, baseline, steps, samples, patch_size, subject.prefix_tokens, seed)
+    values: dict[tuple[str, str], Moments] = {}
     done, total = 0, min(images or source.total, source.total)
-    for given, _labels in source.batches(batch_size, images, seed):
-        for key, found in _measure(*models, for_model(given, subject.model), settings, done).items():
-            values.setdefault(key, []).append(found)
-        done += len(given)
-        if progress:
-            progress(done, total)
+    with subject.running() as model:
+        models = (model, _redrawn(model, seed))
+        for given, _labels in source.batches(batch_size, images, seed):
+            for key, found in _measure(*models, for_model(given, model), settings, done).items():
+                values.setdefault(key, Moments()).update(found.numpy())
+            done += len(given)
+            if progress:
+                progress(done, total)
     rows = [
-        {**_identity(subject), "dataset": source.name, "indicator": indicator, "source": name, **_over_images(found)}
+        {**subject.identity, "dataset": source.name, "source": name, **_as_row(indicator, found)}
         for (indicator, name), found in values.items()
     ]
     return make_frame(rows, TABLE_COLUMNS)
@@ -238,6 +312,7 @@ class _Settings(NamedTuple):
     steps: int | None
     samples: int
     patch_size: int | None
+    prefix_tokens: int | None
     seed: int
 
 
@@ -245,41 +320,40 @@ def _measure(
     model: nn.Module, redrawn: nn.Module, batch: Tensor, settings: _Settings, first: int
 ) -> dict[tuple[str, str], Tensor]:
     """The values of one batch, ``(indicator, source) -> (B,)``; its first image is the stream's number ``first``."""
-    B, side, draws = (
-        len(batch),
-        settings.patch_size,
-        {"samples": settings.samples, "seed": settings.seed, "first": first},
-    )
+    B, places = len(batch), {"patch_size": settings.patch_size, "prefix_tokens": settings.prefix_tokens}
+    draws: dict[str, Any] = {"samples": settings.samples, "seed": settings.seed, "first": first}
     with evaluating(model), torch.no_grad():
         target = _targets(model, batch, None, B).cpu()
-        grid = _grid(model, batch, side)
+        grid = _grid(model, batch, **places)
+    explain = partial(attribute, target=target, batch_size=B, prefix_tokens=settings.prefix_tokens)
     steps = None if settings.steps is None else min(settings.steps, grid[0] * grid[1])
     values: dict[tuple[str, str], Tensor] = {}
     for name in ("random", *settings.methods):
         if name == "random":
             maps = _to_pixels(_draws(B, grid, settings.seed, first), batch.shape[-2:])
         else:
-            maps = attribute(model, batch, method=name, target=target, batch_size=B)
-        areas = deletion_insertion(
-            model, batch, maps, target=target, baseline=settings.baseline, steps=steps, patch_size=side
-        )
+            maps = explain(model, batch, method=name)
+        areas = deletion_insertion(model, batch, maps, target=target, baseline=settings.baseline, steps=steps, **places)
         values["deletion_auc", name], values["insertion_auc", name] = areas
         if settings.samples:
-            values["infidelity", name] = infidelity(model, batch, maps, target=target, patch_size=side, **draws)
+            values["infidelity", name] = infidelity(model, batch, maps, target=target, **places, **draws)
         if name == "random":
             continue
         values["deletion_gain", name] = values["deletion_auc", "random"] - areas[0]
         values["insertion_gain", name] = areas[1] - values["insertion_auc", "random"]
         if settings.samples:
-            values["sensitivity_max", name] = sensitivity_max(model, batch, method=name, target=target, **draws)
-        others = attribute(redrawn, batch, method=name, target=target, batch_size=B)
+            prefix = settings.prefix_tokens
+            values["sensitivity_max", name] = sensitivity_max(
+                model, batch, method=name, target=target, prefix_tokens=prefix, **draws
+            )
+        others = explain(redrawn, batch, method=name)
         correlation = _rank_correlation(maps.flatten(1).numpy(), others.flatten(1).numpy())
         values["randomisation_correlation", name] = correlation[~correlation.isnan()]
     return values
 
 
 def randomisation_check(
-    model: nn.Module | OpenModel | str | os.PathLike[str], images: Tensor, *, method: str = "rollout", seed: int = 0
+    model: nn.Module | Subject | str | os.PathLike[str], images: Tensor, *, method: str = "rollout", seed: int = 0
 ) -> pd.DataFrame:
     """How much a map depends on what the model learned (Adebayo et al. 2018, all layers at once).
 
@@ -288,40 +362,38 @@ def randomisation_check(
     Re-drawn means: the entries of each parameter in a random order, which keeps its scale (our definition); a parameter
     whose entries are all equal stays as it is. The model itself is left untouched.
 
-    ``images (B, C, H, W)`` float, preprocessed. One row with :data:`~svda_analysis.results.TABLE_COLUMNS`: the
+    ``images (B, C, H, W)`` float, preprocessed. One row with :data:`~svda_analysis.frames.TABLE_COLUMNS`: the
     ``indicator`` is ``randomisation_correlation``, ``source`` the method; ``n`` leaves out images with a constant map,
     which has no ranks. Raises :class:`InputError` when an argument is outside what is allowed.
     """
     _check_methods((method,))
     check_images(images, 16)
     subject = open_model(model)
-    batch = for_model(images, subject.model)
-    with evaluating(subject.model), torch.no_grad():
+    with subject.running(), torch.no_grad():
+        batch = for_model(images, subject.model)
         target = _targets(subject.model, batch, None, 16).cpu()
-    models = (subject.model, _redrawn(subject.model, seed))
-    maps = [attribute(each, batch, method=method, target=target).flatten(1).numpy() for each in models]
-    values = _rank_correlation(*maps)
-    row = {"indicator": "randomisation_correlation", "source": method, **_over_images([values[~values.isnan()]])}
-    return make_frame([{**_identity(subject), **row}], TABLE_COLUMNS)
+        models = (subject.model, _redrawn(subject.model, seed))
+        explain = partial(attribute, method=method, target=target, prefix_tokens=subject.prefix_tokens)
+        maps = [explain(each, batch).flatten(1).numpy() for each in models]
+    values, moments = _rank_correlation(*maps), Moments()
+    moments.update(values[~values.isnan()].numpy())
+    return make_frame(
+        [{**subject.identity, "source": method, **_as_row("randomisation_correlation", moments)}], TABLE_COLUMNS
+    )
 
 
 # --- patches --------------------------------------------------------------------------------------------------------
 
 
-def _grid(model: nn.Module, images: Tensor, patch_size: int | None) -> tuple[int, int]:
+def _grid(model: nn.Module, images: Tensor, patch_size: int | None, prefix_tokens: int | None) -> tuple[int, int]:
     """Rows and columns of patches: by ``patch_size``, or by the tokens that most attention maps of one image have."""
     H, W = images.shape[-2:]
-    if patch_size is not None:
-        _check_whole("patch_size", patch_size)
-        if H % patch_size or W % patch_size:
-            raise InputError(f"patch_size must divide the images' {H} x {W} pixels, got {patch_size}")
-        return H // patch_size, W // patch_size
-    shapes = [record.a.shape for record in records(model, images[:1])]
-    tokens = [shape[-1] for shape in shapes if len(shape) == 4 and shape[-1] == shape[-2] and shape[0] == 1]
-    if not tokens:
-        raise InputError(f"patch_size must be given: {type(model).__name__} has no self-attention over whole images")
-    grid, _prefix = token_layout(model, statistics.mode(tokens), image_size=(H, W))
-    return grid
+    if patch_size is None:
+        return whole_maps(model, images[:1], prefix_tokens=prefix_tokens).grid
+    _check_whole("patch_size", patch_size)
+    if H % patch_size or W % patch_size:
+        raise InputError(f"patch_size must divide the images' {H} x {W} pixels, got {patch_size}")
+    return H // patch_size, W // patch_size
 
 
 def _to_pixels(patches: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -348,13 +420,13 @@ def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    logits = logits_of(model, images)
+    logits = logits_of(model(images))
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
 
 def _targets(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
     """The class of each image ``(B,)``, where the images lie: the target, or the prediction."""
-    logits = torch.cat([logits_of(model, part) for part in images.split(batch_size)])
+    logits = torch.cat([logits_of(model(part)) for part in images.split(batch_size)])
     return resolve(None if target is None else class_of_each(target, len(images)), logits)
 
 
@@ -387,16 +459,20 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> Tensor:
     return (x_rank * y_rank).sum(1) / (x_rank.norm(dim=1) * y_rank.norm(dim=1))
 
 
-def _over_images(parts: list[Tensor]) -> dict[str, float]:
-    values = torch.cat(parts).double()
-    n, mean = len(values), float(values.mean())
-    std = float(values.std()) if n > 1 else math.nan
-    half = std * stats.t.ppf(0.975, n - 1) / math.sqrt(n) if n > 1 else math.nan
-    return {"mean": mean, "std": std, "ci_low": mean - half, "ci_high": mean + half, "n": n}
-
-
-def _identity(subject: OpenModel) -> dict[str, Any]:
-    return {"model": subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch}
+def _as_row(name: str, found: Moments) -> dict[str, Any]:
+    """The columns of a number over images; no number at all (every map was constant) is NaN."""
+    low, high = quantity(name).bounds()
+    if not found.n:
+        return {"indicator": name, "mean": math.nan, "n": 0, "low": low, "high": high}
+    ends = found.interval(low, high)
+    numbers = {
+        "mean": float(found.mean),
+        "std": float(found.std()),
+        "ci_low": ends.low,
+        "ci_high": ends.high,
+        "n": found.n,
+    }
+    return {"indicator": name, **numbers, "low": low, "high": high}
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

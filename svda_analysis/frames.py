@@ -1,7 +1,8 @@
 """The schema of every frame, and what makes and checks one. No torch here.
 
-There is one schema for measured numbers, :data:`TABLE_COLUMNS`: ``Analysis.table``, the history of a checkpoint and what
-every plot and comparison reads. The others hold what has another shape: spectra, differences, matched heads, costs.
+There is one schema for measured numbers, :data:`TABLE_COLUMNS`: ``Analysis.table``, the history of a checkpoint and
+what every plot and comparison reads. The others hold what has another shape: spectra, differences, matched heads,
+costs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TABLE_COLUMNS = {
     "ci_low": "float64",  # 95 % interval of the mean over images
     "ci_high": "float64",
     "n": "Int64",  # images; 1 for a number read off the weights
-    "low": "float64",  # what the number can be at least and at most; NaN: no limit
+    "low": "float64",  # what the number can be at least and at most
     "high": "float64",
 }
 SPECTRA_COLUMNS = {

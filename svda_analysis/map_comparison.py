@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.capture import capture, check_captured, evaluating, token_layout
 from svda_analysis.errors import InputError
+from svda_analysis.frames import MAP_COLUMNS
+from svda_analysis.maps import whole_maps
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
-from svda_analysis.sources import Data, for_model, open_source
-from svda_analysis.specs import OpenModel, open_model
+from svda_analysis.sources import Data, ImageSource, for_model, open_source
+from svda_analysis.specs import open_model
+from svda_analysis.subject import Subject
+
+Opened = tuple[Subject, ImageSource]  # a model, and the images in its way
 
 
 def compare_maps(
-    model: nn.Module | str | os.PathLike[str] | OpenModel,
-    baseline: nn.Module | str | os.PathLike[str] | OpenModel,
+    model: nn.Module | str | os.PathLike[str] | Subject,
+    baseline: nn.Module | str | os.PathLike[str] | Subject,
     data: Data | None = None,
     *,
     images: int = 1000,
@@ -31,27 +34,37 @@ def compare_maps(
 ) -> dict[str, pd.DataFrame]:
     """Compare the attention maps of two models on the same images, after matching their heads.
 
-    Arguments as for :func:`~svda_analysis.analyze.analyze`; each model gets the images preprocessed in its own way.
+    Arguments as for :func:`~svda_analysis.analysis.analyze`; each model gets the images preprocessed in its own way.
     Heads are matched on one half of the images and everything is read off the other (see ``matching.py``). Returns
     frames: ``layers`` (similarity of corresponding layers), ``heads`` (who was matched with whom), ``matching`` (per
     layer: similarity in the order the heads have, matched and by chance, with gains and 95 % intervals over images),
     and ``similarity`` (layer x layer, long form). The column ``images`` is "same", or "other" for the control in
     which one model sees the next image of the batch: what is left there is habit, not a response to the image.
 
-    Raises :class:`InputError` as :func:`~svda_analysis.analyze.analyze` does, and for fewer than 8 images.
+    Raises :class:`InputError` as :func:`~svda_analysis.analysis.analyze` does, and for fewer than 8 images.
     """
+    ours, theirs = ((one, open_source(data, one, data_root)) for one in (open_model(model), open_model(baseline)))
+    return _compare(ours, theirs, images, seed, batch_size, progress)
+
+
+def _compare(
+    ours: Opened,
+    theirs: Opened,
+    images: int,
+    seed: int,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, pd.DataFrame]:
     if images < 8:
         raise InputError(f"images must be at least 8 to match heads on one half and judge on the other, got {images}")
-    pair = [open_model(given) for given in (model, baseline)]
-    sources = [open_source(data, one, data_root) for one in pair]
     comparisons = {"same": MapComparison(), "other": MapComparison()}
-    total = min(images, sources[0].total)
-    with evaluating(pair[0].model), evaluating(pair[1].model), torch.no_grad():
-        streams = [source.batches(batch_size, images, seed) for source in sources]
-        for (ours, _), (theirs, _) in zip(*streams, strict=True):
-            if len(ours) < 2:  # the control needs another image
+    total = min(images, ours[1].total)
+    with ours[0].running(), theirs[0].running(), torch.no_grad():
+        streams = [source.batches(batch_size, images, seed) for _, source in (ours, theirs)]
+        for (mine, _), (other, _) in zip(*streams, strict=True):
+            if len(mine) < 2:  # the control needs another image
                 continue
-            a, b = _maps(pair[0].model, ours), _maps(pair[1].model, theirs)
+            a, b = _map_batch(ours[0], mine), _map_batch(theirs[0], other)
             comparisons["same"].update(a, b)
             comparisons["other"].update(a, b._replace(maps=[np.roll(layer, 1, axis=0) for layer in b.maps]))
             if progress:
@@ -59,51 +72,52 @@ def compare_maps(
     return _frames(comparisons)
 
 
-def compare_runs(
-    runs: Sequence[OpenModel], names: Sequence[str], baseline: str | None = None, **options: Any
+def compare_run_maps(
+    subjects: Sequence[Subject],
+    sources: Sequence[ImageSource],
+    *,
+    baseline: str | None = None,
+    images: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """:func:`compare_maps` of every model with the baseline, and of the runs of one model with each other.
 
-    ``names`` groups the runs into models; ``baseline`` defaults to the model with dot attention, else the first. Models
-    are compared run by run where seeds are shared, else first with first. The runs of one model, each with the next
-    one, show what another seed alone changes: the measure for what another model changes. Returns the same frames with
-    columns ``model``, ``baseline``, ``seed`` and ``baseline_seed``.
+    ``subjects`` of one name are runs of one model, each with its source of the same images; ``baseline`` defaults to
+    the model with dot attention, else the first. Models are compared run by run where seeds are shared, else first with
+    first. The runs of one model, each with the next one, show what another seed alone changes: the measure for what
+    another model changes. Returns the same frames with columns ``model``, ``baseline``, ``seed`` and ``baseline_seed``.
     """
-    dots = [name for name, run in zip(names, runs, strict=True) if run.attention == "dot"]
-    baseline = baseline or (dots[0] if len(set(dots)) == 1 else names[0])
-    by_name = {name: [run for other, run in zip(names, runs, strict=True) if other == name] for name in names}
-    pairs = [
-        (name, baseline, *pair) for name in by_name if name != baseline for pair in _paired(by_name, name, baseline)
-    ]
-    pairs += [(name, name, *pair) for name, same in by_name.items() for pair in _neighbours(same)]
+    dots = list(dict.fromkeys(one.name for one in subjects if one.attention == "dot"))
+    baseline = baseline or (dots[0] if len(dots) == 1 else subjects[0].name)
+    by_name: dict[str, list[Opened]] = {}
+    for one in zip(subjects, sources, strict=True):
+        by_name.setdefault(one[0].name, []).append(one)
+    pairs = [pair for name in by_name if name != baseline for pair in _paired(by_name[name], by_name[baseline])]
+    pairs += [pair for same in by_name.values() for pair in _neighbours(same)]
     if not pairs:
         raise InputError(f"comparing maps needs at least two models or two runs of one, got {', '.join(by_name)} alone")
     parts: dict[str, list[pd.DataFrame]] = {}
-    for name, against, run, other in pairs:
-        who = {"model": name, "baseline": against, "seed": run.seed, "baseline_seed": other.seed}
-        for key, frame in compare_maps(run, other, **options).items():
+    for ours, theirs in pairs:
+        who = {"model": ours[0].name, "baseline": theirs[0].name, "seed": ours[0].seed, "baseline_seed": theirs[0].seed}
+        for key, frame in _compare(ours, theirs, images, seed, progress=progress).items():
             parts.setdefault(key, []).append(frame.assign(**who))
-    return {key: pd.concat(frames, ignore_index=True) for key, frames in parts.items()}
+    return {key: pd.concat(frames, ignore_index=True).astype(MAP_COLUMNS[key]) for key, frames in parts.items()}
 
 
-def _paired(by_name: dict[str, list[OpenModel]], name: str, baseline: str) -> list[tuple[OpenModel, OpenModel]]:
-    ours, theirs = by_name[name], {run.seed: run for run in by_name[baseline] if run.seed is not None}
-    return [(run, theirs[run.seed]) for run in ours if run.seed in theirs] or [(ours[0], by_name[baseline][0])]
+def _paired(ours: list[Opened], theirs: list[Opened]) -> list[tuple[Opened, Opened]]:
+    by_seed = {one[0].seed: one for one in theirs if one[0].seed is not None}
+    return [(run, by_seed[run[0].seed]) for run in ours if run[0].seed in by_seed] or [(ours[0], theirs[0])]
 
 
-def _neighbours(runs: list[OpenModel]) -> list[tuple[OpenModel, OpenModel]]:
+def _neighbours(runs: list[Opened]) -> list[tuple[Opened, Opened]]:
     """Each run with the next; the last of three or more with the first."""
     return list(zip(runs, [*runs[1:], *runs[: len(runs) > 2]], strict=False))
 
 
-def _maps(model: nn.Module, images: Tensor) -> MapBatch:
-    found: list[Any] = []
-    with capture(model, lambda record: found.append(record.a.float().cpu().numpy())):
-        model(for_model(images, model))
-    whole = [a for a in found if a.shape[-2] == a.shape[-1] and len(a) == len(images)]
-    check_captured(len(whole), model)
-    grid, prefix = token_layout(model, whole[0].shape[-1], image_size=(images.shape[-2], images.shape[-1]))
-    return MapBatch(whole, grid, prefix)
+def _map_batch(subject: Subject, images: Tensor) -> MapBatch:
+    found = whole_maps(subject.model, for_model(images, subject.model), prefix_tokens=subject.prefix_tokens)
+    return MapBatch([a.float().cpu().numpy() for a in found.layers], found.grid, found.prefix)
 
 
 def _frames(comparisons: dict[str, MapComparison]) -> dict[str, pd.DataFrame]:

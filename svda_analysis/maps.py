@@ -1,8 +1,8 @@
 """Attention maps of whole images, and what a model answers: the one place that says which maps count and how they lie.
 
-A map is of the whole image when it is square, over tokens of one image (no windows), and has as many tokens as most such
-maps of the forward. The row of the first token (CLS) is read at the patches; a model without prefix tokens has no such
-row, and the mean over all queries takes its place.
+A map is of the whole image when it is square, over tokens of one image (no windows), and has as many tokens as most
+such maps of the forward. The row of the first token (CLS) is read at the patches; a model without prefix tokens has
+no such row, and the mean over all queries takes its place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import statistics
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from svda_analysis.errors import InputError
@@ -23,8 +22,8 @@ from svda_analysis.tap import AttentionRecord, capture, check_captured
 class WholeMaps:
     """The maps of one forward of ``B`` images: ``layers`` ``(B, H, N, N)`` each, ``N = prefix + rows * columns``.
 
-    ``grid`` = (rows, columns) of patches, row by row; ``prefix`` = tokens before the first patch; ``output`` is what the
-    model returned; ``left_out`` counts self-attention over whole images with another number of tokens.
+    ``grid`` = (rows, columns) of patches, row by row; ``prefix`` = tokens before the first patch; ``output`` is what
+    the model returned; ``left_out`` counts self-attention over whole images with another number of tokens.
     """
 
     layers: list[Tensor]

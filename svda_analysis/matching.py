@@ -16,23 +16,12 @@ import pandas as pd
 from scipy import optimize, special, stats
 
 from svda_analysis.errors import InputError
-from svda_analysis.results import make_frame
+from svda_analysis.frames import HEAD_COLUMNS, LAYER_COLUMNS, MATCH_COLUMNS, make_frame
+from svda_analysis.stats import NO_INTERVAL, difference_test, mean_interval
 
-MEASURES = ("js", "cosine", "spearman")  # similarities, 1 means alike; see MapComparison
-_PAIR = {"layer_a": "Int64", "layer_b": "Int64", "measure": "string"}
-_INTERVAL = {"ci_low": "float64", "ci_high": "float64", "n": "Int64"}  # 95 %, over the n images of the second half
-LAYER_COLUMNS = {**_PAIR, "mean": "float64", "std": "float64", **_INTERVAL}
-HEAD_COLUMNS = {
-    **_PAIR,
-    "head_a": "Int64",  # NA: no partner for head_b
-    "head_b": "Int64",  # NA: no partner for head_a
-    "stable": "boolean",  # the second half of the images chooses the same partner
-    "similarity": "float64",
-    **_INTERVAL,
-}
-_MEANS = ("identity", "matched", "chance")  # heads in the order they have, matched, mean of all random assignments
-_GAINS = tuple(f"gain_over_{other}{end}" for other in ("identity", "chance") for end in ("", "_low", "_high"))
-MATCH_COLUMNS = {**_PAIR, **dict.fromkeys([*_MEANS, *_GAINS], "float64"), "n": "Int64"}
+# similarities, 1 means alike, and what each can be at least; see MapComparison
+_LEAST = {"js": 0.0, "cosine": 0.0, "spearman": -1.0}
+MEASURES = tuple(_LEAST)
 
 
 class MapBatch(NamedTuple):
@@ -193,7 +182,9 @@ class MapComparison:
         table = np.empty(means.shape[::2])
         for i, j in np.ndindex(table.shape):
             table[i, j] = (self._first.assign(m, i, j) * means[i, :, j]).sum()
-        index, columns = (pd.RangeIndex(n, name=name) for n, name in zip(table.shape, _PAIR, strict=False))
+        index, columns = (
+            pd.RangeIndex(n, name=name) for n, name in zip(table.shape, ("layer_a", "layer_b"), strict=False)
+        )
         return pd.DataFrame(table, index=index, columns=columns)
 
     def _settle(self, layout: tuple[Any, ...]) -> None:
@@ -230,7 +221,7 @@ class MapComparison:
         identity = np.eye(*matched.shape) / min(matched.shape)
         chance = np.full(matched.shape, 1 / matched.size)  # a random assignment holds every pair equally often
         for name, other in (("identity", identity), ("chance", chance)):
-            gain, column = estimate(m, p, matched - other), f"gain_over_{name}"
+            gain, column = estimate(m, p, matched - other, gain=True), f"gain_over_{name}"
             row |= {name: estimate(m, p, other)["mean"], column: gain["mean"]}
             row |= {f"{column}_low": gain["ci_low"], f"{column}_high": gain["ci_high"]}
         return row
@@ -265,14 +256,21 @@ class _Half:
         weights[optimize.linear_sum_assignment(scores, maximize=True)] = 1 / min(scores.shape)
         return weights
 
-    def estimate(self, m: int, p: int, weights: np.ndarray) -> dict[str, Any]:
-        """Mean, deviation and interval over images of ``sum(weights (H, H) * similarity)``; one image: no interval."""
-        (i, j), w = self.pairs[p], weights.ravel()
-        mean, std, half = float((weights * self.mean[m, i, :, j]).sum()), math.nan, math.nan
+    def estimate(self, m: int, p: int, weights: np.ndarray, *, gain: bool = False) -> dict[str, Any]:
+        """Mean, deviation and interval over images of ``sum(weights (H, H) * similarity)``; one image: no interval.
+
+        ``gain``: the weights sum to 0, so that it is a difference of similarities.
+        """
+        (i, j), w, low = self.pairs[p], weights.ravel(), _LEAST[MEASURES[m]]
+        mean, std, ends = float((weights * self.mean[m, i, :, j]).sum()), math.nan, NO_INTERVAL
         if self.n > 1:
             std = math.sqrt(max(w @ self.co[p, m] @ w, 0) / (self.n - 1))
-            half = float(special.stdtrit(self.n - 1, 0.975)) * std / math.sqrt(self.n)
-        return {"mean": mean, "std": std, "ci_low": mean - half, "ci_high": mean + half, "n": self.n}
+            se, df = std / math.sqrt(self.n), self.n - 1
+            if gain:
+                ends = difference_test(mean, se, df, size=1, span=1 - low).interval
+            else:
+                ends = mean_interval(mean, se, df, low=low, high=1, size=1)
+        return {"mean": mean, "std": std, "ci_low": ends.low, "ci_high": ends.high, "n": self.n}
 
 
 def _gram(x: np.ndarray) -> np.ndarray:

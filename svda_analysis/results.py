@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import zipfile
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +297,13 @@ def _examples(held: dict[str, np.ndarray]) -> Examples:
 
 def _trace(held: dict[str, np.ndarray]) -> Trace:
     return Trace(held["epochs"], held.get("sigma"), held["maps"])
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what its numbers depend on."""
+    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "scipy", "pandas")}
+    try:
+        own = version("svda-analysis")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {"svda-analysis": own, "python": platform.python_version(), **found}

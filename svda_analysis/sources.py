@@ -14,10 +14,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 
-from svda_analysis.data import IMAGE_SUFFIXES, FolderImages, ImageData, Preprocessing, load_dataset, open_image
+from svda_analysis.data import (
+    IMAGE_SUFFIXES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FolderImages,
+    ImageData,
+    load_dataset,
+    open_image,
+)
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT
-from svda_analysis.specs import OpenModel
+from svda_analysis.subject import Subject
 
 Data = str | Tensor | Dataset | DataLoader
 Batches = Iterator[tuple[Tensor, Tensor | None]]
@@ -27,7 +35,7 @@ Batches = Iterator[tuple[Tensor, Tensor | None]]
 class ImageSource:
     """Images for one model. ``batches(batch_size, images, seed)`` yields preprocessed images ``(B, C, H, W)`` and
     labels ``(B,)`` or None; ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing,
-    pictures ``(n, H, W, C) uint8``."""
+    pictures ``(n, H, W, C) uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known)."""
 
     name: str
     description: str
@@ -35,19 +43,31 @@ class ImageSource:
     batches: Callable[[int, int | None, int], Batches]
     examples: Callable[[int], tuple[Tensor, Tensor, np.ndarray]]
     classes: tuple[str, ...] = ()
+    scores: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
-def open_source(data: Data | None, subject: OpenModel, root: str | os.PathLike[str] | None = None) -> ImageSource:
-    """``data``, or the data that ``subject`` was trained on, for its model. Errors are :class:`InputError`."""
+def open_source(
+    data: Data | ImageSource | None,
+    subject: Subject,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    opened: dict[Any, ImageData] | None = None,
+) -> ImageSource:
+    """``data``, or the data that ``subject`` was trained on, for its model. Errors are :class:`InputError`.
+
+    ``opened`` keeps data sets that were found by name, so that several subjects share what was read once.
+    """
+    if isinstance(data, ImageSource):
+        return data
     if data is None and not subject.data:
         raise InputError(
             "data must be given (a data set's name, images, a Dataset or a DataLoader): the model has none"
         )
     if data is None or isinstance(data, str):
-        data = _load(data, subject, root)
+        data = _load(data, subject, root, {} if opened is None else opened)
     if isinstance(data, ImageData):
-        return _from_image_data(data, subject)
+        return _from_image_data(as_learned(data, subject), subject)
     if isinstance(data, Tensor):
         return _from_tensor(data)
     if isinstance(data, DataLoader):
@@ -57,7 +77,7 @@ def open_source(data: Data | None, subject: OpenModel, root: str | os.PathLike[s
     raise InputError(f"data must be a data set's name, a tensor, a Dataset or a DataLoader, got {type(data).__name__}")
 
 
-def open_images(paths: Sequence[str | os.PathLike[str]], subject: OpenModel) -> tuple[Tensor, np.ndarray, list[str]]:
+def open_images(paths: Sequence[str | os.PathLike[str]], subject: Subject) -> tuple[Tensor, np.ndarray, list[str]]:
     """Image files, and all those in folders, as ``subject``'s model takes them.
 
     Returns images ``(n, C, H, W)`` float32 preprocessed, pictures of the same for showing ``(n, H, W, C)`` uint8, and
@@ -65,18 +85,19 @@ def open_images(paths: Sequence[str | os.PathLike[str]], subject: OpenModel) -> 
     """
     config = subject.model.config if isinstance(subject.model, ViT) else None
     own = subject.preprocessing
-    if own is None:
-        size = config.image_size if config else 224
-        own = Preprocessing(image_size=size, resize=size)
-        if len(mean := subject.data.get("mean", ())):
-            own = dataclasses.replace(own, mean=tuple(mean), std=tuple(subject.data["std"]))
-    files = [str(file) for path in paths for file in _files_at(path)]
+    size = own.image_size or 224
+    files = image_files(paths)
     mode = v2.InterpolationMode(own.interpolation)
-    steps = [v2.Resize(own.resize, interpolation=mode), v2.CenterCrop(own.image_size), v2.PILToTensor()]
+    steps = [v2.Resize(own.resize or size, interpolation=mode), v2.CenterCrop(size), v2.PILToTensor()]
     colours = "L" if config and config.in_channels == 1 else "RGB"
     pixels = torch.stack([v2.Compose(steps)(open_image(file).convert(colours)) for file in files])  # (n, C, H, W)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (own.mean, own.std))
+    mean, std = (torch.tensor(x)[:, None, None] for x in (own.mean or IMAGENET_MEAN, own.std or IMAGENET_STD))
     return (pixels / 255 - mean) / std, pixels.permute(0, 2, 3, 1).numpy(), files
+
+
+def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The files named, and all images in the folders named. Raises :class:`InputError` for what is not there."""
+    return [str(file) for path in paths for file in _files_at(path)]
 
 
 def _files_at(path: str | os.PathLike[str]) -> list[Path]:
@@ -97,25 +118,31 @@ def for_model(images: Tensor, model: nn.Module) -> Tensor:
     return images.to(weights.device, weights.dtype)
 
 
-def _load(name: str | None, subject: OpenModel, root: str | os.PathLike[str] | None) -> ImageData:
-    """The test part of a data set, brought to the model as it was trained: its size, its mean and deviation."""
-    own, size = subject.preprocessing, getattr(getattr(subject.model, "config", None), "image_size", None)
-    size = own.image_size if own else size if isinstance(size, int) else None
-    found = load_dataset(
-        subject.data["name"] if name is None else name, root=root, image_size=size, sample_fallback=name is None
-    )
-    if own and isinstance(found, FolderImages):
-        found.resize, found.interpolation = own.resize, own.interpolation
-    mean, std = (own.mean, own.std) if own else (subject.data.get("mean"), subject.data.get("std"))
-    if mean and std and len(mean) == len(std) == found.channels:
-        found.mean, found.std = tuple(mean), tuple(std)
-    return found
+def _load(
+    name: str | None, subject: Subject, root: str | os.PathLike[str] | None, opened: dict[Any, ImageData]
+) -> ImageData:
+    """The test part of a data set, by name or what the subject learned from, at the size that its model takes."""
+    wanted = (subject.data["name"] if name is None else name, subject.preprocessing.image_size, name is None)
+    if wanted not in opened:
+        opened[wanted] = load_dataset(wanted[0], root=root, image_size=wanted[1], sample_fallback=wanted[2])
+    return opened[wanted]
 
 
-def _from_image_data(data: ImageData, subject: OpenModel) -> ImageSource:
+def as_learned(data: ImageData, subject: Subject) -> ImageData:
+    """The images brought to the model in its own way: its size, its mean and deviation. Pixels are shared."""
+    own, changes = subject.preprocessing, {}
+    if own.resize and isinstance(data, FolderImages):
+        changes |= {"resize": own.resize, "interpolation": own.interpolation}
+    if own.mean and own.std and len(own.mean) == len(own.std) == data.channels:
+        changes |= {"mean": tuple(own.mean), "std": tuple(own.std)}
+    return dataclasses.replace(data, **changes) if changes else data
+
+
+def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
     _check_images(data, subject.model)
     warnings = [data.warning] if data.warning else []
-    learned = tuple(subject.data.get("classes") or data.classes)
+    known = tuple(subject.data.get("classes") or ())
+    learned = known or tuple(data.classes)
     same = learned == tuple(data.classes)
     if not same:
         warnings.append(f"the classes of {data.name} are not those that the model learned: no accuracy is given")
@@ -129,7 +156,8 @@ def _from_image_data(data: ImageData, subject: OpenModel) -> ImageSource:
         images, labels = next(iter(data.batches(len(chosen), indices=chosen)))
         return images, labels if same else torch.full_like(labels, -1), data.raw(chosen)
 
-    return ImageSource(data.name, data.source, len(data), batches, examples, learned, warnings)
+    about = (data.name, data.source, len(data))
+    return ImageSource(*about, batches, examples, learned, 0 if known else len(learned), warnings)
 
 
 def _check_images(data: ImageData, model: nn.Module) -> None:

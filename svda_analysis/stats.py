@@ -1,15 +1,16 @@
 """Intervals and tests: one rule for each, for every table and figure. No torch here.
 
 An interval of a mean is Student's t on the scale on which the quantity has no end: the logit between two limits, the
-logarithm above a single one, the number itself where there is none; so that no interval leaves what the quantity can be.
-Where there is no spread beyond rounding there is nothing to test against: interval and p are NaN, never a width of 0.
+logarithm above a single one, the number itself where there is none; so that no interval leaves what the quantity can
+be. Where there is no spread beyond rounding there is nothing to test against: interval and p are NaN, never a width
+of 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -80,11 +81,15 @@ class Moments:
     def std(self) -> np.ndarray:
         """Deviation with n - 1 in the denominator; NaN for fewer than two."""
         if self.n < 2:
-            return np.full_like(self.m2, math.nan)
+            return np.full_like(np.asarray(self.m2), math.nan)
         return np.asarray(np.sqrt(self.m2 / (self.n - 1)))
 
-    def interval(self, index: int, low: float = -math.inf, high: float = math.inf) -> ConfidenceInterval:
-        """The interval of one of the means (:func:`mean_interval`)."""
+    def half_width(self) -> np.ndarray:
+        """Half the width of the plain t interval of each mean, whatever its limits: how far a stream has come."""
+        return self.std() * float(special.stdtrit(max(self.n - 1, 1), (1 + LEVEL) / 2)) / math.sqrt(max(self.n, 1))
+
+    def interval(self, low: float = -math.inf, high: float = math.inf, *, index: Any = ()) -> ConfidenceInterval:
+        """The interval of the mean, or of one of the means (:func:`mean_interval`)."""
         mean, se = float(self.mean[index]), float(self.std()[index]) / math.sqrt(max(self.n, 1))
         return mean_interval(mean, se, self.n - 1, low=low, high=high)
 
@@ -172,8 +177,8 @@ def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test
 
 
 def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test:
-    """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of freedom
-    (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
+    """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of
+    freedom (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
     n, m = len(x), len(y)
     a, b = float(x.var(ddof=1)), float(y.var(ddof=1))
     squared = a / n + b / m
@@ -242,7 +247,7 @@ def tost(differences: Numbers, margin: float) -> Equivalence:
     return Equivalence(mean, mean - half, mean + half, p_lower, p_upper, max(p_lower, p_upper), n)
 
 
-# --- paired proportions -------------------------------------------------------------------------------------------------
+# --- paired proportions ---------------------------------------------------------------------------------------------
 
 
 def mcnemar(lost: int, won: int) -> float:

@@ -2,8 +2,8 @@
 
 A quantity is whatever stands in the column ``indicator`` of a table. Each is registered once, where it is computed
 (indicators beside their functions, metrics of faithfulness beside theirs); what comes from several places is registered
-here. Labels, axes, ranges, the families of Holm's adjustment and the words of sentences are all read from here. No torch
-here.
+here. Labels, axes, ranges, the families of Holm's adjustment and the words of sentences are all read from here. No
+torch here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Quantity:
 
     ``label`` heads axes and rows; ``unit`` follows it where there is one. ``low`` and ``high`` are what it can be at
     least and at most: numbers (infinite: no limit), or ``"D"``, ``"N"`` or ``"grid"``, sizes that :meth:`bounds`
-    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: by any
+    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: any
     other) which sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes
     sentences.
     Holm's adjustment runs over each ``family`` apart. ``reference`` is the source of the formula.

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from svda_analysis.analyze import Stream, analyze
+from svda_analysis.capture import records
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from svda_analysis import report
-from svda_analysis.analyze import Stream, analyze
-from svda_analysis.capture import records
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, attention_entropy, effective_rank, score_spectrum
 from svda_analysis.model import ViT, ViTConfig

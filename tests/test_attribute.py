@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from svda_analysis.attribute import METHODS, attribute
 from svda_analysis.capture import records
+from torch import nn
+
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 

@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from svda_analysis.capture import capture, evaluating, records, token_layout
 from torch import nn
 
-from svda_analysis.capture import capture, evaluating, records, token_layout
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 

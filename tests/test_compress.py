@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from svda_analysis.analyze import analyze
+from svda_analysis.capture import records
 from torch import nn
 
 from svda_analysis import checkpoint as ck
-from svda_analysis.analyze import analyze
-from svda_analysis.capture import records
 from svda_analysis.checkpoint import Checkpoint, build_model
 from svda_analysis.compress import (
     CRITERIA,

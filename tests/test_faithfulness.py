@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage, stats
-from torch import nn
-
 from svda_analysis.attribute import attribute
-from svda_analysis.errors import InputError
 from svda_analysis.faithfulness import (
     deletion_insertion,
     faithfulness,
@@ -17,6 +14,9 @@ from svda_analysis.faithfulness import (
     randomisation_check,
     sensitivity_max,
 )
+from torch import nn
+
+from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import TABLE_COLUMNS
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torchvision
-from torch import nn
-
 from svda_analysis.analyze import analyze, as_logits
 from svda_analysis.capture import capture, records
+from torch import nn
+
 from svda_analysis.errors import InputError
 
 TIMM_SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 5}

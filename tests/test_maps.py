@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from svda_analysis.capture import records
 from torch import nn
 
 from svda_analysis import plots
-from svda_analysis.capture import records
 from svda_analysis.cli import analyze_main
 from svda_analysis.errors import InputError
 from svda_analysis.maps import compare_maps, compare_runs

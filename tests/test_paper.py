@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
+from svda_analysis.capture import records
+from svda_analysis.compare import compare, tost
 from test_data import cifar100_files, write_archive
 
 from svda_analysis import plots
-from svda_analysis.capture import records
 from svda_analysis.checkpoint import load, save
 from svda_analysis.claims import (
     NOT_AT_HAND,
@@ -42,7 +43,6 @@ from svda_analysis.claims import (
     verdict,
 )
 from svda_analysis.cli import main
-from svda_analysis.compare import compare, tost
 from svda_analysis.compress import compress
 from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.errors import InputError
@@ -57,7 +57,7 @@ from svda_analysis.paper import (
     train_missing,
     write_paper,
 )
-from svda_analysis.report import markdown
+from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 from svda_analysis.specs import open_model
 from svda_analysis.train import TrainConfig, train

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from svda_analysis.analyze import analyze
 from torch import nn
 
-from svda_analysis.analyze import analyze
 from svda_analysis.cli import analyze_main
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError

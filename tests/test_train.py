@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from svda_analysis.capture import records
 
 from svda_analysis import checkpoint as checkpoints
-from svda_analysis.capture import records
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
+from svda_analysis.capture import records
 from torch import nn
 from torch.utils.data import Subset
 
 from svda_analysis import cli, plots, verify
-from svda_analysis.capture import records
 from svda_analysis.checkpoint import build_model, load, save
 from svda_analysis.compress import compress, kept_share, rank, remove, removed_shares, to_budget
 from svda_analysis.compression_report import compression_table, verification_table, write_compression

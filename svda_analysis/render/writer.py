@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from svda_analysis.document import Document, Picture, Table
@@ -127,17 +126,19 @@ def _write_pictures(pictures: list[Picture], folder: Path, progress: Callable[[i
     for at, picture in enumerate(pictures):
         if progress:
             progress(at, len(pictures))
-        figure = picture.draw()
-        _save_figure(figure, folder, picture.name)
-        plt.close(figure)
+        _draw(picture, folder)
     if progress:
         progress(len(pictures), len(pictures))
 
 
-def _save_figure(figure: Any, folder: Path, name: str) -> None:
-    from svda_analysis.plots import save  # the one place that says who saves figures
+def _draw(picture: Picture, folder: Path) -> None:
+    import matplotlib.pyplot as plt  # it takes a while, and not every report has pictures
 
-    save(figure, folder, name)
+    from svda_analysis.figures import save
+
+    figure = picture.draw()
+    save(figure, folder, picture.name)
+    plt.close(figure)
 
 
 def _write_table(table: Table, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""compare, summarise and holm against scipy, hand-computed numbers and simulated runs."""
+"""compare and summarise against scipy, hand-computed numbers and simulated runs."""
 
 import math
 import warnings
@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from svda_analysis.compare import COMPARISON_COLUMNS, SUMMARY_COLUMNS, compare, holm, summarise
+from svda_analysis.comparison import compare, summarise
 from svda_analysis.errors import InputError
-from svda_analysis.results import TABLE_COLUMNS, make_frame
+from svda_analysis.frames import COMPARISON_COLUMNS, SUMMARY_COLUMNS, TABLE_COLUMNS, make_frame
+from svda_analysis.stats import holm, interval_over, proportion_interval
 
 KINDS = {"vit": "dot", "svda": "svda", "cosine": "cosine"}
 
 
-def run(model, seed, values, *, indicator="selectivity_index", source="attention", epoch=10, std=0.1, n=100, **more):
+def run(model, seed, values, *, indicator="measure", source="attention", epoch=10, std=0.1, n=100, **more):
     """The rows of one run; ``values`` (layers, heads), or one number for the whole model."""
     grid = np.ndenumerate(np.atleast_2d(values))
     key = {"model": model, "attention": KINDS.get(model, "svda"), "seed": seed, "dataset": "cifar10", "epoch": epoch}
@@ -261,46 +262,55 @@ def test_summary_of_one_run_is_over_its_images():
     assert math.isnan(row["std"])
 
 
-# --- Holm -----------------------------------------------------------------------------------------------------------
-
-p_values = st.lists(st.floats(0, 1), max_size=20)
-
-
-def holm_from_the_definition(p):
-    """For each hypothesis the smallest level at which the step-down procedure rejects it."""
-    m, ordered = len(p), sorted(p)
-    return [max(min(1, (m - j) * ordered[j]) for j in range(m) if ordered[j] <= value) for value in p]
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([math.nan, 0.02, math.nan, 0.9, 0.8]).tolist() == pytest.approx(
-        [math.nan, 0.06, math.nan, 1, 1], nan_ok=True
-    )
-
-
-@given(p_values)
-def test_holm_is_its_definition(p):
-    adjusted = holm(p)
-    assert adjusted == pytest.approx(holm_from_the_definition(p))
-    assert (adjusted >= p).all()
-    assert (adjusted <= 1).all()
-    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+@pytest.mark.parametrize("name", ["selectivity_index", "effective_rank", "accuracy", "loss"])
+@given(values=st.lists(st.floats(0.001, 0.999), min_size=2, max_size=5), layers=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_no_interval_leaves_what_the_quantity_can_be(name, values, layers):
+    limits = {"low": 1.0, "high": 2.0} if name == "effective_rank" else {}
+    rows = [
+        run("vit", seed, [[x + limits.get("low", 0.0)] * 2] * layers, indicator=name, **limits)
+        for seed, x in enumerate(values)
+    ]
+    found = summarise(frame(*rows))
+    low, high = limits.get("low", 0.0), limits.get("high", math.inf if name == "loss" else 1.0)
+    assert (found["ci_low"].dropna() >= low).all()
+    assert (found["ci_high"].dropna() <= high).all()
+    runs = interval_over([x + limits.get("low", 0.0) for x in values], low=low, high=high)
+    assert only(found, layer=0)[["ci_low", "ci_high"]].tolist() == pytest.approx(list(runs), nan_ok=True)
 
 
-@given(p_values, st.randoms(use_true_random=False))
-def test_holm_ignores_order_and_nan(p, random):
-    order = list(range(len(p)))
-    random.shuffle(order)
-    shuffled = np.array([p[i] for i in order], dtype=float)
-    assert holm(shuffled) == pytest.approx(holm(p)[order])
-    assert holm([*p, math.nan])[:-1] == pytest.approx(holm(p))
+def test_a_table_without_limits_takes_those_of_the_vocabulary():
+    values = [0.91, 0.99, 0.97]
+    table = frame(group("vit", values, indicator="accuracy", source="test"))
+    row = summarise(table.drop(columns=["low", "high"])).iloc[0]
+    assert row["ci_high"] < 1 < np.mean(values) + 4.303 * np.std(values, ddof=1) / math.sqrt(3)
 
 
-@pytest.mark.parametrize("p", [[1.1], [-0.1], [[0.5]], 0.5])
-def test_holm_refuses_what_is_no_p_value(p):
-    with pytest.raises(InputError, match="p must be one row"):
-        holm(p)
+def test_the_accuracy_of_one_checkpoint_has_wilsons_interval():
+    table = frame(run("vit", 0, 1.0, indicator="accuracy", source="test", std=0.0, n=200))
+    row = summarise(table).iloc[0]
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(proportion_interval(1.0, 200))
+    assert row["ci_low"] == pytest.approx(200 / (200 + stats.norm.ppf(0.975) ** 2))
+
+
+def test_a_difference_stays_within_what_two_shares_can_differ():
+    table = frame(
+        group("vit", [0.1, 0.4], indicator="accuracy"), group("svda", [0.9, 0.5], indicator="accuracy")
+    )  # two pairs: t is 12.7, the plain interval -2.7 to 3.6
+    row = compare(table).iloc[0]
+    assert (row["ci_low"], row["ci_high"]) == (-1, 1)
+
+
+def test_each_epoch_is_summarised_for_itself():
+    rows = [group("vit", [0.1 * e, 0.2 * e, 0.4 * e], epoch=e) for e in (1, 2)]
+    found = summarise(frame(*rows), epochs="each")
+    assert found["epoch"].tolist() == [1, 2]
+    for epoch, part in zip((1, 2), rows, strict=True):
+        alone = summarise(frame(part)).iloc[0]
+        assert only(found, epoch=epoch)[["mean", "ci_low"]].tolist() == alone[["mean", "ci_low"]].tolist()
+
+
+# --- families of Holm's adjustment ----------------------------------------------------------------------------------
 
 
 def test_families_are_whole_model_rows_and_layer_rows_of_each_model():
@@ -317,7 +327,7 @@ def test_families_are_whole_model_rows_and_layer_rows_of_each_model():
         for family in (whole(result), result[result["layer"].notna()]):
             rows = family[family["model"] == model]
             sizes.append(len(rows))
-            assert rows["p_adjusted"].tolist() == pytest.approx(holm_from_the_definition(rows["p"].tolist()))
+            assert rows["p_adjusted"].tolist() == pytest.approx(list(holm(rows["p"])))
     assert sizes == [3, 6, 2, 6]
 
 
@@ -331,7 +341,7 @@ def test_faithfulness_is_a_family_of_its_own():
     ]
     result = whole(compare(frame(*runs)))
     faithful = result[result["indicator"] != "a"]
-    assert faithful["p_adjusted"].tolist() == pytest.approx(holm_from_the_definition(faithful["p"].tolist()))
+    assert faithful["p_adjusted"].tolist() == pytest.approx(list(holm(faithful["p"])))
     alone = result[result["indicator"] == "a"]
     assert alone["p_adjusted"].tolist() == alone["p"].tolist()
 
@@ -398,9 +408,9 @@ def test_errors_name_what_is_wrong():
             None,
         ),
         r"one number per .* layer <NA>$": (pd.concat([table, frame(group("svda", [1.0]))]), None),
-        r"one dataset per indicator, source, got several for indicator selectivity_index": (mixed, None),
+        r"one dataset per indicator, source, got several for indicator measure": (mixed, None),
         r"table must name the model": (table.assign(model=pd.NA), None),
-        r"dtypes of results.TABLE_COLUMNS": (table.assign(layer="first"), None),
+        r"dtypes of frames.TABLE_COLUMNS": (table.assign(layer="first"), None),
     }
     for message, (bad, baseline) in cases.items():
         with pytest.raises(InputError, match=message) as error:

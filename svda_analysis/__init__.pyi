@@ -1,0 +1,73 @@
+from . import figures as plots
+from .analysis import analyze, analyze_runs
+from .attention import Attention, cosine_attention, dot_product_attention, svda_attention
+from .attribution import METHODS, attribute
+from .checkpoint import Checkpoint, load_model
+from .comparison import compare, summarise
+from .compression import Keep, compress, compress_and_verify, compress_model
+from .data import DATASETS, load_dataset
+from .errors import InputError
+from .explanations import explain
+from .faithful import faithfulness
+from .indicators import INDICATORS, indicator
+from .kinds import ATTENTIONS
+from .map_comparison import compare_maps
+from .maps import whole_maps
+from .matching import MapBatch, MapComparison
+from .model import ViT, ViTConfig
+from .recipe import TrainConfig
+from .results import Analysis, Examples, Run
+from .sections import write_report
+from .specs import open_model
+from .subject import Subject
+from .tap import AttentionRecord, capture, records
+from .training import train
+from .vocabulary import QUANTITIES, Quantity
+
+__version__: str
+__all__ = [
+    "ATTENTIONS",
+    "DATASETS",
+    "INDICATORS",
+    "METHODS",
+    "QUANTITIES",
+    "Analysis",
+    "Attention",
+    "AttentionRecord",
+    "Checkpoint",
+    "Examples",
+    "InputError",
+    "Keep",
+    "MapBatch",
+    "MapComparison",
+    "Quantity",
+    "Run",
+    "Subject",
+    "TrainConfig",
+    "ViT",
+    "ViTConfig",
+    "analyze",
+    "analyze_runs",
+    "attribute",
+    "capture",
+    "compare",
+    "compare_maps",
+    "compress",
+    "compress_and_verify",
+    "compress_model",
+    "cosine_attention",
+    "dot_product_attention",
+    "explain",
+    "faithfulness",
+    "indicator",
+    "load_dataset",
+    "load_model",
+    "open_model",
+    "plots",
+    "records",
+    "summarise",
+    "svda_attention",
+    "train",
+    "whole_maps",
+    "write_report",
+]

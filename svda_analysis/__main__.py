@@ -1,0 +1,5 @@
+"""``python -m svda_analysis``: the command ``svda``."""
+
+from svda_analysis.cli import main
+
+main()

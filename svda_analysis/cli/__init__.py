@@ -1,0 +1,75 @@
+"""The command line: parse, call one function, write, print. torch is imported inside commands alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from svda_analysis.cli.analyze import analyze_command
+from svda_analysis.cli.compress import compress_command
+from svda_analysis.cli.explain import explain_command
+from svda_analysis.cli.export import export_command
+from svda_analysis.cli.indicators import indicators_command
+from svda_analysis.cli.paper import paper_command
+from svda_analysis.cli.report import report_command
+from svda_analysis.cli.shared import CONTEXT, one_line
+from svda_analysis.cli.train import train_command
+from svda_analysis.errors import InputError
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="svda-analysis", prog_name="svda")
+def cli() -> None:
+    """How does a Vision Transformer attend? Train, measure and compare.
+
+    \b
+    Examples:
+      svda train --dataset fashion_mnist --attention svda --out checkpoints/svda_s0.pt
+      svda analyze checkpoints/svda_s0.pt
+      svda paper --from checkpoints
+    """
+
+
+for _command in (
+    analyze_command,
+    compress_command,
+    explain_command,
+    export_command,
+    indicators_command,
+    paper_command,
+    report_command,
+    train_command,
+):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``svda``."""
+    _run(cli, "svda", arguments)
+
+
+def analyze_main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``svda-analyze``."""
+    _run(analyze_command, "svda-analyze", arguments)
+
+
+def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> None:
+    """Run a command; bad input becomes one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = command.main(given, prog_name=name, standalone_mode=False, obj=given)
+    except InputError as error:
+        click.echo(f"error: {one_line(error)}", err=True)
+        code = 2
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        code = 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        click.echo(f"error: {one_line(error.format_message())}", err=True)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)

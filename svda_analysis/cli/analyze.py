@@ -1,0 +1,77 @@
+"""``svda analyze``, and ``svda-analyze`` under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from svda_analysis.cli.progress import progress_bars
+from svda_analysis.cli.shared import (
+    CONTEXT,
+    command_line,
+    data_options,
+    names_in,
+    open_subjects,
+    subject_options,
+    warn,
+)
+from svda_analysis.errors import check_writable
+
+
+@click.command("analyze", context_settings=CONTEXT)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@data_options
+@click.option("--out", metavar="DIR", help="Folder for the report. Default: reports/<name>.")
+@click.option("--images", type=int, metavar="N", help="Measure on at most N images. Default: all test images.")
+@click.option("--precision", type=float, metavar="P", help="Stop when every 95% interval is within P of its range.")
+@click.option(
+    "--indicators", metavar="A,B,...", help="Only these indicators (comma-separated); 'svda indicators' lists them."
+)
+@click.option("--baseline", metavar="MODEL", help="Compare against this model. Default: the one with dot attention.")
+@click.option("--examples", type=int, default=4, show_default=True, metavar="N", help="Images whose maps are drawn.")
+@click.option("--noise", type=float, default=0.1, show_default=True, help="Input noise for perturbation_robustness.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise and of drawing images.")
+@click.option("--batch-size", type=int, default=64, show_default=True, metavar="N")
+@subject_options
+@click.option("--maps", type=int, metavar="N", help="Also compare attention maps head by head on N images (8 or more).")
+@click.option("--faithfulness", type=int, metavar="N", help="Also measure deletion and insertion on N images.")
+@click.option("--quiet", is_flag=True, help="Print only where the report is.")
+@click.version_option(package_name="svda-analysis", prog_name="svda-analyze")
+def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **options: Any) -> None:
+    """Measure the attention of one model, or compare several, and write a report.
+
+    MODEL is a checkpoint, or timm:NAME[@WEIGHTS], torchvision:NAME[@WEIGHTS], hf:FOLDER, or
+    module:PACKAGE.MODULE:FUNCTION[@WEIGHTS], with weights as .pt or .safetensors; timm:NAME?KEY=VALUE gives arguments.
+    Runs that differ in their seed alone are one model; models are compared in pairs of equal seeds.
+
+    \b
+    Examples:
+      svda-analyze checkpoint.pt
+      svda-analyze checkpoints/fashion_mnist/*.pt --precision 0.01
+      svda-analyze timm:vit_tiny_patch16_224@weights.pt --data imagefolder:DIR
+    """
+    options["indicators"] = names_in(options["indicators"])
+    from svda_analysis.analysis import analyze_runs
+    from svda_analysis.render.terminal import print_document
+    from svda_analysis.sections import terminal_document, write_report
+
+    subjects = open_subjects(models, options)
+    folder = Path(out) if out else Path("reports") / _report_name(models, subjects[0].name)
+    check_writable(folder, "output folder")
+    with progress_bars("images", quiet) as advance:
+        analysis = analyze_runs(subjects, options.pop("data"), progress=advance, **options)
+    written = write_report(analysis, folder, command=command_line("svda-analyze"))
+    warn(analysis.warnings)
+    if not quiet:
+        print_document(terminal_document(analysis))
+    click.echo(f"report: {written[0]} ({len(written)} files)")
+
+
+def _report_name(models: Sequence[str], first: str) -> str:
+    if len(models) == 1:
+        return first
+    parents = {Path(path).resolve().parent for path in models}
+    return parents.pop().name if len(parents) == 1 else "comparison"

@@ -1,0 +1,55 @@
+"""``svda explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, subject_options
+from svda_analysis.errors import InputError, check_writable
+
+_ROWS = 8  # images on a page
+
+
+@click.command("explain", context_settings=CONTEXT)
+@click.argument("model", metavar="MODEL")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--methods", metavar="A,B,...", help="Only these methods (comma-separated). Default: all.")
+@click.option("--target", type=int, metavar="CLASS", help="Explain this class. Default: what the model predicts.")
+@click.option("--out", metavar="DIR", help="Folder for the figures. Default: reports/<model>-explained.")
+@subject_options
+def explain_command(
+    model: str, images: tuple[str, ...], methods: str | None, target: int | None, out: str | None, **options: Any
+) -> None:
+    """Draw attention and attribution maps over images: one row an image, one column a method.
+
+    MODEL is what svda-analyze takes; an IMAGE is a file, or a folder of them.
+
+    \b
+    Example:
+      svda explain checkpoints/fashion_mnist/svda_s0.pt shoe.png --methods rollout,relevance
+    """
+    import matplotlib.pyplot as plt
+
+    from svda_analysis import figures
+    from svda_analysis.attribution import METHODS
+    from svda_analysis.explanations import explain
+    from svda_analysis.sources import image_files
+
+    names = names_in(methods)
+    for name in names or ():
+        if name not in METHODS:
+            raise InputError(f"--methods must be among {', '.join(METHODS)}, got {name!r}")
+    subject = open_subjects([model], options)[0]
+    folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
+    check_writable(folder, "output folder")
+    pages = -(-len(image_files(images)) // _ROWS)
+    signed = [method.label for method in METHODS.values() if method.signed]
+    for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
+        maps = {METHODS[name].label: values for name, values in page.maps.items()}
+        figure = figures.plot_explanations(page.pictures, maps, signed=signed, captions=page.captions)
+        stem = "explanations" if pages == 1 else f"explanations-{at}"
+        click.echo(f"figure: {figures.save(figure, folder, stem)[1]}")
+        plt.close(figure)

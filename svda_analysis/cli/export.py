@@ -1,0 +1,25 @@
+"""``svda export``."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from svda_analysis.cli.shared import CONTEXT
+
+
+@click.command("export", context_settings=CONTEXT)
+@click.argument("source")
+@click.argument("target")
+def export_command(source: str, target: str) -> None:
+    """Copy a checkpoint without its optimizer state, for sharing.
+
+    \b
+    Example:
+      svda export runs/svda_s0.pt checkpoints/svda_s0.pt
+    """
+    from svda_analysis.checkpoint import export
+
+    export(source, target)
+    click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")

@@ -1,0 +1,64 @@
+"""``svda paper``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from svda_analysis.cli.progress import progress_bars, say_run, training_display
+from svda_analysis.cli.shared import CONTEXT, warn
+from svda_analysis.errors import InputError, check_writable
+
+
+@click.command("paper", context_settings=CONTEXT)
+@click.argument("manifest", default="paper", metavar="[MANIFEST]")
+@click.option("--from", "source", metavar="DIR", help="Train nothing: take the finished checkpoints under DIR.")
+@click.option("--out", metavar="DIR", help="Folder for the report. Default: reports/<manifest's name>.")
+@click.option(
+    "--checkpoints", metavar="DIR", help="Where runs are trained. Default: checkpoints, of other studies runs/<name>."
+)
+@click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA. Nothing is downloaded.")
+@click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Runs trained at once.")
+def paper_command(
+    manifest: str, source: str | None, out: str | None, checkpoints: str | None, data_root: str | None, jobs: int
+) -> None:
+    """Train what a study lacks, and write its report: tables, statistics, figures and verdicts.
+
+    MANIFEST is a TOML file or one that the package brings: paper (the default), sigma or smoke. Stopped at any moment
+    and started again, it goes on where it was; files whose content did not change are not touched.
+
+    \b
+    Examples:
+      svda paper
+      svda paper --from checkpoints
+      svda paper sigma --jobs 2
+    """
+    from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
+
+    study = load_manifest(manifest)
+    folder = Path(out) if out else Path("reports") / study.name
+    check_writable(folder, "output folder")
+    warnings: list[str] = []
+    if source is not None and (checkpoints is not None or jobs != 1):
+        raise InputError("--from trains nothing: leave --checkpoints and --jobs out")
+    if source is not None:
+        trained, warnings = find_checkpoints(source)
+    else:
+        place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
+        with training_display() as observer:
+            trained = train_missing(study, place, data_root=data_root, jobs=jobs, on_run=say_run, on_progress=observer)
+    warn(warnings)
+    words = [*([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
+    with progress_bars("", False) as advance:
+        written = write_paper(
+            study,
+            trained,
+            folder,
+            data_root=data_root,
+            command=shlex.join(["svda", "paper", *words]),
+            warnings=warnings,
+            progress=advance,
+        )
+    click.echo(f"report: {written[0]} ({len(written)} files)")

@@ -1,0 +1,154 @@
+"""What several commands share: options, how words become values, the command as it was given."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from svda_analysis.errors import InputError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Registered(click.Choice[str]):
+    """A choice among the names of a registry, as it is when the command runs: what was registered since is one too."""
+
+    def __init__(self, registry: Mapping[str, Any]) -> None:
+        self._registry = registry
+        super().__init__(())
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return tuple(self._registry)
+
+    @choices.setter
+    def choices(self, given: Any) -> None:
+        """click sets them once; the registry says them."""
+
+
+def data_names() -> str:
+    """The data sets for a help text."""
+    from svda_analysis.data.catalog import dataset_names
+
+    *first, last = dataset_names()
+    return f"{', '.join(first)} or {last}"
+
+
+def data_options(function: Command) -> Command:
+    """``--data`` and ``--data-root``: which images."""
+    root = click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
+    name = click.option("--data", metavar="NAME", help=f"{data_names()}. Default: what the checkpoint was trained on.")
+    return name(root(function))
+
+
+def subject_options(function: Command) -> Command:
+    """``--device``, ``--prefix-tokens``, ``--preprocess``: how each model is opened (:func:`open_subjects`)."""
+    options = (
+        click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... Default: cuda where there is one."),
+        click.option(
+            "--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, if the model hides it."
+        ),
+        click.option(
+            "--preprocess",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="image_size, resize, interpolation, mean or std of images.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:
+    """The subjects that ``specs`` name, each with what :func:`subject_options` took out of ``options``."""
+    from svda_analysis.specs import open_model
+
+    words = options.pop("preprocess")
+    changes = {name: options.pop(name) for name in ("device", "prefix_tokens")}
+    return [open_model(spec, preprocessing=_preprocessing(words), **changes) for spec in specs]
+
+
+def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
+    """The fields of a model's preprocessing that are to change."""
+    given: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        try:
+            if key in ("image_size", "resize"):
+                given[key] = int(value)
+            elif key in ("mean", "std"):
+                given[key] = tuple(float(x) for x in value.split(","))
+            elif key == "interpolation" and value in ("nearest", "bilinear", "bicubic"):
+                given[key] = value
+            else:
+                raise ValueError
+        except ValueError:
+            allowed = "image_size=224, resize=256, interpolation=bicubic, mean=0.5,0.5,0.5 or std=0.5,0.5,0.5"
+            raise InputError(f"--preprocess must be like {allowed}, got {word!r}") from None
+    return given
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """``"a, b"`` as a list; None stays None."""
+    return [name.strip() for name in text.split(",")] if text else None
+
+
+def command_line(program: str) -> str:
+    """The command as it was given, to be written into what it makes."""
+    arguments = list(click.get_current_context().obj or [])
+    if program == "svda-analyze" and arguments[:1] == ["analyze"]:
+        arguments = arguments[1:]
+    return shlex.join([program, *arguments])
+
+
+def one_line(message: object) -> str:
+    """A message on one line: a file's name may hold a line break."""
+    return " ".join(str(message).splitlines())
+
+
+def warn(lines: Sequence[str]) -> None:
+    """Warnings go to stderr, each once."""
+    for line in dict.fromkeys(lines):
+        click.echo(f"warning: {line}", err=True)
+
+
+def split_settings(settings: Sequence[str], given: dict[str, Any], *classes: type) -> list[dict[str, Any]]:
+    """``KEY=VALUE`` words and options, sorted into the fields of each class and read as the field's type."""
+    found: list[dict[str, Any]] = [{} for _ in classes]
+    words: dict[str, Any] = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"--set must be KEY=VALUE, got {word!r}")
+        words[key] = value
+    every = {field.name: (field, at) for at, cls in enumerate(classes) for field in dataclasses.fields(cls)}
+    for key, value in {**given, **words}.items():
+        if key not in every:
+            raise InputError(f"--set must name one of {', '.join(every)}, got {key!r}")
+        field, at = every[key]
+        found[at][key] = _parse(field, value) if isinstance(value, str) else value
+    return found
+
+
+def _parse(field: dataclasses.Field[Any], text: str) -> Any:
+    """Read ``text`` as the type of the field's default; a field that is a number or a rule takes either."""
+    default = field.default
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{field.name} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    if isinstance(default, str):
+        with contextlib.suppress(ValueError):
+            return float(text) if "float" in str(field.type) else text
+        return text
+    try:
+        return int(text) if default is None else type(default)(text)  # type: ignore[misc]  # int or float
+    except ValueError:
+        raise InputError(f"{field.name} must be a number like {default!r}, got {text!r}") from None

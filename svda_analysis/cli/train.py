@@ -1,0 +1,62 @@
+"""``svda train``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from svda_analysis.cli.progress import say_start, training_display
+from svda_analysis.cli.shared import CONTEXT, Registered, data_names, split_settings
+from svda_analysis.kinds import ATTENTIONS
+
+
+@click.command("train", context_settings=CONTEXT)
+@click.option("--dataset", required=True, metavar="NAME", help=f"{data_names()}.")
+@click.option("--attention", type=Registered(ATTENTIONS), default="svda", show_default=True)
+@click.option("--out", required=True, metavar="FILE", help="The checkpoint, written after every epoch.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--epochs", type=int, metavar="N", help="Epochs of the whole schedule.")
+@click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
+@click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run from --out.")
+@click.option("--stop-after", type=int, metavar="N", help="End after epoch N of the schedule.")
+@click.option(
+    "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), default="auto", help="auto: bf16 on CUDA."
+)
+@click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
+@click.option("--track", metavar="NAME", help="Also log to a tracker that accelerate knows, such as tensorboard.")
+def train_command(dataset: str, out: str, preset: str | None, settings: tuple[str, ...], **options: Any) -> None:
+    """Train a Vision Transformer with dot-product, SVDA or cosine attention.
+
+    \b
+    Examples:
+      svda train --dataset fashion_mnist --attention svda --seed 0 --out checkpoints/svda_s0.pt
+      svda train --dataset sample --epochs 3 --set depth=2 --set shape_penalty=0.1 --out try.pt
+      torchrun --nproc-per-node 2 -m svda_analysis train --dataset cifar10 --out vit.pt
+    """
+    from svda_analysis.model import ViTConfig
+    from svda_analysis.recipe import TrainConfig
+    from svda_analysis.study.manifest import default_preset
+    from svda_analysis.training import train
+
+    given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
+    if (epochs := options.pop("epochs")) is not None:
+        given["epochs"] = epochs
+    model_fields, recipe_fields = split_settings(settings, given, ViTConfig, TrainConfig)
+    if dataset.partition(":")[0] in ("imagenet100", "imagefolder") and "num_classes" not in model_fields:
+        model_fields["num_classes"] = _count_classes(dataset, options["data_root"])
+    config = ViTConfig.preset(preset or default_preset(dataset), **model_fields)
+    recipe = TrainConfig(**recipe_fields)
+    with training_display() as observer:
+        checkpoint = train(config, recipe, out, on_start=say_start, on_progress=observer, **options)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        click.echo(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
+
+
+def _count_classes(dataset: str, root: str | None) -> int:
+    from svda_analysis.data import load_dataset
+
+    return len(load_dataset(dataset, root=root, train=True).classes)

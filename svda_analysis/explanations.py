@@ -1,0 +1,90 @@
+"""Attention and attribution maps of image files, a few images at a time: what ``svda explain`` draws."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from svda_analysis.attribution import METHODS, attribute, choose_method
+from svda_analysis.errors import InputError
+from svda_analysis.maps import class_scores
+from svda_analysis.sources import for_model, image_files, open_images
+from svda_analysis.specs import open_model
+from svda_analysis.subject import Subject
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanations:
+    """Maps of ``n`` images. ``pictures (n, H, W, C) uint8``; ``maps`` by method, each ``(n, H, W) float32``;
+    ``predictions (n,) int64``, -1 for a model without a classifier; ``classes`` may be empty."""
+
+    files: tuple[str, ...]
+    pictures: np.ndarray
+    maps: dict[str, np.ndarray]
+    predictions: np.ndarray
+    classes: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> list[str]:
+        """The file's name and the predicted class, a line each."""
+        return [
+            f"{Path(file).stem[:14]}\n{self._class(int(label))}"
+            for file, label in zip(self.files, self.predictions, strict=True)
+        ]
+
+    def _class(self, label: int) -> str:
+        if label < 0:
+            return ""
+        return self.classes[label] if label < len(self.classes) else f"class {label}"
+
+
+def explain(
+    model: nn.Module | str | os.PathLike[str] | Subject,
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    methods: Sequence[str] | None = None,
+    target: int | None = None,
+    batch_size: int = 8,
+) -> Iterator[Explanations]:
+    """Maps over image files, and all those in folders: an :class:`Explanations` for each ``batch_size`` of them.
+
+    ``model`` is what :func:`~svda_analysis.specs.open_model` takes; ``methods`` are names of
+    :data:`~svda_analysis.attribution.METHODS` (default: all); ``target`` is the class to explain (default: what the
+    model predicts). Memory does not grow with the number of files. Raises :class:`InputError` as
+    :func:`~svda_analysis.attribution.attribute` does, for a file that is no image, and before the first map for an
+    unknown method or a missing file.
+    """
+    names = list(METHODS if methods is None else methods)
+    for name in names:
+        choose_method(name)
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    subject, files = open_model(model), image_files(images)
+    return _pages(subject, files, names, target, batch_size)
+
+
+def _pages(
+    subject: Subject, files: Sequence[str], names: Sequence[str], target: int | None, size: int
+) -> Iterator[Explanations]:
+    for at in range(0, len(files), size):
+        part = files[at : at + size]
+        given, pictures = open_images(part, subject)[:2]
+        with subject.running() as model:
+            inputs = for_model(given, model)
+            with torch.no_grad():
+                logits = class_scores(model(inputs), model, 0)
+            options = {"target": target, "batch_size": size, "prefix_tokens": subject.prefix_tokens}
+            maps = {name: attribute(model, inputs, method=name, **options).numpy() for name in names}
+        yield Explanations(
+            files=tuple(part),
+            pictures=pictures,
+            maps=maps,
+            predictions=np.full(len(part), -1) if logits is None else logits.argmax(-1).cpu().numpy(),
+            classes=tuple(subject.data.get("classes") or ()),
+        )

@@ -1,0 +1,149 @@
+"""Stream images through a model's attention and reduce them to moments, layer by layer, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
+from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
+from svda_analysis.maps import class_scores, token_layout
+from svda_analysis.stats import Moments, proportion_interval
+from svda_analysis.tap import AttentionRecord, capture, check_captured
+from svda_analysis.vocabulary import known_bounds, quantity
+
+
+class Stream:
+    """Running count, mean and spread over images of every indicator at every layer and head of one model.
+
+    ``update`` runs one batch through the model and keeps only its moments; a record is dropped before the next layer
+    begins. With ``perturbation_robustness`` among the indicators each batch runs together with its noisy copy.
+    ``classes``: how many outputs a classifier of these images has (0: it is not known).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        indicators: Sequence[Indicator],
+        *,
+        noise: float = 0.1,
+        seed: int = 0,
+        prefix_tokens: int | None = None,
+        classes: int = 0,
+    ) -> None:
+        self.model, self.indicators, self.noise, self.prefix_tokens = model, indicators, noise, prefix_tokens
+        self.classes = classes
+        self.generator = torch.Generator().manual_seed(seed)
+        self.images = 0
+        self.kind = "dot"
+        self.moments: dict[tuple[str, str, int], Moments] = {}
+        self.spectrum_moments: dict[tuple[str, int], Moments] = {}
+        self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
+        self.windows = False
+        self._noisy = any("a_noisy" in indicator.needs for indicator in indicators)
+        self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
+
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
+        B, seen = len(images), 0
+        batch = images
+        if self._noisy:
+            drawn = torch.randn(images.shape, generator=self.generator).to(images)
+            batch = torch.cat([images, images + self.noise * drawn])
+
+        def on_record(record: AttentionRecord) -> None:
+            nonlocal seen
+            if record.a.shape[-2] == record.a.shape[-1]:  # else pooling or cross-attention: no map of the image
+                self._measure(record._replace(layer=seen), images)
+                seen += 1
+
+        with capture(self.model, on_record):
+            output = self.model(batch)
+        check_captured(seen, self.model)
+        logits = None if labels is None else class_scores(output, self.model, self.classes)
+        if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+            labels, logits = labels.to(logits.device), logits[:B]
+            self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
+            self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
+        self.images += B
+
+    def _measure(self, record: AttentionRecord, images: Tensor) -> None:
+        half = len(record.a) // (2 if self._noisy else 1)  # images, or the windows of all images
+        q, k, a = record.q[:half], record.k[:half], record.a[:half]
+        size = (images.shape[-2], images.shape[-1])
+        self.windows = self.windows or half > len(images)
+        known = 0 if self.windows else self.prefix_tokens  # a window holds patches alone
+        grid, prefix = token_layout(self.model, a.shape[-1], image_size=size, prefix=known)
+        spectra = {}
+        if "scores" in self._sources:
+            spectra["scores"] = score_spectrum(q, k, record.scale, record.sigma)
+        if "attention" in self._sources:
+            spectra["attention"] = attention_spectrum(a)
+        if record.sigma is not None:
+            self.kind = "svda"
+            if "sigma" in self._sources and not self.images:
+                spectra["sigma"] = sigma_spectrum(record.sigma)[None]
+        for source, spectrum in spectra.items():
+            moments = self.spectrum_moments.setdefault((source, record.layer), Moments())
+            moments.update(_as_numbers(_mean_over_windows(spectrum, len(images))))
+        at_hand = {"q": q, "k": k, "a": a, "a_noisy": record.a[half:], "grid": grid, "prefix": prefix}
+        for indicator in self.indicators:
+            for source in indicator.sources:
+                if "spectrum" in indicator.needs and source not in spectra:
+                    continue
+                given = {**at_hand, "spectrum": spectra.get(source)}
+                values = indicator.function(**{need: given[need] for need in indicator.needs})
+                self._add(indicator.name, source, record.layer, _mean_over_windows(values, len(images)))
+                bounds = indicator.bounds(source, D=q.shape[-1], N=a.shape[-1], grid=grid)
+                self.bounds[indicator.name, source, record.layer] = bounds
+
+    def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
+        self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))
+
+    def widest(self) -> float:
+        """The widest half-width of a 95 % interval, as a share of its indicator's range."""
+        widths = (
+            float(self.moments[key].half_width().max()) / (high - low)
+            for key, (low, high) in self.bounds.items()
+            if self.moments[key].n > 1 and high > low
+        )
+        return max(widths, default=0.0)
+
+    def table(self, identity: dict[str, Any]) -> pd.DataFrame:
+        """The moments as a frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`."""
+        rows = []
+        for (indicator, source, layer), moments in self.moments.items():
+            std, share = moments.std(), quantity(indicator).is_share
+            low, high = self.bounds.get((indicator, source, layer), known_bounds(indicator))
+            for head, mean in enumerate(moments.mean.tolist()):
+                place = {"layer": layer, "head": head} if layer >= 0 else {}
+                ends = proportion_interval(mean, moments.n) if share else moments.interval(low, high, index=head)
+                numbers = {"mean": mean, "std": float(std[head]), "n": moments.n, "low": low, "high": high}
+                about = {"indicator": indicator, "source": source, "ci_low": ends.low, "ci_high": ends.high}
+                rows.append({**identity, **place, **about, **numbers})
+        return make_frame(rows, TABLE_COLUMNS)
+
+    def spectra(self, identity: dict[str, Any]) -> pd.DataFrame:
+        """Mean singular values as a frame with :data:`~svda_analysis.results.SPECTRA_COLUMNS`."""
+        rows = [
+            {**identity, "layer": layer, "head": head, "source": source, "rank": rank, "value": value}
+            for (source, layer), moments in self.spectrum_moments.items()
+            for head, values in enumerate(moments.mean.tolist())
+            for rank, value in enumerate(values, start=1)
+        ]
+        return make_frame(rows, SPECTRA_COLUMNS)
+
+
+def _mean_over_windows(values: Tensor, images: int) -> Tensor:
+    """``(images * windows, ...) -> (images, ...)`` where attention stays inside windows."""
+    return values if len(values) <= images else values.unflatten(0, (images, -1)).mean(1)
+
+
+def _as_numbers(values: Tensor) -> np.ndarray:
+    return values.cpu().double().numpy()  # on the CPU first: not every device knows float64

@@ -1,0 +1,212 @@
+"""Intervals and tests against scipy, explicit formulas, simulation, and their properties."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from svda_analysis.errors import InputError
+from svda_analysis.stats import (
+    Moments,
+    adjusted_wald,
+    difference_test,
+    holm,
+    interval_over,
+    mcnemar,
+    mean_interval,
+    paired_test,
+    proportion_interval,
+    tost,
+    welch_test,
+)
+
+shares = st.floats(0.001, 0.999)
+p_values = st.lists(st.floats(0, 1), max_size=20)
+runs = st.lists(st.floats(-5, 5).map(lambda x: round(x, 6)), min_size=2, max_size=9).filter(lambda x: np.ptp(x) > 1e-3)
+
+
+# --- means ----------------------------------------------------------------------------------------------------------
+
+
+@given(runs)
+def test_without_limits_it_is_scipys_t_interval(values):
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert interval_over(values) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
+
+
+@given(shares, st.floats(0.001, 2), st.integers(1, 50))
+def test_between_limits_it_is_the_t_interval_of_the_logit(mean, se, df):
+    t, slope = stats.t.ppf(0.975, df), 1 / (mean * (1 - mean))
+    ends = [math.log(mean / (1 - mean)) + sign * t * slope * se for sign in (-1, 1)]
+    low, high = mean_interval(mean, se, df, low=0, high=1)
+    assert (low, high) == pytest.approx([1 / (1 + math.exp(-min(max(x, -700), 700))) for x in ends], abs=1e-9)
+    assert 0 <= low <= mean <= high <= 1
+
+
+@given(st.floats(1.01, 100), st.floats(0.001, 50), st.integers(2, 50))
+def test_above_one_limit_it_is_the_t_interval_of_the_logarithm(mean, se, df):
+    t = stats.t.ppf(0.975, df)
+    low, high = mean_interval(mean, se, df, low=1)
+    assert low == pytest.approx(1 + (mean - 1) * math.exp(-t * se / (mean - 1)))
+    assert 1 <= low <= mean <= high
+    mirrored = mean_interval(-mean, se, df, high=-1)
+    assert mirrored == pytest.approx((-high, -low))
+
+
+@given(shares, st.floats(0.001, 0.2), st.integers(2, 50), st.floats(-3, 3), st.floats(0.1, 9))
+def test_the_interval_moves_with_the_scale_of_the_quantity(mean, se, df, shift, scale):
+    unit = mean_interval(mean, se, df, low=0, high=1)
+    moved = mean_interval(shift + scale * mean, scale * se, df, low=shift, high=shift + scale)
+    assert moved == pytest.approx([shift + scale * end for end in unit], rel=1e-6, abs=1e-9)
+
+
+def test_a_small_spread_far_from_the_limits_gives_the_plain_interval():
+    half = stats.t.ppf(0.975, 9) * 0.001
+    assert mean_interval(0.5, 0.001, 9, low=0, high=1) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
+
+
+@pytest.mark.parametrize("low_high", [(-math.inf, math.inf), (0, 1), (0, math.inf)])
+def test_no_spread_is_no_interval(low_high):
+    low, high = low_high
+    for mean, se, df in ((0.5, 0.0, 4), (0.5, 1e-16, 4), (0.5, math.nan, 4), (0.5, math.inf, 4), (0.5, 0.1, 0)):
+        assert all(math.isnan(end) for end in mean_interval(mean, se, df, low=low, high=high))
+    assert all(math.isnan(end) for end in interval_over([0.3], low=low, high=high))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1.2])
+def test_a_mean_at_a_limit_has_no_interval(mean):
+    assert all(math.isnan(end) for end in mean_interval(mean, 0.1, 5, low=0, high=1))
+
+
+def test_the_promised_95_percent_hold_within_limits():
+    rng, hits = np.random.default_rng(0), []
+    for _ in range(2000):
+        low, high = interval_over(rng.beta(4, 2, 5), low=0, high=1)
+        hits.append(low <= 4 / 6 <= high)
+    assert 0.93 <= np.mean(hits) <= 0.97
+
+
+@given(st.integers(1, 60), st.integers(0, 60))
+def test_wilsons_interval_is_its_formula(n, k):
+    k = min(k, n)
+    z, p = stats.norm.ppf(0.975), k / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    found = proportion_interval(p, n)
+    assert found == pytest.approx((middle - half, middle + half), abs=1e-9)
+    assert 0 <= found.low < found.high <= 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+def test_moments_are_numpys_whatever_the_batches(sizes, seed):
+    values = np.random.default_rng(seed).normal(3, 2, (sum(sizes), 4))
+    whole, merged = Moments(), Moments()
+    for part in np.split(values, np.cumsum(sizes)[:-1]):
+        whole.update(part)
+        one = Moments()
+        one.update(part)
+        merged.merge(one)
+    for found in (whole, merged):
+        assert found.n == len(values)
+        np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-12)
+        if len(values) > 1:
+            np.testing.assert_allclose(found.std(), values.std(0, ddof=1), rtol=1e-9)
+            expected = stats.ttest_1samp(values[:, 2], 0).confidence_interval(0.95)
+            assert found.interval(index=2) == pytest.approx((expected.low, expected.high))
+
+
+# --- differences ----------------------------------------------------------------------------------------------------
+
+
+@given(runs, st.integers(0, 2**32 - 1))
+def test_paired_and_welch_are_scipys(x, seed):
+    x = np.array(x)
+    y = x + np.random.default_rng(seed).normal(0.5, 1, len(x))
+    for found, expected in (
+        (paired_test(x, y), stats.ttest_rel(y, x)),
+        (welch_test(x, y), stats.ttest_ind(y, x, equal_var=False)),
+    ):
+        ends = expected.confidence_interval(0.95)
+        assert found.p == pytest.approx(expected.pvalue, rel=1e-7)
+        assert found.interval == pytest.approx((ends.low, ends.high), rel=1e-7, abs=1e-9)
+
+
+def test_a_difference_is_cut_at_its_span():
+    found = difference_test(0.4, 0.5, 1, size=1, span=1)
+    assert found.interval == (-1, 1)
+    assert found.p == pytest.approx(2 * stats.t.sf(0.8, 1))
+
+
+def holm_from_the_definition(p):
+    """For each hypothesis the smallest level at which the step-down procedure rejects it."""
+    m, ordered = len(p), sorted(p)
+    return [max(min(1, (m - j) * ordered[j]) for j in range(m) if ordered[j] <= value) for value in p]
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([math.nan, 0.02, math.nan, 0.9, 0.8]).tolist() == pytest.approx(
+        [math.nan, 0.06, math.nan, 1, 1], nan_ok=True
+    )
+
+
+@given(p_values)
+def test_holm_is_its_definition(p):
+    adjusted = holm(p)
+    assert adjusted == pytest.approx(holm_from_the_definition(p))
+    assert (adjusted >= p).all()
+    assert (adjusted <= 1).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+@given(p_values, st.randoms(use_true_random=False))
+def test_holm_ignores_order_and_nan(p, random):
+    order = list(range(len(p)))
+    random.shuffle(order)
+    shuffled = np.array([p[i] for i in order], dtype=float)
+    assert holm(shuffled) == pytest.approx(holm(p)[order])
+    assert holm([*p, math.nan])[:-1] == pytest.approx(holm(p))
+
+
+@pytest.mark.parametrize("p", [[1.1], [-0.1], [[0.5]], 0.5])
+def test_holm_refuses_what_is_no_p_value(p):
+    with pytest.raises(InputError, match="p must be one row"):
+        holm(p)
+
+
+# --- equivalence, paired proportions --------------------------------------------------------------------------------
+
+
+@given(runs, st.floats(0.01, 2))
+def test_tost_is_two_one_sided_t_tests(differences, margin):
+    found = tost(differences, margin)
+    lower = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+    upper = stats.ttest_1samp(differences, margin, alternative="less").pvalue
+    assert (found.p_lower, found.p_upper, found.p) == pytest.approx((lower, upper, max(lower, upper)), rel=1e-7)
+    assert (found.p < 0.05) == (-margin < found.ci_low and found.ci_high < margin) or found.p == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("differences", [[0.1], [0.1, 0.1], [0.1, math.nan]])
+def test_tost_without_spread_says_nothing(differences):
+    assert math.isnan(tost(differences, 0.5).p)
+
+
+def test_tost_refuses_what_makes_no_sense():
+    for differences, margin in (([0.1, 0.2], 0), ([0.1, 0.2], -1), ([], 0.5), ([[0.1]], 0.5)):
+        with pytest.raises(InputError):
+            tost(differences, margin)
+
+
+def test_mcnemar_by_hand():
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)
+
+
+def test_adjusted_wald_has_a_width_where_nothing_flips():
+    low, high = adjusted_wald(0, 0, 50)
+    assert low < 0 < high
+    assert high == pytest.approx(1.959964 * math.sqrt(2 / 52 / 52))
