@@ -1,10 +1,8 @@
 """The streamed analysis against one pass over everything in float64, and what it accepts."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -13,11 +11,10 @@ from svda_analysis.capture import records
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from svda_analysis import report
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, attention_entropy, effective_rank, score_spectrum
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis
+from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS
 from svda_analysis.specs import OpenModel, run_names
 
 
@@ -219,56 +216,3 @@ def test_runs_of_one_recipe_share_a_name():
     assert names(("a/vit_s0.pt", run("dot", 0)), ("b/vit_s0.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
     assert names(("a/vit.pt", run("dot", 0)), ("b/vit.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
     assert names(("vit.pt", run("dot", None)), ("other.pt", run("dot", None))) == ["vit", "other"]
-
-
-def test_joined_analyses_write_a_whole_report(images, tmp_path):
-    parts = [analyze(a_model(kind), images, name=kind, examples=2) for kind in ("dot", "svda")]
-    joined = Analysis.join(parts)
-    written = report.write_report(joined, tmp_path / "out", command="svda-analyze dot svda")
-    names = {path.relative_to(tmp_path / "out").as_posix() for path in written}
-    assert written[0].name == "summary.md"
-    assert {"indicators.csv", "spectra.csv", "comparison.csv", "meta.json", "table.tex"} < names
-    assert {"figures/comparison.pdf", "figures/heatmaps.png", "figures/attention_maps.pdf"} < names
-    assert all(path.stat().st_size > 0 for path in written)
-    read = pd.read_csv(tmp_path / "out" / "indicators.csv").astype(TABLE_COLUMNS)
-    np.testing.assert_allclose(read["mean"], joined.table["mean"], rtol=1e-5)
-    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
-    assert [run["model"] for run in meta["runs"]] == ["dot", "svda"]
-    assert meta["command"] == "svda-analyze dot svda"
-    summary = (tmp_path / "out" / "summary.md").read_text()
-    assert "svda against dot" in summary
-    for figure in (tmp_path / "out" / "figures").glob("*.png"):
-        assert f"figures/{figure.name}" in summary
-    assert not list((tmp_path / "out").glob(".unfinished*"))
-
-
-def test_an_interrupted_report_leaves_the_old_one(images, tmp_path, monkeypatch):
-    part = analyze(a_model(), images[:4], examples=0)
-    report.write_report(part, tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    def fail(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(report, "_latex", fail)
-    with pytest.raises(KeyboardInterrupt):
-        report.write_report(part, tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_sentences_follow_the_sign_and_the_interval():
-    columns = ("indicator", "source", "difference", "ci_low", "ci_high", "baseline_mean", "model_mean")
-    rows = [
-        ("attention_entropy", "attention", -0.2, -0.3, -0.1, 0.9, 0.7),
-        ("attention_sparsity", "attention", -0.2, -0.3, -0.1, 0.5, 0.3),
-        ("selectivity_index", "attention", 0.1, -0.1, 0.3, 0.1, 0.2),
-        ("effective_rank", "sigma", 0.1, -0.1, 0.3, 0.1, 0.2),
-    ]
-    frame = pd.DataFrame(rows, columns=columns).assign(
-        model="svda", baseline="vit", layer=pd.NA, n_seeds=3, unit="seeds"
-    )
-    entropy, sparsity, selectivity = report.statements(frame)
-    assert "svda is more structured" in entropy
-    assert "vit is more structured" in sparsity
-    assert "no difference shown" in selectivity
-    assert "over 3 training runs" in entropy
