@@ -15,7 +15,7 @@ import torch
 
 from svda_analysis.compress import compress_model, kept_share
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.report import markdown
+from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.verify import macs, time_ratio
 
 FOLDER = Path("reports") / "benchmarks"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.model import Attention, ViTConfig
-from svda_analysis.report import markdown
+from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.verify import time_ratio
 
 FOLDER = Path("reports") / "benchmarks"

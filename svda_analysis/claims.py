@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from svda_analysis.compare import Equivalence, compare, summarise, tost
-from svda_analysis.report import comparison_tables, interval, number, p_value, signed
+from svda_analysis.formatting import interval, number, p_value, signed
+from svda_analysis.sections.tables import comparison_tables
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
 NOT_AT_HAND = "not run here: data not at hand"

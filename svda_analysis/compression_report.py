@@ -14,7 +14,9 @@ import pandas as pd
 
 from svda_analysis import plots
 from svda_analysis.errors import check_writable
-from svda_analysis.report import markdown, number, p_value, signed, staged
+from svda_analysis.formatting import number, p_value, signed
+from svda_analysis.render.markdown import markdown_table as markdown
+from svda_analysis.render.writer import staged
 from svda_analysis.verify import RATIOS, Compression, over_runs
 
 

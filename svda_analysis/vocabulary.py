@@ -47,6 +47,10 @@ class Quantity:
     family: str = "indicators"
     reference: str = ""
 
+    def sign(self, source: str) -> int:
+        """Which sign of a difference means more of :attr:`quality`: +1, -1, or 0 where neither does."""
+        return self.direction.get(source, self.direction.get("*", 0))
+
     def bounds(
         self,
         source: str | None = None,

@@ -1,27 +1,20 @@
 """The streamed analysis against one pass over everything in float64, and what it accepts."""
 
-import json
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from svda_analysis.analysis import analyze, analyze_runs
-from svda_analysis.tap import records
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from svda_analysis import report
+from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
 from svda_analysis.indicators import INDICATORS, attention_entropy, effective_rank, score_spectrum
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.checkpoint import Checkpoint
-from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
-from svda_analysis.results import Analysis
 from svda_analysis.stats import mean_interval
-from svda_analysis.subject import Subject
+from svda_analysis.tap import records
 
 
 def a_model(kind="svda", **changes):
@@ -197,56 +190,3 @@ def test_bad_arguments_are_named(change, message):
 def test_a_model_without_attention_is_an_error(images):
     with pytest.raises(InputError, match="made no call of torch's attention function"):
         analyze(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), images)
-
-
-def test_joined_analyses_write_a_whole_report(images, tmp_path):
-    parts = [analyze(a_model(kind), images, name=kind, examples=2) for kind in ("dot", "svda")]
-    joined = Analysis.join(parts)
-    written = report.write_report(joined, tmp_path / "out", command="svda-analyze dot svda")
-    names = {path.relative_to(tmp_path / "out").as_posix() for path in written}
-    assert written[0].name == "summary.md"
-    assert {"indicators.csv", "spectra.csv", "comparison.csv", "meta.json", "table.tex"} < names
-    assert {"figures/comparison.pdf", "figures/heatmaps.png", "figures/attention_maps.pdf"} < names
-    assert all(path.stat().st_size > 0 for path in written)
-    read = pd.read_csv(tmp_path / "out" / "indicators.csv").astype(TABLE_COLUMNS)
-    np.testing.assert_allclose(read["mean"], joined.table["mean"], rtol=1e-5)
-    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
-    assert [run["model"] for run in meta["runs"]] == ["dot", "svda"]
-    assert meta["command"] == "svda-analyze dot svda"
-    summary = (tmp_path / "out" / "summary.md").read_text()
-    assert "svda against dot" in summary
-    for figure in (tmp_path / "out" / "figures").glob("*.png"):
-        assert f"figures/{figure.name}" in summary
-    assert not list((tmp_path / "out").glob(".unfinished*"))
-
-
-def test_an_interrupted_report_leaves_the_old_one(images, tmp_path, monkeypatch):
-    part = analyze(a_model(), images[:4], examples=0)
-    report.write_report(part, tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    def fail(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(report, "_latex", fail)
-    with pytest.raises(KeyboardInterrupt):
-        report.write_report(part, tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_sentences_follow_the_sign_and_the_interval():
-    columns = ("indicator", "source", "difference", "ci_low", "ci_high", "baseline_mean", "model_mean")
-    rows = [
-        ("attention_entropy", "attention", -0.2, -0.3, -0.1, 0.9, 0.7),
-        ("attention_sparsity", "attention", -0.2, -0.3, -0.1, 0.5, 0.3),
-        ("selectivity_index", "attention", 0.1, -0.1, 0.3, 0.1, 0.2),
-        ("effective_rank", "sigma", 0.1, -0.1, 0.3, 0.1, 0.2),
-    ]
-    frame = pd.DataFrame(rows, columns=columns).assign(
-        model="svda", baseline="vit", layer=pd.NA, n_seeds=3, unit="seeds"
-    )
-    entropy, sparsity, selectivity = report.statements(frame)
-    assert "svda is more structured" in entropy
-    assert "vit is more structured" in sparsity
-    assert "no difference shown" in selectivity
-    assert "over 3 training runs" in entropy

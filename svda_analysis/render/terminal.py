@@ -1,0 +1,64 @@
+"""A document in a terminal, by rich. No torch here; rich is imported when something is printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svda_analysis.document import Block, Document, Picture, Points, Section, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+
+def print_document(document: Document, console: Console | None = None) -> None:
+    """Print the document: titles, text, tables; pictures are left out, and so is the command that made it.
+
+    Text is printed as it stands: nothing in it is read as rich's markup.
+    """
+    from rich.console import Console
+
+    console = console or Console(highlight=False)
+    if document.title:
+        console.print(document.title, style="bold", markup=False)
+    for line in document.warnings:
+        console.print(f"warning: {line}", markup=False)
+    for block in document.lead:
+        _print_block(block, Section(name="lead"), console)
+    for section in document.sections:
+        if section.title:
+            console.print(f"\n{section.title}", style="bold", markup=False)
+        for block in section.blocks:
+            _print_block(block, section, console)
+
+
+def _print_block(block: Block, section: Section, console: Console) -> None:
+    if isinstance(block, Table):
+        console.print(terminal_table(block, title=block.title != section.title))
+        if block.note:
+            console.print(block.note, markup=False)
+    elif isinstance(block, Points):
+        for line in block.lines:
+            console.print(f"- {line}", markup=False)
+    elif not isinstance(block, Picture):
+        console.print(block, markup=False)
+
+
+def terminal_table(table: Table, *, title: bool = True) -> RichTable:
+    """A table of text for a terminal; the column named by ``table.group`` becomes headings between the rows."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table as Made
+
+    above = escape(table.title) if title and table.title else None
+    made = Made(title=above, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = table.text.drop(columns=table.group) if table.group else table.text
+    for at, column in enumerate(shown.columns):
+        made.add_column(escape(str(column)), justify="left" if at == 0 else "right", no_wrap=at > 0)
+    heading = None
+    for at, row in enumerate(shown.itertuples(index=False)):
+        if table.group and table.text[table.group].iloc[at] != heading:
+            heading = table.text[table.group].iloc[at]
+            made.add_row(f"[italic]{escape(str(heading))}[/]")
+        made.add_row(*(escape(str(cell)) for cell in row))
+    return made

@@ -1,0 +1,124 @@
+"""The sections of the report of an analysis, in the order of reading. No torch here."""
+
+from __future__ import annotations
+
+from svda_analysis.document import Document, Picture, Points, Section, Table
+from svda_analysis.results import Analysis
+from svda_analysis.sections.registry import section, sections_of
+from svda_analysis.sections.sentences import accuracy_lines, statements
+from svda_analysis.sections.tables import comparison_tables, layer_table, matching_table, runs_table, summary_table
+
+
+def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> Document:
+    """The whole report of an analysis: its runs, then every section registered for ``analysis``."""
+    return Document(
+        title=title,
+        command=command,
+        warnings=analysis.warnings,
+        lead=(Table(name="runs", text=runs_table(analysis.runs)),),
+        sections=sections_of(analysis, "analysis"),
+    )
+
+
+def latex_tables(analysis: Analysis) -> list[Table]:
+    """What ``table.tex`` holds: the comparison with the baseline, of a single model its numbers."""
+    if analysis.comparison is None:
+        return [Table(name="summary", text=summary_table(analysis.table), title=analysis.models[0])]
+    return side_by_side(analysis)
+
+
+def side_by_side(analysis: Analysis) -> list[Table]:
+    """A table of text for each model beside the baseline; none for a single model."""
+    comparison = analysis.comparison
+    tables = {} if comparison is None else comparison_tables(comparison)
+    return [
+        Table(name=f"{model}_{against}", text=text, title=f"{model} against {against}", group="Source")
+        for (model, against), text in tables.items()
+    ]
+
+
+@section("accuracy")
+def _accuracy_section(analysis: Analysis) -> Section | None:
+    lines = tuple(accuracy_lines(analysis.table))
+    return Section(name="accuracy", title="Test accuracy", blocks=(Points(lines),)) if lines else None
+
+
+@section("structure")
+def _structure_section(analysis: Analysis) -> Section | None:
+    comparison = analysis.comparison
+    lines = () if comparison is None else tuple(statements(comparison))
+    title = "Which attention is more structured?"
+    return Section(name="structure", title=title, blocks=(Points(lines),)) if lines else None
+
+
+@section("faithfulness")
+def _faithfulness_section(analysis: Analysis) -> Section | None:
+    comparison = analysis.comparison
+    lines = () if comparison is None else tuple(statements(comparison, "faithful"))
+    title = "Whose maps are more faithful?"
+    return Section(name="faithfulness", title=title, blocks=(_FAITHFUL, Points(lines))) if lines else None
+
+
+@section("comparison")
+def _comparison_section(analysis: Analysis) -> Section | None:
+    tables = side_by_side(analysis)
+    title = "Comparison over the whole model"
+    return Section(name="comparison", title=title, blocks=(_COMPARING, *tables)) if tables else None
+
+
+@section("maps")
+def _maps_section(analysis: Analysis) -> Section | None:
+    if not analysis.maps:
+        return None
+    table = Table(name="matching", text=matching_table(analysis.maps["matching"]), group="Models")
+    return Section(name="maps", title="Do the heads attend to the same places?", blocks=(_MATCHING, table))
+
+
+@section("layers")
+def _layer_sections(analysis: Analysis) -> list[Section]:
+    return [
+        Section(
+            name=f"layers-{model}",
+            title=f"{model}, layer by layer",
+            blocks=(Table(name=f"layers_{model}", text=layer_table(analysis.table, model), group="Source"),),
+        )
+        for model in analysis.models
+    ]
+
+
+@section("figures")
+def _figures_section(analysis: Analysis) -> Section | None:
+    found = _pictures(analysis)
+    return Section(name="figures", title="Figures", blocks=tuple(found)) if found else None
+
+
+def _pictures(analysis: Analysis) -> list[Picture]:
+    from svda_analysis.figures.registry import pictures  # matplotlib, for those who draw
+
+    return pictures(analysis, where="analysis")
+
+
+@section("reading")
+def _reading_section(analysis: Analysis) -> Section:
+    return Section(name="reading", title="How to read this", blocks=(_HOW,))
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+_COMPARING = """Means over heads and layers; differences are model minus baseline, paired by training seed where seeds
+are shared. p is adjusted by Holm's method, over the rows of faithfulness and over all others; the effect is the paired
+difference in units of its own spread over seeds (Hedges' correction)."""
+_FAITHFUL = """How much faster the predicted class falls when the patches that a map ranks highest are taken away
+(deletion), and rises when they are brought back (insertion), than under a random ranking of the same model. Above 0 the
+map tells something. Raw areas depend on how confident a model is, and are not compared here."""
+_MATCHING = """Similarity (one minus the Jensen-Shannon distance) of what the class token attends to, between the heads
+of two models: in the order the heads have, matched one to one, and by chance. Heads were matched on one half of the
+images and are judged on the other. Intervals are over pairs of runs where there are several (those of one model share
+runs, so theirs are a guide), else over images. "Other seed" is what a new training run alone changes. With "other"
+images, one model saw another image: a gain that stays there is a habit of the heads, not an answer to the image."""
+_HOW = """Layers and heads count from 0. The source says what an indicator was computed from: the learned diagonal
+(sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training
+seeds where a model has several runs, else over images, and then they speak of that checkpoint alone. Compare two models
+within one source only: sigma exists for SVDA alone and stands beside no number of another model. A structured attention
+map is not by itself a faithful explanation of a decision: where deletion and insertion were measured, set each method
+beside the random ranking of the same model, since the areas depend on how confident a model is."""

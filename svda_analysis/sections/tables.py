@@ -1,0 +1,103 @@
+"""What was measured as tables of text: by layer, side by side, matched heads, runs. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from svda_analysis.comparison import summarise
+from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_value
+from svda_analysis.results import Run
+from svda_analysis.stats import interval_over
+from svda_analysis.vocabulary import label
+
+_SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
+_RUN_SHOWN = ("model", "attention", "seed", "epoch", "parameters", "images", "data")
+
+
+def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Which models were measured, on what; a row for each run."""
+    return pd.DataFrame([{key.capitalize(): dash(getattr(run, key)) for key in _RUN_SHOWN} for run in runs])
+
+
+def layer_table(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """One model's indicators (rows, by source) per layer and over all layers, as text: means over heads and runs."""
+    summary = summarise(table[table["model"] == model])
+    summary = summary[summary["indicator"].isin(table.loc[table["layer"].notna(), "indicator"])]
+    layers = sorted(summary["layer"].dropna().unique())
+    made = []
+    groups = summary.groupby(["indicator", "source"], sort=False)
+    for (indicator, source), rows in sorted(groups, key=lambda group: _place(group[0][1])):
+        means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in rows.itertuples()}
+        cells = {str(layer): means.get(layer, "-") for layer in layers}
+        made.append({"Source": source, "Indicator": label(indicator), **cells, "all": means[-1]})
+    return pd.DataFrame(made)
+
+
+def summary_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Every number about the whole model with its interval, as text: what a single model has to show."""
+    rows = summarise(table)
+    made = [
+        {
+            "Indicator": label(row.indicator, row.source),
+            "Mean": number(row.mean),
+            "95 % CI": interval(row.ci_low, row.ci_high),
+        }
+        for row in rows[rows["layer"].isna()].itertuples()
+    ]
+    return pd.DataFrame(made, columns=["Indicator", "Mean", "95 % CI"])
+
+
+def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The whole-model rows of a comparison as text, for each (model, baseline): both means, the difference with its
+    95 % interval, adjusted p, effect and number of runs; ordered by source."""
+    rows = comparison[comparison["layer"].isna()]
+    tables = {}
+    for (model, baseline), group in rows.groupby(["model", "baseline"], sort=False):
+        made = [
+            {
+                "Source": row.source,
+                "Indicator": label(row.indicator),
+                str(baseline): number(row.baseline_mean),
+                str(model): number(row.model_mean),
+                "Difference [95% CI]": estimate(row.difference, row.ci_low, row.ci_high),
+                "p (Holm)": p_value(row.p_adjusted),
+                "Effect": fixed(row.effect, 1, sign=True),
+                "Runs": str(row.n_seeds) if row.unit == "seeds" else "1",
+            }
+            for row in sorted(group.itertuples(), key=lambda row: _place(row.source))
+        ]
+        tables[str(model), str(baseline)] = pd.DataFrame(made)
+    return tables
+
+
+def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
+    """The Jensen-Shannon rows of a map comparison as text, by layer: means over pairs of runs, with the 95 % interval
+    of the gain over these pairs; of a single pair, over images."""
+    rows = matching[matching["measure"] == "js"]
+    made = []
+    keys = ["model", "baseline", "layer_a", "layer_b", "images"]
+    for (model, baseline, layer_a, layer_b, images), group in rows.groupby(keys, sort=False):
+        gains = group["gain_over_chance"].to_numpy()
+        low, high = group[["gain_over_chance_low", "gain_over_chance_high"]].iloc[0]
+        if len(gains) > 1:
+            low, high = interval_over(gains, low=-1.0, high=1.0)  # a difference of similarities, each in [0, 1]
+        made.append(
+            {
+                "Models": f"{model}, {baseline}" if model != baseline else f"{model}, other seed",
+                "Pairs": str(len(gains)),
+                "Layer": f"{layer_a}, {layer_b}",
+                "Images": str(images),
+                "As ordered": number(group["identity"].mean()),
+                "Matched": number(group["matched"].mean()),
+                "By chance": number(group["chance"].mean()),
+                "Gain over chance [95% CI]": estimate(gains.mean(), low, high),
+            }
+        )
+    return pd.DataFrame(made)
+
+
+def _place(source: str) -> tuple[int, str]:
+    """Where the rows of a source stand in tables; methods of attribution come last, by name."""
+    return (_SOURCES.index(source), "") if source in _SOURCES else (len(_SOURCES), source)

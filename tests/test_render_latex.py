@@ -1,0 +1,59 @@
+"""Tables as LaTeX: the right columns, and no character that LaTeX would read as its own."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svda_analysis.document import Table
+from svda_analysis.render.latex import booktabs, latex_escape, latex_file, to_latex
+
+
+def test_a_table_of_text():
+    frame = pd.DataFrame({"Source": ["cls_attention"], "svda": ["50 %"], "p (Holm)": ["<0.001"], "Why": ["x" * 41]})
+    assert booktabs(frame) == (
+        "% needs \\usepackage{booktabs}\n"
+        "\\begin{tabular}{lrrp{3cm}}\n"
+        "\\toprule\n"
+        "Source & svda & p (Holm) & Why \\\\\n"
+        "\\midrule\n"
+        f"cls\\_attention & 50 \\% & $<$0.001 & {'x' * 41} \\\\\n"
+        "\\bottomrule\n"
+        "\\end{tabular}\n"
+    )
+
+
+def test_names_hold_what_latex_reads_as_its_own():
+    assert latex_escape(r"a\b{c}$d~e^f#g&h%i_j<k>l|m±n") == (
+        r"a\textbackslash{}b\{c\}\$d\textasciitilde{}e\^{}f\#g\&h\%i\_j$<$k$>$l$|$m$\pm$n"
+    )
+    assert r"\$\{x\}" in booktabs(pd.DataFrame({"${x}": ["1"]}))
+
+
+@given(st.text())
+def test_escaped_text_is_one_line_with_balanced_braces(text):
+    escaped = latex_escape(text)
+    assert len(escaped.splitlines()) <= 1
+    bare = re.sub(r"\\[{}$%_&#]|\\textbackslash|\\textasciitilde|\\\^|\\pm", "", escaped)
+    assert "\\" not in bare
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert not set(bare) & set("%_&#~^<>|") - set("<>|")
+
+
+def test_a_row_may_begin_with_a_bracket():
+    assert "\n{[}no interval] & 1 \\\\\n" in booktabs(pd.DataFrame({"95 % CI": ["[no interval]"], "n": ["1"]}))
+
+
+def test_a_table_may_be_empty():
+    assert "Source & Mean" in booktabs(pd.DataFrame(columns=["Source", "Mean"]))
+
+
+def test_warnings_and_notes_stay_comments():
+    table = Table(name="t", text=pd.DataFrame({"Model": ["a"]}), title="Accuracy", note="Of all\nimages.")
+    assert latex_file(table) == f"% Accuracy. Of all images.\n{booktabs(table.text)}"
+    assert latex_file(Table(name="t", text=table.text)) == booktabs(table.text)
+    assert to_latex([table, table], ["a\nb"]) == f"% WARNING: a b\n{booktabs(table.text)}\n{booktabs(table.text)}"

@@ -1,0 +1,93 @@
+"""Numbers as tables of text: rows in their order, means over heads and runs, intervals within their limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_sections_analysis import an_analysis
+
+from svda_analysis.results import Run
+from svda_analysis.sections.tables import comparison_tables, layer_table, matching_table, runs_table, summary_table
+from svda_analysis.stats import interval_over
+
+
+def test_runs_by_row_with_a_dash_for_what_is_unknown():
+    (row,) = runs_table([Run(model="vit", images=3)]).to_dict("records")
+    unknown = dict.fromkeys(["Attention", "Seed", "Epoch"], "-")
+    assert row == {"Model": "vit", **unknown, "Parameters": "0", "Images": "3", "Data": ""}
+
+
+def test_layers_stand_beside_each_other_and_the_mean_over_all_last():
+    analysis = an_analysis(layers=3)
+    shown = layer_table(analysis.table, "svda")
+    assert list(shown.columns) == ["Source", "Indicator", "0", "1", "2", "all"]
+    assert list(shown["Source"]) == ["scores", "scores", "attention", "attention", "attention"]
+    assert list(shown["Indicator"][:2]) == ["Effective rank", "Spectral entropy"]
+    rows = analysis.table.query("model == 'svda' and indicator == 'effective_rank'")
+    assert shown["1"][0] == f"{rows[rows['layer'] == 1]['mean'].mean():.3f}"
+    assert shown["all"][0] == f"{rows['mean'].mean():.3f}"
+
+
+def test_a_summary_holds_the_whole_model_alone():
+    analysis = an_analysis(("svda",))
+    shown = summary_table(analysis.table)
+    assert set(shown["Indicator"]) >= {"Accuracy (test)", "Effective rank (scores)"}
+    assert len(shown) == analysis.table[["indicator", "source"]].drop_duplicates().shape[0]
+    assert (
+        summary_table(analysis.table[analysis.table["layer"].notna()])["95 % CI"].str.match(r"\[[\d.]+, [\d.]+]").all()
+    )
+
+
+def test_a_comparison_by_pair_in_the_order_of_the_sources():
+    analysis = an_analysis(("vit", "svda", "cosine"))
+    tables = comparison_tables(analysis.comparison)
+    assert list(tables) == [("svda", "vit"), ("cosine", "vit")]
+    shown = tables["svda", "vit"]
+    assert list(shown.columns) == [
+        *("Source", "Indicator", "vit", "svda", "Difference [95% CI]", "p (Holm)", "Effect", "Runs")
+    ]
+    sources = ["test", "scores", "scores", "attention", "attention", "attention", "cls_attention", "rollout"]
+    assert list(shown["Source"]) == sources
+    assert set(shown["Runs"]) == {"3"}
+    assert shown["Difference [95% CI]"].str.match(r"[-+]\d\.\d+ \[-?\d\.\d+, -?\d\.\d+]$").all()
+
+
+def test_one_run_each_has_neither_effect_nor_p():
+    (shown,) = comparison_tables(an_analysis(seeds=(0,)).comparison).values()
+    assert set(shown["Runs"]) == {"1"}
+    assert set(shown["Effect"]) == set(shown["p (Holm)"]) == {"-"}
+
+
+# --- matched heads ----------------------------------------------------------------------------------------------------
+
+
+def matching(gains):
+    rows = [
+        {"gain_over_chance": gain, "gain_over_chance_low": gain - 1, "gain_over_chance_high": gain + 1, "seed": seed}
+        for seed, gain in enumerate(gains)
+    ]
+    common = {"model": "svda", "baseline": "vit", "layer_a": 0, "layer_b": 0, "measure": "js", "images": "same"}
+    return pd.DataFrame(rows).assign(**common, identity=0.2, matched=0.5, chance=0.3)
+
+
+def test_the_table_takes_the_mean_and_interval_over_pairs_of_runs():
+    gains = [0.1, 0.3, 0.2]
+    (row,) = matching_table(matching(gains)).to_dict("records")
+    low, high = interval_over(gains, low=-1, high=1)
+    assert row["Pairs"] == "3"
+    assert row["Gain over chance [95% CI]"] == f"+0.200 [{low:.3f}, {high:.3f}]"
+    (row,) = matching_table(matching(gains)[:1]).to_dict("records")
+    assert row["Gain over chance [95% CI]"] == "+0.100 [-0.900, 1.100]"
+
+
+@pytest.mark.parametrize("gains", [[0.99, 0.2], [-0.9, 0.1]])
+def test_no_interval_of_a_gain_leaves_its_range(gains):
+    text = matching_table(matching(gains))["Gain over chance [95% CI]"][0]
+    low, high = (float(end) for end in text.partition("[")[2].rstrip("]").split(", "))
+    assert -1 <= low < np.mean(gains) < high <= 1
+
+
+def test_a_model_against_itself_is_another_seed():
+    shown = matching_table(matching([0.1, 0.3]).assign(baseline="svda"))
+    assert list(shown["Models"]) == ["svda, other seed"]
