@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from svda_analysis import plots
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
 from svda_analysis.errors import InputError
