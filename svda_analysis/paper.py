@@ -45,8 +45,8 @@ from svda_analysis.recipe import Precision, changes
 from svda_analysis.render.latex import booktabs
 from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.render.writer import staged
-from svda_analysis.sections.tables import matching_table
 from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Examples, Trace, make_frame
+from svda_analysis.sections.tables import matching_table
 from svda_analysis.sources import for_model, open_source
 from svda_analysis.specs import OpenModel, open_model, run_names
 from svda_analysis.training import Progress, train

@@ -11,11 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from svda_analysis.analysis import analyze
-from svda_analysis.tap import records
 from torch import nn
 
 from svda_analysis import checkpoint as ck
+from svda_analysis.analysis import analyze
 from svda_analysis.checkpoint import Checkpoint, build_model
 from svda_analysis.compress import (
     CRITERIA,
@@ -32,6 +31,7 @@ from svda_analysis.compress import (
 )
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig, unit_rows
+from svda_analysis.tap import records
 
 H, D, N = 2, 12, 50
 

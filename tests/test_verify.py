@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
-from svda_analysis.tap import records
 from torch import nn
 from torch.utils.data import Subset
 
@@ -30,6 +29,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
+from svda_analysis.tap import records
 from svda_analysis.verify import (
     accuracy_change,
     adjusted_wald,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from svda_analysis.document import Table
-from svda_analysis.formatting import one_line
+from svda_analysis.errors import one_line
 
 _ESCAPES = str.maketrans(
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from svda_analysis.document import Block, Document, Picture, Points, Section, Table
-from svda_analysis.formatting import one_line
+from svda_analysis.errors import one_line
 
 
 def to_markdown(document: Document, *, figures: str = "figures") -> str:
