@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from svda_analysis.analyze import Stream, versions
+from svda_analysis.attention import Attention
 from svda_analysis.capture import records
 from svda_analysis.checkpoint import Checkpoint, check_fit, load, save
 from svda_analysis.data import ImageData, load_dataset
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.indicators import INDICATORS
-from svda_analysis.model import Attention, ViT, ViTConfig
+from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import TABLE_COLUMNS, Trace, make_frame
 
 Precision = Literal["auto", "no", "bf16", "fp16"]

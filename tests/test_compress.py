@@ -318,31 +318,6 @@ def test_a_compressed_checkpoint_is_smaller_on_disk_and_loads(attention, images,
     assert (tmp_path / "after.pt").stat().st_size < (tmp_path / "before.pt").stat().st_size
 
 
-def test_configs_of_files_hold_lists_and_become_tuples():
-    config = ViTConfig(depth=1, dim=24, heads=2, attention="svda", score_dims=[[3, 4]])
-    assert config.score_dims == ((3, 4),)
-    assert config.norm_dims == ((0, 0),)
-    assert ViTConfig(**dataclasses.asdict(config)) == config
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"score_dims": [[3]]}, "score_dims must hold 2 numbers for each of 1 layers"),
-        ({"score_dims": [[0, 1]]}, "score_dims must hold whole numbers of at least 1"),
-        ({"score_dims": [[True, 1]]}, "whole numbers"),
-        ({"score_dims": 3}, "score_dims must hold"),
-        ({"norm_dims": [[1, 1]]}, "score_dims must hold"),
-        ({"score_dims": [[12, 1]], "norm_dims": [[1, 0]]}, "must fit the head dimension 12, got 13"),
-        ({"score_dims": [[2, 1]], "attention": "cosine"}, "cosine"),
-        ({"score_dims": [[2, 1]], "norm_dims": [[1, 1]], "attention": "dot"}, "norm_dims must be 0"),
-    ],
-)
-def test_impossible_sizes_are_refused(changes, complaint):
-    with pytest.raises(InputError, match=complaint):
-        ViTConfig(**{"depth": 1, "dim": 24, "heads": 2, "attention": "svda", **changes})
-
-
 @pytest.mark.parametrize("attention", ["svda", "dot"])
 def test_compressing_again_composes(attention, images):
     """What the second pass removes it removes from what the first one left, and all of it is nothing."""
