@@ -42,8 +42,7 @@ from svda_analysis.claims import (
     verdict,
 )
 from svda_analysis.cli import main
-from svda_analysis.comparison import compare, tost
-from svda_analysis.compress import compress
+from svda_analysis.compression.removal import compress
 from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.manifest import load_manifest, packaged_manifests

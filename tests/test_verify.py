@@ -22,7 +22,8 @@ from torch.utils.data import Subset
 
 from svda_analysis import cli, plots, verify
 from svda_analysis.checkpoint import build_model, load, save
-from svda_analysis.compress import compress, kept_share, rank, remove, removed_shares, to_budget
+from svda_analysis.compression.ranking import rank
+from svda_analysis.compression.removal import compress, kept_share, remove, removed_shares, to_budget
 from svda_analysis.compression_report import compression_table, verification_table, write_compression
 from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.errors import InputError
