@@ -88,40 +88,21 @@ def analyze(
 ) -> Analysis:
     """Measure every layer and head of a model over a data set.
 
-    Parameters
-    ----------
-    model_or_path
-        A module (it keeps its device and mode), the path of a checkpoint, a spec such as ``timm:NAME@weights.pt`` (see
-        ``specs.py``), or what :func:`~svda_analysis.specs.open_model` returned.
-    data
-        Preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data
-        set's name (its test part). A checkpoint brings the name of its own.
-    indicators
-        Names from :data:`~svda_analysis.indicators.INDICATORS`; all by default.
-    images
-        At most so many images, drawn without replacement (a tensor or a loader is taken from its start).
-    precision
-        Stop once the half-width of every 95 % interval is below this share of the indicator's range.
-    batch_size, device
-        Images per forward; where to run (default: where the module is; for a path, CUDA where there is one).
-    noise, seed
-        Standard deviation of the Gaussian noise on the preprocessed input for ``perturbation_robustness``; the seed of
-        that noise and of the drawing of images.
-    prefix_tokens
-        Tokens before the first patch (CLS and the like), where the model does not say it.
-    preprocessing
-        How image files are brought to the model, in the place of its own way.
-    examples
-        How many images keep their maps, the first of each class.
-    name, data_root
-        The name of the model in the result (the file's by default); where data sets lie.
-    progress
-        Called with (images done, images in all).
+    ``model_or_path`` is a module (it keeps its device and mode), the path of a checkpoint, a spec such as
+    ``timm:NAME@weights.pt`` (see ``specs.py``), or what :func:`~svda_analysis.specs.open_model` returned. ``data`` is
+    preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data set's
+    name (its test part); a checkpoint brings the name of its own.
 
-    Raises
-    ------
-    InputError
-        When an argument is outside what is allowed, or the images do not suit the model.
+    ``indicators`` are names from :data:`~svda_analysis.indicators.INDICATORS` (default: all). At most ``images`` are
+    drawn without replacement (a tensor or a loader is taken from its start); ``precision`` stops once the half-width of
+    every 95 % interval is below this share of its indicator's range. ``noise`` is the standard deviation of the
+    Gaussian noise on the preprocessed input for ``perturbation_robustness``, ``seed`` that of the noise and of the
+    drawing. ``examples`` images keep their maps, the first of each class.
+
+    ``device``, ``prefix_tokens``, ``preprocessing`` and ``name`` are those of
+    :func:`~svda_analysis.specs.open_model`; ``data_root`` says where data sets lie. ``progress`` is called with (images
+    done, images in all). Raises :class:`InputError` when an argument is outside what is allowed, or the images do not
+    suit the model.
     """
     options = Options(
         indicators=indicators,

@@ -138,18 +138,23 @@ def _relevance(job: Job) -> Tensor:
 def _cls_attention(job: Job) -> Tensor:
     """The row of CLS in the last layer, mean over heads."""
     with torch.no_grad():
-        found = whole_maps(job.model, job.images, prefix_tokens=job.prefix_tokens)
+        found = _whole(job)
     return class_row(found.layers[-1].mean(1), found.prefix).unflatten(-1, found.grid)
 
 
 def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:
     """The whole stack of layers; an error where some have another number of tokens."""
-    found = whole_maps(job.model, job.images, prefix_tokens=job.prefix_tokens, gradients=gradients)
+    found = _whole(job, gradients=gradients)
     if found.left_out:
-        raise InputError(
-            f"rollout and relevance need the same tokens in every layer, {found.left_out} have not the "
-            f"{found.layers[0].shape[-1]} tokens of the others"
-        )
+        tokens = sorted({*found.left_out, found.layers[0].shape[-1]})
+        raise InputError(f"rollout and relevance need the same tokens in every layer, got {tokens} tokens")
+    return found
+
+
+def _whole(job: Job, *, gradients: bool = False) -> WholeMaps:
+    found = whole_maps(job.model, job.images, prefix_tokens=job.prefix_tokens, gradients=gradients)
+    if job.target is not None:
+        resolve(job.target, logits_of(found.output))  # for its check: a map of no class is refused one as well
     return found
 
 

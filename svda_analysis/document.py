@@ -50,7 +50,7 @@ class Points:
     lines: tuple[str, ...]
 
 
-Block = str | Points | Table | Picture  # a str is a paragraph, in markdown
+Content = str | Points | Table | Picture  # a str is a paragraph, in markdown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Section:
 
     name: str
     title: str = ""
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[Content, ...] = ()
     level: int = 2
 
 
@@ -70,12 +70,12 @@ class Document:
 
     title: str
     sections: tuple[Section, ...]
-    lead: tuple[Block, ...] = ()
+    lead: tuple[Content, ...] = ()
     command: str = ""
     made_by: str = "Made by `{command}`."
     warnings: tuple[str, ...] = ()
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[Content]:
         """All blocks, in the order of reading."""
         return [*self.lead, *(block for section in self.sections for block in section.blocks)]
 

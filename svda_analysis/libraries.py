@@ -88,7 +88,7 @@ def _from_timm(spec: Spec) -> Made:
     name, weights = spec.name, spec.weights
     timm = _library("timm", "timm")
     _check_name("timm", name, timm.list_models())
-    state = None if weights is None else _weights(weights)
+    state = None if weights is None else _state_dict(weights)
     classifier = timm.get_pretrained_cfg(name).classifier if timm.get_pretrained_cfg(name) else None
     model = _made(spec, timm.create_model, name, pretrained=False, **_classes(state, classifier))
     _fit(model, state, weights)
@@ -111,7 +111,7 @@ def _from_torchvision(spec: Spec) -> Made:
     from torchvision import models
 
     _check_name("torchvision", name, models.list_models(module=models))
-    state = None if weights is None else _weights(weights)
+    state = None if weights is None else _state_dict(weights)
     model = _made(spec, models.get_model, name, weights=None, **_classes(state, "heads.head"))
     _fit(model, state, weights)
     default = models.get_model_weights(name).DEFAULT.transforms()  # how torchvision's own weights were evaluated
@@ -165,7 +165,7 @@ def _processor(transformers: Any, folder: str) -> Preprocessing:
 
 def _from_preset(attention: str, spec: Spec) -> Made:
     name, weights = spec.name, spec.weights
-    state = None if weights is None else _weights(weights)
+    state = None if weights is None else _state_dict(weights)
     model = ViT(_made(spec, ViTConfig.preset, name, attention=attention, **_classes(state, "head")))
     _fit(model, state, weights)
     return model, f"{attention}_{name}", Preprocessing(image_size=model.config.image_size)
@@ -185,7 +185,7 @@ def _from_module(spec: Spec) -> Made:
     model = _made(spec, build)
     if not isinstance(model, nn.Module):
         raise InputError(f"module: {path}:{function} must return an nn.Module, got {type(model).__name__}")
-    _fit(model, None if weights is None else _weights(weights), weights)
+    _fit(model, None if weights is None else _state_dict(weights), weights)
     return model, function, Preprocessing()
 
 
@@ -211,7 +211,7 @@ def _check_name(library: str, name: str, known: Sequence[str]) -> None:
         raise InputError(f"{library} has no model {name!r}{hint}")
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
+def _state_dict(path: Path) -> dict[str, Tensor]:
     """A state dict: bare, under the usual keys, or from data-parallel training."""
     found: Any = _safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
     for key in ("state_dict", "model", "model_state_dict"):

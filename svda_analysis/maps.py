@@ -23,14 +23,14 @@ class WholeMaps:
     """The maps of one forward of ``B`` images: ``layers`` ``(B, H, N, N)`` each, ``N = prefix + rows * columns``.
 
     ``grid`` = (rows, columns) of patches, row by row; ``prefix`` = tokens before the first patch; ``output`` is what
-    the model returned; ``left_out`` counts self-attention over whole images with another number of tokens.
+    the model returned; ``left_out`` holds the tokens of self-attention over whole images with another number of them.
     """
 
     layers: list[Tensor]
     grid: tuple[int, int]
     prefix: int
     output: Any
-    left_out: int
+    left_out: tuple[int, ...]
 
 
 def whole_maps(
@@ -58,7 +58,8 @@ def whole_maps(
     layers = [a for a in found if a.shape[-1] == tokens]
     size = (images.shape[-2], images.shape[-1])
     grid, prefix = token_layout(model, tokens, image_size=size, prefix=prefix_tokens)
-    return WholeMaps(layers, grid, prefix, output, len(found) - len(layers))
+    left_out = tuple(a.shape[-1] for a in found if a.shape[-1] != tokens)
+    return WholeMaps(layers, grid, prefix, output, left_out)
 
 
 def is_whole(a: Tensor, images: int) -> bool:

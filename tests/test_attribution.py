@@ -353,7 +353,7 @@ def test_the_registry_is_complete_and_imports_no_captum(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "captum"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "captum", None)  # an import of captum would now fail
-    assert list(runpy.run_path(sys.modules["svda_analysis.attribute"].__file__)["METHODS"]) == list(METHODS)
+    assert list(runpy.run_path(sys.modules["svda_analysis.attribution"].__file__)["METHODS"]) == list(METHODS)
     assert all(method.name == name and method.label and method.reference for name, method in METHODS.items())
 
 

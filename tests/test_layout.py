@@ -1,32 +1,59 @@
-"""Imports go down the floors only, and the package starts quickly because torch waits."""
+"""How the package is laid out: imports go down the floors only, one name is one thing, and torch waits."""
 
 import ast
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
+
+import pytest
 
 import svda_analysis
 
 PACKAGE = Path(svda_analysis.__file__).parent
-FLOORS = [
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a whole
     {"errors"},
-    {"results", "model"},
-    {"indicators", "data", "compare", "plots", "matching"},
-    {"checkpoint", "capture", "report"},
-    {"specs", "attribute", "claims"},
-    {"sources"},
-    {"analyze", "faithfulness", "compress"},
-    {"train", "maps"},
-    {"manifest", "verify"},
-    {"paper", "compression_report"},
+    {"vocabulary", "stats", "kinds", "formatting"},
+    {"frames", "document"},
+    {"comparison"},
+    {"results"},
+    {"data", "attention", "figures", "render"},
+    {"compact", "sections"},
+    {"model", "indicators"},
+    {"checkpoint", "tap", "matching"},
+    {"maps", "recipe", "penalties"},
+    {"libraries", "subject", "streaming"},
+    {"specs"},
+    {"sources", "attribution", "training_data"},
+    {"faithful", "map_comparison", "directions", "explanations", "training"},
+    {"analysis"},
+    {"compression", "study"},
+    {"reports"},
     {"cli"},
+    {"__main__"},
 ]
-WITHOUT_TORCH = {"errors", "results", "compare", "plots", "matching", "report", "claims", "cli"}
+FLOOR = {wing: at for at, wings in enumerate(FLOORS) for wing in wings}
+WITHOUT_TORCH = {
+    *("errors", "vocabulary", "stats", "kinds", "formatting", "frames", "document", "comparison", "results"),
+    *("matching", "figures", "render", "sections", "cli", "data.catalog", "data.preprocessing"),
+    *("study.claims", "study.tables"),
+}
+TORCH = {"torch", "torchvision", "captum", "accelerate"}
+LONGEST_FUNCTION, LONGEST_FILE = 60, 450
+
+
+def tree(module):
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
 def imports(module, top_level_only=False):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
-    found = set()
-    for node in nodes:
+    """Dotted names that a module imports; inside of ``if TYPE_CHECKING`` is not counted as the top level."""
+    found, parsed = set(), tree(module)
+    for node in parsed.body if top_level_only else ast.walk(parsed):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
@@ -35,21 +62,104 @@ def imports(module, top_level_only=False):
     return found
 
 
+def own_imports(module):
+    """The modules of the package that a module imports."""
+    names = {name.removeprefix("svda_analysis.") for name in imports(module) if name.startswith("svda_analysis.")}
+    return {name for name in names if name in MODULES}
+
+
+def wing(module):
+    return module.partition(".")[0]
+
+
+def functions():
+    for module in MODULES:
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.FunctionDef):
+                yield module, node
+
+
 def test_every_module_stands_on_a_floor():
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert modules == set.union(*FLOORS)
+    assert {wing(module) for module in MODULES if module != "__init__"} == set(FLOOR)
 
 
-def test_imports_go_down_only():
-    floor = {module: at for at, modules in enumerate(FLOORS) for module in modules}
-    for module, at in floor.items():
-        for name in imports(module):
-            target = name.removeprefix("svda_analysis.").split(".")[0]
-            if name.startswith("svda_analysis.") and target in floor:
-                assert floor[target] < at, f"{module} imports {target}"
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"__init__"}))
+def test_imports_go_down_only(module):
+    for other in own_imports(module):
+        if wing(other) != wing(module):
+            assert FLOOR[wing(other)] < FLOOR[wing(module)], f"{module} imports {other}"
+
+
+def test_no_imports_go_round_in_a_circle():
+    waiting = {module: own_imports(module) - {module, wing(module)} for module in MODULES}
+    while ready := {module for module, needs in waiting.items() if not needs & waiting.keys()}:
+        for module in ready:
+            del waiting[module]
+    assert not waiting
 
 
 def test_what_needs_no_torch_imports_none():
-    for module in WITHOUT_TORCH:
-        names = {name.split(".")[0] for name in imports(module, top_level_only=True)}
-        assert not names & {"torch", "torchvision", "captum", "accelerate"}, module
+    for module in MODULES:
+        if {module, wing(module)} & WITHOUT_TORCH:
+            assert not {name.split(".")[0] for name in imports(module, top_level_only=True)} & TORCH, module
+
+
+def test_a_name_is_defined_in_one_module_alone():
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    defined = Counter(
+        (name, module)
+        for module in MODULES
+        for node in tree(module).body
+        for name in (
+            [node.name]
+            if isinstance(node, kinds)
+            else [target.id for target in node.targets if isinstance(target, ast.Name)]
+            if isinstance(node, ast.Assign)
+            else []
+        )
+    )
+    homes = Counter(name for name, _ in defined)
+    shared = {"__all__", "__getattr__", "__dir__"}
+    twice = {name: [m for n, m in defined if n == name] for name, n in homes.items() if n > 1 and name not in shared}
+    assert not twice
+
+
+def test_no_module_hides_a_function_of_its_name():
+    assert not set(svda_analysis.__all__) & {wing(module) for module in MODULES}
+
+
+def test_functions_and_files_are_short():
+    long = [
+        f"{module}.{node.name}: {node.end_lineno - node.lineno + 1}"
+        for module, node in functions()
+        if node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert not long
+    files = {module: path.read_text(encoding="utf-8").count("\n") for module, path in MODULES.items()}
+    assert not {module: lines for module, lines in files.items() if lines > LONGEST_FILE}
+
+
+def test_nothing_is_asserted_and_everything_public_is_explained():
+    for module in MODULES:
+        assert not [node for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)], module
+        assert ast.get_docstring(tree(module)), module
+    for module, node in functions():
+        if not node.name.startswith("_") and node.end_lineno - node.lineno > 6 and node.col_offset == 0:
+            assert ast.get_docstring(node), f"{module}.{node.name}"
+
+
+@pytest.mark.parametrize("names", ["svda_analysis", "svda_analysis.cli", "svda_analysis.data.catalog"])
+def test_torch_waits_until_it_is_needed(names):
+    code = f"import sys, {names}; print(sorted({TORCH!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_module_of_a_functions_kin_is_the_module():
+    import svda_analysis.analysis as analysis
+    import svda_analysis.comparison as comparison
+    import svda_analysis.tap as tap
+
+    assert svda_analysis.analyze is analysis.analyze
+    assert svda_analysis.compare is comparison.compare
+    assert svda_analysis.capture is tap.capture

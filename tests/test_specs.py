@@ -11,7 +11,7 @@ from torch import nn
 from svda_analysis.analysis import analyze
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
-from svda_analysis.data import Preprocessing
+from svda_analysis.data import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.specs import open_model, run_names
@@ -70,7 +70,9 @@ def test_timm_brings_its_preprocessing_and_its_number_of_classes(tmp_path):
 
 def test_torchvision_brings_its_preprocessing():
     opened = open_model("torchvision:vit_b_32")
-    assert opened.preprocessing == Preprocessing(image_size=224, resize=256)
+    assert opened.preprocessing == Preprocessing(
+        image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
 
 
 def test_a_saved_model_of_hugging_face(tmp_path):
