@@ -42,7 +42,7 @@ def percent(share: float, digits: int = 1, *, sign: bool = False) -> str:
     return f"{share:+.{digits}%}" if sign else f"{share:.{digits}%}"
 
 
-def brief(x: float) -> str:
+def short_number(x: float) -> str:
     """Three significant digits; from a thousand on whole, with commas: ``12,345``. A dash for a missing number."""
     if pd.isna(x):
         return MISSING
@@ -111,7 +111,7 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'s' if n > 1 else ''}"
 
 
-def one_line(text: object) -> str:
+def flat(text: object) -> str:
     """A text without its line breaks, for headings, cells and comments."""
     return " ".join(str(text).splitlines())
 

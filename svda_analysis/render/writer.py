@@ -62,7 +62,7 @@ def write_document(
             _write_frame(frame, stage / f"{name}.csv")
         for table in document.tables:
             if tables is not None and table.numbers is not None:
-                _write_table(table, stage / tables)
+                _write_table_files(table, stage / tables)
         _write_pictures(document.pictures, stage / figures, progress)
         pages = {page: to_markdown(document, figures=figures), html: to_html(document, figures=figures)}
         for name, text in {**pages, **(texts or {})}.items():
@@ -126,12 +126,12 @@ def _write_pictures(pictures: list[Picture], folder: Path, progress: Callable[[i
     for at, picture in enumerate(pictures):
         if progress:
             progress(at, len(pictures))
-        _draw(picture, folder)
+        _save_picture(picture, folder)
     if progress:
         progress(len(pictures), len(pictures))
 
 
-def _draw(picture: Picture, folder: Path) -> None:
+def _save_picture(picture: Picture, folder: Path) -> None:
     import matplotlib.pyplot as plt  # it takes a while, and not every report has pictures
 
     from svda_analysis.figures import save
@@ -141,7 +141,7 @@ def _draw(picture: Picture, folder: Path) -> None:
     plt.close(figure)
 
 
-def _write_table(table: Table, folder: Path) -> None:
+def _write_table_files(table: Table, folder: Path) -> None:
     """A table as csv of its numbers, and its text as markdown and LaTeX."""
     if table.numbers is not None:
         _write_frame(table.numbers, folder / f"{table.name}.csv")
