@@ -4,8 +4,8 @@
 >>> result = sa.analyze("checkpoint.pt")                       # doctest: +SKIP
 >>> sa.plots.plot_indicator_by_layer(result.table, indicator="attention_entropy")  # doctest: +SKIP
 
-What there is stands in ``__init__.pyi``. Names are imported when they are first used, so that importing the package does
-not import torch.
+What there is stands in ``__init__.pyi``. Names are imported when they are first used, so that importing the package
+does not import torch.
 """
 
 from importlib import import_module

@@ -20,3 +20,8 @@ def check_writable(folder: Path, name: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"{name} {folder} cannot be written: {error.strerror}") from None
+
+
+def one_line(error: object) -> str:
+    """A message on one line; of an error without words its type."""
+    return " ".join(str(error).split()) or type(error).__name__

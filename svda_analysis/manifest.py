@@ -37,7 +37,7 @@ from typing import Any, get_args
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError
 from svda_analysis.model import PRESETS, AttentionKind, ViTConfig
-from svda_analysis.train import Precision, TrainConfig
+from svda_analysis.recipe import Precision, TrainConfig
 
 NAMES = {"dot": "vit"}  # the baseline is a plain Vision Transformer
 _PACKAGED = resources.files("svda_analysis") / "manifests"

@@ -41,6 +41,7 @@ from svda_analysis.indicators import INDICATORS
 from svda_analysis.manifest import AnalysisOptions, Manifest, Run
 from svda_analysis.maps import compare_runs
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.recipe import Precision, changes
 from svda_analysis.render.latex import booktabs
 from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.render.writer import staged
@@ -48,7 +49,7 @@ from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS, Analysis, Exam
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.sources import for_model, open_source
 from svda_analysis.specs import OpenModel, open_model, run_names
-from svda_analysis.train import Precision, Progress, changes, train
+from svda_analysis.training import Progress, train
 
 CACHE_FORMAT = 1  # to be raised when the same checkpoint gives other numbers
 LABELS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import zipfile
@@ -232,9 +233,10 @@ class Analysis:
 def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     """A csv with the given columns and dtypes; every digit as it was written, only an empty cell is missing."""
     try:
-        text = {name: "string" for name, kind in columns.items() if kind == "string"}
-        found = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip")
-        return found[list(columns)].astype(columns)
+        text = pd.read_csv(path, dtype="string", keep_default_na=False, na_values=[""])[list(columns)]
+        floats = [name for name, kind in columns.items() if kind == "float64"]  # by Python's float, which is exact
+        exact = {name: [math.nan if pd.isna(cell) else float(cell) for cell in text[name]] for name in floats}
+        return text.assign(**exact).astype(columns)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -284,7 +286,7 @@ def _unpacked(path: Path) -> dict[str, dict[str, np.ndarray]]:
             for key in arrays.files:
                 name, _, field = key.rpartition("//")
                 found.setdefault(name, {})[field] = arrays[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
     return found
 

@@ -54,7 +54,7 @@ def open_model(
     if isinstance(preprocessing, Preprocessing):
         changes["preprocessing"] = preprocessing
     elif preprocessing:
-        changes["preprocessing"] = dataclasses.replace(found.preprocessing, **preprocessing)
+        changes["preprocessing"] = _changed(found.preprocessing, preprocessing)
     if prefix_tokens is not None:
         changes["prefix_tokens"] = prefix_tokens
     if device is not None:
@@ -62,6 +62,13 @@ def open_model(
     if name is not None:
         changes["name"] = name
     return dataclasses.replace(found, **changes)
+
+
+def _changed(own: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:
+    """Some fields changed; a size alone brings the usual shorter side with it, where none is known."""
+    if (size := fields.get("image_size")) and not own.resize:
+        fields = {"resize": round(size * 256 / 224), **fields}
+    return dataclasses.replace(own, **fields)
 
 
 def _opened(given: Subject | nn.Module | str | os.PathLike[str]) -> Subject:

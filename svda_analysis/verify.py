@@ -43,9 +43,10 @@ from svda_analysis.compress import (
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT
+from svda_analysis.recipe import TrainConfig
 from svda_analysis.sources import ImageSource, for_model, open_source
 from svda_analysis.specs import OpenModel, open_model
-from svda_analysis.train import TrainConfig, train
+from svda_analysis.training import train
 
 ENERGIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 BUDGETS = (0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from svda_analysis.model import ViTConfig
-from svda_analysis.train import TrainConfig, train
+from svda_analysis.recipe import TrainConfig
+from svda_analysis.training import train
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from svda_analysis.analyze import analyze
-from svda_analysis.capture import records
+from svda_analysis.analysis import analyze
+from svda_analysis.tap import records
 from torch import nn
 
 from svda_analysis import checkpoint as ck

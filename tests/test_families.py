@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torchvision
-from svda_analysis.analyze import analyze, as_logits
-from svda_analysis.capture import capture, records
+from svda_analysis.analysis import analyze
+from svda_analysis.tap import capture, records
 from torch import nn
 
 from svda_analysis.errors import InputError
@@ -18,6 +18,12 @@ HF_SIZE = {
     "image_size": 32,
     "patch_size": 8,
 }
+
+
+def answer_of(output):
+    """What a model returned: a tensor, or the first that Hugging Face's outputs hold."""
+    names = ("logits", "pooler_output", "last_hidden_state")
+    return output if isinstance(output, torch.Tensor) else next(getattr(output, n) for n in names if hasattr(output, n))
 
 
 def of_timm(name, **size):
@@ -109,24 +115,24 @@ def slow_path():
 def test_every_layer_is_recorded_and_nothing_changes(family):
     model, images, layers, _ = family
     with torch.no_grad():
-        plain = as_logits(model(images))
+        plain = answer_of(model(images))
         found = []
         with capture(model, found.append):
-            assert torch.equal(as_logits(model(images)), plain)
+            assert torch.equal(answer_of(model(images)), plain)
         square = [record for record in found if record.a.shape[-2] == record.a.shape[-1]]
         assert len(square) == layers
         assert all(record.a.shape[:2] == record.q.shape[:2] for record in found)
-        assert torch.equal(as_logits(model(images)), plain)
+        assert torch.equal(answer_of(model(images)), plain)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in [model])
 
 
 def test_the_rebuilt_output_leads_to_the_same_logits(family):
     model, images, _, _ = family
     with torch.no_grad(), capture(model, lambda record: None, output="map"):
-        rebuilt = as_logits(model(images))
+        rebuilt = answer_of(model(images))
         outside = model
     with torch.no_grad():
-        plain = as_logits(outside(images))
+        plain = answer_of(outside(images))
     assert plain.abs().max() > 1e-3
     torch.testing.assert_close(rebuilt, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
 
@@ -135,7 +141,7 @@ def test_gradients_reach_the_maps(family):
     model, images, layers, _ = family
     found = []
     with capture(model, found.append, output="map"):
-        logits = as_logits(model(images))
+        logits = answer_of(model(images))
     square = [record.a for record in found if record.a.shape[-2] == record.a.shape[-1]]
     gradients = torch.autograd.grad(logits[..., 0].sum(), square)
     assert len(gradients) == layers

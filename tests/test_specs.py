@@ -1,18 +1,21 @@
 """Models named on the command line: loaded with their weights and preprocessing, or refused in one line."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from svda_analysis.analyze import analyze
+from svda_analysis.analysis import analyze
 from torch import nn
 
+from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.specs import OpenModel, open_model, run_names
+from svda_analysis.specs import open_model, run_names
+from svda_analysis.subject import Subject
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 
@@ -184,14 +187,33 @@ def test_the_command_line_prints_and_overrides_preprocessing(own_module, folder,
     assert "--preprocess must be like image_size=224" in capsys.readouterr().err
 
 
+def test_runs_of_one_recipe_share_a_name():
+    def run(kind, seed, **recipe):
+        model = ViT(ViTConfig(attention=kind))
+        known = Checkpoint(config=model.config, model={}, epoch=1, recipe={"seed": seed, **recipe})
+        return {"model": model, "checkpoint": known}
+
+    def names(*pairs):
+        return run_names([Subject(name=Path(path).stem, spec=path, **found) for path, found in pairs])
+
+    assert names(("a/vit_s0.pt", run("dot", 0)), ("a/vit_s1.pt", run("dot", 1)), ("a/svda_s0.pt", run("svda", 0))) == [
+        "vit",
+        "vit",
+        "svda",
+    ]
+    assert names(("x.pt", run("dot", 0)), ("y.pt", run("dot", 1))) == ["x", "x"]
+    assert names(("a/vit_s0.pt", run("dot", 0)), ("b/vit_s0.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
+    assert names(("a/vit.pt", run("dot", 0)), ("b/vit.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
+    assert names(("vit.pt", run("dot", None)), ("other.pt", run("dot", None))) == ["vit", "other"]
+
+
 def test_compressed_runs_of_one_recipe_share_a_name():
     """Their sizes differ from seed to seed; whole runs, and runs compressed otherwise, are other models."""
 
     def run(name, seed, **changes):
         model = ViT(ViTConfig(depth=1, dim=12, heads=2, **{"attention": "svda", **changes}))
-        return OpenModel(
-            name=name, path=f"a/{name}.pt", model=model, seed=seed, epoch=1, recipe={"seed": seed, "lr": 1}
-        )
+        known = Checkpoint(config=model.config, model={}, epoch=1, recipe={"seed": seed, "lr": 1})
+        return Subject(name=name, spec=f"a/{name}.pt", model=model, checkpoint=known)
 
     kept = [{"score_dims": ((at + 1, 2),), "norm_dims": ((1, at),), "sigma_form": "linear"} for at in range(3)]
     names = [f"svda_s{at}_b30" for at in range(3)]

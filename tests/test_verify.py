@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
-from svda_analysis.capture import records
+from svda_analysis.tap import records
 from torch import nn
 from torch.utils.data import Subset
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from svda_analysis.attribute import METHODS, attribute
-from svda_analysis.capture import records
+from svda_analysis.attribution import METHODS, attribute
+from svda_analysis.tap import records
 from torch import nn
 
 from svda_analysis.errors import InputError

@@ -5,7 +5,8 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from svda_analysis.capture import capture, evaluating, records, token_layout
+from svda_analysis.maps import token_layout
+from svda_analysis.tap import capture, evaluating, records
 from torch import nn
 
 from svda_analysis.errors import InputError

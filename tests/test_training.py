@@ -1,8 +1,5 @@
-"""Training: exact resume, the penalties against their formulas, several processes, what the history says."""
+"""Training: exact resume, several processes, what the history says, what stops a run."""
 
-import dataclasses
-import itertools
-import math
 import os
 import socket
 import subprocess
@@ -12,24 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from svda_analysis.capture import records
 
 from svda_analysis import checkpoint as checkpoints
+from svda_analysis import training
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
+from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.indicators import INDICATORS
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.results import TABLE_COLUMNS
-from svda_analysis.train import (
-    TrainConfig,
-    lr_share,
-    norm_share,
-    orthogonality_gap,
-    parameter_groups,
-    penalty,
-    shape_entropy,
-    train,
-)
+from svda_analysis.recipe import TrainConfig, parameter_groups
+from svda_analysis.stats import interval_over, proportion_interval
+from svda_analysis.tap import records
+from svda_analysis.training import train
 
 SMALL = {"dim": 24, "depth": 2, "heads": 2}
 
@@ -111,69 +102,29 @@ def test_history_has_the_one_schema_and_every_indicator_each_epoch(tmp_path, fas
         assert accuracy["ci_low"] <= accuracy["mean"] <= accuracy["ci_high"]
 
 
+def test_intervals_over_images_are_those_of_every_table(tmp_path, fashion):
+    done = train(small("dot"), recipe(epochs=1, lr=3e-3), tmp_path / "a.pt", data_root=fashion)
+    whole = done.history[done.history["layer"].isna()]
+    rows = {(row["indicator"], row["source"]): row for _, row in whole.iterrows()}
+    loss, accuracy = rows["loss", "test"], rows["accuracy", "test"]
+    images, labels = next(load_dataset("fashion_mnist", root=fashion).batches(120))
+    with torch.no_grad():
+        logits = checkpoints.load_model(tmp_path / "a.pt")(images)
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().numpy()
+    assert (loss["ci_low"], loss["ci_high"]) == pytest.approx(interval_over(losses, low=0), rel=1e-5)
+    assert loss["std"] == pytest.approx(losses.std(ddof=1), rel=1e-5)
+    assert (accuracy["ci_low"], accuracy["ci_high"]) == proportion_interval(accuracy["mean"], 120)
+    assert np.isnan([rows["loss", "train"]["ci_low"], rows["accuracy", "train"]["ci_high"]]).all()
+    for (name, _), row in rows.items():
+        assert (row["low"], row["high"]) == (0, 1 if name == "accuracy" else np.inf)
+
+
 def test_checkpoint_accuracy_is_that_of_its_model(tmp_path, fashion):
     done = train(small("dot"), recipe(epochs=2, lr=3e-3), tmp_path / "a.pt", data_root=fashion)
     images, labels = next(load_dataset("fashion_mnist", root=fashion).batches(120))
     hits = checkpoints.load_model(tmp_path / "a.pt")(images).argmax(-1) == labels
     said = done.history.query("indicator == 'accuracy' and source == 'test'")["mean"].iloc[-1]
     assert said == pytest.approx(hits.float().mean().item())
-
-
-def test_penalties_equal_their_formulas():
-    generator = torch.Generator().manual_seed(0)
-    sigma = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    energy = torch.rand(3, 5, generator=generator, dtype=torch.float64)
-    entropies, shares = [], []
-    for u, e in zip(sigma.abs().numpy(), energy.numpy(), strict=True):
-        p = u / u.sum()
-        entropies.append(-(p * np.log(p)).sum() / math.log(5))
-        shares.append(sum((1 - u[i] / u.max()) * e[i] for i in range(5)))
-    assert shape_entropy(sigma).item() == pytest.approx(np.mean(entropies), rel=1e-12)
-    assert shape_entropy(7 * sigma).item() == pytest.approx(np.mean(entropies), rel=1e-12)
-    assert norm_share(sigma, energy).item() == pytest.approx(np.mean(shares), rel=1e-12)
-
-
-def test_orthogonality_gap_is_zero_for_orthogonal_rows_alone():
-    model = ViT(small("dot"))
-    attention = model.attention_layers()[0]
-    assert orthogonality_gap(attention) > 0.01
-    with torch.no_grad():
-        attention.qkv.weight[:48] = 3 * torch.eye(24).repeat(2, 1)
-    assert orthogonality_gap(attention).item() == pytest.approx(0, abs=1e-12)
-
-
-def test_penalty_adds_up_over_the_recipe():
-    model = ViT(small("svda"))
-    nothing = TrainConfig(shape_penalty=0, norm_penalty=0)
-    assert penalty(model, nothing).item() == 0
-    both = dataclasses.replace(nothing, shape_penalty=0.5, sigma_l1=2.0)
-    assert penalty(model, both).item() == pytest.approx(0.5 * 1.0 + 2.0 * 24, rel=1e-6)  # flat, sigma = 2 D = 24
-    assert penalty(ViT(small("dot")), both).item() == 0
-
-
-def test_the_norm_penalty_reaches_the_weights():
-    model = ViT(small("svda"))
-    with torch.no_grad():
-        for attention in model.attention_layers():
-            attention.track_row_energy = True
-            attention.sigma_shape[:, 6:] = 0.1
-    model(torch.randn(2, 1, 28, 28))
-    penalty(model, TrainConfig(shape_penalty=0, norm_penalty=1.0)).backward()
-    assert model.attention_layers()[0].qkv.weight.grad.abs().sum() > 0
-
-
-def test_rates_of_sigma_and_no_decay_where_none_belongs():
-    model = ViT(small("svda"))
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(
-        model, TrainConfig(lr=0.01, shape_lr_factor=20.0, temperature_lr_factor=3.0, weight_decay=0.1)
-    )
-    seen = {names[id(p)]: (group["peak_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert len(seen) == len(names)
-    assert seen["blocks.0.attention.sigma_shape"] == pytest.approx((0.2, 0))
-    assert seen["blocks.0.attention.log_temperature"] == pytest.approx((0.03, 0))
-    assert seen["blocks.0.attention.qkv.weight"] == (0.01, 0.1)
-    assert seen["pos_embed"] == seen["blocks.0.norm1.weight"] == (0.01, 0.0)
 
 
 def test_a_compressed_model_trains_without_decay_of_its_norms(tmp_path, fashion):
@@ -212,29 +163,6 @@ def test_only_the_parameters_that_are_named_are_trained(tmp_path, fashion):
         assert torch.equal(value, done.model[name]) == (".attention." not in name), name
 
 
-def test_rate_rises_then_falls_to_zero():
-    rates = [lr_share(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == rates[10] == 1.0
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[-1] < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
-        ({"lr": math.nan}, "lr must be at least 0, got nan"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be below 1"),
-        ({"seed": -1}, "seed must lie in"),
-    ],
-)
-def test_bad_recipes_name_the_field(change, message):
-    with pytest.raises(InputError, match=message):
-        TrainConfig(**change)
-
-
 def test_resume_with_another_recipe_is_refused_and_names_the_change(tmp_path, fashion):
     train(small("dot"), recipe(epochs=2), tmp_path / "a.pt", data_root=fashion, stop_after=1)
     with pytest.raises(InputError, match=r"another recipe: lr 0\.001 -> 0\.002"):
@@ -248,6 +176,24 @@ def test_tracker_writes_beside_the_checkpoint(tmp_path, fashion):
     pytest.importorskip("tensorboard", reason="tensorboard is an optional tracker")
     train(small("dot"), recipe(epochs=1), tmp_path / "run.pt", data_root=fashion, track="tensorboard")
     assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("track", "said"),
+    [
+        ("tensorboard", "track needs tensorboard, which is not installed: pip install tensorboard"),
+        ("wandb", "track needs wandb, which is not installed: pip install wandb"),
+        ("all", "track needs a tracker and none is installed: pip install tensorboard"),
+        ("tensorbored", "track cannot be used here: Unsupported logging capability: tensorbored"),
+    ],
+)
+def test_a_tracker_that_is_not_there_stops_the_run_before_it_starts(track, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "get_available_trackers", list)
+    out = tmp_path / "runs" / "a.pt"
+    with pytest.raises(InputError, match=said) as stopped:  # not that there is no data
+        train(small("dot"), recipe(dataset="cifar10"), out, data_root=tmp_path / "nothing", track=track)
+    assert "\n" not in str(stopped.value)
+    assert not out.parent.exists()
 
 
 def test_two_processes_train_one_model(tmp_path, fashion):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage, stats
-from svda_analysis.attribute import attribute
-from svda_analysis.faithfulness import (
+from svda_analysis.attribution import attribute
+from svda_analysis.faithful import (
     deletion_insertion,
     faithfulness,
     infidelity,
@@ -18,7 +18,7 @@ from torch import nn
 
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.results import TABLE_COLUMNS
+from svda_analysis.frames import TABLE_COLUMNS
 
 
 def model_and_images(images=3, kind="dot"):

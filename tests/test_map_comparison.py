@@ -4,17 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from svda_analysis.capture import records
+from svda_analysis.tap import records
 from torch import nn
 
-from svda_analysis import plots
+from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
 from svda_analysis.errors import InputError
-from svda_analysis.maps import compare_maps, compare_runs
+from svda_analysis.map_comparison import compare_maps, compare_run_maps
 from svda_analysis.matching import MapBatch, MapComparison
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.results import Examples
-from svda_analysis.specs import OpenModel
+from svda_analysis.sources import open_source
+from svda_analysis.subject import Subject
 
 
 def a_model(seed, **changes):
@@ -107,14 +107,20 @@ def test_the_command_line_adds_the_comparison_to_the_report(tiny, fashion, tmp_p
 def opened(name, seed, attention="dot"):
     torch.manual_seed(seed)
     model = ViT(ViTConfig(attention=attention, image_size=12, dim=24, depth=2, heads=2)).eval()
-    return OpenModel(model=model, name=name, attention=attention, seed=seed)
+    known = Checkpoint(config=model.config, model={}, epoch=1, recipe={"seed": seed})
+    return Subject(model=model, name=name, attention=attention, checkpoint=known)
+
+
+def compared(subjects):
+    """The maps of all on the same eight images."""
+    images = torch.randn(8, 1, 12, 12)
+    return compare_run_maps(subjects, [open_source(images, subject) for subject in subjects], images=8)
 
 
 def test_runs_are_compared_by_seed_with_the_baseline_and_with_their_own_neighbours():
-    runs = [opened(f"{kind}_s{seed}", seed, kind) for kind in ("dot", "svda") for seed in (0, 1, 2)]
-    runs.append(opened("cosine_s7", 7, "cosine"))
-    names = ["vit"] * 3 + ["svda"] * 3 + ["cosine"]
-    found = compare_runs(runs, names, data=torch.randn(8, 1, 12, 12), images=8)
+    kinds = {"vit": "dot", "svda": "svda"}
+    runs = [opened(name, seed, kind) for name, kind in kinds.items() for seed in (0, 1, 2)]
+    found = compared([*runs, opened("cosine", 7, "cosine")])
     columns = ["model", "baseline", "seed", "baseline_seed"]
     pairs = found["layers"][columns].drop_duplicates().itertuples(index=False, name=None)
     assert set(pairs) == {
@@ -125,29 +131,5 @@ def test_runs_are_compared_by_seed_with_the_baseline_and_with_their_own_neighbou
 
 
 def test_two_runs_of_one_model_are_compared_with_each_other():
-    runs = [opened("vit_s0", 0), opened("vit_s1", 1)]
-    found = compare_runs(runs, ["vit", "vit"], data=torch.randn(8, 1, 12, 12), images=8)
+    found = compared([opened("vit", 0), opened("vit", 1)])
     assert set(found["heads"]["baseline_seed"]) == {1}
-
-
-
-def test_matched_heads_stand_side_by_side_with_the_most_alike_first():
-    rng = np.random.default_rng(0)
-    maps = rng.random((2, 2, 3, 2, 10, 10)).astype(np.float16)  # models, images, layers, heads
-    label = np.zeros(2, dtype=np.int64)
-    a, b = (Examples(np.zeros((2, 9, 9, 1), np.uint8), label, label, each, (3, 3), 1) for each in maps)
-    rows = [
-        {"layer_a": layer, "layer_b": layer, "head_a": h, "head_b": 1 - h, "similarity": 0.2 + 0.5 * (h == layer % 2)}
-        for layer in range(3)
-        for h in range(2)
-    ]
-    heads = pd.DataFrame(rows).assign(measure="js", images="same", model="svda", baseline="vit")
-    figure = plots.plot_matched_heads(heads, a, b, image=1)
-    shown = [ax.images[0].get_array() for ax in figure.axes if ax.images][1:]  # without the image itself
-    assert len(shown) == 3 * 2 * 2
-    for layer, (first, its_match) in enumerate(zip(shown[::4], shown[1::4], strict=True)):
-        for values, examples, head in ((first, a, layer % 2), (its_match, b, 1 - layer % 2)):
-            wanted = examples.maps[1, layer, head, 0, 1:].astype(float).reshape(3, 3)
-            np.testing.assert_allclose(values, wanted / wanted.max(), rtol=1e-3)
-    with pytest.raises(InputError, match="heads lacks the columns similarity"):
-        plots.plot_matched_heads(heads.drop(columns="similarity"), a, b)

@@ -1,0 +1,230 @@
+"""Labelled images of one split, in memory or in files, as normalised batches.
+
+Small images live in memory as uint8 and are augmented a batch at a time; folders of photographs are read and cropped
+image by image. Random choices come from the caller's generator alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from svda_analysis.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ImageData(Dataset[tuple[Tensor, int]]):
+    """Labelled images of one split, as a torch data set: ``data[i]`` is ``(C, H, W) float32``, normalised, and an int.
+
+    ``name`` opens it again with :func:`load_dataset`; ``source`` says in one line what was read from where;
+    ``labels (n,) int64``; ``mean`` and ``std`` are per channel, of pixels in [0, 1]; ``warning`` is one line or None.
+    ``padding`` (pixels; in memory only) and ``flip`` say how training images are augmented.
+    """
+
+    name: str
+    split: str
+    source: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int
+    image_size: int
+    labels: Tensor
+    padding: int = 0
+    flip: bool = True
+    is_sample: bool = False
+    warning: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = torch.from_numpy(self.raw([index])).permute(0, 3, 1, 2)
+        return self.normalise(pixels)[0], int(self.labels[index])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """``(pixels / 255 - mean) / std`` per channel: ``(B, C, H, W) uint8`` in, float32 of that shape out."""
+        mean, std = (255 * torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
+
+    def examples(self, number: int) -> Tensor:
+        """Indices of the images to show: the first of each class, in their order, at most ``number`` of them."""
+        _, firsts = np.unique(self.labels.numpy(), return_index=True)
+        return torch.from_numpy(np.sort(firsts)[:number])
+
+    def raw(self, indices: Sequence[int] | Tensor) -> np.ndarray:
+        """The images to show: ``(n, H, W, C) uint8``, resized and cropped as for testing, not normalised."""
+        raise NotImplementedError
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        indices: Tensor | None = None,
+        augment: bool = False,
+        generator: torch.Generator | None = None,
+        workers: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images ``(B, C, H, W) float32`` and labels ``(B,) int64``; the last batch may be smaller.
+
+        ``indices (n,) int64`` gives the images in their order (default: all, in file order). ``augment`` crops and
+        mirrors at random, drawn from ``generator`` (CPU; default: torch's own): the same generator state and indices
+        give the same batches bit for bit, with any number of ``workers`` (processes that read folders, by default one
+        for each core up to 8; images in memory need none).
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        if workers is None:
+            workers = min(os.cpu_count() or 1, 8)
+        if workers < 0:
+            raise InputError(f"workers must be at least 0, got {workers}")
+        chosen = torch.arange(len(self)) if indices is None else self._check(indices)
+        return self._batches(chosen, batch_size, augment, generator, workers)
+
+    def _batches(
+        self, indices: Tensor, batch_size: int, augment: bool, generator: torch.Generator | None, workers: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        raise NotImplementedError
+
+    def _check(self, indices: Sequence[int] | Tensor) -> Tensor:
+        chosen = torch.as_tensor(indices)
+        whole = chosen.dtype in (torch.int64, torch.int32) and chosen.ndim == 1
+        if chosen.shape != (0,) and not (whole and 0 <= chosen.min() <= chosen.max() < len(self)):
+            got = f"{chosen.min()} to {chosen.max()}" if whole else f"{chosen.dtype} of shape {tuple(chosen.shape)}"
+            raise InputError(f"indices must be a row of whole numbers from 0 to {len(self) - 1}, got {got}")
+        return chosen.long()
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class MemoryImages(ImageData):
+    """Images in memory, ``images (n, C, H, W) uint8``."""
+
+    images: Tensor
+
+    def raw(self, indices: Sequence[int] | Tensor) -> np.ndarray:
+        return self.images[self._check(indices)].permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _batches(
+        self, indices: Tensor, batch_size: int, augment: bool, generator: torch.Generator | None, workers: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in indices.split(batch_size) if len(indices) else ():
+            images = self.images[chosen]
+            if augment:
+                images = crop_and_flip(images, self.padding, self.flip, generator)
+            yield self.normalise(images), self.labels[chosen]
+
+
+def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator | None = None) -> Tensor:
+    """Crop each image at random out of itself with ``padding`` zero pixels around, then mirror it with chance 1/2.
+
+    ``images (B, C, H, W)`` of any dtype; returns that shape. Draws the tops and lefts ``(2, B)``, then the flips.
+    """
+    B, _, H, W = images.shape
+    top, left = torch.randint(2 * padding + 1, (2, B), generator=generator)
+    windows = F.pad(images, (padding,) * 4).unfold(2, H, 1).unfold(3, W, 1)  # (B, C, 2p+1, 2p+1, H, W), a view
+    crops = windows[torch.arange(B), :, top, left]  # (B, C, H, W)
+    if not flip:
+        return crops
+    mirrored = torch.rand(B, generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class FolderImages(ImageData):
+    """Image files, read when they are asked for and brought to ``image_size`` (Inception crops for training).
+
+    For testing, the shorter side is brought to ``resize`` pixels first (0: 256/224 of ``image_size``).
+    """
+
+    paths: Sequence[str]
+    resize: int = 0
+    interpolation: str = "bilinear"
+
+    def raw(self, indices: Sequence[int] | Tensor) -> np.ndarray:
+        pixels, _ = _BatchReader(self, augment=False).read([(i, 0) for i in self._check(indices).tolist()])
+        return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _batches(
+        self, indices: Tensor, batch_size: int, augment: bool, generator: torch.Generator | None, workers: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        seeds = torch.randint(2**62, indices.shape, generator=generator) if augment else torch.zeros_like(indices)
+        todo = list(zip(indices.tolist(), seeds.tolist(), strict=True))
+        jobs = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+        loader = DataLoader(
+            _BatchReader(self, augment),
+            batch_size=None,  # the reader makes whole batches
+            sampler=jobs,  # any iterable will do
+            num_workers=workers,
+            generator=torch.Generator(),  # else it draws from torch's own, which is the caller's
+        )
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+
+
+class _BatchReader(Dataset[Any]):
+    """Reads one batch, given as ``[(index, seed), ...]``, maybe in another process."""
+
+    def __init__(self, data: FolderImages, augment: bool) -> None:
+        from torchvision.transforms import v2
+
+        size, self.data, self.augment = data.image_size, data, augment
+        mode = v2.InterpolationMode(data.interpolation)
+        test = [v2.Resize(data.resize or round(size * 256 / 224), interpolation=mode), v2.CenterCrop(size)]
+        train = [v2.RandomResizedCrop(size), *([v2.RandomHorizontalFlip()] if data.flip else [])]
+        self.transform = v2.Compose([*(train if augment else test), v2.PILToTensor()])
+
+    def __getitem__(self, job: list[tuple[int, int]]) -> tuple[Tensor, Tensor] | InputError:
+        try:
+            pixels, labels = self.read(job)
+        except InputError as error:  # raised here, a DataLoader would bury it in a traceback of many lines
+            return error
+        return self.data.normalise(pixels), labels
+
+    def read(self, job: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Pixels ``(B, 3, H, W) uint8`` and labels ``(B,)``."""
+        pixels = torch.stack([self._one(index, seed) for index, seed in job])
+        return pixels, self.data.labels[[index for index, _ in job]]
+
+    def _one(self, index: int, seed: int) -> Tensor:
+        image = open_image(self.data.paths[index])
+        with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's own generator
+            if self.augment:
+                torch.default_generator.manual_seed(seed)
+            return self.transform(image)
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in a file as 8-bit RGB; :class:`InputError` names a file that is broken or has deeper pixels."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            deep = mode in ("I", "F") or mode.startswith("I;")
+            rgb = None if deep else _without_palette(image).convert("RGB")
+    except Exception as error:  # a broken image can fail in any way
+        raise InputError(f"{path} is not a readable image: {one_line(error)}") from None
+    if rgb is None:
+        raise InputError(f"{path} must have 8 bits a channel, got mode {mode}")
+    if max(rgb.size) > 100 * min(rgb.size):  # resizing the short side would need gigabytes
+        raise InputError(f"{path} is too narrow: {rgb.width} x {rgb.height}")
+    return rgb
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image

@@ -1,0 +1,97 @@
+"""Penalties on attention while it is trained, for any model that holds our attention layers.
+
+In a training loop of one's own: ``track_row_energy(model)`` once, then at each step
+``(loss + penalty(model, shape_penalty=0.05, norm_penalty=0.3)).backward()`` and ``forget_row_energy(model)``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from svda_analysis.model import Attention
+
+# --- of one layer -----------------------------------------------------------------------------------------------------
+
+
+def shape_entropy(sigma: Tensor) -> Tensor:
+    """Normalised entropy of ``|sigma| / sum |sigma|``, averaged over heads (our definition; the temperature cancels).
+
+    ``sigma (H, D)``; returns a scalar in [0, 1]; 1 is a flat spectrum.
+    """
+    size = sigma.abs()
+    share = size / size.sum(-1, keepdim=True)
+    share = share.clamp_min(torch.finfo(size.dtype).tiny)  # at 0 the slope is infinite
+    return torch.special.entr(share).sum(-1).mean() / math.log(sigma.shape[-1])
+
+
+def norm_share(sigma: Tensor, row_energy: Tensor) -> Tensor:
+    """The unit rows' squared norm that lies along weak directions, averaged over heads (our definition).
+
+    ``mean_h sum_i (1 - |sigma_i| / max|sigma|) E[(q_hat_i^2 + k_hat_i^2) / 2]``; ``sigma, row_energy (H, D)``; returns
+    a scalar in [0, 1]. Small, it lets weak directions be removed without changing the norm of what stays. Its gradient
+    reaches ``row_energy`` alone: through sigma it would pull the spectrum flat, where it is zero for any rows.
+    """
+    size = sigma.detach().abs()
+    return ((1 - size / size.amax(-1, keepdim=True)) * row_energy).sum(-1).mean()
+
+
+def orthogonality_gap(attention: Attention) -> Tensor:
+    """Mean squared entry of ``W W^T / D - I`` over the heads' W_q and W_k, rows scaled to a mean norm of one."""
+    weight = attention.qkv.weight.view(3, attention.heads, -1, attention.qkv.in_features)[:2]  # (2, H, D, C)
+    gram = weight @ weight.transpose(-2, -1)  # (2, H, D, D)
+    gram = gram / gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return (gram - torch.eye(gram.shape[-1], device=gram.device)).square().mean()
+
+
+# --- of a model -------------------------------------------------------------------------------------------------------
+
+
+def attention_layers(model: nn.Module) -> list[Attention]:
+    """Our attention layers inside ``model``, in its order."""
+    return [module for module in model.modules() if isinstance(module, Attention)]
+
+
+def penalty(
+    model: nn.Module,
+    *,
+    shape_penalty: float = 0.0,
+    norm_penalty: float = 0.0,
+    sigma_l1: float = 0.0,
+    orthogonality: float = 0.0,
+) -> Tensor:
+    """The weighted sum of penalties, averaged over our attention layers; a scalar with its graph, 0 without any.
+
+    ``shape_penalty`` weighs :func:`shape_entropy`, ``norm_penalty`` :func:`norm_share` (of layers with a
+    ``row_energy``, see :func:`track_row_energy`), ``sigma_l1`` the mean of ``|sigma|``; they touch SVDA alone.
+    ``orthogonality`` weighs :func:`orthogonality_gap` of every layer.
+    """
+    layers = attention_layers(model)
+    total = torch.zeros((), device=next((p.device for p in model.parameters()), None))
+    for attention in layers:
+        if orthogonality:
+            total = total + orthogonality * orthogonality_gap(attention)
+        sigma = attention.sigma
+        if sigma is None:
+            continue
+        if shape_penalty:
+            total = total + shape_penalty * shape_entropy(sigma)
+        if norm_penalty and attention.row_energy is not None:
+            total = total + norm_penalty * norm_share(sigma, attention.row_energy)
+        if sigma_l1:
+            total = total + sigma_l1 * sigma.abs().mean()
+    return total / max(len(layers), 1)
+
+
+def track_row_energy(model: nn.Module, on: bool = True) -> None:
+    """Let each SVDA layer keep the ``row_energy`` of a forward in training mode, which :func:`norm_share` needs."""
+    for attention in attention_layers(model):
+        attention.track_row_energy = on and attention.kind == "svda"
+
+
+def forget_row_energy(model: nn.Module) -> None:
+    """Drop what the last forward left: it holds the graph of its step."""
+    for attention in attention_layers(model):
+        attention.row_energy = None

@@ -1,0 +1,109 @@
+"""The images of a training run: which are learned from, tested on and looked at, and in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterator
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from svda_analysis.data import ImageData, load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViTConfig
+from svda_analysis.recipe import TrainConfig
+
+TRACED_IMAGES = 4
+
+
+@dataclasses.dataclass
+class TrainingData:
+    """Both parts of the recipe's data set. All that is drawn from them follows from the recipe and the epoch."""
+
+    train: ImageData
+    test: ImageData
+    recipe: TrainConfig
+
+    @classmethod
+    def load(
+        cls, config: ViTConfig, recipe: TrainConfig, root: str | os.PathLike[str] | None, accelerator: Accelerator
+    ) -> TrainingData:
+        """Find both parts, and augment as the recipe says. Raises :class:`InputError` where they don't suit it."""
+        with accelerator.main_process_first():  # a download is for one process, its file for all
+            train, test = (
+                load_dataset(recipe.dataset, root=root, train=part, image_size=config.image_size)
+                for part in (True, False)
+            )
+        _check_suits(config, recipe, train, accelerator.num_processes)
+        train.flip = recipe.flip
+        if recipe.crop_padding is not None:
+            train.padding = recipe.crop_padding
+        return cls(train, test, recipe)
+
+    @functools.cached_property
+    def learned_from(self) -> Tensor:
+        """Indices of the training images, the same for every seed."""
+        return _drawn(len(self.train), self.recipe.train_images, generator(0))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.learned_from) // self.recipe.batch_size)
+
+    def batches(self, epoch: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What process ``rank`` of ``world`` has of an epoch's batches; a last one that is not full is left out."""
+        chosen, seed = self.learned_from, self.recipe.seed
+        order = chosen[torch.randperm(len(chosen), generator=generator(seed, epoch))]
+        size = min(self.recipe.batch_size, len(order))
+        order = order[: len(order) // size * size].view(-1, size)[:, rank::world].flatten()
+        augmenting = generator(seed, epoch, rank + 1)
+        share = math.ceil((size - rank) / world)
+        return self.train.batches(share, indices=order, augment=True, generator=augmenting)
+
+    def tested(self, epoch: int) -> Tensor:
+        """Indices of the test images that are classified once ``epoch`` epochs are done; all of them at the end."""
+        limit = self.recipe.monitor_images if epoch < self.recipe.epochs else None
+        return _drawn(len(self.test), limit, generator(0))
+
+    def probe(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images on which indicators are measured, the same for every seed and epoch."""
+        chosen = _drawn(len(self.test), self.recipe.probe_images, torch.Generator().manual_seed(0))
+        return self.test.batches(64, indices=chosen)
+
+    def traced(self) -> Tensor:
+        """The test images whose maps are kept, ``(n, C, H, W) float32``: the first of some classes."""
+        return next(iter(self.test.batches(TRACED_IMAGES, indices=self.test.examples(TRACED_IMAGES))))[0]
+
+
+def _drawn(size: int, limit: int | None, draw: torch.Generator) -> Tensor:
+    """Indices of ``limit`` images out of ``size``; of all in their order where there is no limit."""
+    return torch.arange(size) if limit is None else torch.randperm(size, generator=draw)[:limit]
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A generator that follows from several small numbers."""
+    return torch.Generator().manual_seed(mixed_seed(*numbers))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One generator seed from several small numbers, far apart for neighbours."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 25)
+    return mixed
+
+
+def _check_suits(config: ViTConfig, recipe: TrainConfig, data: ImageData, processes: int) -> None:
+    if data.split == "all":
+        raise InputError(f"{data.name} has no training and test parts: put its classes into train/ and test/ folders")
+    if recipe.orthogonality and config.score_dims is not None:
+        raise InputError(f"orthogonality must be 0 for a compressed model, got {recipe.orthogonality}")
+    if recipe.batch_size % processes:
+        raise InputError(f"batch_size must be a multiple of the {processes} processes, got {recipe.batch_size}")
+    if data.channels != config.in_channels:
+        raise InputError(f"{data.name} images have {data.channels} channels, the model takes {config.in_channels}")
+    if len(data.classes) > config.num_classes:
+        raise InputError(f"{data.name} has {len(data.classes)} classes, the model tells {config.num_classes} apart")

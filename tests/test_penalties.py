@@ -1,0 +1,102 @@
+"""Penalties against their formulas, on models of ours and inside other ones."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.penalties import (
+    attention_layers,
+    forget_row_energy,
+    norm_share,
+    orthogonality_gap,
+    penalty,
+    shape_entropy,
+    track_row_energy,
+)
+from svda_analysis.recipe import TrainConfig
+
+
+def small(kind):
+    return ViTConfig(attention=kind, dim=24, depth=2, heads=2)
+
+
+def test_penalties_equal_their_formulas():
+    generator = torch.Generator().manual_seed(0)
+    sigma = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    energy = torch.rand(3, 5, generator=generator, dtype=torch.float64)
+    entropies, shares = [], []
+    for u, e in zip(sigma.abs().numpy(), energy.numpy(), strict=True):
+        p = u / u.sum()
+        entropies.append(-(p * np.log(p)).sum() / math.log(5))
+        shares.append(sum((1 - u[i] / u.max()) * e[i] for i in range(5)))
+    assert shape_entropy(sigma).item() == pytest.approx(np.mean(entropies), rel=1e-12)
+    assert shape_entropy(7 * sigma).item() == pytest.approx(np.mean(entropies), rel=1e-12)
+    assert norm_share(sigma, energy).item() == pytest.approx(np.mean(shares), rel=1e-12)
+
+
+def test_orthogonality_gap_is_zero_for_orthogonal_rows_alone():
+    model = ViT(small("dot"))
+    attention = model.attention_layers()[0]
+    assert orthogonality_gap(attention) > 0.01
+    with torch.no_grad():
+        attention.qkv.weight[:48] = 3 * torch.eye(24).repeat(2, 1)
+    assert orthogonality_gap(attention).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_penalty_adds_up_over_the_recipe():
+    model = ViT(small("svda"))
+    nothing = TrainConfig(shape_penalty=0, norm_penalty=0)
+    assert penalty(model, **nothing.penalties).item() == 0
+    both = dataclasses.replace(nothing, shape_penalty=0.5, sigma_l1=2.0)
+    assert penalty(model, **both.penalties).item() == pytest.approx(
+        0.5 * 1.0 + 2.0 * 24, rel=1e-6
+    )  # flat, sigma = 2 D = 24
+    assert penalty(ViT(small("dot")), **both.penalties).item() == 0
+
+
+def test_the_norm_penalty_reaches_the_weights():
+    model = ViT(small("svda"))
+    with torch.no_grad():
+        for attention in model.attention_layers():
+            attention.track_row_energy = True
+            attention.sigma_shape[:, 6:] = 0.1
+    model(torch.randn(2, 1, 28, 28))
+    penalty(model, **TrainConfig(shape_penalty=0, norm_penalty=1.0).penalties).backward()
+    assert model.attention_layers()[0].qkv.weight.grad.abs().sum() > 0
+
+
+def test_a_model_around_our_layers_is_penalised_as_ours_is():
+    """Layers of two models in a third, whatever is between them; and nothing where there are none."""
+    parts = [ViT(small("svda")), ViT(small("dot"))]
+    both = nn.Sequential(nn.Linear(4, 4), *parts)
+    assert attention_layers(both) == [layer for part in parts for layer in part.attention_layers()]
+    weights = {"shape_penalty": 0.5, "sigma_l1": 2.0, "orthogonality": 0.3}
+    apart = [penalty(part, **weights).item() for part in parts]
+    assert penalty(both, **weights).item() == pytest.approx(np.mean(apart), rel=1e-6)
+    assert penalty(nn.Linear(4, 4), **weights).item() == 0
+    assert penalty(nn.GELU(), **weights).item() == 0
+
+
+def test_row_energy_is_kept_by_svda_while_training_until_it_is_forgotten():
+    model = nn.Sequential(ViT(small("svda")), nn.Linear(10, 10), nn.Identity())
+    track_row_energy(model)
+    layers = attention_layers(model)
+    model(torch.randn(2, 1, 28, 28))
+    assert all(torch.allclose(layer.row_energy.sum(-1), torch.ones(2)) for layer in layers)
+    assert penalty(model, norm_penalty=1.0).item() == pytest.approx(
+        np.mean([norm_share(layer.sigma, layer.row_energy).item() for layer in layers]), rel=1e-6
+    )
+    forget_row_energy(model)
+    assert [layer.row_energy for layer in layers] == [None, None]
+    track_row_energy(model, on=False)
+    model(torch.randn(2, 1, 28, 28))
+    assert [layer.row_energy for layer in layers] == [None, None]
+    plain = ViT(small("dot"))
+    track_row_energy(plain)
+    plain(torch.randn(2, 1, 28, 28))
+    assert [layer.row_energy for layer in plain.attention_layers()] == [None, None]

@@ -1,0 +1,59 @@
+"""The vocabulary of quantities: every number that is measured has its words and limits there."""
+
+import math
+
+import pytest
+
+from svda_analysis.errors import InputError
+from svda_analysis.vocabulary import QUANTITIES, Quantity, known_bounds, label, quantity, register
+
+
+def test_an_unknown_name_says_what_it_can():
+    found = quantity("some_new_number")
+    assert (found.label, found.bounds()) == ("Some new number", (-math.inf, math.inf))
+    assert "some_new_number" not in QUANTITIES
+
+
+def test_labels_name_their_source_where_it_is_asked_for():
+    assert label("effective_rank") == "Effective rank"
+    assert label("effective_rank", "scores") == "Effective rank (scores)"
+
+
+def test_what_every_module_measures_is_registered():
+    from svda_analysis.faithful import faithfulness  # noqa: F401  (it registers its metrics)
+    from svda_analysis.indicators import INDICATORS
+
+    metrics = {"deletion_auc", "insertion_auc", "deletion_gain", "insertion_gain", "infidelity"}
+    assert {*INDICATORS, *metrics, "accuracy", "loss", "directions_90"} <= QUANTITIES.keys()
+    assert all(QUANTITIES[name] is one for name, one in INDICATORS.items())
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss", "deletion_gain", "mass_90", "effective_rank", "attention_rank"])
+def test_the_known_bounds_are_the_numbers_among_the_limits(name):
+    low, high = known_bounds(name)
+    one = quantity(name)
+    assert low == one.low
+    assert high == (math.inf if isinstance(one.high, str) else one.high)
+
+
+def test_signs_go_by_source_and_by_star():
+    one = Quantity(name="x", label="X", direction={"scores": -1, "*": +1})
+    assert (one.sign("scores"), one.sign("rollout"), quantity("loss").sign("test")) == (-1, 1, 0)
+
+
+def test_limits_that_are_sizes_need_the_size():
+    one = quantity("effective_rank")
+    assert one.bounds("scores", D=32, N=50) == (1.0, 32.0)
+    assert one.bounds("scores", D=64, N=50) == (1.0, 50.0)
+    assert quantity("attention_distance").bounds("attention", grid=(4, 5)) == (0.0, 5.0)
+    with pytest.raises(InputError, match="D and N must be given"):
+        one.bounds("scores", D=32)
+    with pytest.raises(InputError, match="source must be one of sigma, scores"):
+        one.bounds("attention")
+
+
+def test_what_is_registered_twice_is_the_later():
+    before = register(Quantity(name="twice", label="First"))
+    register(Quantity(name="twice", label="Second"))
+    assert (before.label, label("twice")) == ("First", "Second")
+    del QUANTITIES["twice"]
