@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from svda_analysis.tap import records
 from torch import nn
 
+from svda_analysis import plots
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
 from svda_analysis.errors import InputError
@@ -15,6 +15,7 @@ from svda_analysis.matching import MapBatch, MapComparison
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.sources import open_source
 from svda_analysis.subject import Subject
+from svda_analysis.tap import records
 
 
 def a_model(seed, **changes):
