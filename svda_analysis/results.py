@@ -7,6 +7,7 @@ the report can be written again without measuring.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -119,7 +120,7 @@ class Analysis:
         """The names of the models, in the order of the table."""
         return [str(name) for name in self.table["model"].unique()]
 
-    @property
+    @functools.cached_property
     def comparison(self) -> pd.DataFrame | None:
         """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one."""
         return compare(self.table, self.baseline) if len(self.models) > 1 else None
@@ -129,6 +130,7 @@ class Analysis:
         """What is no frame and no array, as plain values: versions, runs with their settings, warnings."""
         known = (quantity(str(name)) for name in dict.fromkeys([*self.table["indicator"], *self.history["indicator"]]))
         return {
+            "kind": "analysis",
             "format": FORMAT,
             "versions": self.versions,
             "quantities": [_as_json(one) for one in known],

@@ -20,8 +20,7 @@ from svda_analysis.errors import InputError, check_writable
 from svda_analysis.render.html import to_html
 from svda_analysis.render.latex import latex_file
 from svda_analysis.render.markdown import markdown_table, to_markdown
-
-META_FILE = "meta.json"
+from svda_analysis.results import META
 
 
 def write_document(
@@ -111,7 +110,7 @@ def _inside(folder: Path) -> list[Path]:
 def _files_of(folder: Path) -> list[str]:
     """What the report that lies in ``folder`` says it consists of; nothing where there is none."""
     try:
-        files = json.loads((folder / META_FILE).read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / META).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [
@@ -161,6 +160,6 @@ def _write_text(text: str, path: Path) -> None:
 
 
 def _write_meta(meta: Mapping[str, Any], stage: Path) -> None:
-    files = sorted({*_inside(stage), Path(META_FILE)})
+    files = sorted({*_inside(stage), Path(META)})
     content = {**meta, "files": [path.as_posix() for path in files]}
-    _write_text(json.dumps(content, indent=2, default=str) + "\n", stage / META_FILE)
+    _write_text(json.dumps(content, indent=2, default=str) + "\n", stage / META)
