@@ -38,7 +38,7 @@ def write_report(
         save=analysis.save,
         frames={} if comparison is None else {"comparison": comparison},
         texts={"table.tex": to_latex(latex_tables(analysis), analysis.warnings)},
-        meta={"kind": "analysis", **analysis.meta},
+        meta=analysis.meta,
     )
 
 
