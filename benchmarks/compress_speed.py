@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from svda_analysis.compress import compress_model, kept_share
+from svda_analysis.compression.removal import compress_model, kept_share
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.verify import macs, time_ratio

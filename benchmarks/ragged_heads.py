@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svda_analysis.model import Attention, ViTConfig
+from svda_analysis.attention import Attention
+from svda_analysis.compact import CompactSelfAttention
 from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.verify import time_ratio
 
@@ -26,7 +27,7 @@ ROWS = (4, 8, 8, 16, 20, 40)
 class Layout(nn.Module):
     """The layer ``of`` with another way from its rows to the heads' outputs ``(B, H, N, D)``."""
 
-    def __init__(self, of: Attention, heads: Callable[[Attention, Tensor], Tensor]) -> None:
+    def __init__(self, of: CompactSelfAttention, heads: Callable[[CompactSelfAttention, Tensor], Tensor]) -> None:
         super().__init__()
         self.of, self.heads = of, heads
 
@@ -34,14 +35,14 @@ class Layout(nn.Module):
         return self.of.proj(self.heads(self.of, x).transpose(1, 2).flatten(2))
 
 
-def widest(layer: Attention, x: Tensor) -> Tensor:
+def widest(layer: CompactSelfAttention, x: Tensor) -> Tensor:
     """q and k padded to the widest head alone; v keeps its width."""
-    qk, v = layer._kept_rows(x)
+    qk, v = layer.rows(x)
     q, k = qk[..., : max(ROWS)].permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q, k, v, scale=layer.head_dim**-0.5)
 
 
-def grouped(layer: Attention, x: Tensor) -> Tensor:
+def grouped(layer: CompactSelfAttention, x: Tensor) -> Tensor:
     """One projection, then one kernel for all heads of one size."""
     q, k, v = _parts(layer, x)
     out: list[Tensor] = [x] * len(ROWS)
@@ -54,7 +55,7 @@ def grouped(layer: Attention, x: Tensor) -> Tensor:
     return torch.stack(out, dim=1)
 
 
-def one_by_one(layer: Attention, x: Tensor) -> Tensor:
+def one_by_one(layer: CompactSelfAttention, x: Tensor) -> Tensor:
     """One projection, then a kernel for each head."""
     found = [
         F.scaled_dot_product_attention(*(p[:, None] for p in parts), scale=layer.head_dim**-0.5)
@@ -63,7 +64,7 @@ def one_by_one(layer: Attention, x: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def _parts(layer: Attention, x: Tensor) -> list[tuple[Tensor, ...]]:
+def _parts(layer: CompactSelfAttention, x: Tensor) -> list[tuple[Tensor, ...]]:
     """q, k and v, each head by head ``(B, N, rows)``."""
     q, k, v = layer.qkv(x).split([sum(ROWS), sum(ROWS), x.shape[-1]], dim=-1)
     return [q.split(ROWS, dim=-1), k.split(ROWS, dim=-1), v.chunk(len(ROWS), dim=-1)]
@@ -74,8 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
-    size = {"dim": 384, "heads": len(ROWS), "depth": 1, "attention": "dot"}
-    padded = Attention(ViTConfig(**size, score_dims=(ROWS,), norm_dims=((0,) * len(ROWS),))).eval()
+    padded = CompactSelfAttention(384, len(ROWS), kind="dot", score_dims=ROWS).eval()
     others = {
         "padded to the widest head": Layout(padded, widest),
         "grouped by size": Layout(padded, grouped),
@@ -84,7 +84,7 @@ def main() -> None:
     rows = []
     for batch in (1, 8):
         x = torch.randn(batch, 197, 384)
-        for name, layout in {**others, "not compressed": Attention(ViTConfig(**size)).eval()}.items():
+        for name, layout in {**others, "not compressed": Attention(384, len(ROWS), kind="dot").eval()}.items():
             if name in others:
                 torch.testing.assert_close(layout(x), padded(x), rtol=1e-5, atol=1e-5)
             timed = time_ratio(padded, layout, x, rounds=rounds)

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, one_line
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import Trace
@@ -108,13 +108,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise InputError(f"{path} is not a checkpoint of svda_analysis (made by 'svda train')")
     version = content.get("format")
     if not isinstance(version, int) or version != FORMAT:
-        raise InputError(f"{path} has checkpoint format {_one_line(repr(version))}, this version reads {FORMAT}")
+        raise InputError(f"{path} has checkpoint format {one_line(repr(version))}, this version reads {FORMAT}")
     try:
         return _from_content(content)
     except InputError as error:
-        raise InputError(f"{path} {_one_line(error)}") from None
+        raise InputError(f"{path} {one_line(error)}") from None
     except _UNFIT as error:
-        raise InputError(f"{path} is a damaged checkpoint: {type(error).__name__} {_one_line(error)}") from None
+        raise InputError(f"{path} is a damaged checkpoint: {type(error).__name__} {one_line(error)}") from None
 
 
 def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ViT:
@@ -239,10 +239,6 @@ def _describe(state: Mapping[str, Tensor], name: str, dtypes: bool) -> str:
         return "absent"
     shape = str(tuple(state[name].shape))
     return f"{shape} {str(state[name].dtype).removeprefix('torch.')}" if dtypes else shape
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
 
 
 def _pack(history: pd.DataFrame) -> dict[str, list[Any]]:

@@ -22,6 +22,7 @@ def check_writable(folder: Path, name: str) -> None:
         raise InputError(f"{name} {folder} cannot be written: {error.strerror}") from None
 
 
-def one_line(error: object) -> str:
-    """A message on one line; of an error without words its type."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(text: object) -> str:
+    """A text on one line; of an error without words its type."""
+    said = " ".join(line.strip() for line in str(text).splitlines()).strip()
+    return said or (type(text).__name__ if isinstance(text, BaseException) else "")

@@ -111,11 +111,6 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'s' if n > 1 else ''}"
 
 
-def flat(text: object) -> str:
-    """A text without its line breaks, for headings, cells and comments."""
-    return " ".join(str(text).splitlines())
-
-
 def spoken(name: str) -> str:
     """A file's name as words: ``accuracy_structure`` as ``Accuracy structure``."""
     return name.replace("_", " ").capitalize()

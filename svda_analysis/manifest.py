@@ -36,10 +36,10 @@ from typing import Any, get_args
 
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError
-from svda_analysis.model import PRESETS, AttentionKind, ViTConfig
+from svda_analysis.kinds import ATTENTIONS
+from svda_analysis.model import PRESETS, ViTConfig
 from svda_analysis.recipe import Precision, TrainConfig
 
-NAMES = {"dot": "vit"}  # the baseline is a plain Vision Transformer
 _PACKAGED = resources.files("svda_analysis") / "manifests"
 _MODEL = {field.name: field for field in dataclasses.fields(ViTConfig)}
 _RECIPE = {field.name: field for field in dataclasses.fields(TrainConfig) if field.name not in ("dataset", "seed")}
@@ -192,9 +192,9 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
 def _variants(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     kinds = _list(content, "attentions", str, ["dot", "svda"])
     for kind in kinds:
-        if kind not in get_args(AttentionKind):
-            raise InputError(f"attentions must be among {', '.join(get_args(AttentionKind))}, got {kind!r}")
-    models: dict[str, dict[str, Any]] = {NAMES.get(kind, kind): {"attention": kind} for kind in kinds}
+        if kind not in ATTENTIONS:
+            raise InputError(f"attentions must be among {', '.join(ATTENTIONS)}, got {kind!r}")
+    models: dict[str, dict[str, Any]] = {ATTENTIONS[kind].model: {"attention": kind} for kind in kinds}
     for name, fields in _typed(content, "variants", dict, {}).items():
         if name in models or not name.replace("_", "").replace("-", "").isalnum():
             raise InputError(f"variants must have names of their own of letters, digits, - and _, got {name!r}")

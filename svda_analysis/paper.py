@@ -38,6 +38,7 @@ from svda_analysis.claims import NOT_AT_HAND, DatasetResult, Size, Table, word
 from svda_analysis.data import DATASETS, ImageData, load_dataset
 from svda_analysis.errors import DataNotFoundError, InputError, check_writable
 from svda_analysis.indicators import INDICATORS
+from svda_analysis.kinds import attention_kind
 from svda_analysis.manifest import AnalysisOptions, Manifest, Run
 from svda_analysis.maps import compare_runs
 from svda_analysis.model import ViT, ViTConfig
@@ -438,8 +439,7 @@ def _dataset_part(
 
 def _sizes(configs: dict[str, ViTConfig]) -> dict[str, Size]:
     """The baseline first, the control last, else in their order."""
-    order = {"dot": 0, "svda": 1, "cosine": 2}
-    names = sorted(configs, key=lambda name: order[configs[name].attention])
+    names = sorted(configs, key=lambda name: attention_kind(configs[name].attention).place)
     return {name: model_size(configs[name]) for name in names}
 
 

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.model import Attention
+from svda_analysis.attention import Attention
+from svda_analysis.compact import OwnAttention
 
 # --- of one layer -----------------------------------------------------------------------------------------------------
 
@@ -49,9 +50,9 @@ def orthogonality_gap(attention: Attention) -> Tensor:
 # --- of a model -------------------------------------------------------------------------------------------------------
 
 
-def attention_layers(model: nn.Module) -> list[Attention]:
-    """Our attention layers inside ``model``, in its order."""
-    return [module for module in model.modules() if isinstance(module, Attention)]
+def attention_layers(model: nn.Module) -> list[OwnAttention]:
+    """Our attention layers inside ``model``, whole or compressed, in its order."""
+    return [module for module in model.modules() if isinstance(module, OwnAttention)]
 
 
 def penalty(

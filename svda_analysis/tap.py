@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from svda_analysis.attention import svda_attention
 from svda_analysis.errors import InputError
-from svda_analysis.model import svda_attention
 
 
 class AttentionRecord(NamedTuple):

@@ -22,30 +22,21 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
-from svda_analysis.analyze import analyze, as_logits, versions
-from svda_analysis.capture import AttentionRecord, capture, check_captured, evaluating
+from svda_analysis.analysis import analyze
 from svda_analysis.checkpoint import Checkpoint, build_model, load
-from svda_analysis.compress import (
-    CRITERIA,
-    MIN_LOGIT,
-    NORM_SHARE,
-    Counts,
-    Ranking,
-    as_checkpoint,
-    keep_energy,
-    keep_logit,
-    logit_range,
-    rank,
-    remove,
-    removed_shares,
-    to_budget,
-)
+from svda_analysis.compression.keep import CRITERIA, MIN_LOGIT, NORM_SHARE
+from svda_analysis.compression.ranking import Counts, Ranking, keep_energy, keep_logit, logit_range, rank
+from svda_analysis.compression.removal import as_checkpoint, remove, removed_shares, to_budget
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
+from svda_analysis.maps import logits_of
 from svda_analysis.model import ViT
-from svda_analysis.recipe import TrainConfig
+from svda_analysis.results import versions
 from svda_analysis.sources import ImageSource, for_model, open_source
-from svda_analysis.specs import OpenModel, open_model
+from svda_analysis.specs import open_model
+from svda_analysis.subject import Subject
+from svda_analysis.tap import AttentionRecord, capture, check_captured, evaluating
+from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
 
 ENERGIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -131,7 +122,7 @@ def predictions(
         for batch, labels in source.batches(batch_size, images, seed):
             if labels is None:
                 raise InputError(f"{source.name} has no labels of the model's classes: no accuracy can be compared")
-            found.append(as_logits(model(for_model(batch, model))).argmax(-1).cpu())
+            found.append(logits_of(model(for_model(batch, model))).argmax(-1).cpu())
             truth.append(labels.cpu())
     return torch.cat(found), torch.cat(truth)
 
@@ -344,7 +335,7 @@ def sweep(
 ) -> pd.DataFrame:
     """What removing costs in accuracy, masked and removed: a frame with :data:`SWEEP_COLUMNS`.
 
-    To each of ``budgets`` (:func:`~svda_analysis.compress.to_budget`; those that are less than one direction a head
+    To each of ``budgets`` (:func:`to_budget`; those that are less than one direction a head
     are left out), and by each of ``energies`` a head for each criterion. ``images`` are training images to rank by,
     ``source`` gives the test images. ``random`` is the control: as many directions of each head as ``operator`` keeps,
     chosen at random. ``norm_logit`` None: a tenth of the threshold that meets a budget; at each energy, for all
@@ -535,7 +526,7 @@ def compress_and_verify(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Compression:
     """Compress the checkpoint at ``path`` and verify it: by ``min_logit``, by ``energy`` a head, to a ``budget``
-    (as :func:`~svda_analysis.compress.compress_model`) or to a ``tolerance`` (as :func:`smallest`).
+    (as :func:`~svda_analysis.compression.removal.compress_model`) or to a ``tolerance`` (as :func:`smallest`).
 
     Directions are ranked on ``rank_images`` training images, a tolerance is met on ``held_out`` other training images,
     and everything is verified on ``test_images`` test images (None: all). With ``epochs`` of fine-tuning, what is
@@ -643,7 +634,7 @@ def _means_for_the_norm(
 
 
 def _training_images(
-    subject: OpenModel,
+    subject: Subject,
     data: str | None,
     root: str | os.PathLike[str] | None,
     number: int,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import struct
+import urllib.error
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from svda_analysis.data import DATASETS
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
@@ -54,3 +57,17 @@ def tiny(tmp_path_factory, fashion) -> dict[str, Path]:
         config = ViTConfig(depth=2, dim=24, heads=2, attention=kind)
         train(config, TrainConfig(epochs=1, batch_size=100, probe_images=16), path, data_root=fashion)
     return paths
+
+
+@pytest.fixture
+def bare_machine(monkeypatch, tmp_path_factory):
+    """No data set anywhere, an empty home, and a network that fails."""
+
+    def refuse(url, *_, **__):
+        raise urllib.error.URLError("no\nnetwork")
+
+    monkeypatch.delenv("SVDA_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for name, spec in DATASETS.items():
+        monkeypatch.setitem(DATASETS, name, dataclasses.replace(spec, usual_folders=()))
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)

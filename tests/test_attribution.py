@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from svda_analysis.attribution import METHODS, attribute
-from svda_analysis.tap import records
 from torch import nn
 
+from svda_analysis.attribution import METHODS, attribute
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.tap import records
 
 KINDS = ("dot", "svda", "cosine")
 TOKEN_METHODS = ("rollout", "relevance", "cls_attention")

@@ -18,8 +18,8 @@ import torch
 
 from svda_analysis.checkpoint import FORMAT, Checkpoint, build_model, export, load, load_model, save
 from svda_analysis.errors import InputError
-from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.model import ViT, ViTConfig
 
 CONFIG = ViTConfig(depth=1, dim=8, heads=2, attention="svda")
 

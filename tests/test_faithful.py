@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage, stats
+from torch import nn
+
 from svda_analysis.attribution import attribute
+from svda_analysis.errors import InputError
 from svda_analysis.faithful import (
     deletion_insertion,
     faithfulness,
@@ -14,11 +17,8 @@ from svda_analysis.faithful import (
     randomisation_check,
     sensitivity_max,
 )
-from torch import nn
-
-from svda_analysis.errors import InputError
-from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.frames import TABLE_COLUMNS
+from svda_analysis.model import ViT, ViTConfig
 
 
 def model_and_images(images=3, kind="dot"):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torchvision
-from svda_analysis.analysis import analyze
-from svda_analysis.tap import capture, records
 from torch import nn
 
+from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
+from svda_analysis.tap import capture, records
 
 TIMM_SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 5}
 HF_SIZE = {

@@ -101,5 +101,4 @@ def test_no_name_leaves_its_folder(name):
 def test_words():
     assert text.dash(None) == "-"
     assert text.dash(0) == "0"
-    assert text.flat("a\nb\r\nc") == "a b c"
     assert text.spoken("accuracy_structure") == "Accuracy structure"

@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.spatial import distance
 
 from svda_analysis.errors import InputError
+from svda_analysis.stats import mean_interval
 from svda_analysis.matching import (
     HEAD_COLUMNS,
     LAYER_COLUMNS,
@@ -189,7 +190,8 @@ def test_layer_means_and_their_intervals_against_scipy(two_models, expected):
         values = expected[row.measure][:, row.layer_a, :, row.layer_b]
         best = max(itertools.permutations(range(3)), key=lambda p: values[first].mean(0)[range(3), p].sum())
         per_image = values[second][:, range(3), best].mean(-1)
-        interval = stats.ttest_1samp(per_image, 0).confidence_interval()
+        least = -1 if row.measure == "spearman" else 0
+        interval = mean_interval(per_image.mean(), stats.sem(per_image), len(second) - 1, low=least, high=1)
         wanted = (per_image.mean(), per_image.std(ddof=1), interval.low, interval.high, len(second))
         np.testing.assert_allclose((row.mean, row.std, row.ci_low, row.ci_high, row.n), wanted)
         assert comparison.similarity(row.measure).loc[row.layer_a, row.layer_b] == pytest.approx(row.mean)

@@ -1,127 +1,16 @@
-"""The model against explicit formulas in float64."""
+"""The model: sizes, what its kinds share, where its weights start, what its configuration refuses."""
 
 import dataclasses
-import itertools
-import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from svda_analysis.attention import Attention
+from svda_analysis.compact import CompactSelfAttention
 from svda_analysis.errors import InputError
-from svda_analysis.model import (
-    PRESETS,
-    Attention,
-    ViT,
-    ViTConfig,
-    cosine_attention,
-    dot_product_attention,
-    svda_attention,
-    unit_rows,
-)
+from svda_analysis.model import PRESETS, ViT, ViTConfig
 
 KINDS = ("dot", "svda", "cosine")
-
-
-def draws(*shapes, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-
-
-def explicit_attention(q, k, v, diagonal):
-    """softmax(q diag k^T / sqrt(D)) v, one head and one query at a time."""
-    B, H, N, D = q.shape
-    out = torch.zeros(B, H, N, v.shape[-1], dtype=torch.float64)
-    for b, h, i in itertools.product(range(B), range(H), range(N)):
-        scores = torch.stack([(q[b, h, i] * diagonal[h] * k[b, h, j]).sum() / math.sqrt(D) for j in range(N)])
-        weights = torch.exp(scores - scores.max())
-        out[b, h, i] = (weights / weights.sum()) @ v[b, h]
-    return out
-
-
-shapes = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
-
-
-@settings(max_examples=25, deadline=None)
-@given(shapes, st.integers(0, 1000))
-def test_attention_functions_equal_the_explicit_formulas(shape, seed):
-    B, H, N, D, Dv = shape
-    q, k, v, sigma, temperature = draws((B, H, N, D), (B, H, N, D), (B, H, N, Dv), (H, D), (H,), seed=seed)
-    q_hat, k_hat = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
-    ones = torch.ones(H, D, dtype=torch.float64)
-    close = {"rtol": 1e-10, "atol": 1e-12}
-    torch.testing.assert_close(dot_product_attention(q, k, v), explicit_attention(q, k, v, ones), **close)
-    torch.testing.assert_close(
-        svda_attention(unit_rows(q), unit_rows(k), v, sigma), explicit_attention(q_hat, k_hat, v, sigma), **close
-    )
-    torch.testing.assert_close(
-        cosine_attention(unit_rows(q), unit_rows(k), v, temperature),
-        explicit_attention(q_hat, k_hat, v, temperature[:, None] * ones),
-        **close,
-    )
-
-
-def test_cosine_is_svda_with_a_flat_spectrum():
-    q, k, v, temperature = draws((2, 3, 5, 4), (2, 3, 5, 4), (2, 3, 5, 4), (3,))
-    flat = temperature[:, None].expand(3, 4)
-    one, other = svda_attention(q, k, v, flat), cosine_attention(q, k, v, temperature)
-    torch.testing.assert_close(one, other)
-
-
-def test_unit_rows_have_norm_one_and_keep_zero_and_dtype():
-    (x,) = draws((4, 5))
-    x[2] = 0
-    norms = unit_rows(x).norm(dim=-1)
-    torch.testing.assert_close(norms, torch.tensor([1, 1, 0, 1], dtype=torch.float64))
-    assert unit_rows(x.to(torch.bfloat16)).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_attention_module_equals_its_formula_written_out(kind):
-    torch.manual_seed(0)
-    config = ViTConfig(dim=12, heads=3, attention=kind, sigma_start=3.0)
-    module = Attention(config).double().eval()
-    (x,) = draws((2, 5, 12))
-    q, k, v = module.qkv(x).view(2, 5, 3, 3, 4).permute(2, 0, 3, 1, 4)
-    if kind != "dot":
-        q, k = (t / t.norm(dim=-1, keepdim=True) for t in (q, k))
-    diagonal = torch.full((3, 4), 1.0 if kind == "dot" else 3.0, dtype=torch.float64)
-    expected = module.proj(explicit_attention(q, k, v, diagonal).transpose(1, 2).reshape(2, 5, 12))
-    torch.testing.assert_close(module(x), expected, rtol=1e-6, atol=1e-7)  # log and exp of the start value
-
-
-@pytest.mark.parametrize("form", ["shape", "linear"])
-def test_sigma_starts_at_its_rule(form):
-    for start, value in (("one", 1.0), ("sqrt_dim", math.sqrt(8)), ("dim", 8.0), ("double_dim", 16.0), (2.5, 2.5)):
-        module = Attention(ViTConfig(dim=16, heads=2, attention="svda", sigma_form=form, sigma_start=start))
-        torch.testing.assert_close(module.sigma, torch.full((2, 8), value))
-    assert Attention(ViTConfig(attention="dot")).sigma is None
-
-
-def test_shape_form_parts_temperature_from_shape():
-    module = Attention(ViTConfig(dim=16, heads=2, attention="svda"))
-    with torch.no_grad():
-        module.sigma_shape.copy_(torch.arange(1.0, 17).view(2, 8))
-        module.log_temperature.copy_(torch.tensor([0.0, math.log(5)]))
-    u = module.sigma_shape
-    expected = torch.tensor([[1.0], [5.0]]) * math.sqrt(8) * u / u.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(module.sigma, expected)
-
-
-def test_row_energy_is_the_mean_squared_share_of_each_direction():
-    torch.manual_seed(0)
-    module = Attention(ViTConfig(dim=12, heads=3, attention="svda"))
-    (x,) = draws((2, 5, 12))
-    x = x.float()
-    module(x)
-    assert module.row_energy is None
-    module.track_row_energy = True
-    module(x)
-    q, k, _ = module.qkv(x).view(2, 5, 3, 3, 4).permute(2, 0, 3, 1, 4)
-    expected = sum((unit_rows(t) ** 2).mean((0, 2)) for t in (q, k)) / 2
-    torch.testing.assert_close(module.row_energy, expected)
-    torch.testing.assert_close(module.row_energy.sum(-1), torch.ones(3))
 
 
 def test_the_kinds_differ_in_sigma_alone():
@@ -183,3 +72,56 @@ def test_bad_preset_and_bad_images_are_named():
 def test_config_is_plain_data():
     config = ViTConfig(attention="svda", sigma_start=3.0)
     assert ViTConfig(**dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole", "size"),
+    [
+        ({}, 238.39338707277784, 720.8345518196584),
+        ({"attention": "svda"}, 256.63171171495924, 739.0728764618398),
+        ({"attention": "svda", "sigma_form": "linear"}, 334.39338707277784, 816.8345518196584),
+        ({"attention": "cosine"}, 244.63171171495924, 727.0728764618398),
+    ],
+)
+def test_a_seed_gives_the_weights_that_it_always_gave(changes, whole, size):
+    """Sums over all weights, as they were when the layer was a part of the model: runs can be made again."""
+    torch.manual_seed(0)
+    weights = [p.detach().double() for p in ViT(ViTConfig(depth=1, dim=12, heads=3, **changes)).parameters()]
+    assert float(sum(p.sum() for p in weights)) == pytest.approx(whole, rel=1e-9)
+    assert float(sum(p.abs().sum() for p in weights)) == pytest.approx(size, rel=1e-9)
+
+
+def test_the_config_chooses_the_layer():
+    whole = ViTConfig(depth=2, dim=24, heads=2, attention="svda", attention_dropout=0.2)
+    for layer in ViT(whole).attention_layers():
+        assert type(layer) is Attention
+        assert (layer.kind, layer.heads, layer.head_dim, layer.dropout) == ("svda", 2, 12, 0.2)
+    kept = dataclasses.replace(whole, score_dims=((3, 4), (5, 6)), norm_dims=((1, 0), (0, 2)))
+    for at, layer in enumerate(ViT(kept).attention_layers()):
+        assert type(layer) is CompactSelfAttention
+        assert (layer.score_dims, layer.norm_dims) == (kept.score_dims[at], kept.norm_dims[at])
+
+
+def test_configs_of_files_hold_lists_and_become_tuples():
+    config = ViTConfig(depth=1, dim=24, heads=2, attention="svda", score_dims=[[3, 4]])
+    assert config.score_dims == ((3, 4),)
+    assert config.norm_dims == ((0, 0),)
+    assert ViTConfig(**dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"score_dims": [[3]]}, "score_dims must hold 2 numbers for each of 1 layers"),
+        ({"score_dims": [[0, 1]]}, "score_dims must hold whole numbers of at least 1"),
+        ({"score_dims": [[True, 1]]}, "whole numbers"),
+        ({"score_dims": 3}, "score_dims must hold"),
+        ({"norm_dims": [[1, 1]]}, "score_dims must hold"),
+        ({"score_dims": [[12, 1]], "norm_dims": [[1, 0]]}, "must fit the head dimension 12, got 13"),
+        ({"score_dims": [[2, 1]], "attention": "cosine"}, "cosine"),
+        ({"score_dims": [[2, 1]], "norm_dims": [[1, 1]], "attention": "dot"}, "norm_dims must be 0"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes, complaint):
+    with pytest.raises(InputError, match=complaint):
+        ViTConfig(**{"depth": 1, "dim": 24, "heads": 2, "attention": "svda", **changes})

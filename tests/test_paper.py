@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
+from svda_analysis.render.markdown import markdown_table as markdown
 from test_data import cifar100_files, write_archive
 
 from svda_analysis import plots
@@ -41,8 +42,7 @@ from svda_analysis.claims import (
     verdict,
 )
 from svda_analysis.cli import main
-from svda_analysis.comparison import compare, tost
-from svda_analysis.compress import compress
+from svda_analysis.compression.removal import compress
 from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.manifest import load_manifest, packaged_manifests
@@ -57,7 +57,6 @@ from svda_analysis.paper import (
     write_paper,
 )
 from svda_analysis.recipe import TrainConfig
-from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records

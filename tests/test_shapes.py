@@ -6,6 +6,7 @@ from beartype import beartype
 from jaxtyping import Float, jaxtyped
 from torch import Tensor
 
+from svda_analysis import attention as att
 from svda_analysis import indicators, model
 
 B, H, N, D, DV = 2, 3, 10, 5, 4  # 10 tokens: CLS and a 3 x 3 grid
@@ -16,17 +17,17 @@ checked = jaxtyped(typechecker=beartype)
 
 @checked
 def dot(q: Rows, k: Rows, v: Float[Tensor, "B H N Dv"]) -> Float[Tensor, "B H N Dv"]:
-    return model.dot_product_attention(q, k, v)
+    return att.dot_product_attention(q, k, v)
 
 
 @checked
 def svda(q: Rows, k: Rows, v: Float[Tensor, "B H N Dv"], sigma: Float[Tensor, "H D"]) -> Float[Tensor, "B H N Dv"]:
-    return model.svda_attention(q, k, v, sigma)
+    return att.svda_attention(q, k, v, sigma)
 
 
 @checked
 def cosine(q: Rows, k: Rows, v: Float[Tensor, "B H N Dv"], t: Float[Tensor, " H"]) -> Float[Tensor, "B H N Dv"]:
-    return model.cosine_attention(q, k, v, t)
+    return att.cosine_attention(q, k, v, t)
 
 
 @checked

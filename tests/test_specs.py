@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from svda_analysis.analysis import analyze
 from torch import nn
 
+from svda_analysis.analysis import analyze
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
 from svda_analysis.data import Preprocessing

@@ -5,12 +5,12 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from svda_analysis.maps import token_layout
-from svda_analysis.tap import capture, evaluating, records
 from torch import nn
 
 from svda_analysis.errors import InputError
+from svda_analysis.maps import token_layout
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.tap import capture, evaluating, records
 
 KINDS = ("dot", "svda", "cosine")
 

@@ -17,19 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
-from svda_analysis.tap import records
 from torch import nn
 from torch.utils.data import Subset
 
 from svda_analysis import cli, plots, verify
 from svda_analysis.checkpoint import build_model, load, save
-from svda_analysis.compress import compress, kept_share, rank, remove, removed_shares, to_budget
+from svda_analysis.compression.ranking import rank
+from svda_analysis.compression.removal import compress, kept_share, remove, removed_shares, to_budget
 from svda_analysis.compression_report import compression_table, verification_table, write_compression
 from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
+from svda_analysis.tap import records
 from svda_analysis.verify import (
     accuracy_change,
     adjusted_wald,

@@ -14,9 +14,9 @@ from svda_analysis.cli.export import export_command
 from svda_analysis.cli.indicators import indicators_command
 from svda_analysis.cli.paper import paper_command
 from svda_analysis.cli.report import report_command
-from svda_analysis.cli.shared import CONTEXT, one_line
+from svda_analysis.cli.shared import CONTEXT
 from svda_analysis.cli.train import train_command
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, one_line
 
 
 @click.group(context_settings=CONTEXT)

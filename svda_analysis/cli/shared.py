@@ -108,11 +108,6 @@ def command_line(program: str) -> str:
     return shlex.join([program, *arguments])
 
 
-def one_line(message: object) -> str:
-    """A message on one line: a file's name may hold a line break."""
-    return " ".join(str(message).splitlines())
-
-
 def warn(lines: Sequence[str]) -> None:
     """Warnings go to stderr, each once."""
     for line in dict.fromkeys(lines):

@@ -1,6 +1,7 @@
 """Labelled images: :func:`load_dataset` finds a data set, checks its files and hands out normalised batches.
 
-Adding a data set is one entry in :data:`DATASETS` (``catalog.py``). Names are imported when they are first used.
+What there is stands in ``__init__.pyi``. Names are imported when they are first used, so that the catalogue can be read
+without torch.
 """
 
 import lazy_loader

@@ -1,14 +1,22 @@
-from .catalog import DATASETS as DATASETS
-from .catalog import DatasetSpec as DatasetSpec
-from .catalog import dataset_names as dataset_names
-from .catalog import register_dataset as register_dataset
-from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from .images import FolderImages as FolderImages
-from .images import ImageData as ImageData
-from .images import MemoryImages as MemoryImages
-from .images import crop_and_flip as crop_and_flip
-from .images import open_image as open_image
-from .loading import load_dataset as load_dataset
-from .preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
-from .preprocessing import IMAGENET_STD as IMAGENET_STD
-from .preprocessing import Preprocessing as Preprocessing
+from .catalog import DATASETS, DatasetSpec, dataset_names, register_dataset
+from .files import IMAGE_SUFFIXES, open_image
+from .images import FolderImages, ImageData, MemoryImages, crop_and_flip
+from .loading import load_dataset
+from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+__all__ = [
+    "DATASETS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "IMAGE_SUFFIXES",
+    "DatasetSpec",
+    "FolderImages",
+    "ImageData",
+    "MemoryImages",
+    "Preprocessing",
+    "crop_and_flip",
+    "dataset_names",
+    "load_dataset",
+    "open_image",
+    "register_dataset",
+]

@@ -1,17 +1,22 @@
-"""The data sets by name: one entry each. Nothing is imported but what a table of words needs; no torch here."""
+"""The data sets: adding one is one entry in :data:`DATASETS`, or a call of :func:`register_dataset`. Needs no torch."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from svda_analysis.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from svda_analysis.errors import InputError
 
 if TYPE_CHECKING:
     from svda_analysis.data.images import ImageData
+
+Find: TypeAlias = "Callable[[DatasetSpec, Path, bool, int], ImageData | None]"
+Download: TypeAlias = Callable[[Path], None]
 
 BUNDLED = resources.files("svda_analysis") / "sample"
 
@@ -21,9 +26,9 @@ class DatasetSpec:
     """One data set: what it is, how training images are augmented, and how to find it.
 
     ``find(spec, folder, train, image_size)`` returns the data if it is in the folder, None if it is not there, and
-    raises :class:`InputError` if it is there but broken; ``download(folder)`` puts the original files into a folder.
-    Either may be a text ``"module:function"``, imported when it is used. ``image_size`` is every image's size, or where
-    ``fixed_size`` is false the default crop.
+    raises :class:`InputError` if it is there but broken. ``image_size`` is every image's size, or where
+    ``fixed_size`` is false the default crop. ``download(folder)`` puts the original files into a folder.
+    Both may be named, as ``"module:function"``, which is imported when it is used.
     """
 
     name: str
@@ -37,31 +42,28 @@ class DatasetSpec:
     how_to_get: str
     padding: int = 0
     flip: bool = True
-    find: Callable[[DatasetSpec, Path, bool, int], ImageData | None] | str
-    download: Callable[[Path], None] | str | None = None
+    find: Find | str
+    download: Download | str | None = None
     usual_folders: tuple[str, ...] = ()
 
+    def look_in(self, folder: Path, train: bool, image_size: int) -> ImageData | None:
+        """The data if they are in the folder, else None."""
+        find: Find = _resolved(self.find) if isinstance(self.find, str) else self.find
+        return find(self, folder, train, image_size)
 
-def resolve(found: Any) -> Any:
-    """A function, or what the text ``"module:function"`` names."""
-    if not isinstance(found, str):
-        return found
-    module, _, name = found.partition(":")
-    return getattr(import_module(module), name)
-
-
-def register_dataset(spec: DatasetSpec) -> DatasetSpec:
-    """Enter a data set under its name and return it: commands, studies and :func:`load_dataset` know it from then."""
-    DATASETS[spec.name] = spec
-    return spec
+    def fetch_into(self, folder: Path) -> None:
+        """Download the original files into a folder."""
+        if self.download is None:
+            raise InputError(f"{self.title} cannot be downloaded; {self.how_to_get}")
+        download: Download = _resolved(self.download) if isinstance(self.download, str) else self.download
+        download(folder)
 
 
-def dataset_names() -> list[str]:
-    """The names as a user gives them."""
-    return ["imagefolder:DIR" if name == "imagefolder" else name for name in DATASETS]
+def _resolved(name: str) -> Any:
+    """The function that ``"module:function"`` names."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
-
-# --- the data sets --------------------------------------------------------------------------------------------------
 
 _FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -146,3 +148,15 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
     )
 }
+
+
+def register_dataset(spec: DatasetSpec) -> None:
+    """Let :func:`svda_analysis.data.load_dataset` open one more data set by its name."""
+    if not spec.name or ":" in spec.name or spec.name in DATASETS:
+        raise InputError(f"a data set's name must be a new one without a colon, got {spec.name!r}")
+    DATASETS[spec.name] = spec
+
+
+def dataset_names() -> list[str]:
+    """What :func:`svda_analysis.data.load_dataset` takes, as a help text says it."""
+    return ["imagefolder:DIR" if name == "imagefolder" else name for name in DATASETS]

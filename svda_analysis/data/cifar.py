@@ -1,4 +1,4 @@
-"""CIFAR-10 and -100: pickled batches, as a folder or in the archive, read without running what they say; or images."""
+"""CIFAR: pickled batches, as a folder or in the archive, read without running what they say; or image files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from svda_analysis.data.catalog import DatasetSpec
-from svda_analysis.data.files import check_labels, fetch, in_memory
-from svda_analysis.data.folders import class_folders, list_images
-from svda_analysis.data.images import ImageData, open_image
+from svda_analysis.data.downloads import fetch
+from svda_analysis.data.files import class_folders, list_images, open_image
+from svda_analysis.data.images import ImageData, check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
-_LARGEST_BATCH = 2**28  # bytes, unpacked; the original file has at most 155 million
+_LARGEST_BATCH = 2**28  # bytes, unpacked; the original files have at most 155 million
 
 
 class _Inert:

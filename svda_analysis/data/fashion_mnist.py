@@ -1,4 +1,4 @@
-"""FashionMNIST: the original idx files, and the bundled sample of it."""
+"""FashionMNIST: its idx files, and the sample of it that comes with the package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from svda_analysis.data.catalog import BUNDLED, DatasetSpec
-from svda_analysis.data.files import check_labels, fetch, in_memory
-from svda_analysis.data.images import ImageData, MemoryImages
+from svda_analysis.data.downloads import fetch
+from svda_analysis.data.images import ImageData, MemoryImages, check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
-_LARGEST_IDX = 2**26  # bytes, unpacked; the original file has at most 47 million
+_LARGEST_IDX = 2**26  # bytes, unpacked; the original files have at most 47 million
 
 
 def find_fashion_mnist(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:

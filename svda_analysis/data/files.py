@@ -1,58 +1,68 @@
-"""What the readers of several data sets share."""
+"""Image files and the folders they lie in: :func:`open_image`, and what a folder of class folders holds."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from svda_analysis.data.catalog import DatasetSpec
-from svda_analysis.data.images import MemoryImages
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, one_line
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def describe(title: str, split: str, count: int, place: object) -> str:
-    number = f"{count:,}".replace(",", " ")
-    return f"{title} {split}, {number} images from {place}"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 
-def in_memory(
-    spec: DatasetSpec, pixels: np.ndarray, labels: np.ndarray, train: bool, place: object, title: str = ""
-) -> MemoryImages:
-    split = "train" if train else "test"
-    return MemoryImages(
-        name=spec.name,
-        split=split,
-        source=describe(title or spec.title, split, len(labels), place),
-        classes=spec.classes or (),
-        mean=spec.mean,
-        std=spec.std,
-        channels=spec.channels,
-        image_size=spec.image_size,
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        padding=spec.padding,
-        flip=spec.flip,
-        images=torch.from_numpy(np.array(pixels, order="C")),  # a copy that may be written to
-    )
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in a file as 8-bit RGB; :class:`InputError` names a file that is broken or has deeper pixels."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            deep = mode in ("I", "F") or mode.startswith("I;")
+            rgb = None if deep else _without_palette(image).convert("RGB")
+    except Exception as error:  # a broken image can fail in any way
+        raise InputError(f"{path} is not a readable image: {one_line(error)}") from None
+    if rgb is None:
+        raise InputError(f"{path} must have 8 bits a channel, got mode {mode}")
+    if max(rgb.size) > 100 * min(rgb.size):  # resizing the short side would need gigabytes
+        raise InputError(f"{path} is too narrow: {rgb.width} x {rgb.height}")
+    return rgb
 
 
-def check_labels(labels: np.ndarray, count: int, classes: int, where: object) -> None:
-    if labels.shape != (count,) or not 0 <= labels.min() <= labels.max() < classes:
-        raise InputError(f"{where} must hold {count} labels from 0 to {classes - 1}")
+def _without_palette(image: Image.Image) -> Image.Image:
+    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
 
 
-def fetch(folder: Path, files: Sequence[tuple[str, str, str]]) -> None:
-    """Fetch ``(url, file name, md5)`` into a folder; they appear there once all are whole."""
-    from torchvision.datasets import utils
+def class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        names = [filename for _, filename, _ in files]
-        for url, filename, md5 in files:
-            utils.download_url(url, unfinished, filename, md5)
-        for filename in names:
-            os.replace(Path(unfinished) / filename, folder / filename)
+
+def _image_files(folder: str) -> Iterator[str]:
+    """Image files under a folder, sorted; hidden ones and links to folders are left out."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _image_files(entry.path)
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+            yield entry.path
+
+
+def list_images(folder: Path, classes: Iterable[str]) -> tuple[list[str], np.ndarray]:
+    """Paths, and the number of each one's class; a class without a folder has no images."""
+    found = [(path, label) for label, name in enumerate(classes) for path in _class_images(folder / name)]
+    if not found:
+        raise InputError(f"no images in {folder} (expected {folder}/<class>/*.jpg, *.png or the like)")
+    return [path for path, _ in found], np.array([label for _, label in found])
+
+
+def _class_images(folder: Path) -> Iterator[str]:
+    return _image_files(str(folder)) if folder.is_dir() else iter(())

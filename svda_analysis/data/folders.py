@@ -1,66 +1,16 @@
-"""Folders of image files: any folder of class folders, and ImageNet-100."""
+"""Folders of image files: any folder of class folders, and ImageNet-100 out of ImageNet."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from svda_analysis.data.catalog import DatasetSpec
-from svda_analysis.data.files import describe
-from svda_analysis.data.images import IMAGE_SUFFIXES, FolderImages, ImageData
+from svda_analysis.data.files import class_folders, list_images
+from svda_analysis.data.images import FolderImages, ImageData, describe
 from svda_analysis.errors import DataNotFoundError, InputError
-
-
-def class_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _image_files(folder: str) -> Iterator[str]:
-    """Image files under a folder, sorted; hidden ones and links to folders are left out."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _image_files(entry.path)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_file() or entry.is_symlink()):
-            yield entry.path
-
-
-def list_images(folder: Path, classes: Iterable[str]) -> tuple[list[str], np.ndarray]:
-    """Paths, and the number of each one's class; a class without a folder has no images."""
-    found = [(path, label) for label, name in enumerate(classes) for path in _class_images(folder / name)]
-    if not found:
-        raise InputError(f"no images in {folder} (expected {folder}/<class>/*.jpg, *.png or the like)")
-    return [path for path, _ in found], np.array([label for _, label in found])
-
-
-def _class_images(folder: Path) -> Iterator[str]:
-    return _image_files(str(folder)) if folder.is_dir() else iter(())
-
-
-def _from_folder(
-    spec: DatasetSpec, folder: Path, classes: Sequence[str], split: str, size: int, *, name: str = "", note: str = ""
-) -> FolderImages:
-    paths, labels = list_images(folder, classes)
-    return FolderImages(
-        name=name or spec.name,
-        split=split,
-        source=describe(spec.title, split, len(paths), folder) + note,
-        classes=tuple(classes),
-        mean=spec.mean,
-        std=spec.std,
-        channels=spec.channels,
-        image_size=size,
-        labels=torch.from_numpy(labels),
-        flip=spec.flip,
-        paths=paths,
-    )
 
 
 def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData:
@@ -90,3 +40,22 @@ def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: int) ->
         note = f" ({len(present)} of the 100 classes are there)" if missing else ""
         return _from_folder(spec, place, classes, split, size, note=note)
     return None
+
+
+def _from_folder(
+    spec: DatasetSpec, folder: Path, classes: Sequence[str], split: str, size: int, *, name: str = "", note: str = ""
+) -> FolderImages:
+    paths, labels = list_images(folder, classes)
+    return FolderImages(
+        name=name or spec.name,
+        split=split,
+        source=describe(spec.title, split, len(paths), folder) + note,
+        classes=tuple(classes),
+        mean=spec.mean,
+        std=spec.std,
+        channels=spec.channels,
+        image_size=size,
+        labels=torch.from_numpy(labels),
+        flip=spec.flip,
+        paths=paths,
+    )

@@ -1,4 +1,4 @@
-"""Labelled images of one split, in memory or in files, as normalised batches.
+"""Labelled images of one split: :class:`MemoryImages` and :class:`FolderImages` hand out normalised batches.
 
 Small images live in memory as uint8 and are augmented a batch at a time; folders of photographs are read and cropped
 image by image. Random choices come from the caller's generator alone.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from svda_analysis.errors import InputError, one_line
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+from svda_analysis.data.catalog import DatasetSpec
+from svda_analysis.data.files import open_image
+from svda_analysis.errors import InputError
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -208,23 +205,31 @@ class _BatchReader(Dataset[Any]):
             return self.transform(image)
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The image in a file as 8-bit RGB; :class:`InputError` names a file that is broken or has deeper pixels."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            deep = mode in ("I", "F") or mode.startswith("I;")
-            rgb = None if deep else _without_palette(image).convert("RGB")
-    except Exception as error:  # a broken image can fail in any way
-        raise InputError(f"{path} is not a readable image: {one_line(error)}") from None
-    if rgb is None:
-        raise InputError(f"{path} must have 8 bits a channel, got mode {mode}")
-    if max(rgb.size) > 100 * min(rgb.size):  # resizing the short side would need gigabytes
-        raise InputError(f"{path} is too narrow: {rgb.width} x {rgb.height}")
-    return rgb
+def describe(title: str, split: str, count: int, place: object) -> str:
+    number = f"{count:,}".replace(",", " ")
+    return f"{title} {split}, {number} images from {place}"
 
 
-def _without_palette(image: Image.Image) -> Image.Image:
-    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+def in_memory(
+    spec: DatasetSpec, pixels: np.ndarray, labels: np.ndarray, train: bool, place: object, title: str = ""
+) -> MemoryImages:
+    split = "train" if train else "test"
+    return MemoryImages(
+        name=spec.name,
+        split=split,
+        source=describe(title or spec.title, split, len(labels), place),
+        classes=spec.classes or (),
+        mean=spec.mean,
+        std=spec.std,
+        channels=spec.channels,
+        image_size=spec.image_size,
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        padding=spec.padding,
+        flip=spec.flip,
+        images=torch.from_numpy(np.array(pixels, order="C")),  # a copy that may be written to
+    )
+
+
+def check_labels(labels: np.ndarray, count: int, classes: int, where: object) -> None:
+    if labels.shape != (count,) or not 0 <= labels.min() <= labels.max() < classes:
+        raise InputError(f"{where} must hold {count} labels from 0 to {classes - 1}")

@@ -1,4 +1,4 @@
-"""Find a data set, check its files and hand it out: :func:`load_dataset`."""
+"""Finding and opening: :func:`load_dataset` finds a data set of the catalog, or downloads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import difflib
 import os
 from pathlib import Path
 
-from svda_analysis.data.catalog import DATASETS, DatasetSpec, dataset_names, resolve
+from svda_analysis.data.catalog import DATASETS, DatasetSpec, dataset_names
+from svda_analysis.data.fashion_mnist import find_sample
 from svda_analysis.data.images import ImageData
 from svda_analysis.errors import DataNotFoundError, InputError, one_line
 
@@ -41,7 +42,7 @@ def load_dataset(
     except OSError as error:
         raise InputError(f"{error.filename or spec.title} cannot be read: {error.strerror or error}") from None
     if data is None and fallback:
-        data = resolve(DATASETS["sample"].find)(DATASETS["sample"], Path(), train, size)
+        data = find_sample(DATASETS["sample"], Path(), train, size)
         data.warning = f"FashionMNIST was not found, so this is the bundled sample of it; {spec.how_to_get}"
     if data is None:
         raise DataNotFoundError(f"{spec.title} was not found; {spec.how_to_get}")
@@ -63,18 +64,18 @@ def _search(
     if spec.name == "imagefolder":
         if root is None:
             raise InputError("imagefolder needs a folder: imagefolder:DIR")
-        return resolve(spec.find)(spec, _path(root), train, size)
+        return spec.look_in(_path(root), train, size)
     own = [_path(place) for place in (root, os.environ.get("SVDA_DATA"), "~/.cache/svda_analysis") if place]
     for place in [*own[:-1], *map(Path, spec.usual_folders), own[-1]]:
-        if data := resolve(spec.find)(spec, place, train, size):
+        if data := spec.look_in(place, train, size):
             return data
     if not download or spec.download is None:
         return None
     try:
-        resolve(spec.download)(own[0])
+        spec.fetch_into(own[0])
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise InputError(f"the download of {spec.title} failed ({one_line(error)}); {spec.how_to_get}") from None
-    return resolve(spec.find)(spec, own[0], train, size)
+    return spec.look_in(own[0], train, size)
 
 
 def _path(place: str | os.PathLike[str]) -> Path:

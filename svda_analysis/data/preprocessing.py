@@ -1,16 +1,20 @@
-"""How a model wants image files, as plain numbers. No torch here."""
+"""How a model wants its images: :class:`Preprocessing`. Needs no torch."""
 
 from __future__ import annotations
 
 import dataclasses
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How a model wants image files: the shorter side is brought to ``resize`` pixels, the middle ``image_size`` x
-    ``image_size`` is cut out, and ``(pixel / 255 - mean) / std`` taken per channel. None: as the data are."""
+    ``image_size`` is cut out, and ``(pixel / 255 - mean) / std`` taken per channel.
+
+    None is what is not known: the size and the normalisation of the data as they come.
+    """
 
     image_size: int | None = None
     resize: int | None = None
@@ -19,10 +23,14 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
 
     def __str__(self) -> str:
+        known = [f"mean {self.mean}"] * (self.mean is not None) + [f"std {self.std}"] * (self.std is not None)
+        if size := self._size():
+            return ", ".join([size, *(known or ["normalised as the data set is"])])
+        return ", ".join(["the size as the data set gives it", *known]) if known else "as the data set gives them"
+
+    def _size(self) -> str:
+        shorter = f"a shorter side of {self.resize} ({self.interpolation})"
         if self.image_size is None:
-            size = "in the size that they have"
-        else:
-            size = f"{self.image_size} x {self.image_size}"
-            size += f" from a shorter side of {self.resize} ({self.interpolation})" if self.resize else ""
-        scale = f"mean {self.mean}, std {self.std}" if self.mean and self.std else "normalised as the data set is"
-        return f"{size}, {scale}"
+            return "" if self.resize is None else shorter
+        square = f"{self.image_size} x {self.image_size}"
+        return square if self.resize is None else f"{square} from {shorter}"

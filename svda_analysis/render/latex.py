@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from svda_analysis.document import Table
-from svda_analysis.formatting import flat
+from svda_analysis.errors import one_line
 
 _ESCAPES = str.maketrans(
     {
@@ -32,13 +32,13 @@ _LEFT = ("Source", "Indicator", "Data", "Model", "Claim", "Measure", "Number", "
 
 def to_latex(tables: Iterable[Table], warnings: Iterable[str] = ()) -> str:
     """The tables one after the other, under the warnings as comments."""
-    stamps = "".join(f"% WARNING: {flat(line)}\n" for line in warnings)
+    stamps = "".join(f"% WARNING: {one_line(line)}\n" for line in warnings)
     return stamps + "\n".join(booktabs(table.text) for table in tables)
 
 
 def latex_file(table: Table) -> str:
     """One table in a file of its own, its title and note as a comment above it."""
-    above = ". ".join(flat(text) for text in (table.title, table.note) if text)
+    above = ". ".join(one_line(text) for text in (table.title, table.note) if text)
     return (f"% {above}\n" if above else "") + booktabs(table.text)
 
 
@@ -56,4 +56,4 @@ def booktabs(frame: pd.DataFrame) -> str:
 
 def latex_escape(text: object) -> str:
     """A text with every character that LaTeX reads as its own written out."""
-    return flat(text).translate(_ESCAPES)
+    return one_line(text).translate(_ESCAPES)

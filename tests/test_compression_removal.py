@@ -3,63 +3,38 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from svda_analysis.analysis import analyze
-from svda_analysis.tap import records
+from compression_models import D, H, N, foreign, logits, made, truncated
 from torch import nn
 
 from svda_analysis import checkpoint as ck
-from svda_analysis.checkpoint import Checkpoint, build_model
-from svda_analysis.compress import (
-    CRITERIA,
+from svda_analysis.analysis import analyze
+from svda_analysis.attention import unit_rows
+from svda_analysis.checkpoint import build_model
+from svda_analysis.compression.keep import CRITERIA, Keep
+from svda_analysis.compression.ranking import keep_energy, keep_logit, rank
+from svda_analysis.compression.removal import (
+    as_checkpoint,
+    build_smaller,
     compress,
     compress_model,
-    direction_energy,
-    keep_energy,
-    keep_logit,
     kept_share,
-    rank,
+    plan_removal,
     remove,
     removed_shares,
     to_budget,
 )
 from svda_analysis.errors import InputError
-from svda_analysis.model import ViT, ViTConfig, unit_rows
-
-H, D, N = 2, 12, 50
-
-
-def made(attention="svda", seed=0, **changes) -> Checkpoint:
-    """A model whose weights are random, sigma and biases too: nothing that is zero at the start hides a fault."""
-    torch.manual_seed(seed)
-    config = ViTConfig(depth=2, dim=H * D, heads=H, attention=attention, **changes)
-    model = ViT(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "bias" in name or "head" in name:
-                parameter.normal_(std=0.3)
-            if "sigma" in name:
-                parameter.mul_(torch.randn_like(parameter))
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    return Checkpoint(config=config, model=weights, epoch=1, recipe={"seed": 0, "dataset": "fashion_mnist"})
+from svda_analysis.tap import records
 
 
 @pytest.fixture(scope="module")
 def images():
     return torch.randn(6, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-
-
-def logits(checkpoint_or_model, images):
-    model = build_model(checkpoint_or_model) if isinstance(checkpoint_or_model, Checkpoint) else checkpoint_or_model
-    with torch.no_grad():
-        return model.eval()(images)
 
 
 class Reference(nn.Module):
@@ -93,30 +68,7 @@ def plain_norm(x, which):
     return torch.ones_like(x[..., :1])
 
 
-def truncated(found, counts):
-    """Sigma of each layer, ``(H, D, D)``, as the sum of the triples that are kept."""
-    return [
-        torch.stack(
-            [
-                (found.left[at][h][:, :r] * found.size[at][h, :r]) @ found.right[at][h][:, :r].T
-                for h, r in enumerate(counts[at])
-            ]
-        )
-        for at in range(len(counts))
-    ]
-
-
 # --- what compression computes --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("attention", ["svda", "dot"])
-def test_the_triples_add_up_to_sigma(attention, criterion, images):
-    model = build_model(made(attention))
-    found = rank(model, images, criterion=criterion)
-    for layer, whole in zip(model.attention_layers(), truncated(found, [[D] * H] * 2), strict=True):
-        sigma = torch.ones(H, D) if layer.sigma is None else layer.sigma
-        torch.testing.assert_close(whole, torch.diag_embed(sigma.double()), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -243,59 +195,6 @@ def test_dot_product_is_the_truncated_product(criterion, images):
     torch.testing.assert_close(logits(after, images), logits(reference, images), atol=1e-5, rtol=0)
 
 
-def test_weight_spectrum_of_dot_product_is_that_of_the_augmented_product():
-    model = build_model(made("dot"))
-    for layer, energy in zip(model.attention_layers(), direction_energy(model, criterion="sigma"), strict=True):
-        augmented = torch.cat([layer.qkv.weight, layer.qkv.bias[:, None]], dim=1).double().view(3, H, D, -1)
-        values = torch.linalg.svdvals(augmented[0].mT @ augmented[1])[:, :D]
-        torch.testing.assert_close(energy, values.square() / D)
-
-
-def test_operator_energies_are_the_mean_squared_logits(images):
-    """Their sum over all directions: the logits about each image's mean over keys, squared, over independent pairs."""
-    model = build_model(made())
-    found = rank(model, images)
-    layer, sigma = found.layers[0], model.attention_layers()[0].sigma.detach().double()
-    for h in range(H):
-        rows, norms = layer.rows(h)
-        q, k = rows / norms
-        k = k - k.mean(1, keepdim=True)
-        all_pairs = (q.flatten(0, 1) * sigma[h]) @ k.flatten(0, 1).T / math.sqrt(D)
-        torch.testing.assert_close(found.energy[0][h].sum(), all_pairs.square().mean())
-
-
-def test_the_operator_is_the_best_of_its_rank(images):
-    """Eckart and Young in the metric of the data: no other criterion leaves a smaller error in the logits."""
-    model = build_model(made())
-    counts = [[4, 4], [4, 4]]
-
-    def error(criterion):
-        found = rank(model, images, criterion=criterion)
-        kept, total = truncated(found, counts), 0.0
-        for at, layer in enumerate(found.layers):
-            for h in range(H):
-                rows, norms = layer.rows(h)
-                q, k = rows / norms
-                k = k - k.mean(1, keepdim=True)
-                gap = torch.diag(model.attention_layers()[at].sigma[h].detach().double()) - kept[at][h]
-                total += float((q.flatten(0, 1) @ gap @ k.flatten(0, 1).T).square().mean())
-        return total
-
-    errors = {criterion: error(criterion) for criterion in CRITERIA}
-    assert min(errors, key=errors.get) == "operator"
-    assert errors["random"] > errors["data"]
-
-
-@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20).filter(lambda x: sum(x) > 0), st.floats(0.01, 1))
-@settings(deadline=None, max_examples=50)
-def test_the_fewest_directions_that_hold_the_energy(values, energy):
-    values = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)[None]
-    (count,) = keep_energy(type("R", (), {"energy": [values]}), energy)[0]
-    total = float(values.sum())
-    assert float(values[0, :count].sum()) >= energy * total * (1 - 1e-9)
-    assert count == 1 or float(values[0, : count - 1].sum()) < energy * total
-
-
 # --- the smaller checkpoint -----------------------------------------------------------------------------------------
 
 
@@ -316,31 +215,6 @@ def test_a_compressed_checkpoint_is_smaller_on_disk_and_loads(attention, images,
     assert gone > 0
     assert sizes[0] - sizes[1] == gone * (H * D + 1) - extra
     assert (tmp_path / "after.pt").stat().st_size < (tmp_path / "before.pt").stat().st_size
-
-
-def test_configs_of_files_hold_lists_and_become_tuples():
-    config = ViTConfig(depth=1, dim=24, heads=2, attention="svda", score_dims=[[3, 4]])
-    assert config.score_dims == ((3, 4),)
-    assert config.norm_dims == ((0, 0),)
-    assert ViTConfig(**dataclasses.asdict(config)) == config
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"score_dims": [[3]]}, "score_dims must hold 2 numbers for each of 1 layers"),
-        ({"score_dims": [[0, 1]]}, "score_dims must hold whole numbers of at least 1"),
-        ({"score_dims": [[True, 1]]}, "whole numbers"),
-        ({"score_dims": 3}, "score_dims must hold"),
-        ({"norm_dims": [[1, 1]]}, "score_dims must hold"),
-        ({"score_dims": [[12, 1]], "norm_dims": [[1, 0]]}, "must fit the head dimension 12, got 13"),
-        ({"score_dims": [[2, 1]], "attention": "cosine"}, "cosine"),
-        ({"score_dims": [[2, 1]], "norm_dims": [[1, 1]], "attention": "dot"}, "norm_dims must be 0"),
-    ],
-)
-def test_impossible_sizes_are_refused(changes, complaint):
-    with pytest.raises(InputError, match=complaint):
-        ViTConfig(**{"depth": 1, "dim": 24, "heads": 2, "attention": "svda", **changes})
 
 
 @pytest.mark.parametrize("attention", ["svda", "dot"])
@@ -455,18 +329,6 @@ def test_zero_rows_stay_finite():
 # --- models of others -----------------------------------------------------------------------------------------------
 
 
-def foreign(name):
-    torch.manual_seed(0)
-    if name == "timm":
-        timm = pytest.importorskip("timm")
-        return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2).eval()
-    from torchvision.models import VisionTransformer
-
-    model = VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=10).eval()
-    nn.init.normal_(model.heads.head.weight)
-    return model
-
-
 @pytest.mark.parametrize("name", ["timm", "torchvision"])
 def test_models_of_others_shrink_and_stay_exact(name):
     model, images = foreign(name), torch.randn(4, 3, 32, 32)
@@ -480,136 +342,6 @@ def test_models_of_others_shrink_and_stay_exact(name):
     torch.testing.assert_close(logits(model, images), before, atol=0, rtol=0)  # the model given is left as it was
     again = compress_model(smaller, images, energy=1.0)
     torch.testing.assert_close(logits(again, images), logits(smaller, images), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "complaint"),
-    [
-        ("swin_tiny_patch4_window7_224", "windows"),
-        ("eva02_tiny_patch14_224", "rotary"),
-        ("beit_base_patch16_224", "can be replaced"),
-        ("resnet18", "can be replaced"),
-    ],
-)
-def test_models_that_cannot_be_changed_are_refused(name, complaint):
-    timm = pytest.importorskip("timm")
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    with pytest.raises(InputError, match=complaint):
-        rank(model, criterion="sigma")
-
-
-def test_norms_of_q_and_k_stand_in_the_way():
-    timm = pytest.importorskip("timm")
-    model = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2, qk_norm=True)
-    with pytest.raises(InputError, match="rows of q and k are normalised between"):
-        rank(model, criterion="sigma")
-
-
-def timm_model():
-    return pytest.importorskip("timm").models.VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2, num_classes=10
-    )
-
-
-def test_what_timm_does_otherwise_is_refused():
-    model = timm_model()
-    model.blocks[0].attn.norm = nn.LayerNorm(48)
-    with pytest.raises(InputError, match="its output is normalised before"):
-        rank(model, criterion="sigma")
-    model = timm_model()
-    model.blocks[0].attn.scale *= 2
-    with pytest.raises(
-        InputError, match=r"scale of its scores must be 1/sqrt\(head dimension\), 0.204124, got 0.408248"
-    ):
-        rank(model, criterion="sigma")
-
-
-def test_older_timm_has_no_norm_before_its_projection():
-    model, images = timm_model(), torch.randn(4, 3, 32, 32)
-    del model.blocks[0].attn.norm
-    model.blocks[0].attn.forward = lambda x, **_: x  # the attribute that is gone is not read
-    assert len(rank(model, images).energy) == 1
-
-
-class Calls(nn.Module):
-    """A model whose attention is called as ``call(attention, tokens)`` says."""
-
-    def __init__(self, call, timm=False):
-        super().__init__()
-        torch.manual_seed(0)
-        self.patch = nn.Conv2d(3, 48, 8, 8)
-        self.attn = timm_model().blocks[0].attn if timm else nn.MultiheadAttention(48, 2, batch_first=True)
-        self.head, self.call = nn.Linear(48, 10), call
-
-    def forward(self, images):
-        x = self.patch(images).flatten(2).transpose(1, 2)  # (B, 16, 48)
-        out = self.call(self.attn, x)
-        return self.head((out[0] if isinstance(out, tuple) else out).mean(1))
-
-
-PAIR = [
-    (lambda a, x: a(x, x + 1, x), "key must be the query itself"),
-    (lambda a, x: a(x, x, x + 1), "value must be the query itself"),
-    (lambda a, x: a(query=x, key=x, value=x + 1), "value must be the query itself"),
-    (lambda a, x: a(x, key=x + 1, value=x), "key must be the query itself"),
-    (lambda a, x: a((y := x + 1), y, x), "value must be the query itself"),  # q and k with positions, as in DETR
-    (lambda a, x: a(x, x, x, None, False, torch.eye(16).bool().logical_not()), "attn_mask must be left out.* a mask"),
-    (lambda a, x: a(x, x, x, attn_mask=torch.zeros(16, 16)), "attn_mask must be left out.* a mask"),
-    (lambda a, x: a(x, x, x, torch.zeros(len(x), 16).bool()), "key_padding_mask must be left out.* a mask"),
-    (lambda a, x: a(x, x, x, key_padding_mask=torch.zeros(len(x), 16).bool()), "key_padding_mask must be left out"),
-    (lambda a, x: a(x, x, x, need_weights=True), "need_weights must be False or left out.* got True"),
-    (lambda a, x: a(x, x, x, None, True), "need_weights must be False or left out.* got True"),
-]
-SINGLE = [
-    (lambda a, x: a(x, torch.zeros(16, 16)), "attn_mask must be left out.* a mask"),
-    (lambda a, x: a(x, attn_mask=torch.zeros(16, 16)), "attn_mask must be left out.* a mask"),
-    (lambda a, x: a(x, is_causal=True), "is_causal must be left out.* got True"),
-]
-REFUSED = [*((False, *one) for one in PAIR), *((True, *one) for one in SINGLE)]
-
-
-@pytest.mark.parametrize(("timm", "call", "complaint"), REFUSED)
-def test_calls_that_are_no_plain_self_attention_are_refused(timm, call, complaint):
-    """By the images when they are there, else when the smaller model is called."""
-    model, images = Calls(call, timm).eval(), torch.randn(2, 3, 32, 32)
-    logits(model, images)  # the module itself allows it
-    with pytest.raises(InputError, match=f"Calls cannot be compressed: {complaint}"):
-        compress_model(model, images, energy=1.0)
-    blind = compress_model(model, energy=1.0, criterion="sigma")
-    with pytest.raises(InputError, match=f"^{complaint}") as refused:
-        logits(blind, images)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("timm", "call"),
-    [
-        (False, lambda a, x: a(x, x, x)),
-        (False, lambda a, x: a(query=x, key=x, value=x)),
-        (False, lambda a, x: a(x, x, x, None, False, None, True, False)),
-        (False, lambda a, x: a(x, x, value=x, need_weights=False, key_padding_mask=None)),
-        (True, lambda a, x: a(x)),
-        (True, lambda a, x: a(x, None)),
-        (True, lambda a, x: a(x=x, attn_mask=None)),
-    ],
-)
-def test_calls_that_are_plain_self_attention_stay_exact(timm, call):
-    model, images = Calls(call, timm).eval(), torch.randn(2, 3, 32, 32)
-    for options in ({"images": images}, {"criterion": "sigma"}):
-        whole = compress_model(model, energy=1.0, **options)
-        torch.testing.assert_close(logits(whole, images), logits(model, images), atol=1e-5, rtol=1e-5)
-
-
-def test_the_pair_of_torch_has_none_for_weights():
-    images = torch.randn(2, 3, 32, 32)
-    whole = compress_model(Calls(lambda a, x: a(x, x, x)), images, energy=1.0)
-    assert whole.attn(*[torch.randn(1, 5, 48)] * 3)[1] is None
-
-
-def test_attention_that_is_never_called_is_refused():
-    with pytest.raises(InputError, match="it has an attention module that it never calls"):
-        rank(Calls(lambda a, x: x), torch.randn(2, 3, 32, 32))
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -642,18 +374,39 @@ def test_images_are_needed_where_the_data_speak():
         compress(made(), criterion="sigma", energy=0.9)
 
 
-def test_cosine_has_no_spectrum(images):
-    with pytest.raises(InputError, match="no spectrum"):
-        compress(made("cosine"), images)
-
-
-def test_thresholds_keep_at_least_one_direction(images):
-    found = rank(build_model(made()), images)
-    assert keep_logit(found, 1e9) == [[1] * H] * 2
-    assert keep_logit(found, 0) == [[D] * H] * 2
-
-
 def test_unit_rows_of_a_whole_model_are_as_before(images):
     """The uncompressed path: unit rows, not the compressed path's norm."""
     record = records(build_model(made()), images)[0]
     torch.testing.assert_close(record.q, unit_rows(record.q))
+
+
+def test_a_plan_is_data_that_the_smaller_model_is_built_of(images):
+    model = build_model(made())
+    found = rank(model, images)
+    counts = [[3, 5], [1, 8]]
+    plan = plan_removal(found, counts, norm_logit=0.002, constant=True)
+    assert plan.score_dims == ((3, 5), (1, 8))
+    smaller = build_smaller(model, plan)
+    assert (smaller.config.score_dims, smaller.config.norm_dims) == (plan.score_dims, plan.norm_dims)
+    assert plan.rows / (2 * H * D) == pytest.approx(kept_share(smaller))
+    whole = remove(model, found, counts, norm_logit=0.002)
+    assert all(map(torch.equal, smaller.state_dict().values(), whole.state_dict().values()))
+
+
+def test_a_keep_is_its_fields(images):
+    given = made()
+    one, other = (
+        compress(given, images, keep=Keep(energy=0.7, norm_logit=0)),
+        compress(given, images, energy=0.7, norm_logit=0),
+    )
+    assert one.config == other.config
+    assert all(map(torch.equal, one.model.values(), other.model.values()))
+    with pytest.raises(InputError, match="give it or energy"):
+        compress(given, images, keep=Keep(), energy=0.7)
+    with pytest.raises(InputError, match="tolerance needs held-out images"):
+        compress(given, images, tolerance=0.01)
+
+
+def test_a_model_of_others_is_no_checkpoint():
+    with pytest.raises(InputError, match="must be a ViT of this package to become a checkpoint, got VisionTransformer"):
+        as_checkpoint(foreign("torchvision"), made())

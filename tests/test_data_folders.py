@@ -1,0 +1,146 @@
+"""Folders of image files, and ImageNet-100."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from making import SHARED, cut, pixels, write_folder, write_image
+from PIL import Image
+
+from svda_analysis.data import DATASETS, FolderImages, load_dataset, open_image
+from svda_analysis.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
+
+def test_folder_is_read_in_sorted_order(tmp_path):
+    write_folder(tmp_path)
+    write_image(tmp_path / "ant" / "deeper" / "x.PNG")
+    write_image(tmp_path / "ant" / ".hidden.jpg")
+    write_image(tmp_path / ".trash" / "x.jpg")
+    (tmp_path / "ant" / "notes.txt").write_text("no image")
+    data = load_dataset(f"imagefolder:{tmp_path}")
+    assert isinstance(data, FolderImages)
+    names = [os.path.relpath(path, tmp_path) for path in data.paths]
+    assert names[:4] == ["ant/0.jpg", "ant/1.jpg", "ant/2.jpg", "ant/deeper/x.PNG"]
+    assert data.labels.tolist() == [0] * 4 + [1] * 3 + [2] * 3
+    assert data.classes == ("ant", "bee", "cow")
+    assert (data.split, data.image_size, data.channels) == ("all", 224, 3)
+    assert data.source == f"image folder all, 10 images from {tmp_path}"
+    assert load_dataset(data.name).source == data.source
+    assert load_dataset("imagefolder", root=tmp_path).source == data.source
+
+
+def test_folder_with_splits(tmp_path):
+    write_folder(tmp_path / "train")
+    write_folder(tmp_path / "val", classes=("bee", "cow"), each=2)  # ant is missing: the numbers stay train's
+    data = load_dataset(f"imagefolder:{tmp_path}")
+    assert (data.split, data.classes, data.labels.tolist()) == ("val", ("ant", "bee", "cow"), [1, 1, 2, 2])
+    assert load_dataset(f"imagefolder:{tmp_path}", train=True).split == "train"
+    write_folder(tmp_path / "test", each=1)
+    assert load_dataset(f"imagefolder:{tmp_path}").split == "test"
+    write_folder(tmp_path / "test", classes=("dog",))
+    with pytest.raises(InputError, match=r"test has classes that .*train lacks: dog"):
+        load_dataset(f"imagefolder:{tmp_path}")
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(InputError, match="imagefolder needs a folder: imagefolder:DIR"):
+        load_dataset("imagefolder")
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        load_dataset(f"imagefolder:{tmp_path}/nowhere")
+    (tmp_path / "empty" / "class").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "empty"):
+        with pytest.raises(InputError, match=rf"no images in {folder} \(expected {folder}/<class>/\*.jpg"):
+            load_dataset(f"imagefolder:{folder}")
+    write_folder(tmp_path / "half" / "train")
+    with pytest.raises(InputError, match="half has train, but no test or val folder"):
+        load_dataset(f"imagefolder:{tmp_path / 'half'}")
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "LA", "YCbCr"])
+def test_images_of_every_8_bit_mode_become_rgb(tmp_path, mode):
+    suffix = {"CMYK": "tif", "YCbCr": "tif"}.get(mode, "png")
+    write_image(tmp_path / f"x.{suffix}", mode=mode)
+    image = open_image(tmp_path / f"x.{suffix}")
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+    with Image.open(tmp_path / f"x.{suffix}") as original:
+        assert original.mode == mode
+        np.testing.assert_array_equal(image, original.convert("RGB"))
+
+
+def test_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
+    image = Image.fromarray(pixels(8, 8)).convert("P")
+    image.save(tmp_path / "x.png", transparency=bytes(range(256)))
+    assert open_image(tmp_path / "x.png").mode == "RGB"
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])
+def test_deep_images_are_refused(tmp_path, dtype, mode):
+    path = tmp_path / "deep" / "a" / "x.tif"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.arange(64, dtype=dtype).reshape(8, 8) * 100).save(path)
+    with pytest.raises(InputError, match=f"x.tif must have 8 bits a channel, got mode {mode}"):
+        open_image(path)
+
+
+def test_a_very_narrow_image_is_refused(tmp_path):
+    write_image(tmp_path / "x.png", (5000, 2))
+    with pytest.raises(InputError, match=r"x.png is too narrow: 5000 x 2"):
+        open_image(tmp_path / "x.png")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("breakage", ["cut", "text", "empty", "dangling link"])
+def test_broken_image_is_named_in_one_line(tmp_path, breakage, workers):
+    write_folder(tmp_path, classes=("ant",), each=2)
+    path = tmp_path / "ant" / "1.jpg"
+    contents = {"cut": cut(path.read_bytes()), "text": b"no image", "empty": b""}
+    path.unlink()
+    if breakage in contents:
+        path.write_bytes(contents[breakage])
+    else:
+        path.symlink_to(tmp_path / "gone.jpg")
+    data = load_dataset(f"imagefolder:{tmp_path}", image_size=16)
+    with pytest.raises(InputError) as caught:
+        list(data.batches(1, workers=workers))
+    assert str(caught.value).startswith(f"{path} is not a readable image: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inner", ["", "imagenet100", "imagenet"])
+def test_imagenet100_takes_its_classes_out_of_imagenet(tmp_path, inner):
+    classes = DATASETS["imagenet100"].classes
+    root = tmp_path / inner
+    for name in (classes[2], classes[70], "n00000000"):
+        write_image(root / "val" / name / f"{name}_1.JPEG", format="JPEG")
+    data = load_dataset("imagenet100", root=tmp_path, image_size=32)
+    assert data.labels.tolist() == [2, 70]
+    assert data.source == f"ImageNet-100 val, 2 images from {root / 'val'} (2 of the 100 classes are there)"
+    assert data.raw([0, 1]).shape == (2, 32, 32, 3)
+    write_image(root / "train" / classes[0] / "a.JPEG", format="JPEG")
+    with pytest.raises(InputError, match="train lacks 99 of the 100 classes"):
+        load_dataset("imagenet100", root=tmp_path, train=True)
+    for name in classes:
+        write_image(root / "train" / name / "a.JPEG", (4, 4), format="JPEG")
+    data = load_dataset("imagenet100", root=tmp_path, train=True)
+    assert data.labels.tolist() == list(range(100))
+    assert data.source == f"ImageNet-100 train, 100 images from {root / 'train'}"
+
+
+def test_real_imagenet100_images(tmp_path):
+    archive = SHARED / "imagenet100-sample.tar"
+    if not archive.exists():
+        pytest.skip(f"needs {archive.name} in {archive.parent}")
+    with tarfile.open(archive) as members:
+        members.extractall(tmp_path, filter="data")
+    data = load_dataset("imagenet100", root=tmp_path)
+    assert data.labels.tolist() == list(range(100))
+    images, labels = next(data.batches(2, indices=torch.tensor([99, 3])))
+    assert images.shape == (2, 3, 224, 224)
+    assert labels.tolist() == [99, 3]
