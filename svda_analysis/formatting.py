@@ -42,7 +42,7 @@ def percent(share: float, digits: int = 1, *, sign: bool = False) -> str:
     return f"{share:+.{digits}%}" if sign else f"{share:.{digits}%}"
 
 
-def brief(x: float) -> str:
+def short_number(x: float) -> str:
     """Three significant digits; from a thousand on whole, with commas: ``12,345``. A dash for a missing number."""
     if pd.isna(x):
         return MISSING

@@ -235,7 +235,8 @@ class Analysis:
 def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     """A csv with the given columns and dtypes; every digit as it was written, only an empty cell is missing."""
     try:
-        text = pd.read_csv(path, dtype="string", keep_default_na=False, na_values=[""])[list(columns)]
+        kinds = {name: kind if kind == "boolean" else "string" for name, kind in columns.items()}
+        text = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])[list(columns)]
         floats = [name for name, kind in columns.items() if kind == "float64"]  # by Python's float, which is exact
         exact = {name: [math.nan if pd.isna(cell) else float(cell) for cell in text[name]] for name in floats}
         return text.assign(**exact).astype(columns)

@@ -45,8 +45,8 @@ def test_fixed_digits_and_percentages():
 @pytest.mark.parametrize(
     ("x", "written"), [(0.012345, "0.0123"), (999.4, "999"), (1000, "1,000"), (-12345.6, "-12,346"), (math.nan, "-")]
 )
-def test_brief_numbers(x, written):
-    assert text.brief(x) == written
+def test_short_numbers(x, written):
+    assert text.short_number(x) == written
 
 
 def test_counts():
@@ -101,5 +101,4 @@ def test_no_name_leaves_its_folder(name):
 def test_words():
     assert text.dash(None) == "-"
     assert text.dash(0) == "0"
-    assert text.one_line("a\nb\r\nc") == "a b c"
     assert text.spoken("accuracy_structure") == "Accuracy structure"

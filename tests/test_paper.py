@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
-from svda_analysis.report import markdown
+from svda_analysis.render.markdown import markdown_table as markdown
 from test_data import cifar100_files, write_archive
 
 from svda_analysis import plots

@@ -55,7 +55,9 @@ def some_maps():
     who = {"images": "same", "model": "svda", "baseline": "vit", "layer_a": 0, "layer_b": 0, "measure": "js"}
     numbers = {"identity": 0.2, "matched": 0.4, "chance": 0.3, "n": 8}
     rows = [{**who, **numbers, "seed": s, "baseline_seed": s, "gain_over_chance": 0.1 + 0.01 * s} for s in range(3)]
-    return {name: make_frame(rows if name == "matching" else [], columns) for name, columns in MAP_COLUMNS.items()}
+    heads = [{**who, "head_a": h, "head_b": h if h else None, "stable": [None, True, False][h]} for h in range(3)]
+    known = {"matching": rows, "heads": heads}
+    return {name: make_frame(known.get(name, []), columns) for name, columns in MAP_COLUMNS.items()}
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,6 @@ def test_the_folder_holds_the_whole_analysis(tmp_path):
     assert found["table.tex"].startswith(b"% WARNING: few images\n")
 
 
-@pytest.mark.filterwarnings("ignore:The 'float_precision' argument:DeprecationWarning")
 def test_rendered_again_it_has_the_same_bytes(tmp_path):
     written = write_report(a_whole_analysis(), tmp_path, command="svda-analyze a.pt --out x")
     before = contents(tmp_path)
@@ -95,7 +94,6 @@ def test_rendered_again_it_has_the_same_bytes(tmp_path):
     assert contents(tmp_path / "other" / tmp_path.name) == before
 
 
-@pytest.mark.filterwarnings("ignore:The 'float_precision' argument:DeprecationWarning")
 def test_another_baseline_stays_with_the_report(tmp_path):
     write_report(an_analysis(), tmp_path, baseline="svda")
     assert "### vit against svda" in (tmp_path / "summary.md").read_text()

@@ -57,3 +57,9 @@ def test_what_is_registered_twice_is_the_later():
     register(Quantity(name="twice", label="Second"))
     assert (before.label, label("twice")) == ("First", "Second")
     del QUANTITIES["twice"]
+
+
+def test_a_direction_may_hold_for_any_other_source():
+    one = Quantity(name="gain", label="Gain", direction={"*": +1, "random": 0})
+    assert [one.sign(source) for source in ("rollout", "random")] == [1, 0]
+    assert Quantity(name="rank", label="Rank", direction={"scores": -1}).sign("sigma") == 0

@@ -38,10 +38,10 @@ def to_html(document: Document, *, figures: str = "figures") -> str:
     body += [f'<p class="warning">Warning: {escape(line)}</p>' for line in document.warnings]
     if document.command:
         body.append(f"<p>{_inline(document.made_by).replace('{command}', escape(document.command))}</p>")
-    body += [_block(block, Section(name="lead"), figures) for block in document.lead]
+    body += [_html_block(block, Section(name="lead"), figures) for block in document.lead]
     known: set[str] = set()
     for section in document.sections:
-        body += _section(section, figures, known)
+        body += _html_section(section, figures, known)
     return _PAGE.format(title=title or "Report", style=_STYLE, body="\n".join(body))
 
 
@@ -60,10 +60,10 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def _section(section: Section, figures: str, known: set[str]) -> list[str]:
+def _html_section(section: Section, figures: str, known: set[str]) -> list[str]:
     """The parts of a section in order; its name is the heading's anchor, the first time that it comes."""
     anchor = file_word(section.name)
-    made = [_block(block, section, figures) for block in section.blocks]
+    made = [_html_block(block, section, figures) for block in section.blocks]
     if not section.title:
         return made
     mark = "" if anchor in known else f' id="{escape(anchor)}"'
@@ -71,9 +71,9 @@ def _section(section: Section, figures: str, known: set[str]) -> list[str]:
     return [f"<h{section.level}{mark}>{escape(section.title)}</h{section.level}>", *made]
 
 
-def _block(block: Block, section: Section, figures: str) -> str:
+def _html_block(block: Block, section: Section, figures: str) -> str:
     if isinstance(block, Table):
-        return _table(block, titled=bool(block.title) and block.title != section.title)
+        return _html_table(block, titled=bool(block.title) and block.title != section.title)
     if isinstance(block, Picture):
         source, alt = escape(picture_path(block, figures)), escape(block.alt)
         return f'<figure><img src="{source}" alt="{alt}" loading="lazy"><figcaption>{alt}</figcaption></figure>'
@@ -96,7 +96,7 @@ def _inline(text: str) -> str:
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked)
 
 
-def _table(table: Table, *, titled: bool) -> str:
+def _html_table(table: Table, *, titled: bool) -> str:
     numeric = {name for name in table.text if _is_numeric([str(cell) for cell in table.text[name]])}
     marks = ['class="number"' if name in numeric else "" for name in table.text.columns]
     head = "".join(_cell("th", str(name), mark) for name, mark in zip(table.text.columns, marks, strict=True))

@@ -15,16 +15,16 @@ def to_markdown(document: Document, *, figures: str = "figures") -> str:
     if document.command:
         parts.append(document.made_by.replace("{command}", one_line(document.command)))
     for block in document.lead:
-        parts += _block(block, Section(name="lead"), figures)
+        parts += _markdown_block(block, Section(name="lead"), figures)
     for section in document.sections:
         if section.title:
             parts.append(f"{'#' * section.level} {one_line(section.title)}")
         for block in section.blocks:
-            parts += _block(block, section, figures)
+            parts += _markdown_block(block, section, figures)
     return "\n\n".join(parts) + "\n"
 
 
-def _block(block: Block, section: Section, figures: str) -> list[str]:
+def _markdown_block(block: Block, section: Section, figures: str) -> list[str]:
     """The paragraphs of a block. The title of a table is a heading below its section's, unless it is the same."""
     if isinstance(block, Table):
         own = block.title and block.title != section.title

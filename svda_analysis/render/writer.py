@@ -20,8 +20,7 @@ from svda_analysis.errors import InputError, check_writable
 from svda_analysis.render.html import to_html
 from svda_analysis.render.latex import latex_file
 from svda_analysis.render.markdown import markdown_table, to_markdown
-
-META_FILE = "meta.json"
+from svda_analysis.results import META
 
 
 def write_document(
@@ -62,7 +61,7 @@ def write_document(
             _write_frame(frame, stage / f"{name}.csv")
         for table in document.tables:
             if tables is not None and table.numbers is not None:
-                _write_table(table, stage / tables)
+                _write_table_files(table, stage / tables)
         _write_pictures(document.pictures, stage / figures, progress)
         pages = {page: to_markdown(document, figures=figures), html: to_html(document, figures=figures)}
         for name, text in {**pages, **(texts or {})}.items():
@@ -111,7 +110,7 @@ def _inside(folder: Path) -> list[Path]:
 def _files_of(folder: Path) -> list[str]:
     """What the report that lies in ``folder`` says it consists of; nothing where there is none."""
     try:
-        files = json.loads((folder / META_FILE).read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / META).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [
@@ -126,12 +125,12 @@ def _write_pictures(pictures: list[Picture], folder: Path, progress: Callable[[i
     for at, picture in enumerate(pictures):
         if progress:
             progress(at, len(pictures))
-        _draw(picture, folder)
+        _save_picture(picture, folder)
     if progress:
         progress(len(pictures), len(pictures))
 
 
-def _draw(picture: Picture, folder: Path) -> None:
+def _save_picture(picture: Picture, folder: Path) -> None:
     import matplotlib.pyplot as plt  # it takes a while, and not every report has pictures
 
     from svda_analysis.figures import save
@@ -141,7 +140,7 @@ def _draw(picture: Picture, folder: Path) -> None:
     plt.close(figure)
 
 
-def _write_table(table: Table, folder: Path) -> None:
+def _write_table_files(table: Table, folder: Path) -> None:
     """A table as csv of its numbers, and its text as markdown and LaTeX."""
     if table.numbers is not None:
         _write_frame(table.numbers, folder / f"{table.name}.csv")
@@ -161,6 +160,6 @@ def _write_text(text: str, path: Path) -> None:
 
 
 def _write_meta(meta: Mapping[str, Any], stage: Path) -> None:
-    files = sorted({*_inside(stage), Path(META_FILE)})
+    files = sorted({*_inside(stage), Path(META)})
     content = {**meta, "files": [path.as_posix() for path in files]}
-    _write_text(json.dumps(content, indent=2, default=str) + "\n", stage / META_FILE)
+    _write_text(json.dumps(content, indent=2, default=str) + "\n", stage / META)

@@ -13,14 +13,14 @@ Found = Section | Iterable[Section] | None  # a section, one for each model, or 
 Build = Callable[[Analysis], Found]
 
 
-class Registered(NamedTuple):
+class RegisteredSection(NamedTuple):
     """A function that makes a section, and the reports that show it."""
 
     build: Build
     where: tuple[str, ...]
 
 
-SECTIONS: dict[str, Registered] = {}
+SECTIONS: dict[str, RegisteredSection] = {}
 
 
 def section(name: str, where: Sequence[str] = ("analysis",)) -> Callable[[Build], Build]:
@@ -34,7 +34,7 @@ def section(name: str, where: Sequence[str] = ("analysis",)) -> Callable[[Build]
         raise InputError(f"where must be a sequence of names of reports, got {where!r}")
 
     def enter(build: Build) -> Build:
-        SECTIONS[name] = Registered(build, tuple(where))
+        SECTIONS[name] = RegisteredSection(build, tuple(where))
         return build
 
     return enter

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from svda_analysis.render.latex import to_latex
-from svda_analysis.render.writer import META_FILE, write_document
-from svda_analysis.results import Analysis
+from svda_analysis.render.writer import write_document
+from svda_analysis.results import META, Analysis
 from svda_analysis.sections.analysis import analysis_document, latex_tables
 
 
@@ -48,5 +48,5 @@ def render_again(folder: str | os.PathLike[str]) -> list[Path]:
     Raises :class:`~svda_analysis.errors.InputError` when there is no analysis in it.
     """
     analysis = Analysis.load(folder)
-    meta = json.loads((Path(folder) / META_FILE).read_text(encoding="utf-8"))
+    meta = json.loads((Path(folder) / META).read_text(encoding="utf-8"))
     return write_report(analysis, folder, command=str(meta.get("command", "")))
