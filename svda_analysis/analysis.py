@@ -258,5 +258,6 @@ def _examples(subject: Subject, source: ImageSource, number: int) -> Examples | 
         return None
     logits = class_scores(found.output, subject.model, source.scores)
     predictions = np.full(len(images), -1) if logits is None else logits.argmax(-1).cpu().numpy()
-    maps = np.stack([a.half().cpu().numpy() for a in found.layers], axis=1)
+    alike = [a for a in found.layers if a.shape == found.layers[0].shape]  # heads may differ in number
+    maps = np.stack([a.half().cpu().numpy() for a in alike], axis=1)
     return Examples(pictures, labels.cpu().numpy(), predictions, maps, found.grid, found.prefix, source.classes)

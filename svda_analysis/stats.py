@@ -62,6 +62,8 @@ class Moments:
 
     def update(self, values: np.ndarray) -> None:
         """Add ``values (B, ...)``, one entry an image."""
+        if not len(values):
+            return
         batch = Moments()
         values = np.asarray(values, dtype=np.float64)
         batch.n, batch.mean = len(values), values.mean(0)

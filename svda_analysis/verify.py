@@ -31,12 +31,12 @@ from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.maps import logits_of
 from svda_analysis.model import ViT
+from svda_analysis.recipe import TrainConfig
 from svda_analysis.results import versions
 from svda_analysis.sources import ImageSource, for_model, open_source
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
 from svda_analysis.tap import AttentionRecord, capture, check_captured, evaluating
-from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
 
 ENERGIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)

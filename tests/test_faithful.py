@@ -19,6 +19,8 @@ from svda_analysis.faithful import (
 )
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.stats import mean_interval
+from svda_analysis.vocabulary import quantity
 
 
 def model_and_images(images=3, kind="dot"):
@@ -261,7 +263,8 @@ def test_the_table_holds_the_mean_and_interval_of_each_method_and_the_control():
         rows = table[table["source"] == name].set_index("indicator")
         for indicator, found in values.items():
             row = rows.loc[indicator]
-            low, high = stats.t.interval(0.95, 4, found.mean().item(), stats.sem(found.numpy()))
+            least, most = quantity(indicator).bounds()
+            low, high = mean_interval(found.mean().item(), stats.sem(found.numpy()), 4, low=least, high=most)
             wanted = [found.mean().item(), found.numpy().std(ddof=1), low, high]
             assert row[["mean", "std", "ci_low", "ci_high"]].tolist() == pytest.approx(wanted, abs=1e-6)
             assert row["n"] == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 
-from svda_analysis.document import Block, Document, Picture, Points, Section, Table
+from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word
 from svda_analysis.render.markdown import picture_path
 
@@ -71,7 +71,7 @@ def _html_section(section: Section, figures: str, known: set[str]) -> list[str]:
     return [f"<h{section.level}{mark}>{escape(section.title)}</h{section.level}>", *made]
 
 
-def _html_block(block: Block, section: Section, figures: str) -> str:
+def _html_block(block: Content, section: Section, figures: str) -> str:
     if isinstance(block, Table):
         return _html_table(block, titled=bool(block.title) and block.title != section.title)
     if isinstance(block, Picture):

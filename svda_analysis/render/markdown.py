@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from svda_analysis.document import Block, Document, Picture, Points, Section, Table
+from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.errors import one_line
 
 
@@ -24,7 +24,7 @@ def to_markdown(document: Document, *, figures: str = "figures") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_block(block: Block, section: Section, figures: str) -> list[str]:
+def _markdown_block(block: Content, section: Section, figures: str) -> list[str]:
     """The paragraphs of a block. The title of a table is a heading below its section's, unless it is the same."""
     if isinstance(block, Table):
         own = block.title and block.title != section.title

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svda_analysis.document import Block, Document, Picture, Points, Section, Table
+from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ def print_document(document: Document, console: Console | None = None) -> None:
             _print_block(block, section, console)
 
 
-def _print_block(block: Block, section: Section, console: Console) -> None:
+def _print_block(block: Content, section: Section, console: Console) -> None:
     if isinstance(block, Table):
         console.print(terminal_table(block, title=block.title != section.title))
         if block.note:
