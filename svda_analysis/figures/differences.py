@@ -93,7 +93,7 @@ def comparison_figure(comparison: pd.DataFrame, models: Models = None) -> Figure
 def plot_faithfulness(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
     """How much better than a random ranking each method's maps tell what the model decides by, one panel a measure.
 
-    Means of ``deletion_gain`` and ``insertion_gain`` with the 95 % intervals of ``comparison.summarise``: over runs, which
+    Means of ``deletion_gain`` and ``insertion_gain`` with the intervals of ``comparison.summarise``: over runs, which
     are faint dots, where a model has several, else over images. Above 0 the map tells something.
     """
     check_columns(table, ["model", "seed", "indicator", "source", "mean"])

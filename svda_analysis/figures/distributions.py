@@ -14,7 +14,7 @@ from svda_analysis.figures.style import TWO_COLUMNS, Models, Style
 
 def plot_distributions(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
     """Every head of every run by layer: selectivity, the sparsity of attention and the rank of the scores, one panel
-    each, one column of dots and one box (quartiles, whiskers to 1.5 times their distance) for each model."""
+    each, one column of dots for each model, with a bar at their median."""
     kinds, styles = present_pairs(table, STRUCTURE_PAIRS), drawn_styles(table, models)
     fig, style = own_figure(fig, TWO_COLUMNS, 1.45 * len(kinds) + 0.5)
     with style:
@@ -35,7 +35,9 @@ def _draw_heads(ax: Axes, rows: pd.DataFrame, styles: dict[str, Style]) -> None:
     frame = rows.assign(layer=rows["layer"].astype(int), model=rows["model"].astype(str))
     what = {"data": frame, "x": "layer", "y": "mean", "hue": "model", "hue_order": list(styles), "ax": ax}
     colors = {model: style.color for model, style in styles.items()}
-    sns.stripplot(**what, palette=colors, dodge=True, size=2, alpha=0.5, jitter=0.15, legend=False)
-    sns.boxplot(**what, palette=colors, fill=False, showfliers=False, linewidth=0.8, gap=0.2)
+    sns.stripplot(**what, palette=colors, dodge=True, jitter=False, size=3, alpha=0.4, legend=False)
+    apart = 0.8 * (1 - 1 / len(styles))  # as far as the columns of dots stand
+    bar = {"marker": "_", "linestyle": "none", "markersize": 9, "markeredgewidth": 1.5}
+    sns.pointplot(**what, palette=colors, dodge=apart or False, estimator="median", errorbar=None, **bar)
     if (own := ax.get_legend()) is not None:
         own.remove()
