@@ -1,0 +1,156 @@
+"""The figures that reports and studies show, in the order in which they are drawn. No torch here.
+
+A study of variants draws sigma and maps over epochs of the models whose traces its analysis holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pandas as pd
+
+from svda_analysis.document import Picture
+from svda_analysis.figures.attention_maps import plot_attention_maps, plot_matched_heads
+from svda_analysis.figures.differences import GAINS, comparison_figure, plot_faithfulness
+from svda_analysis.figures.distributions import plot_distributions
+from svda_analysis.figures.epochs import (
+    ORGANISING_PAIRS,
+    plot_all_over_epochs,
+    plot_epochs_by_layer,
+    plot_training_curves,
+)
+from svda_analysis.figures.heatmaps import plot_all_heatmaps
+from svda_analysis.figures.layers import plot_all_by_layer
+from svda_analysis.figures.map_similarity import plot_map_similarity
+from svda_analysis.figures.registry import figure
+from svda_analysis.figures.spectra import plot_spectra
+from svda_analysis.figures.structure import STRUCTURE_PAIRS, plot_structure
+from svda_analysis.figures.traces import plot_maps_over_epochs, plot_sigma_over_epochs
+from svda_analysis.results import Analysis
+from svda_analysis.vocabulary import FAITHFULNESS, quantity
+
+Pictures = Iterator[Picture]
+_MODELS = ("analysis", "study")
+_STUDIES = ("study", "variants")
+
+
+def _has_layers(frame: pd.DataFrame) -> bool:
+    """Whether an indicator was measured layer by layer."""
+    return bool(frame["layer"].notna().any())
+
+
+def _has_pairs(frame: pd.DataFrame, pairs: tuple[tuple[str, str], ...]) -> bool:
+    """Whether one of these (indicator, source) was measured."""
+    return not set(pairs).isdisjoint(frame[["indicator", "source"]].itertuples(index=False, name=None))
+
+
+@figure("accuracy_structure", where=_STUDIES)
+def _accuracy_structure(analysis: Analysis) -> Pictures:
+    if _has_pairs(analysis.table, STRUCTURE_PAIRS) and _has_pairs(analysis.table, (("accuracy", "test"),)):
+        yield Picture(name="accuracy_structure", draw=partial(plot_structure, analysis.table, models=analysis.models))
+
+
+@figure("comparison", where=_MODELS)
+def _comparison(analysis: Analysis) -> Pictures:
+    if (rows := analysis.comparison) is None:
+        return
+    own_figure = rows["indicator"].map(lambda name: quantity(str(name)).family == FAITHFULNESS).astype(bool)
+    rows = rows[~own_figure & rows["layer"].isna()]
+    if len(rows):
+        yield Picture(name="comparison", draw=partial(comparison_figure, rows, analysis.models))
+
+
+@figure("faithfulness", where=_MODELS)
+def _faithfulness(analysis: Analysis) -> Pictures:
+    if analysis.table["indicator"].isin(GAINS).any():
+        yield Picture(name="faithfulness", draw=partial(plot_faithfulness, analysis.table, models=analysis.models))
+
+
+@figure("by_layer", where=_MODELS)
+def _by_layer(analysis: Analysis) -> Pictures:
+    if _has_layers(analysis.table):
+        yield Picture(name="by_layer", draw=partial(plot_all_by_layer, analysis.table, models=analysis.models))
+
+
+@figure("distributions")
+def _distributions(analysis: Analysis) -> Pictures:
+    if _has_pairs(analysis.table, STRUCTURE_PAIRS):
+        yield Picture(name="distributions", draw=partial(plot_distributions, analysis.table, models=analysis.models))
+
+
+@figure("heatmaps", where=_MODELS)
+def _heatmaps(analysis: Analysis) -> Pictures:
+    if _has_layers(analysis.table):
+        yield Picture(name="heatmaps", draw=partial(plot_all_heatmaps, analysis.table, models=analysis.models))
+
+
+@figure("spectra", where=_MODELS)
+def _spectra(analysis: Analysis) -> Pictures:
+    for source in analysis.spectra["source"].unique():
+        draw = partial(plot_spectra, analysis.spectra, source=source, models=analysis.models)
+        yield Picture(name=f"spectra_{source}", draw=draw)
+
+
+@figure("attention_maps", where=_MODELS)
+def _attention_maps(analysis: Analysis) -> Pictures:
+    shown = {model: analysis.examples[model] for model in analysis.models if model in analysis.examples}
+    if shown:
+        yield Picture(name="attention_maps", draw=partial(plot_attention_maps, shown))
+
+
+@figure("training", where=_MODELS)
+def _training(analysis: Analysis) -> Pictures:
+    if analysis.history["indicator"].isin(["loss", "accuracy"]).any():
+        yield Picture(name="training", draw=partial(plot_training_curves, analysis.history, models=analysis.models))
+
+
+@figure("epochs", where=_MODELS)
+def _epochs(analysis: Analysis) -> Pictures:
+    if _has_layers(analysis.history):
+        yield Picture(name="epochs", draw=partial(plot_all_over_epochs, analysis.history, models=analysis.models))
+
+
+@figure("epochs_by_layer", where=("study",))
+def _epochs_by_layer(analysis: Analysis) -> Pictures:
+    if _has_pairs(analysis.history, ORGANISING_PAIRS):
+        draw = partial(plot_epochs_by_layer, analysis.history, models=analysis.models)
+        yield Picture(name="epochs_by_layer", draw=draw)
+
+
+@figure("sigma_over_epochs", where=_STUDIES)
+def _sigma_over_epochs(analysis: Analysis) -> Pictures:
+    for model in analysis.models:
+        trace = analysis.traces.get(model)
+        if trace is not None and trace.sigma is not None:
+            yield Picture(name=f"sigma_over_epochs_{model}", draw=partial(plot_sigma_over_epochs, trace))
+
+
+@figure("maps_over_epochs", where=_STUDIES)
+def _maps_over_epochs(analysis: Analysis) -> Pictures:
+    traces = {model: analysis.traces[model] for model in analysis.models if model in analysis.traces}
+    if traces and analysis.examples:
+        images = next(iter(analysis.examples.values())).images  # all models have the same
+        yield Picture(name="maps_over_epochs", draw=partial(plot_maps_over_epochs, traces, images))
+
+
+@figure("map_similarity", where=("analysis", *_STUDIES))
+def _map_similarity(analysis: Analysis) -> Pictures:
+    if "similarity" in analysis.maps:
+        yield Picture(name="map_similarity", draw=partial(plot_map_similarity, analysis.maps["similarity"]))
+
+
+@figure("matched_heads")
+def _matched_heads(analysis: Analysis) -> Pictures:
+    """For each pair of models: of the runs whose example maps are at hand, which are the first of each model."""
+    if "heads" not in analysis.maps:
+        return
+    first = {run.model: run.seed for run in reversed(analysis.runs)}
+    for (model, baseline), heads in analysis.maps["heads"].groupby(["model", "baseline"], sort=False):
+        if model == baseline or not {model, baseline} <= analysis.examples.keys() & first.keys():
+            continue
+        seeds = ((heads["seed"], first[str(model)]), (heads["baseline_seed"], first[str(baseline)]))
+        ours, theirs = (found.isna() if seed is None else found == seed for found, seed in seeds)
+        if len(shown := heads[ours & theirs]):
+            both = [analysis.examples[str(name)] for name in (model, baseline)]
+            yield Picture(name=f"matched_heads_{model}_{baseline}", draw=partial(plot_matched_heads, shown, *both))

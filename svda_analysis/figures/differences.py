@@ -1,0 +1,133 @@
+"""What differs between models, and whose maps tell more. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from svda_analysis.comparison import one_number_per_run, summarise
+from svda_analysis.figures.panels import own_figure, shared_legend
+from svda_analysis.figures.rows import axis_label, drawn_styles
+from svda_analysis.figures.style import BLACK, GREY, TWO_COLUMNS, Models, Names, Style, theme
+from svda_analysis.frames import check_columns
+from svda_analysis.vocabulary import label
+
+GAINS = ("deletion_gain", "insertion_gain")  # of a method over a random ranking: these compare models
+_NUMBERS = ("baseline_mean", "difference", "ci_low", "ci_high", "p_adjusted")
+
+
+def plot_comparison(
+    comparison: pd.DataFrame,
+    *,
+    layer: int | None = None,
+    models: Models = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Difference from the baseline in per cent of the baseline, with 95 % intervals: the rows of ``compare``.
+
+    ``layer`` None shows the whole-model rows. A filled marker says that the adjusted p is below 0.05 or, for
+    differences over images of single checkpoints, that the interval leaves out 0. A row whose baseline is 0 has no
+    relative difference and stays empty.
+    """
+    check_columns(comparison, ["model", "baseline", "indicator", "source", "layer", *_NUMBERS, "unit"], "comparison")
+    at = comparison["layer"].isna() if layer is None else (comparison["layer"] == layer).fillna(False)
+    rows = comparison[at].reset_index(drop=True)
+    check_columns(rows, [], "comparison, " + ("whole-model rows," if layer is None else f"rows of layer {layer},"))
+    names = [axis_label(comparison, rows.loc[[i]]) for i in rows.index]
+    rows = rows.assign(name=names)
+    styles = drawn_styles(rows, models)
+    ax = plt.gca() if ax is None else ax
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    for i, (model, style) in enumerate(styles.items()):
+        mine = rows[rows["model"] == model]
+        y = mine["name"].map(place).to_numpy(float) + (i - (len(styles) - 1) / 2) * min(0.25, 0.7 / len(styles))
+        _draw_differences(ax, mine, y, style)
+    ax.axvline(0, color=BLACK, lw=0.6, zorder=0)
+    ax.set_yticks(list(place.values()), list(place))
+    ax.set_ylim(len(place) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(f"Difference from {', '.join(rows['baseline'].unique())} (% of its value)")
+    _draw_comparison_legend(ax, styles, set(rows["unit"]))
+    return ax
+
+
+def _draw_differences(ax: Axes, rows: pd.DataFrame, y: np.ndarray, style: Style) -> None:
+    base = rows["baseline_mean"].abs()
+    value, low, high = (100 * rows[c] / base.where(base > 0) for c in ("difference", "ci_low", "ci_high"))
+    excludes_0 = (rows["ci_low"] > 0) | (rows["ci_high"] < 0)
+    clear = (rows["p_adjusted"] < 0.05).fillna(False) | ((rows["unit"] == "images") & excludes_0)
+    ax.hlines(y, low, high, color=style.color, lw=1.0)
+    face = [style.color if c else "white" for c in clear]
+    ax.scatter(value, y, s=16, c=face, edgecolors=style.color, marker=style.marker, linewidths=0.9, zorder=3)
+
+
+def _draw_comparison_legend(ax: Axes, styles: Mapping[str, Style], units: set[str]) -> None:
+    def handle(style: Style, face: str, text: str) -> Line2D:
+        return Line2D([], [], ls="none", marker=style.marker, color=style.color, mfc=face, label=text)
+
+    grey = Style(GREY, "o", "-")
+    test = [text for unit, text in (("seeds", "adjusted p < 0.05"), ("images", "interval without 0")) if unit in units]
+    handles = [handle(style, style.color, model) for model, style in styles.items()]
+    handles += [handle(grey, grey.color, " / ".join(test)), handle(grey, "white", "otherwise")]
+    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3 if len(styles) == 1 else 2)
+
+
+def comparison_figure(comparison: pd.DataFrame, models: Models = None) -> Figure:
+    """:func:`plot_comparison` of the whole models in a figure as high as its rows need."""
+    rows = comparison.loc[comparison["layer"].isna(), ["indicator", "source"]].drop_duplicates()
+    with theme():
+        fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.9 + 0.2 * len(rows)))
+        plot_comparison(comparison, models=models, ax=ax)
+    return fig
+
+
+# --- faithfulness -----------------------------------------------------------------------------------------------------
+
+
+def plot_faithfulness(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
+    """How much better than a random ranking each method's maps tell what the model decides by, one panel a measure.
+
+    Means of ``deletion_gain`` and ``insertion_gain`` with the intervals of ``comparison.summarise``: over runs, which
+    are faint dots, where a model has several, else over images. Above 0 the map tells something.
+    """
+    check_columns(table, ["model", "seed", "indicator", "source", "mean"])
+    rows = table[table["indicator"].isin(GAINS)]
+    check_columns(rows, [], f"table, rows of {' and '.join(GAINS)},")
+    styles, methods = drawn_styles(rows, models), list(rows["source"].unique())
+    runs, means = one_number_per_run(rows), summarise(rows)
+    fig, style = own_figure(fig, TWO_COLUMNS, 2.3)
+    with style:
+        axes = fig.subplots(1, len(GAINS), sharey=True)
+        for ax, indicator in zip(axes, GAINS, strict=True):
+            for at, (model, look) in enumerate(styles.items()):
+                shift = (at - (len(styles) - 1) / 2) * 0.6 / len(styles)
+                ours = [f[(f["model"] == model) & (f["indicator"] == indicator)] for f in (runs, means)]
+                _draw_gains(ax, ours[0], ours[1].set_index("source"), methods, shift, model, look)
+            ax.axhline(0, color=BLACK, lw=0.6, zorder=0)
+            ax.set_xticks(range(len(methods)), [name.replace("_", " ") for name in methods])
+            ax.set_xlim(-0.5, len(methods) - 0.5)
+            ax.set_title(label(indicator))
+        axes[0].set_ylabel("Gain over a random ranking")
+        shared_legend(fig, axes[:1])
+    return fig
+
+
+def _draw_gains(
+    ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, methods: Names, shift: float, model: str, look: Style
+) -> None:
+    for at, method in enumerate(methods):
+        if method not in means.index:
+            continue
+        x, values = at + shift, runs.loc[runs["source"] == method, "mean"]
+        mean, low, high = means.loc[method, ["mean", "ci_low", "ci_high"]].to_numpy(float)
+        if len(values) > 1:
+            ax.plot([x] * len(values), values, ls="none", marker=".", ms=3, color=look.color, alpha=0.4)
+        ax.vlines(x, low, high, color=look.color, lw=1.2)
+        text = model if at == 0 else "_"
+        ax.plot(x, mean, ls="none", marker=look.marker, color=look.color, label=text)

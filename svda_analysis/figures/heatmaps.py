@@ -1,0 +1,154 @@
+"""Heads by layers as heat maps. No torch here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from svda_analysis.figures.panels import brief, least_span, own_figure
+from svda_analysis.figures.rows import axis_label, choose, drawn_styles, last_epoch, layered_pairs, of_models, rows_of
+from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles
+
+
+def plot_indicator_heatmap(
+    table: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    model: str | None = None,
+    seed: int | None = None,
+    ax: Axes | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    cbar: bool = True,
+) -> Axes:
+    """Heads (rows) by layers (columns) of one run of one model.
+
+    Head 1 of one run has nothing to do with head 1 of another, so runs are not averaged: with several seeds the map
+    shows ``seed``, or the lowest, and the title says so.
+    """
+    rows = last_epoch(rows_of(table, indicator, source))
+    text = axis_label(table, rows)
+    model = choose("model", model, list(rows["model"].unique()))
+    rows = rows[rows["model"] == model]
+    seeds = sorted(rows["seed"].dropna().unique())
+    title = str(model)
+    if seeds:
+        seed = choose("seed", seeds[0] if seed is None else seed, seeds)
+        rows = rows[rows["seed"] == seed]
+        title += f", seed {seed}" + (f" (1 of {len(seeds)} runs)" if len(seeds) > 1 else "")
+    ax = plt.gca() if ax is None else ax
+    mesh = _draw_cells(ax, rows, vmin, vmax)
+    if cbar:
+        ax.figure.colorbar(mesh, ax=ax, label=text, pad=0.02).outline.set_visible(False)
+    ax.set(title=title, xlabel="Layer", ylabel="Head")
+    return ax
+
+
+def _draw_cells(ax: Axes, rows: pd.DataFrame, vmin: float | None, vmax: float | None) -> QuadMesh:
+    layer, head = rows["layer"].to_numpy(int), rows["head"].to_numpy(int)
+    cells = np.full((head.max() - head.min() + 1, layer.max() - layer.min() + 1), np.nan)
+    cells[head - head.min(), layer - layer.min()] = rows["mean"]
+    x, y = (np.arange(i.min(), i.max() + 2) - 0.5 for i in (layer, head))  # edges: a cell is centred on its number
+    line: dict[str, Any] = {"edgecolors": "face", "linewidth": 0.1}
+    if cells.size <= 60:
+        line = {"edgecolors": "white", "linewidth": 0.3}
+    mesh = ax.pcolormesh(x, y, cells, vmin=vmin, vmax=vmax, cmap=HEAT, **line)
+    ax.set_ylim(y[-1], y[0])  # head 0 on top
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return mesh
+
+
+def plot_indicator_heatmaps(
+    table: pd.DataFrame,
+    *,
+    indicator: str,
+    source: str | None = None,
+    seed: int | None = None,
+    models: Models = None,
+    fig: Figure | None = None,
+) -> Figure:
+    """:func:`plot_indicator_heatmap` of each model, side by side on one colour scale with one colour bar.
+
+    A model of ``models`` without this indicator (no sigma in a baseline) leaves its place empty.
+    """
+    rows = rows_of(table, indicator, source)
+    names = list(models or drawn_styles(rows, None))
+    fig, style = own_figure(fig, ONE_COLUMN if len(names) == 1 else TWO_COLUMNS, 1.9)
+    with style:
+        axes = fig.subplots(1, len(names) + 1, squeeze=False, width_ratios=[1] * len(names) + [0.05])[0]
+        _draw_heat_row(axes, table, indicator, source, names, seed)
+        axes[-1].set_ylabel(axis_label(table, rows))
+    return fig
+
+
+def _draw_heat_row(
+    axes: Any, table: pd.DataFrame, indicator: str, source: str | None, names: Names, seed: int | None = None
+) -> None:
+    """A heat map of each model of ``names``, and on the last Axes the colour bar that they share."""
+    rows = last_epoch(rows_of(table, indicator, source))
+    shown = rows[rows["model"].isin(list(drawn_styles(rows, names)))]
+    what: dict[str, Any] = {"indicator": indicator, "source": source, "seed": seed}
+    vmin, vmax = least_span(shown["mean"].min(), shown["mean"].max())
+    scale: dict[str, Any] = {"vmin": vmin, "vmax": vmax, "cbar": False}
+    present = [model for model in names if model in set(shown["model"])]
+    for ax, model in zip(axes, names, strict=False):
+        if model in present:
+            plot_indicator_heatmap(table, model=model, ax=ax, **what, **scale)
+            colors = ax.collections[0]
+        else:
+            ax.set_axis_off()
+        if model != present[0]:
+            ax.set_ylabel("")
+    bar = axes[-1].figure.colorbar(colors, cax=axes[-1])
+    bar.outline.set_visible(False)
+
+
+def plot_all_heatmaps(
+    table: pd.DataFrame, *, skip: Names = (), models: Models = None, fig: Figure | None = None
+) -> Figure:
+    """Every indicator that has layers (but those in ``skip``): heads (rows) by layers (columns) of each model.
+
+    As :func:`plot_indicator_heatmaps`: one colour scale for each indicator, one run of each model (its lowest seed).
+    """
+    table = of_models(table, models)
+    pairs, names = layered_pairs(table, skip), list(model_styles(table, models))
+    across = min(4, max(1, 6 // len(names)))
+    down, width = math.ceil(len(pairs) / across), len(names) + 1
+    fig, style = own_figure(fig, TWO_COLUMNS, 1.0 * down + 0.3)
+    with style:
+        ratios = [*[1] * len(names), 0.07] * across
+        grid = fig.subplots(down, across * width, squeeze=False, width_ratios=ratios)
+        blocks = grid.reshape(down * across, width)
+        for axes, (indicator, source) in zip(blocks, pairs, strict=False):
+            _draw_heat_row(axes, table, indicator, source, names)
+            for ax, model in zip(axes, names, strict=False):
+                ax.set(xlabel="", ylabel="", title=brief(model, 18) if ax.get_title() else "")
+                ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+            axes[0].set_title(axis_label(table, rows_of(table, indicator, source)) + "\n", loc="left")
+        for ax in blocks[len(pairs) :].ravel():
+            ax.set_visible(False)
+        fig.suptitle(_runs_shown(table, names), fontsize=7, x=0.99, ha="right")
+        fig.supxlabel("Layer", fontsize=7.5)
+        fig.supylabel("Head", fontsize=7.5)
+    return fig
+
+
+def _runs_shown(table: pd.DataFrame, names: Names) -> str:
+    lowest = table.groupby("model")["seed"].min().reindex(list(names)).dropna()
+    if lowest.empty:
+        return ""
+    if len(set(lowest)) == 1:
+        return f"one run of each model: seed {lowest.iloc[0]}"
+    return "one run of each model: " + ", ".join(f"{model} seed {seed}" for model, seed in lowest.items())

@@ -1,0 +1,44 @@
+"""How alike the maps of two models are. No torch here."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from svda_analysis.figures.panels import own_figure
+from svda_analysis.figures.rows import choose
+from svda_analysis.figures.style import HEAT, TWO_COLUMNS
+from svda_analysis.frames import check_columns
+
+_NEEDED = ("model", "baseline", "layer_a", "layer_b", "measure", "images", "similarity")
+
+
+def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: Figure | None = None) -> Figure:
+    """How alike the maps of two models are, layer by layer: a column for each pair of models, a row for each kind of
+    images.
+
+    ``similarity`` is the frame of that name from :func:`svda_analysis.compare_maps`, with columns ``model`` and
+    ``baseline``; the mean over pairs of runs is drawn, all panels on one scale.
+    """
+    check_columns(similarity, _NEEDED, "similarity")
+    rows = similarity[similarity["measure"] == choose("measure", measure, list(similarity["measure"].unique()))]
+    pairs, kinds = (list(rows.groupby(keys, sort=False).groups) for keys in (["model", "baseline"], "images"))
+    width, high = min(TWO_COLUMNS, 1.9 * len(pairs) + 0.6), float(rows["similarity"].max())
+    fig, style = own_figure(fig, width, 1.0 * (width - 0.6) / len(pairs) * len(kinds) + 0.2)
+    with style:
+        axes = fig.subplots(len(kinds), len(pairs), squeeze=False)
+        panels = rows.groupby(["images", "model", "baseline"])
+        where = [(kind, pair) for kind in kinds for pair in pairs]
+        for ax, (kind, (model, baseline)) in zip(axes.flat, where, strict=True):
+            cells = panels.get_group((kind, model, baseline)).pivot_table(
+                index="layer_a", columns="layer_b", values="similarity"
+            )
+            drawn = ax.imshow(cells.to_numpy(dtype=float), cmap=HEAT, vmin=0, vmax=high)
+            other = baseline if model != baseline else f"{model}, other seed"
+            ax.set(xlabel=f"Layer of {other}", ylabel=f"Layer of {model}", title=f"{kind} image")
+        for ax in axes.flat:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        fig.colorbar(drawn, ax=axes, label="1 - Jensen-Shannon distance" if measure == "js" else measure.capitalize())
+    return fig

@@ -1,0 +1,106 @@
+"""What panels share: their figure, ticks, limits, legends, pictures and colour bars. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from svda_analysis.figures.style import GREY, HEAT, theme
+
+
+def own_figure(fig: Figure | None, width: float, height: float) -> tuple[Figure, AbstractContextManager[None]]:
+    """``fig`` in the style in force, or a new figure in the paper style."""
+    if fig is not None:
+        return fig, nullcontext()
+    with theme():
+        return plt.figure(figsize=(width, height)), theme()
+
+
+def panel_grid(fig: Figure, down: int, across: int, count: int, **options: Any) -> np.ndarray:
+    """``count`` Axes in rows of ``across``; those that are left over are not shown."""
+    axes = fig.subplots(down, across, squeeze=False, **options).ravel()
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return np.asarray(axes[:count])
+
+
+def integer_ticks(ax: Axes) -> None:
+    """Whole numbers along x, for layers and epochs."""
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def least_span(low: float, high: float) -> tuple[float, float]:
+    """Limits at least 1 % of the values apart, so that rounding does not look like structure."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return 0.0, 1.0
+    lack = 0.01 * max(abs(low), abs(high)) - (high - low)
+    return (low - lack / 2, high + lack / 2) if lack > 0 else (low, high)
+
+
+# --- legends ----------------------------------------------------------------------------------------------------------
+
+
+def runs_text(seeds: int) -> str:
+    """How many runs a mean is over."""
+    return f"{seeds} seeds" if seeds > 1 else "1 run"
+
+
+def shared_legend(fig: Figure, axes: Iterable[Axes], *notes: Line2D) -> None:
+    """One legend over all panels: what they draw, then the ``notes``."""
+    handles = {str(note.get_label()): note for note in notes}
+    fullest_last = sorted(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+    for ax in fullest_last:  # whose order is that of all models
+        handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)) | handles
+    fitting = int(16 * fig.get_figwidth() / (max(map(len, handles)) + 6))  # of the longest label, at this type size
+    ncols = min(len(handles), 5, max(1, fitting))
+    fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=ncols)
+
+
+def legend_note(label: str, **look: Any) -> Line2D:
+    """A grey entry of a legend that speaks of no model."""
+    return Line2D([], [], color=GREY, label=label, **look)
+
+
+# --- pictures and maps ------------------------------------------------------------------------------------------------
+
+
+def bare(ax: Axes) -> None:
+    """No ticks and no frame: what is drawn speaks for itself."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def show_picture(ax: Axes, picture: np.ndarray) -> None:
+    """An image ``(H, W, C) uint8`` with one or three channels as it is."""
+    ax.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+    bare(ax)
+
+
+def show_map(ax: Axes, values: np.ndarray) -> AxesImage:
+    """A map ``(rows, columns)`` relative to its own largest value."""
+    drawn = ax.imshow(values / max(float(values.max()), 1e-30), cmap=HEAT, vmin=0, vmax=1)
+    bare(ax)
+    return drawn
+
+
+def map_bar(fig: Figure, drawn: AxesImage, text: str) -> None:
+    """The colour bar under a figure of maps that are each relative to their own largest value."""
+    bar = fig.colorbar(
+        drawn, ax=fig.axes, location="bottom", ticks=[0, 1], shrink=0.3, aspect=30, pad=0.02, panchor=False
+    )
+    bar.set_label(text)
+    bar.outline.set_visible(False)
+
+
+def brief(name: str, room: int) -> str:
+    """``name`` in at most ``room`` characters."""
+    return name if len(name) <= room else name[: room - 1].rstrip() + "…"

@@ -1,0 +1,97 @@
+"""Which figures there are, and where each is drawn: one decorator enters one. No torch here.
+
+    @figure("my_figure", where=("analysis",))
+    def my_figure(analysis: Analysis) -> Iterator[Picture]:
+        if len(analysis.table):
+            yield Picture(name="my_figure", draw=partial(plot_mine, analysis.table, models=analysis.models))
+
+A figure yields a :class:`~svda_analysis.document.Picture` for each of its files, and none where its data are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from svda_analysis.document import Picture
+from svda_analysis.errors import InputError
+from svda_analysis.figures.style import Models, Names, model_styles
+from svda_analysis.results import Analysis
+
+PLACES = (
+    "analysis",
+    "study",
+    "variants",
+)  # a report of checkpoints; a study of models; a study of one model's variants
+Draw = TypeVar("Draw", bound=Callable[[Analysis], Iterator[Picture]])
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureSpec:
+    """A figure by name: ``where`` it is drawn, and what gives its pictures."""
+
+    name: str
+    where: tuple[str, ...]
+    draw: Callable[[Analysis], Iterator[Picture]]
+
+
+FIGURES: dict[str, FigureSpec] = {}
+
+
+def figure(name: str, where: tuple[str, ...] = ("analysis",)) -> Callable[[Draw], Draw]:
+    """Decorator: enter the function in :data:`FIGURES` (in the place of one of that name) and return it unchanged.
+
+    Figures are drawn in the order in which they were entered.
+    """
+    if unknown := [place for place in where if place not in PLACES]:
+        raise InputError(f"where must hold only {', '.join(PLACES)}, got {', '.join(map(str, unknown))}")
+
+    def enter(draw: Draw) -> Draw:
+        FIGURES[name] = FigureSpec(name, tuple(where), draw)
+        return draw
+
+    return enter
+
+
+def pictures(analysis: Analysis, where: str = "analysis", *, models: Models = None) -> list[Picture]:
+    """Every picture of :data:`FIGURES` at that place that the data allow; each is drawn when its ``draw`` is called.
+
+    ``models`` are the only ones drawn, in that order (default: baselines first, then by name): the figures get an
+    analysis whose ``models`` they are, so that each model keeps its colour through all of them.
+    """
+    if where not in PLACES:
+        raise InputError(f"where must be one of {', '.join(PLACES)}, got {where!r}")
+    shown = _InOrder.of(analysis, models or drawing_order(analysis))
+    return [picture for spec in FIGURES.values() if where in spec.where for picture in spec.draw(shown)]
+
+
+def drawing_order(analysis: Analysis) -> list[str]:
+    """The models of an analysis, baselines first, then by name."""
+    frames = (frame for frame in (analysis.table, analysis.spectra, analysis.history) if len(frame))
+    return list(dict.fromkeys(model for frame in frames for model in model_styles(frame)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _InOrder(Analysis):
+    """An analysis of chosen models, in the order in which they are drawn."""
+
+    order: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.order)
+
+    @functools.cached_property
+    def comparison(self) -> pd.DataFrame | None:
+        return super().comparison
+
+    @staticmethod
+    def of(analysis: Analysis, models: Names) -> _InOrder:
+        fields: dict[str, Any] = {f.name: getattr(analysis, f.name) for f in dataclasses.fields(Analysis)}
+        for name in ("table", "spectra", "history"):
+            fields[name] = fields[name][fields[name]["model"].isin(models)]
+        return _InOrder(**fields, order=tuple(models))

@@ -1,0 +1,29 @@
+"""What a compression costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from figure_frames import (
+    close_figures,  # noqa: F401  # it closes the figures of each test by itself
+    line,
+)
+
+from svda_analysis import figures
+from svda_analysis.errors import InputError
+
+
+def test_compression_draws_points_and_says_where_the_control_lies():
+    rows = []
+    for criterion, change in (("operator", -0.01), ("random", -0.5)):
+        for share in (0.2, 0.4):
+            numbers = {f"{how}_{end}": change for how in ("masked", "removed") for end in ("change", "low", "high")}
+            rows.append({"criterion": criterion, "directions_removed": share, "rows_removed": share, **numbers})
+    left, right = figures.plot_compression({"svda": pd.DataFrame(rows)}).axes
+    for ax in (left, right):
+        np.testing.assert_allclose(line(ax, "operator").get_xdata(), [20, 40])
+        np.testing.assert_allclose(line(ax, "operator").get_ydata(), [-1, -1])
+        assert [text.get_text() for text in ax.texts] == ["random: below, -50 at best"]
+    with pytest.raises(InputError, match="curve of svda lacks the columns rows_removed"):
+        figures.plot_compression({"svda": pd.DataFrame(rows).drop(columns="rows_removed")})
