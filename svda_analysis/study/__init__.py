@@ -1,4 +1,4 @@
-"""Studies: the runs that a manifest asks for, measured once, and their report. Names are imported when they are used."""
+"""Studies: the runs that a manifest asks for, measured once, and their report. Names are imported when used."""
 
 import lazy_loader
 

@@ -1,7 +1,6 @@
 from .costs import Size, model_size
-from .flat import render_flat_study
 from .manifest import Manifest, PlannedRun, StudyOptions, default_preset, load_manifest, packaged_manifests
-from .report import render_study_again, write_paper, write_study
+from .report import read_study, render_study_again, write_paper, write_study
 from .result import DatasetResult, StudyResult
 from .runs import Trained, find_checkpoints, train_missing
 
@@ -18,7 +17,7 @@ __all__ = [
     "load_manifest",
     "model_size",
     "packaged_manifests",
-    "render_flat_study",
+    "read_study",
     "render_study_again",
     "train_missing",
     "write_paper",

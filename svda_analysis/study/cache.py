@@ -98,7 +98,7 @@ def subject_key(
     checkpoint = checkpoint_of(subject)
     images = [data.name, data.split, len(data), data.mean]
     chosen = list(INDICATORS.values()) if indicators is None else list(indicators)
-    about = [subject.seed, subject.epoch, _plain(checkpoint.config), settings, images, measuring_code()]
+    about = [subject.seed, subject.epoch, repr(checkpoint.config), settings, images, measuring_code()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for one in chosen:
         digest.update(json.dumps(indicator_source(one)).encode())
@@ -125,7 +125,7 @@ def _function_text(function: Callable[..., Any]) -> list[str]:
         text = inspect.getsource(function)
     except (OSError, TypeError):
         text = code.co_code.hex() + repr(code.co_names) if code else type(function).__qualname__
-    bound = [*(getattr(function, "__defaults__", None) or ()), *(getattr(function, "__kwdefaults__", None) or {}).items()]
+    bound = [*(getattr(function, "__defaults__", None) or ())]
     bound += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     constants = [value for value in code.co_consts if isinstance(value, str | int | float)] if code else []
     return [text, *(_value_text(value) for value in [*constants, *bound])]
@@ -152,7 +152,3 @@ def measuring_files() -> list[Path]:
     places = [_PACKAGE.joinpath(*name.split(".")) for name in MEASURING_MODULES]
     groups = (sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")] for place in places)
     return [file for group in groups for file in group]
-
-
-def _plain(config: Any) -> str:
-    return repr(config)

@@ -1,15 +1,13 @@
-"""Reports of studies as version 0.1 wrote them, ``data/<data set>_indicators.csv``, brought to today's layout.
+"""Reports of studies as version 0.1 wrote them, ``data/<data set>_indicators.csv``, read as results. No torch here.
 
-Their frames had six digits and no limits, which the vocabulary knows; seconds and memory come from their table of costs.
-Traces were not kept, so figures of them are carried over as files.
+Their frames had six digits and no limits, which the vocabulary knows; seconds and memory stand in their table of costs.
+Traces and examples were not kept: figures of them are carried over as files.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from svda_analysis.formatting import file_word
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.results import Analysis, Run, read_frame
 from svda_analysis.study.costs import Size, in_order
-from svda_analysis.study.report import study_of, write_study
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, nothing_measured
 from svda_analysis.study.sections import study_pictures
 from svda_analysis.vocabulary import known_bounds
@@ -27,58 +24,41 @@ from svda_analysis.vocabulary import known_bounds
 _LIMITS = ("low", "high")
 
 
-def render_flat_study(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write a report of version 0.1 again, in today's layout, from what lies in its folder; returns the files.
-
-    Figures whose data it did not keep stay as they are.
-    """
-    place = Path(folder)
-    meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+def read_flat_results(place: Path, meta: dict[str, Any]) -> list[DatasetResult]:
+    """The data sets of a report of version 0.1 that lies in ``place``."""
     costs = pd.read_csv(place / "tables" / "t1_cost.csv", dtype={"data": "string", "model": "string"})
-    titles = list(dict.fromkeys(costs["data"]))
-    results = [
-        _dataset_in(place, name, title, costs[costs["data"] == title], meta)
+    titles = dict.fromkeys(costs["data"])
+    return [
+        _flat_result(place, name, str(title), costs[costs["data"] == title], meta)
         for name, title in zip(meta["manifest"]["datasets"], titles, strict=True)
     ]
-    study = study_of(meta, results)
-
-    def keep(stage: Path) -> None:
-        for figure in _not_drawn(study.of_variants, results, meta["files"]):
-            (stage / "figures").mkdir(exist_ok=True)
-            shutil.copy2(place / figure, stage / figure)
-
-    return write_study(study, place, meta, keep=keep)
 
 
-def _dataset_in(place: Path, name: str, title: str, costs: pd.DataFrame, meta: dict[str, Any]) -> DatasetResult:
-    stem = place / "data" / file_word(name)
-    kinds = {**{model: fields["attention"] for model, fields in meta["manifest"]["variants"].items()}}
-    if not (table_file := Path(f"{stem}_indicators.csv")).exists():
-        sizes = _flat_sizes(costs, kinds)
+def _flat_result(place: Path, name: str, title: str, costs: pd.DataFrame, meta: dict[str, Any]) -> DatasetResult:
+    stem, asked = place / "data" / file_word(name), meta["manifest"]["variants"]
+    sizes = _flat_sizes(costs, {model: fields["attention"] for model, fields in asked.items()})
+    if not Path(f"{stem}_indicators.csv").exists():
         return DatasetResult(name=name, title=title, sizes=sizes, missing=NOT_AT_HAND, analysis=nothing_measured())
-    table, history = (_flat_frame(path) for path in (table_file, Path(f"{stem}_history.csv")))
-    kinds |= dict(table[["model", "attention"]].drop_duplicates().itertuples(index=False, name=None))
-    models, datasets = list(table["model"].unique()), set(table["dataset"].dropna())
-    runs = tuple(_flat_run(run) for run in meta["runs"] if run["recipe"].get("dataset", name) in datasets | {name})
-    spectra = Path(f"{stem}_spectra.csv")
     analysis = Analysis(
-        table=table,
-        spectra=read_frame(spectra, SPECTRA_COLUMNS) if spectra.exists() else make_frame([], SPECTRA_COLUMNS),
-        history=history,
-        runs=runs,
+        table=_flat_frame(Path(f"{stem}_indicators.csv")),
+        spectra=_flat_spectra(Path(f"{stem}_spectra.csv")),
+        history=_flat_frame(Path(f"{stem}_history.csv")),
+        runs=tuple(_flat_run(run) for run in meta["runs"] if run["recipe"].get("dataset") == name),
         versions=meta["versions"],
     )
-    traced = any(f"{file_word(name)}_maps_over_epochs" in file for file in meta["files"])
-    sizes = _flat_sizes(costs, kinds)
     found = DatasetResult(
-        name=name,
-        title=title,
-        sizes=sizes,
-        analysis=analysis,
-        source=_source_line(place, title),
-        untraced=() if traced else tuple(model for model in sizes if model in models),
+        name=name, title=title, sizes=sizes, analysis=analysis, source=_source_line(place / "README.md", title)
     )
-    return found
+    analysis = dataclasses.replace(analysis, baseline=found.baseline)
+    carried = _carried(found, meta["manifest"]["study"], meta["files"])
+    traced = any("_over_epochs" in figure for figure in carried)
+    return dataclasses.replace(
+        found, analysis=analysis, carried=carried, untraced=() if traced else tuple(found.trained)
+    )
+
+
+def _flat_spectra(path: Path) -> pd.DataFrame:
+    return read_frame(path, SPECTRA_COLUMNS) if path.exists() else make_frame([], SPECTRA_COLUMNS)
 
 
 def _flat_frame(path: Path) -> pd.DataFrame:
@@ -112,18 +92,15 @@ def _flat_run(run: dict[str, Any]) -> Run:
     return Run(**who, path=run["checkpoint"], dataset=run["recipe"].get("dataset"), settings=settings)
 
 
-def _source_line(place: Path, title: str) -> str:
+def _source_line(page: Path, title: str) -> str:
     """What the old page said of a data set's images."""
-    lines = (place / "README.md").read_text(encoding="utf-8").split("\n")
-    return next((line.removeprefix(f"- {title}: ") for line in lines if line.startswith(f"- {title}: ")), "")
+    start = f"- {title}: "
+    lines = page.read_text(encoding="utf-8").split("\n")
+    return next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
 
 
-def _not_drawn(of_variants: bool, results: list[DatasetResult], files: list[str]) -> list[str]:
-    """The figures of the old report that its data do not give."""
-    drawn = {
-        picture.name
-        for result in results
-        if result.trained
-        for picture in study_pictures(result, of_variants=of_variants)
-    }
-    return [file for file in files if file.startswith("figures/") and Path(file).stem not in drawn]
+def _carried(result: DatasetResult, of_variants: bool, files: list[str]) -> tuple[str, ...]:
+    """The figures of the old report that its data do not give, in the order of sigma, then maps."""
+    drawn = {picture.name for picture in study_pictures(result, of_variants=of_variants)}
+    own = [Path(file).stem for file in files if file.startswith(f"figures/{file_word(result.name)}_")]
+    return tuple(sorted({name for name in own if name not in drawn}, reverse=True))

@@ -1,9 +1,9 @@
-"""What a study found, as plain data: one :class:`DatasetResult` for each data set, and the study over them. No torch."""
+"""What a study found, as plain data: one :class:`DatasetResult` for each data set, and the study of them. No torch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -29,7 +29,8 @@ class DatasetResult:
 
     ``analysis`` holds their final numbers (``table``), those of each epoch (``history``), spectra, examples, traces and
     maps; it is empty where ``missing`` says why nothing was run. ``sizes`` go by model, in the order in which models
-    are shown; ``source`` says which images were seen; ``untraced`` are the models whose checkpoints hold no trace.
+    are shown; ``source`` says which images were seen; ``untraced`` are the models whose checkpoints hold no trace;
+    ``carried`` names the figures of an earlier report that the analysis cannot draw and that are kept as files.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DatasetResult:
     missing: str = ""
     source: str = ""
     untraced: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
@@ -87,6 +89,17 @@ class StudyResult:
     variants: Mapping[str, Mapping[str, Any]]
     of_variants: bool = False
     margin: float = 0.5
+
+    @staticmethod
+    def of(manifest: Mapping[str, Any], results: Iterable[DatasetResult]) -> StudyResult:
+        """The results of a study whose manifest is given as plain values, as ``meta.json`` holds it."""
+        return StudyResult(
+            title=manifest["title"],
+            datasets=tuple(results),
+            variants=manifest["variants"],
+            of_variants=manifest["study"],
+            margin=manifest["analysis"]["margin"],
+        )
 
     @property
     def base(self) -> str:

@@ -1,7 +1,7 @@
 """The runs of a study: those of its manifest, trained where they are missing, or those that a folder holds.
 
-Training can be stopped at any moment and started again: it resumes from the last whole epoch. A checkpoint is read once:
-what goes on from here is its :class:`~svda_analysis.subject.Subject`.
+Training can be stopped at any moment and started again: it resumes from the last whole epoch. A checkpoint is read
+once: what goes on from here is its :class:`~svda_analysis.subject.Subject`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,9 @@ def _figures(study: StudyResult) -> list[Section]:
     made = []
     for result in study.datasets:
         if result.trained:
-            blocks: list[Block] = [*study_pictures(result, of_variants=study.of_variants), *_untraced(result)]
+            carried = [f"![{spoken(name)}](figures/{name}.png)" for name in result.carried]
+            drawn = study_pictures(result, of_variants=study.of_variants)
+            blocks: list[Block] = [*drawn, *carried, *_untraced(result)]
             name, title = f"figures_{file_word(result.name)}", f"{result.title}: figures"
             made.append(Section(name=name, title=title, blocks=tuple(blocks)))
     return made
