@@ -15,7 +15,7 @@ A manifest names data sets, kinds of attention and seeds, and what differs from 
     recipe = { epochs = 16 }
     [variants.start_one]                       # a further model: any fields of either, attention "svda" if not said
     sigma_start = "one"
-    [analysis]                                 # see AnalysisOptions
+    [analysis]                                 # see StudyOptions
     images = 2000
 
 What stands nearer wins: variant, then data set, then manifest, then preset. The package brings ``paper``, ``sigma`` and
@@ -47,7 +47,7 @@ _SHARED = {name: field for name, field in _MODEL.items() if name != "attention"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalysisOptions:
+class StudyOptions:
     """How each checkpoint is measured: on at most ``images`` test images (None: all), until every interval is within
     ``precision`` of its range; ``energy_images`` tell how the data weigh the directions of the scores; ``maps`` images
     compare attention maps head by head (None: not done); ``examples`` images have their maps drawn; ``margin`` is how
@@ -75,7 +75,7 @@ class DatasetPlan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class PlannedRun:
     """One training run of a study; ``name`` is the model's, shared by its seeds."""
 
     dataset: str
@@ -101,11 +101,11 @@ class Manifest:
     seeds: tuple[int, ...]
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    analysis: AnalysisOptions = dataclasses.field(default_factory=AnalysisOptions)
+    analysis: StudyOptions = dataclasses.field(default_factory=StudyOptions)
     mixed_precision: Precision = "auto"
     study: bool = False
 
-    def runs(self, dataset: str) -> list[Run]:
+    def runs(self, dataset: str) -> list[PlannedRun]:
         """The runs on one data set, seed by seed. Raises :class:`InputError` for a value that its field refuses."""
         plan, found = self.datasets[dataset], []
         for seed in self.seeds:
@@ -114,7 +114,7 @@ class Manifest:
                 config = {key: value for key, value in given.items() if key in _MODEL}
                 recipe = {key: value for key, value in given.items() if key in _RECIPE}
                 found.append(
-                    Run(
+                    PlannedRun(
                         dataset=dataset,
                         name=name,
                         config=ViTConfig.preset(plan.preset, **config),
@@ -216,8 +216,8 @@ def _dataset(name: str, table: Any) -> DatasetPlan:
     )
 
 
-def _analysis(table: dict[str, Any]) -> AnalysisOptions:
-    _check_keys(table, [field.name for field in dataclasses.fields(AnalysisOptions)], "analysis.")
+def _analysis(table: dict[str, Any]) -> StudyOptions:
+    _check_keys(table, [field.name for field in dataclasses.fields(StudyOptions)], "analysis.")
     least, most = {"maps": 8}, {"precision": 1, "margin": 100}
     for key, value in table.items():
         whole = key not in ("precision", "margin")
@@ -225,7 +225,7 @@ def _analysis(table: dict[str, Any]) -> AnalysisOptions:
             raise InputError(f"analysis.{key} must be a {'whole ' if whole else ''}number above 0, got {value!r}")
         if not least.get(key, 0) <= value < most.get(key, math.inf):
             raise InputError(f"analysis.{key} must be {_range(least.get(key), most.get(key))}, got {value!r}")
-    return AnalysisOptions(**table)
+    return StudyOptions(**table)
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -1,0 +1,154 @@
+"""What was measured before: a folder of analyses, each under a key of all that its numbers depend on.
+
+An entry is what :meth:`~svda_analysis.results.Analysis.save` writes. It is made in a hidden folder that then takes its
+place, so that a killed run leaves no half of one; a damaged entry counts as none.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from svda_analysis.data import ImageData
+from svda_analysis.errors import InputError
+from svda_analysis.indicators import INDICATORS, Indicator
+from svda_analysis.results import Analysis
+from svda_analysis.study.runs import checkpoint_of
+from svda_analysis.subject import Subject
+
+UNFINISHED = ".unfinished-"
+# Where numbers come from: a change in any of these files is another key.
+MEASURING_MODULES = (
+    "analysis",
+    "attention",
+    "checkpoint",
+    "compact",
+    "data",
+    "directions",
+    "frames",
+    "indicators",
+    "kinds",
+    "map_comparison",
+    "maps",
+    "matching",
+    "model",
+    "results",
+    "sources",
+    "specs",
+    "stats",
+    "streaming",
+    "subject",
+    "tap",
+    "vocabulary",
+)
+_PACKAGE = Path(__file__).parents[1]
+_SAMPLED = 16  # images whose pixels are part of the key
+
+
+def kept(entry: Path, measure: Callable[[], Analysis]) -> Analysis:
+    """The analysis that lies in ``entry``; where there is none, what ``measure()`` gives, which then lies there.
+
+    Raises :class:`InputError` for an entry that cannot be read back.
+    """
+    if (found := _read_entry(entry)) is None:
+        _write_entry(entry, measure())
+        found = _read_entry(entry)
+    if found is None:
+        raise InputError(f"{entry} cannot be read back: remove it")
+    return found
+
+
+def _read_entry(entry: Path) -> Analysis | None:
+    """What lies there; None where there is none, or it is damaged."""
+    try:
+        return Analysis.load(entry)
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _write_entry(entry: Path, analysis: Analysis) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=UNFINISHED) as made:
+        stage = Path(made) / entry.name
+        analysis.save(stage)
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(stage, entry)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def subject_key(
+    subject: Subject, data: ImageData, settings: dict[str, Any], indicators: Iterable[Indicator] | None = None
+) -> str:
+    """A name for all that the numbers of one subject depend on: weights, configuration, seed, images, ``settings``, the
+    indicators (default: all) and the code that measures.
+
+    Of an indicator counts what :func:`indicator_source` tells. What a function of one's own calls in other files is not
+    seen.
+    """
+    checkpoint = checkpoint_of(subject)
+    images = [data.name, data.split, len(data), data.mean]
+    chosen = list(INDICATORS.values()) if indicators is None else list(indicators)
+    about = [subject.seed, subject.epoch, repr(checkpoint.config), settings, images, measuring_code()]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for one in chosen:
+        digest.update(json.dumps(indicator_source(one)).encode())
+    for name, weights in sorted(subject.model.state_dict().items()):
+        digest.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
+    digest.update(data.labels.numpy().tobytes() + data.raw(range(min(_SAMPLED, len(data)))).tobytes())
+    return digest.hexdigest()[:24]
+
+
+def joint_key(*parts: Any) -> str:
+    """A name for plain values, such as the keys of several subjects."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def indicator_source(one: Indicator) -> list[str]:
+    """All that tells an indicator from another of its name: sources, bounds, and its function's text, or its bytecode
+    where there is no text, with default arguments and the plain values that it closes over."""
+    return [one.name, *one.sources, str(one.low), str(one.high), str(one.is_share), *_function_text(one.function)]
+
+
+def _function_text(function: Callable[..., Any]) -> list[str]:
+    code = getattr(function, "__code__", None)
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        text = code.co_code.hex() + repr(code.co_names) if code else type(function).__qualname__
+    bound = [*(getattr(function, "__defaults__", None) or ())]
+    bound += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    constants = [value for value in code.co_consts if isinstance(value, str | int | float)] if code else []
+    return [text, *(_value_text(value) for value in [*constants, *bound])]
+
+
+def _value_text(value: Any) -> str:
+    """A value as text that is the same in every process."""
+    if callable(value):
+        return "".join(_function_text(value)) if hasattr(value, "__code__") else getattr(value, "__qualname__", "")
+    return repr(value) if isinstance(value, str | bytes | int | float | tuple | None) else type(value).__qualname__
+
+
+@functools.cache
+def measuring_code() -> str:
+    """A digest of the source files of :data:`MEASURING_MODULES`."""
+    digest = hashlib.sha256()
+    for file in measuring_files():
+        digest.update(file.relative_to(_PACKAGE).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def measuring_files() -> list[Path]:
+    """The files of :data:`MEASURING_MODULES`: a module's own, or all of a package."""
+    places = [_PACKAGE.joinpath(*name.split(".")) for name in MEASURING_MODULES]
+    groups = (sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")] for place in places)
+    return [file for group in groups for file in group]

@@ -1,0 +1,142 @@
+"""What a study found, as plain data: one :class:`DatasetResult` for each data set, and the study of them. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from svda_analysis.comparison import compare
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
+from svda_analysis.kinds import ATTENTIONS
+from svda_analysis.results import Analysis
+from svda_analysis.stats import Equivalence, tost
+from svda_analysis.study.costs import Size
+
+NOT_AT_HAND = "not run here: data not at hand"
+
+
+def nothing_measured() -> Analysis:
+    """The analysis of a data set on which nothing was run."""
+    return Analysis(table=make_frame([], TABLE_COLUMNS), spectra=make_frame([], SPECTRA_COLUMNS))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetResult:
+    """All runs on one data set.
+
+    ``analysis`` holds their final numbers (``table``), those of each epoch (``history``), spectra, examples, traces and
+    maps; it is empty where ``missing`` says why nothing was run. ``sizes`` go by model, in the order in which models
+    are shown; ``source`` says which images were seen; ``untraced`` are the models whose checkpoints hold no trace;
+    ``carried`` names the figures of an earlier report that the analysis cannot draw and that are kept as files.
+    """
+
+    name: str
+    title: str
+    analysis: Analysis
+    sizes: dict[str, Size]
+    missing: str = ""
+    source: str = ""
+    untraced: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return self.analysis.table
+
+    @property
+    def history(self) -> pd.DataFrame:
+        return self.analysis.history
+
+    def models(self, attention: str) -> list[str]:
+        return [name for name, size in self.sizes.items() if size.attention == attention]
+
+    def in_role(self, role: str) -> list[str]:
+        """The models whose kind of attention has that part in a comparison (``kinds.ROLES``)."""
+        kinds = [name for name, kind in ATTENTIONS.items() if kind.role == role]
+        return [name for name, size in self.sizes.items() if size.attention in kinds]
+
+    @property
+    def trained(self) -> list[str]:
+        present = set(self.table["model"])
+        return [name for name in self.sizes if name in present]
+
+    @property
+    def baseline(self) -> str | None:
+        """The model to compare with: the first trained one with the attention of a baseline."""
+        return self._first("baseline")
+
+    @property
+    def control(self) -> str | None:
+        return self._first("control")
+
+    def _first(self, role: str) -> str | None:
+        return next((name for name in self.in_role(role) if name in self.trained), None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """A study: what its report is made of.
+
+    ``variants`` are the models that the manifest asks for, each with the fields that it changes; ``of_variants`` says
+    that they are compared as variants of one model; ``margin`` is how many points of accuracy count as the same.
+    """
+
+    title: str
+    datasets: tuple[DatasetResult, ...]
+    variants: Mapping[str, Mapping[str, Any]]
+    of_variants: bool = False
+    margin: float = 0.5
+
+    @staticmethod
+    def of(manifest: Mapping[str, Any], results: Iterable[DatasetResult]) -> StudyResult:
+        """The results of a study whose manifest is given as plain values, as ``meta.json`` holds it."""
+        return StudyResult(
+            title=manifest["title"],
+            datasets=tuple(results),
+            variants=manifest["variants"],
+            of_variants=manifest["study"],
+            margin=manifest["analysis"]["margin"],
+        )
+
+    @property
+    def base(self) -> str:
+        """The model that the others are variants of: the first with SVDA, else the first."""
+        svda = (name for name, fields in self.variants.items() if fields["attention"] == "svda")
+        return next(svda, next(iter(self.variants)))
+
+
+# --- comparing two models of one data set -----------------------------------------------------------------------------
+
+
+def compare_pair(result: DatasetResult, model: str, baseline: str, indicator: str | None = None) -> pd.DataFrame:
+    """:func:`~svda_analysis.comparison.compare` of two models of a data set alone, or of one indicator of theirs; empty
+    where one was not run."""
+    rows = result.table[result.table["model"].isin([model, baseline])]
+    if indicator is not None:
+        rows = rows[rows["indicator"] == indicator]
+    if len(set(rows["model"])) < 2:
+        return pd.DataFrame(columns=["indicator", "source", "layer"])
+    return compare(rows, baseline)
+
+
+def whole_model_row(frame: pd.DataFrame, indicator: str, source: str) -> Any | None:
+    """The whole-model row of one indicator in a comparison or a summary, as a named tuple."""
+    at = (frame["indicator"] == indicator) & (frame["source"] == source) & frame["layer"].isna()
+    return next(frame[at].itertuples(), None)
+
+
+def accuracy_difference(result: DatasetResult, model: str, baseline: str) -> dict[str, Any]:
+    """What :func:`compare_pair` says of test accuracy: difference, ends of its interval, p, unit, number of seeds."""
+    found = compare_pair(result, model, baseline, "accuracy").iloc[0]
+    return {key: found[key] for key in ("difference", "ci_low", "ci_high", "p", "unit", "n_seeds")}
+
+
+def equivalence(result: DatasetResult, model: str, baseline: str, margin: float) -> Equivalence | None:
+    """:func:`~svda_analysis.stats.tost` of test accuracy, paired by seed; ``margin`` in points. One pair: None."""
+    rows = result.table[result.table["indicator"] == "accuracy"].dropna(subset="seed")
+    ours, theirs = (rows[rows["model"] == name].set_index("seed")["mean"] for name in (model, baseline))
+    difference = (ours - theirs).dropna()
+    return tost(difference, margin / 100) if len(difference) > 1 else None

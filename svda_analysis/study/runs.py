@@ -1,0 +1,213 @@
+"""The runs of a study: those of its manifest, trained where they are missing, or those that a folder holds.
+
+Training can be stopped at any moment and started again: it resumes from the last whole epoch. A checkpoint is read
+once: what goes on from here is its :class:`~svda_analysis.subject.Subject`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from svda_analysis.checkpoint import Checkpoint
+from svda_analysis.data import load_dataset
+from svda_analysis.errors import DataNotFoundError, InputError
+from svda_analysis.recipe import Precision, changes
+from svda_analysis.specs import open_model, run_names
+from svda_analysis.study.manifest import Manifest, PlannedRun
+from svda_analysis.subject import Subject
+from svda_analysis.training import Progress, train
+
+
+class Trained(NamedTuple):
+    """One finished run; ``name`` is its model's, shared by the seeds."""
+
+    dataset: str
+    name: str
+    subject: Subject
+
+
+def train_missing(
+    manifest: Manifest,
+    checkpoints: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
+    on_run: Callable[[PlannedRun, int, int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Trained]:
+    """Train every run of ``manifest`` that ``checkpoints/<data set>/<model>_s<seed>.pt`` does not hold to its last
+    epoch, and return all that are finished. Data sets that are not on this machine are left out, never downloaded.
+
+    ``jobs`` runs train at once, each in a process with its share of the cores. ``on_run`` is called with a run, its
+    number from 1 and their count, when it begins (with several jobs: when it is done). Raises :class:`InputError`, and
+    before any training for a checkpoint of another recipe.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, got {jobs}")
+    folder = Path(checkpoints)
+    every = [run for dataset in manifest.datasets for run in manifest.runs(dataset)]
+    finished = {run.file: _finished(run, folder / run.file) for run in every}
+    missing = [run for run in every if finished[run.file] is None]
+    wanted = dict.fromkeys(run.dataset for run in missing)
+    absent = {name for name in wanted if not is_at_hand(manifest, name, data_root, splits=(True, False))}
+    todo = [run for run in missing if run.dataset not in absent]
+    for at, run in enumerate(
+        _train_each(todo, folder, data_root, manifest.mixed_precision, jobs, on_run, on_progress), start=1
+    ):
+        finished[run.file] = _open_run(folder / run.file)
+        if on_run and jobs > 1:
+            on_run(run, at, len(todo))
+    return [Trained(run.dataset, run.name, subject) for run in every if (subject := finished[run.file]) is not None]
+
+
+def _train_each(
+    runs: Sequence[PlannedRun],
+    folder: Path,
+    root: str | os.PathLike[str] | None,
+    precision: Precision,
+    jobs: int,
+    on_run: Callable[[PlannedRun, int, int], None] | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[PlannedRun]:
+    """Train the runs, yielding each when it is done."""
+    if jobs == 1:
+        for at, run in enumerate(runs, start=1):
+            if on_run:
+                on_run(run, at, len(runs))
+            _train_one(run, folder / run.file, root, precision, on_progress)
+            yield run
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
+        waiting = {pool.submit(_train_alone, run, folder / run.file, root, precision, threads): run for run in runs}
+        try:
+            for done in as_completed(waiting):
+                done.result()
+                yield waiting[done]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on beside the next run of the same study."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _train_alone(
+    run: PlannedRun, path: Path, root: str | os.PathLike[str] | None, precision: Precision, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    _train_one(run, path, root, precision, None)
+
+
+def _train_one(
+    run: PlannedRun,
+    path: Path,
+    root: str | os.PathLike[str] | None,
+    precision: Precision,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    options: dict[str, Any] = {"data_root": root, "mixed_precision": precision, "on_progress": on_progress}
+    train(run.config, run.recipe, path, resume=True, **options)
+
+
+def _finished(run: PlannedRun, path: Path) -> Subject | None:
+    """The subject of a run whose last epoch is done; None for any other. Raises where the file is of another recipe."""
+    if not path.exists():
+        return None
+    subject = _open_run(path)
+    checkpoint = checkpoint_of(subject)
+    if changed := changes(checkpoint, run.config, run.recipe):
+        raise InputError(f"{path} is of another recipe than the manifest's: {', '.join(changed)}; move it away")
+    return subject if checkpoint.epoch >= run.recipe.epochs else None
+
+
+def _open_run(path: Path) -> Subject:
+    """A checkpoint as a subject, without the state of its optimizer, which is larger than the model."""
+    subject = open_model(path)
+    if subject.checkpoint is None:
+        return subject
+    return dataclasses.replace(subject, checkpoint=dataclasses.replace(subject.checkpoint, optimizer=None))
+
+
+def checkpoint_of(subject: Subject) -> Checkpoint:
+    """The checkpoint that a run of a study was read from."""
+    if subject.checkpoint is None:
+        raise InputError(f"a study is made of checkpoints of this package, got {subject.name}")
+    return subject.checkpoint
+
+
+def is_at_hand(
+    manifest: Manifest, dataset: str, root: str | os.PathLike[str] | None, splits: Sequence[bool] = (False,)
+) -> bool:
+    """Whether the test images (and the training images, for a ``True`` in ``splits``) are on this machine."""
+    if not manifest.datasets[dataset].at_hand:
+        return False
+    size = manifest.runs(dataset)[0].config.image_size
+    try:
+        for train in splits:
+            load_dataset(dataset, root=root, train=train, image_size=size, allow_download=False)
+    except DataNotFoundError:
+        return False
+    return True
+
+
+def find_checkpoints(folder: str | os.PathLike[str]) -> tuple[list[Trained], list[str]]:
+    """The finished runs under ``folder``, sub-folders included, and a line for each file that is left out.
+
+    Grouped by the data set they were trained on, and into models as ``svda analyze`` does. Raises :class:`InputError`
+    when there is none.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise InputError(f"--from must be a folder with checkpoints, got {place}")
+    by_dataset: dict[str, list[Subject]] = {}
+    left_out = []
+    for path in sorted(place.rglob("*.pt")):
+        try:
+            opened = _open_run(path)
+        except InputError as error:
+            left_out.append(f"left out: {error}")
+            continue
+        if why := _unfit(opened):
+            left_out.append(f"left out: {path}, {why}")
+            continue
+        by_dataset.setdefault(opened.data["name"], []).append(opened)
+    found = [
+        Trained(dataset, name, run)
+        for dataset, runs in by_dataset.items()
+        for name, run in zip(run_names(runs), runs, strict=True)
+    ]
+    if not found:
+        raise InputError("; ".join([f"no finished checkpoint in {place}", *left_out[:3]]))
+    return found, left_out
+
+
+def _unfit(opened: Subject) -> str:
+    """Why a checkpoint is no finished run of a study; empty where it is one."""
+    epochs = opened.recipe.get("epochs", opened.epoch)
+    if not opened.data:
+        return "it does not say what it was trained on"
+    if opened.epoch != epochs:
+        return f"epoch {opened.epoch} of {epochs}"
+    if getattr(opened.model.config, "score_dims", None) is not None:
+        return "compressed: its history is that of the model it was made from"
+    tested = opened.history[(opened.history["indicator"] == "accuracy") & (opened.history["source"] == "test")]
+    return "" if len(tested) else "its history holds no test accuracy"

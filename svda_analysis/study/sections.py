@@ -1,0 +1,114 @@
+"""What the report of a study says: functions ``StudyResult -> sections``, in the order of reading. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from svda_analysis.document import Block, Document, Picture, Points, Section, Table
+from svda_analysis.formatting import file_word, spoken
+from svda_analysis.sections.tables import matching_table
+from svda_analysis.study.claims import claims_table
+from svda_analysis.study.result import DatasetResult, StudyResult
+from svda_analysis.study.tables import accuracy_table, cost_table, indicator_tables, study_table, what_changed
+
+_MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex, each figure in `figures/`."
+
+
+def study_document(study: StudyResult, *, command: str = "", warnings: Iterable[str] = ()) -> Document:
+    """The whole report: which images, then every section of :data:`STUDY_SECTIONS` that has something to say."""
+    lines = tuple(f"{result.title}: {result.source or result.missing}" for result in study.datasets)
+    return Document(
+        title=study.title,
+        command=command,
+        made_by=_MADE_BY,
+        warnings=tuple(warnings),
+        lead=(Points(lines),),
+        sections=tuple(section for build in STUDY_SECTIONS for section in build(study)),
+    )
+
+
+def _claims(study: StudyResult) -> list[Section]:
+    return [] if study.of_variants else _of_tables(claims_table(study.datasets, study.margin))
+
+
+def _accuracy(study: StudyResult) -> list[Section]:
+    return [] if study.of_variants else _of_tables(accuracy_table(study.datasets, study.margin))
+
+
+def _variants(study: StudyResult) -> list[Section]:
+    if not study.of_variants:
+        return []
+    changed = {name: what_changed(fields) for name, fields in study.variants.items()}
+    return _of_tables(*(study_table(result, study.base, changed) for result in study.datasets))
+
+
+def _costs(study: StudyResult) -> list[Section]:
+    return _of_tables(cost_table(study.datasets))
+
+
+def _indicators(study: StudyResult) -> list[Section]:
+    if study.of_variants:
+        return []
+    return _of_tables(*(table for result in study.datasets for table in indicator_tables(result)))
+
+
+def _of_tables(*tables: Table) -> list[Section]:
+    """A section for each table that has a row."""
+    return [Section(name=table.name, title=table.title, blocks=(table,)) for table in tables if len(table.text)]
+
+
+def _maps(study: StudyResult) -> list[Section]:
+    made = []
+    for result in study.datasets:
+        if "matching" in result.analysis.maps:
+            name = f"maps_{file_word(result.name)}"
+            table = Table(name=name, text=matching_table(result.analysis.maps["matching"]))
+            title = f"{result.title}: do the heads attend to the same places?"
+            made.append(Section(name=name, title=title, blocks=(table,)))
+    return made
+
+
+def _figures(study: StudyResult) -> list[Section]:
+    made = []
+    for result in study.datasets:
+        if result.trained:
+            carried = [f"![{spoken(name)}](figures/{name}.png)" for name in result.carried]
+            drawn = study_pictures(result, of_variants=study.of_variants)
+            blocks: list[Block] = [*drawn, *carried, *_untraced(result)]
+            name, title = f"figures_{file_word(result.name)}", f"{result.title}: figures"
+            made.append(Section(name=name, title=title, blocks=tuple(blocks)))
+    return made
+
+
+def study_pictures(result: DatasetResult, *, of_variants: bool) -> list[Picture]:
+    """The figures of one data set, each under its name."""
+    from svda_analysis.figures.registry import pictures  # matplotlib, for those who draw
+
+    found = pictures(result.analysis, "variants" if of_variants else "study", models=result.trained)
+    names = [f"{file_word(result.name)}_{file_word(picture.name)}" for picture in found]
+    return [
+        dataclasses.replace(picture, name=name, caption=spoken(name))
+        for picture, name in zip(found, names, strict=True)
+    ]
+
+
+def _untraced(result: DatasetResult) -> list[str]:
+    """A line on the models whose checkpoints hold no trace."""
+    if not result.untraced:
+        return []
+    return [
+        f"Sigma and maps over the epochs are not drawn for {', '.join(result.untraced)}, whose checkpoints are of a "
+        "version that kept no trace of them; the history of each indicator is there."
+    ]
+
+
+STUDY_SECTIONS: list[Callable[[StudyResult], list[Section]]] = [
+    _claims,
+    _accuracy,
+    _variants,
+    _costs,
+    _indicators,
+    _maps,
+    _figures,
+]

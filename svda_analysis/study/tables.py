@@ -1,0 +1,232 @@
+"""The tables of a study: accuracy and cost, every indicator, variants beside each other. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from svda_analysis.comparison import summarise
+from svda_analysis.document import Table
+from svda_analysis.formatting import (
+    MISSING,
+    file_word,
+    fixed,
+    mean_and_spread,
+    number,
+    p_value,
+    points,
+    thousands,
+)
+from svda_analysis.sections.tables import comparison_tables
+from svda_analysis.study.result import (
+    DatasetResult,
+    accuracy_difference,
+    compare_pair,
+    equivalence,
+    whole_model_row,
+)
+from svda_analysis.vocabulary import label
+
+# --- T1: accuracy, and what it costs --------------------------------------------------------------------------------
+
+
+def accuracy_table(results: Sequence[DatasetResult], margin: float) -> Table:
+    """T1: test accuracy of every model, its difference from the baseline, and the test of equivalence."""
+    rows = [row for result in results for row in _accuracy_rows(result, margin)]
+    numbers = pd.DataFrame(rows)
+    text = [
+        {
+            "Data": row["data"],
+            "Model": row["model"],
+            "Runs": str(row["runs"]),
+            "Accuracy (%)": row["missing"] or mean_and_spread(100 * row["accuracy"], 100 * row["std"], 2),
+            "Difference (points) [95% CI]": points(row["difference"], row["ci_low"], row["ci_high"]),
+            "Runs compared": MISSING if pd.isna(row["difference"]) else str(row["n_seeds"]),
+            "p": p_value(row["p"]),
+            f"p (equivalent within {margin:g})": p_value(row["p_equivalent"]),
+            "Interval over": row["unit"] or MISSING,
+        }
+        for row in rows
+    ]
+    note = (
+        "Mean and standard deviation over training runs of the accuracy over all test images after the last epoch; "
+        "difference from the dot-product baseline, paired by seed where seeds are shared. p is of a two-sided t test: "
+        "small says that the accuracies differ. p (equivalent) is of two one-sided t tests (TOST) with a margin of "
+        f"{margin:g} points: small says that they are the same to within the margin. Where the models do not share all "
+        "their seeds, the difference is of fewer runs than the means. One run each: the interval is "
+        "over images and speaks of these checkpoints alone, without p."
+    )
+    return Table(name="t1_accuracy", title="Accuracy", note=note, numbers=numbers, text=pd.DataFrame(text))
+
+
+def _accuracy_rows(result: DatasetResult, margin: float) -> Iterator[dict[str, Any]]:
+    numbers = ["accuracy", "std", "difference", "ci_low", "ci_high", "n_seeds", "p", "p_equivalent"]
+    empty = dict.fromkeys(numbers, math.nan)
+    if not result.trained:
+        yield {"data": result.title, "model": MISSING, "runs": 0, **empty, "unit": "", "missing": result.missing}
+        return
+    summary = summarise(result.table[result.table["indicator"] == "accuracy"]).set_index("model")
+    for model in result.trained:
+        row = {"data": result.title, "model": model, **empty, "unit": "", "missing": ""}
+        row |= {"runs": int(summary.loc[model, "n_seeds"]), "accuracy": summary.loc[model, "mean"]}
+        row["std"] = summary.loc[model, "std"]
+        if result.baseline not in (None, model):
+            found = accuracy_difference(result, model, str(result.baseline))
+            same = equivalence(result, model, str(result.baseline), margin)
+            row |= {**found, "p_equivalent": same.p if same else math.nan}
+        yield row
+
+
+def cost_table(results: Sequence[DatasetResult]) -> Table:
+    """T1, second part: parameters, MACs, seconds and memory an epoch."""
+    rows = [row for result in results for row in _cost_rows(result)]
+    text = [
+        {
+            "Data": row["data"],
+            "Model": row["model"],
+            label("parameters"): thousands(row["parameters"]),
+            "More than baseline (%)": fixed(100 * row["more"], 3, sign=True),
+            f"{label('macs')} (million)": fixed(row["macs"] / 1e6, 2),
+            label("epoch_seconds"): mean_and_spread(row["seconds"], row["seconds_std"], 1),
+            f"{label('peak_memory_mb')} (MB)": mean_and_spread(row["memory"], row["memory_std"], 0),
+        }
+        for row in rows
+    ]
+    note = (
+        "MACs: matrix products and convolutions of one image by torch's own counter; it leaves out elementwise work, "
+        "such as the norms of SVDA's rows. Seconds: median over a run's epochs, with its test images and indicators "
+        "left out, then mean and standard deviation over runs, on whatever machine trained them and beside whatever "
+        "else ran there. Memory: peak of torch on the GPU while training, likewise; a dash where there was none."
+    )
+    return Table(name="t1_cost", title="What it costs", note=note, numbers=pd.DataFrame(rows), text=pd.DataFrame(text))
+
+
+def _cost_rows(result: DatasetResult) -> Iterator[dict[str, Any]]:
+    baselines = result.in_role("baseline")
+    own = result.sizes[baselines[0]] if baselines else None
+    for model, size in result.sizes.items():
+        more = size.parameters / own.parameters - 1 if own and model not in baselines else math.nan
+        about = {"data": result.title, "model": model, "parameters": size.parameters, "macs": size.macs, "more": more}
+        times = ("seconds", "seconds_std", "memory", "memory_std")
+        yield {**about, **{name: getattr(size, name) for name in times}}
+
+
+# --- T2: every indicator --------------------------------------------------------------------------------------------
+
+
+def indicator_tables(result: DatasetResult) -> list[Table]:
+    """T2: every indicator of each model beside the baseline; and of SVDA beside the control."""
+    pairs = [(model, result.baseline) for model in result.trained if result.baseline and model != result.baseline]
+    pairs += [(studied, control) for studied in result.in_role("studied") for control in result.in_role("control")]
+    return [
+        _indicator_table(result, model, baseline)
+        for model, baseline in pairs
+        if baseline and {model, baseline} <= set(result.trained)
+    ]
+
+
+def _indicator_table(result: DatasetResult, model: str, baseline: str) -> Table:
+    comparison = compare_pair(result, model, baseline)
+    text = comparison_tables(comparison)[model, baseline]
+    return Table(
+        name=f"t2_{file_word(result.name)}_{file_word(model)}_{file_word(baseline)}",
+        title=f"{result.title}: {model} against {baseline}",
+        note="Means over layers and heads. p is adjusted by Holm's method over all rows; the effect is the difference "
+        "in units of its own spread over seeds where runs are paired by seed, else of the spread within the models "
+        "(Hedges' correction, from three pairs on). Sigma belongs to SVDA alone, so it stands beside nothing.",
+        numbers=comparison,
+        text=pd.concat([text, _alone(result, model, baseline, text)], ignore_index=True),
+    )
+
+
+def _alone(result: DatasetResult, model: str, baseline: str, shared: pd.DataFrame) -> pd.DataFrame:
+    """What ``model`` has and ``baseline`` has not, such as sigma's spectrum, as rows of the text ``shared``."""
+    means = summarise(result.table[result.table["model"].isin([model, baseline])])
+    whole = means[means["layer"].isna()]
+    theirs = set(whole[whole["model"] == baseline][["indicator", "source"]].itertuples(index=False, name=None))
+    rows = [
+        {
+            **dict.fromkeys(shared.columns, MISSING),
+            "Source": row.source,
+            "Indicator": label(row.indicator),
+            model: number(row.mean),
+            "Runs": str(row.n_seeds),
+        }
+        for row in whole[whole["model"] == model].itertuples()
+        if (row.indicator, row.source) not in theirs
+    ]
+    return pd.DataFrame(rows, columns=shared.columns)
+
+
+# --- a study of variants --------------------------------------------------------------------------------------------
+
+STUDIED = {
+    ("selectivity_index", "attention"): "Selectivity",
+    ("effective_rank", "sigma"): "Rank of sigma",
+    ("effective_rank", "scores"): "Rank of scores",
+    ("directions_90", "sigma"): "Directions, by sigma",
+    ("directions_90", "data"): "Directions, by data",
+}
+
+
+def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) -> Table:
+    """One row for each variant: accuracy and structure; ``changed`` says what differs from the model ``base``."""
+    rows = []
+    for model in result.sizes:
+        row: dict[str, Any] = {"data": result.title, "model": model, "changed": changed.get(model, ""), "runs": 0}
+        row["missing"] = "" if model in result.trained else result.missing or "no finished run"
+        if model in result.trained:
+            row |= _studied(result, model, base)
+        rows.append(row)
+    numbers = pd.DataFrame(rows)
+    text = pd.DataFrame([_study_text(row, base) for row in rows])
+    note = (
+        f"Mean and standard deviation over training runs; differences of accuracy are from {base}, paired by seed. "
+        "Ranks are effective ranks. Directions: the share of a head's directions that hold 90 % of the energy of the "
+        "scores, by sigma alone (sigma_i^2) and as the data weigh them (sigma_i^2 E[q_i^2] E[k_i^2]); without a sigma, "
+        "by data alone. Intervals are not adjusted for the number of variants."
+    )
+    return Table(name=f"study_{file_word(result.name)}", title=result.title, note=note, numbers=numbers, text=text)
+
+
+def _studied(result: DatasetResult, model: str, base: str) -> dict[str, Any]:
+    summary = summarise(result.table[result.table["model"] == model])
+    row: dict[str, Any] = {}
+    for indicator, source in [("accuracy", "test"), *STUDIED]:
+        found = whole_model_row(summary, indicator, source)
+        name = "accuracy" if indicator == "accuracy" else f"{indicator}_{source}"
+        row |= {name: found.mean if found else math.nan, f"{name}_std": found.std if found else math.nan}
+        row["runs"] = found.n_seeds if indicator == "accuracy" and found else row.get("runs", 0)
+    if model != base and base in result.trained:
+        row |= accuracy_difference(result, model, base)
+    return row
+
+
+def _study_text(row: Mapping[str, Any], base: str) -> dict[str, str]:
+    """A row of the study as text; what was not run is a dash."""
+    accuracy = mean_and_spread(100 * row.get("accuracy", math.nan), 100 * row.get("accuracy_std", math.nan), 2)
+    difference = [row.get(key, math.nan) for key in ("difference", "ci_low", "ci_high")]
+    structure = {}
+    for (indicator, source), name in STUDIED.items():
+        values = [row.get(f"{indicator}_{source}{end}", math.nan) for end in ("", "_std")]
+        if indicator == "directions_90":
+            structure[f"{name} (%)"] = mean_and_spread(100 * values[0], 100 * values[1], 0)
+        else:
+            structure[name] = mean_and_spread(values[0], values[1], 3 if indicator == "selectivity_index" else 1)
+    return {
+        "Model": row["model"],
+        "Changed": row["changed"] or MISSING,
+        "Runs": str(row["runs"]),
+        "Accuracy (%)": row["missing"] or accuracy,
+        f"From {base} (points) [95% CI]": points(*difference),
+        **structure,
+    }
+
+
+def what_changed(fields: Mapping[str, Any]) -> str:
+    """What a variant changes, as ``sigma_start one, shape_penalty 0.0``."""
+    shown = {key: value for key, value in fields.items() if (key, value) != ("attention", "svda")}
+    return ", ".join(f"{key} {value}" for key, value in shown.items())
