@@ -72,6 +72,7 @@ def _read_batch(data: bytes, label_key: str, classes: int, where: str) -> tuple[
 
 
 def find_cifar(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:
+    """The original batches, unpacked or in their archive, or class folders of images of that size."""
     number = len(spec.classes or ())
     inner, archive = ("cifar-10-batches-py", "cifar-10") if number == 10 else ("cifar-100-python", "cifar-100")
     parts = ["train" if train else "test"]

@@ -18,6 +18,7 @@ _LARGEST_IDX = 2**26  # bytes, unpacked; the original files have at most 47 mill
 
 
 def find_fashion_mnist(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:
+    """The original idx files, packed or not, in the folder or where torchvision and others put them below it."""
     part = "train" if train else "t10k"
     for place in (folder, folder / spec.name, folder / "fashion-mnist", folder / "FashionMNIST" / "raw"):
         images, labels = _either(place / f"{part}-images-idx3-ubyte"), _either(place / f"{part}-labels-idx1-ubyte")
