@@ -16,7 +16,8 @@ import numpy as np
 from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.data.downloads import fetch
 from svda_analysis.data.files import class_folders, list_images, open_image
-from svda_analysis.data.images import ImageData, check_labels, in_memory
+from svda_analysis.data.images import ImageData
+from svda_analysis.data.readers import check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
 _LARGEST_BATCH = 2**28  # bytes, unpacked; the original files have at most 155 million

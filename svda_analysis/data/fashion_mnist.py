@@ -11,7 +11,8 @@ import numpy as np
 
 from svda_analysis.data.catalog import BUNDLED, DatasetSpec
 from svda_analysis.data.downloads import fetch
-from svda_analysis.data.images import ImageData, MemoryImages, check_labels, in_memory
+from svda_analysis.data.images import ImageData, MemoryImages
+from svda_analysis.data.readers import check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
 _LARGEST_IDX = 2**26  # bytes, unpacked; the original files have at most 47 million

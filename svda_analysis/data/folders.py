@@ -9,7 +9,8 @@ import torch
 
 from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.data.files import class_folders, list_images
-from svda_analysis.data.images import FolderImages, ImageData, describe
+from svda_analysis.data.images import FolderImages, ImageData
+from svda_analysis.data.readers import describe
 from svda_analysis.errors import DataNotFoundError, InputError
 
 
