@@ -1,7 +1,7 @@
 """A study -> a folder: its report, and beside it all that the report is made of, so that it can be written again.
 
 ``tables/`` holds each table as csv, md and tex, ``figures/`` each figure as pdf and png; ``data/<data set>/`` the
-analysis of its runs and ``data/costs.csv`` what each model costs. ``meta.json`` says what was asked for, and of which runs.
+analysis of its runs and ``data/costs.csv`` what each model costs. ``meta.json`` says what was asked for, of which runs.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def read_study(folder: str | os.PathLike[str]) -> tuple[StudyResult, dict[str, A
     costs, results = read_frame(place / "data" / _COSTS, COST_COLUMNS), []
     for found in meta["datasets"]:
         analysis = nothing_measured() if found["missing"] else Analysis.load(place / "data" / file_word(found["name"]))
-        about = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+        about: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
         results.append(DatasetResult(**about, sizes=sizes_of(costs, found["name"]), analysis=analysis))
     return StudyResult.of(meta["manifest"], results), meta
 
