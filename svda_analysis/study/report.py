@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from svda_analysis.errors import InputError, check_writable, one_line
 from svda_analysis.formatting import file_word
-from svda_analysis.render.writer import META_FILE, write_document
-from svda_analysis.results import Analysis, Run, read_frame, versions
+from svda_analysis.render.writer import write_document
+from svda_analysis.results import META, Analysis, Run, read_frame, versions
 from svda_analysis.study.costs import COST_COLUMNS, cost_frame, sizes_of
 from svda_analysis.study.flat import read_flat_results
 from svda_analysis.study.result import DatasetResult, StudyResult, nothing_measured
@@ -143,11 +143,11 @@ def read_study(folder: str | os.PathLike[str]) -> tuple[StudyResult, dict[str, A
 
 def _read_meta_file(folder: Path) -> dict[str, Any]:
     """The ``meta.json`` of a study's report."""
-    path = folder / META_FILE
+    path = folder / META
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder} holds no report: there is no {META_FILE} in it") from None
+        raise InputError(f"{folder} holds no report: there is no {META} in it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)[:200]}") from None
     needed = ("command", *_ASKED, "datasets" if "kind" in meta else "runs")
