@@ -19,7 +19,12 @@ FAITHFULNESS = "faithfulness"  # the family of what is measured by taking patche
 
 # Where quantities are registered. Imported when a name is asked for that is not known yet, so that a label does not
 # depend on what happened to be imported before.
-REGISTRANTS = ["svda_analysis.indicators", "svda_analysis.directions", "svda_analysis.faithful"]
+REGISTRANTS = [
+    "svda_analysis.indicators",
+    "svda_analysis.directions",
+    "svda_analysis.faithful",
+    "svda_analysis.study.costs",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

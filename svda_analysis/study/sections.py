@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from svda_analysis.document import Block, Document, Picture, Points, Section, Table
+from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word, spoken
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import claims_table
@@ -75,7 +75,7 @@ def _figures(study: StudyResult) -> list[Section]:
         if result.trained:
             carried = [f"![{spoken(name)}](figures/{name}.png)" for name in result.carried]
             drawn = study_pictures(result, of_variants=study.of_variants)
-            blocks: list[Block] = [*drawn, *carried, *_untraced(result)]
+            blocks: list[Content] = [*drawn, *carried, *_untraced(result)]
             name, title = f"figures_{file_word(result.name)}", f"{result.title}: figures"
             made.append(Section(name=name, title=title, blocks=tuple(blocks)))
     return made
