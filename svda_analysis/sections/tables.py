@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from svda_analysis.comparison import summarise
 from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_value
 from svda_analysis.results import Run
-from svda_analysis.stats import interval_over
+from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import label
 
 _SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
@@ -82,7 +83,7 @@ def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
         gains = group["gain_over_chance"].to_numpy()
         low, high = group[["gain_over_chance_low", "gain_over_chance_high"]].iloc[0]
         if len(gains) > 1:
-            low, high = interval_over(gains, low=-1.0, high=1.0)  # a difference of similarities, each in [0, 1]
+            low, high = paired_test(np.zeros(len(gains)), gains, span=1.0).interval  # similarities lie in [0, 1]
         made.append(
             {
                 "Models": f"{model}, {baseline}" if model != baseline else f"{model}, other seed",
