@@ -150,6 +150,7 @@ def _read_meta_file(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} holds no report: there is no {META} in it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)[:200]}") from None
+    meta = meta if isinstance(meta, dict) else {}
     needed = ("command", *_ASKED, "datasets" if "kind" in meta else "runs")
     if meta.get("kind", KIND) != KIND or not all(key in meta for key in needed):
         raise InputError(f"{path} is not of a study")
