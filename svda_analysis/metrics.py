@@ -58,7 +58,7 @@ class Trial:
 
     def explain(self, model: nn.Module, method: str) -> Tensor:
         """The maps ``(B, H, W)`` of a method for the trial's classes, by any model of the same images."""
-        options = {"target": self.target, "batch_size": len(self.images)}
+        options: dict[str, Any] = {"target": self.target, "batch_size": len(self.images)}
         return attribute(model, self.images, method=method, prefix_tokens=self.places["prefix_tokens"], **options)
 
 
