@@ -141,7 +141,7 @@ def test_every_measuring_module_exists(name):
 
 
 def test_what_measures_is_in_the_list():
-    """Every module of the package that the measuring of a run imports, but for what only opens and says."""
+    """The files that the numbers of a run come from, and none that only shows them."""
     files = {file.relative_to(cache._PACKAGE).as_posix() for file in cache.measuring_files()}
     assert {"attention.py", "indicators.py", "tap.py", "streaming.py", "data/__init__.py"} <= files
     assert not any(name.startswith(("figures/", "render/", "cli/", "study/")) for name in files)

@@ -24,6 +24,7 @@ from svda_analysis.checkpoint import load, save
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError
 from svda_analysis.render.markdown import markdown_table
+from svda_analysis.results import Analysis
 from svda_analysis.specs import open_model
 from svda_analysis.study.claims import claims_table
 from svda_analysis.study.manifest import load_manifest
@@ -251,11 +252,12 @@ def test_a_report_of_the_first_version_is_read_with_limits_and_keeps_its_figures
     old = tmp_path / "old"
     shutil.copytree(whole_study.out, old, ignore=shutil.ignore_patterns("cache", "data", "*.html"))
     (old / "data").mkdir()
-    for name in ("indicators", "history", "spectra"):
-        frame = pd.read_csv(whole_study.out / "data" / "fashion_mnist" / f"{name}.csv")
+    kept = Analysis.load(whole_study.out / "data" / "fashion_mnist")
+    for name, frame in (("indicators", kept.table), ("history", kept.history), ("spectra", kept.spectra)):
         frame = frame.drop(columns=["low", "high"], errors="ignore")
-        frame.to_csv(old / "data" / f"fashion_mnist_{name}.csv", index=False, float_format="%.6g")
+        frame.to_csv(old / "data" / f"fashion_mnist_{name}.csv", index=False)  # they had six digits
     meta = json.loads((old / "meta.json").read_text())
+    meta["files"] = [path.relative_to(old).as_posix() for path in old.rglob("*") if path.is_file()]
     (old / "meta.json").write_text(json.dumps({k: v for k, v in meta.items() if k not in ("kind", "datasets")}))
     study, _ = read_study(old)
     table = study.datasets[0].table

@@ -37,7 +37,7 @@ def test_the_manifest_says_in_which_precision_runs_are_trained(tmp_path, fashion
         path.write_text(f"mixed_precision = '{precision}'\n{TINY}")
         study = dataclasses.replace(load_manifest(path), seeds=(0,), variants={"svda": {"attention": "svda"}})
         trained = train_missing(study, tmp_path / precision, data_root=fashion, jobs=2)
-        weights[precision] = load(trained[0].path).model["head.weight"]
+        weights[precision] = trained[0].subject.checkpoint.model["head.weight"]
     assert not torch.equal(weights["no"], weights["bf16"])
 
 
