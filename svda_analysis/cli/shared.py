@@ -46,7 +46,8 @@ class DataOption(click.Option):
 def data_options(function: Command) -> Command:
     """``--data`` and ``--data-root``: which images."""
     root = click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
-    name = click.option("--data", metavar="NAME", help=f"{data_names()}. Default: what the checkpoint was trained on.")
+    about = "{names}. Default: what the checkpoint was trained on."
+    name = click.option("--data", metavar="NAME", cls=DataOption, help=about)
     return name(root(function))
 
 
