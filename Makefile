@@ -1,5 +1,5 @@
 # make demo   analyse and compare the committed checkpoints on bundled real images
-# make test   lint, types and tests
+# make test   lint, types and tests;  make wheel test   the tests on the built package
 # make reports   make reports/fashion_mnist again (needs FashionMNIST; see README)
 # make reports-cifar10   the same of CIFAR-10, from $SVDA_DATA or DATA=DIR
 # make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM := $(if $(DATA),--data-root $(DATA))
 
-.PHONY: demo test reports reports-cifar10 reports-imagenet paper sigma clean
+.PHONY: demo test wheel reports reports-cifar10 reports-imagenet paper sigma clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,7 +28,13 @@ test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy svda_analysis
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
+
+# the built package in the place of the checkout: what make test then tests
+wheel: .venv/tested
+	rm -rf build/lib build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl
 
 reports: .venv/installed
 	$(BIN)/svda-analyze checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt \
