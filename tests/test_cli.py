@@ -21,8 +21,8 @@ from PIL import Image
 from svda_analysis.checkpoint import Checkpoint, load, save
 from svda_analysis.cli import analyze_main, cli, main
 from svda_analysis.data import DATASETS
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.results import SPECTRA_COLUMNS, TABLE_COLUMNS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TINY = ["--set", "depth=1", "--set", "dim=8", "--set", "heads=2", "--set", "batch_size=100", "--set", "probe_images=16"]
@@ -46,7 +46,7 @@ def bare_machine(monkeypatch, tmp_path_factory):
 @pytest.fixture
 def without_figures(monkeypatch):
     """Reports without their figures, which take most of the time."""
-    monkeypatch.setattr("svda_analysis.plots.figures", lambda *_, **__: iter(()))
+    monkeypatch.setattr("svda_analysis.figures.registry.pictures", lambda *_, **__: [])
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +165,7 @@ BAD_INPUT = {
     "a file in the way": (["GOOD", "--out", "OTHERS/text.pt"], "output folder OTHERS/text.pt cannot be written"),
     "a file on the way": (["GOOD", "--out", "OTHERS/text.pt/sub/folder"], "cannot be written"),
     "unknown indicators": (["GOOD", "--indicators", "effective_rank,entropie"], "got 'entropie'"),
-    "an unknown baseline": (["GOOD", "--baseline", "vit"], "--baseline must be one of dot, got 'vit'"),
+    "an unknown baseline": (["GOOD", "--baseline", "vit"], "baseline must be one of dot, got 'vit'"),
     "an unknown device": (["GOOD", "--device", "tpu9"], "tpu9"),
     "a device that is not there": (["GOOD", "--device", "cuda:99"], "cuda:99"),
 }
@@ -309,12 +309,6 @@ def test_every_help_text_ends_in_an_example(name, capsys):
 @pytest.mark.parametrize("name", cli.commands)
 def test_every_command_is_in_the_readme(name):
     assert re.search(rf"\bsvda[ -]{name}\b", README.read_text(encoding="utf-8"))
-
-
-def test_the_package_keeps_its_function_beside_the_module_of_its_name():
-    script = "import svda_analysis.analyze, svda_analysis as sa; assert callable(sa.analyze); assert sa.analyze.__doc__"
-    done = shell("python", "-c", script)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- good runs ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from scipy import stats
 from scipy.spatial import distance
 
 from svda_analysis.errors import InputError
-from svda_analysis.stats import mean_interval
 from svda_analysis.matching import (
     HEAD_COLUMNS,
     LAYER_COLUMNS,
@@ -24,6 +23,7 @@ from svda_analysis.matching import (
     patch_shares,
     spearman,
 )
+from svda_analysis.stats import mean_interval
 
 
 def softmax(scores):

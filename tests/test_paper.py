@@ -22,11 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
-from svda_analysis.render.markdown import markdown_table as markdown
-from test_data import cifar100_files, write_archive
-
-from svda_analysis import plots
-from svda_analysis.checkpoint import load, save
 from svda_analysis.claims import (
     NOT_AT_HAND,
     NOT_SUPPORTED,
@@ -41,12 +36,7 @@ from svda_analysis.claims import (
     study_table,
     verdict,
 )
-from svda_analysis.cli import main
-from svda_analysis.compression.removal import compress
-from svda_analysis.data import DATASETS, load_dataset
-from svda_analysis.errors import InputError
 from svda_analysis.manifest import load_manifest, packaged_manifests
-from svda_analysis.model import ViTConfig
 from svda_analysis.paper import (
     LABELS,
     Trained,
@@ -56,7 +46,17 @@ from svda_analysis.paper import (
     train_missing,
     write_paper,
 )
+from test_data import cifar100_files, write_archive
+
+from svda_analysis import plots
+from svda_analysis.checkpoint import load, save
+from svda_analysis.cli import main
+from svda_analysis.compression.removal import compress
+from svda_analysis.data import DATASETS, load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
+from svda_analysis.render.markdown import markdown_table as markdown
 from svda_analysis.results import TABLE_COLUMNS, make_frame
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records

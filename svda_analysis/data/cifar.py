@@ -16,7 +16,8 @@ import numpy as np
 from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.data.downloads import fetch
 from svda_analysis.data.files import class_folders, list_images, open_image
-from svda_analysis.data.images import ImageData, check_labels, in_memory
+from svda_analysis.data.images import ImageData
+from svda_analysis.data.readers import check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
 _LARGEST_BATCH = 2**28  # bytes, unpacked; the original files have at most 155 million
@@ -72,6 +73,7 @@ def _read_batch(data: bytes, label_key: str, classes: int, where: str) -> tuple[
 
 
 def find_cifar(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:
+    """The original batches, unpacked or in their archive, or class folders of images of that size."""
     number = len(spec.classes or ())
     inner, archive = ("cifar-10-batches-py", "cifar-10") if number == 10 else ("cifar-100-python", "cifar-100")
     parts = ["train" if train else "test"]

@@ -11,13 +11,15 @@ import numpy as np
 
 from svda_analysis.data.catalog import BUNDLED, DatasetSpec
 from svda_analysis.data.downloads import fetch
-from svda_analysis.data.images import ImageData, MemoryImages, check_labels, in_memory
+from svda_analysis.data.images import ImageData, MemoryImages
+from svda_analysis.data.readers import check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
 _LARGEST_IDX = 2**26  # bytes, unpacked; the original files have at most 47 million
 
 
 def find_fashion_mnist(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:
+    """The original idx files, packed or not, in the folder or where torchvision and others put them below it."""
     part = "train" if train else "t10k"
     for place in (folder, folder / spec.name, folder / "fashion-mnist", folder / "FashionMNIST" / "raw"):
         images, labels = _either(place / f"{part}-images-idx3-ubyte"), _either(place / f"{part}-labels-idx1-ubyte")

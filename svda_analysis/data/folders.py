@@ -9,7 +9,8 @@ import torch
 
 from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.data.files import class_folders, list_images
-from svda_analysis.data.images import FolderImages, ImageData, describe
+from svda_analysis.data.images import FolderImages, ImageData
+from svda_analysis.data.readers import describe
 from svda_analysis.errors import DataNotFoundError, InputError
 
 
@@ -29,6 +30,7 @@ def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: int) ->
 
 
 def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:
+    """The class folders of ImageNet-100 among those of ImageNet; for training all of them must be there."""
     classes, split = spec.classes or (), "train" if train else "val"
     for place in (folder / split, folder / spec.name / split, folder / "imagenet" / split):
         present = set(class_folders(place)) & set(classes)

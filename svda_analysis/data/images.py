@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.data.files import open_image
 from svda_analysis.errors import InputError
 
@@ -203,33 +202,3 @@ class _BatchReader(Dataset[Any]):
             if self.augment:
                 torch.default_generator.manual_seed(seed)
             return self.transform(image)
-
-
-def describe(title: str, split: str, count: int, place: object) -> str:
-    number = f"{count:,}".replace(",", " ")
-    return f"{title} {split}, {number} images from {place}"
-
-
-def in_memory(
-    spec: DatasetSpec, pixels: np.ndarray, labels: np.ndarray, train: bool, place: object, title: str = ""
-) -> MemoryImages:
-    split = "train" if train else "test"
-    return MemoryImages(
-        name=spec.name,
-        split=split,
-        source=describe(title or spec.title, split, len(labels), place),
-        classes=spec.classes or (),
-        mean=spec.mean,
-        std=spec.std,
-        channels=spec.channels,
-        image_size=spec.image_size,
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        padding=spec.padding,
-        flip=spec.flip,
-        images=torch.from_numpy(np.array(pixels, order="C")),  # a copy that may be written to
-    )
-
-
-def check_labels(labels: np.ndarray, count: int, classes: int, where: object) -> None:
-    if labels.shape != (count,) or not 0 <= labels.min() <= labels.max() < classes:
-        raise InputError(f"{where} must hold {count} labels from 0 to {classes - 1}")
