@@ -122,7 +122,7 @@ def source_selectivity(a: Tensor) -> Tensor:
     selectivity.
     """
     rows = widen(a)
-    return (1 - rows.square().sum(-1) / (rows.sum(-1).square() + EPS)).mean(-1)
+    return 1 - (rows.square().sum(-1) / (rows.sum(-1).square() + EPS)).mean(-1)
 
 
 @_source_indicator(

@@ -51,7 +51,7 @@ class Stream:
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
         self.windows = self.pixels_unknown = False
         needed = {need for indicator in indicators for need in indicator.needs}
-        self._noisy = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
+        self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
@@ -106,7 +106,7 @@ class Stream:
         for source, spectrum in spectra.items():
             moments = self.spectrum_moments.setdefault((source, record.layer), Moments())
             moments.update(_as_numbers(_mean_over_windows(spectrum, len(images))))
-        at_hand = {"q": q, "k": k, "a": a, "grid": grid, "prefix": prefix, **noisy}
+        at_hand: dict[str, Any] = {"q": q, "k": k, "a": a, "grid": grid, "prefix": prefix, **noisy}
         for indicator in self.indicators:
             for source in indicator.sources:
                 if "spectrum" in indicator.needs and source not in spectra:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -44,11 +45,12 @@ def _list(indicators: list[Indicator]) -> None:
 
 
 def _limit(high: float | str) -> str:
-    words = {
+    words: dict[float | str, str] = {
         "D": "D, the head dimension",
         "N": "N, the tokens",
         "grid": "the grid's diagonal",
         "ln D": "ln D, D the head dimension",
         "1 - 1/N": "1 - 1/N, N the tokens",
+        math.inf: "infinity",
     }
-    return words.get(high, high) if isinstance(high, str) else f"{high:g}"
+    return words.get(high) or (high if isinstance(high, str) else f"{high:g}")
