@@ -1,6 +1,5 @@
 """The streamed analysis against one pass over everything in float64, and what it accepts."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -50,9 +49,7 @@ def test_streamed_moments_equal_one_pass_over_all_images(kind, batch_size, image
             ):
                 row, sample = cell(table, name, source, record.layer, head), values[:, head]
                 high = 1 if name == "attention_entropy" else 12
-                low, high = mean_interval(
-                    sample.mean(), stats.sem(sample), 36, low=0 if high == 1 else 1, high=high
-                )
+                low, high = mean_interval(sample.mean(), stats.sem(sample), 36, low=0 if high == 1 else 1, high=high)
                 assert row["n"] == 37
                 assert row["mean"] == pytest.approx(sample.mean(), rel=1e-5)
                 assert row["std"] == pytest.approx(sample.std(ddof=1), rel=1e-3)

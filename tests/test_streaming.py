@@ -15,5 +15,3 @@ def test_memory_does_not_grow_with_the_number_of_images():
         moments = [*stream.moments.values(), *stream.spectrum_moments.values()]
         sizes.append(sum(m.mean.size + m.m2.size for m in moments))
     assert sizes[0] == sizes[1] == sizes[2]
-
-
