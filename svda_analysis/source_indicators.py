@@ -26,7 +26,7 @@ EPS = 1e-8  # added to divisors and logarithms there
 SMALL_SIGMA = 1e-3
 PIXEL_NOISE = 0.01  # standard deviation, of pixels in [0, 1]
 
-_source_indicator = partial(indicator, group="source", family="source", reference="as in the source's public code")
+_source_indicator = partial(indicator, group="source", reference="as in the source's public code")
 
 
 # --- of sigma ---------------------------------------------------------------------------------------------------------

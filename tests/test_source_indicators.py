@@ -119,7 +119,7 @@ def as_numpy(record):
 
 
 def noisy(images, seed=0):
-    """Noise of 0.01 on the pixels, clamped; drawn as the stream draws it, batches of any size alike."""
+    """Noise of 0.01 on the pixels, clamped; drawn as the stream draws it for a single batch."""
     drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).double()
     return ((images * STD[0] + MEAN[0] + 0.01 * drawn).clamp(0, 1) - MEAN[0]) / STD[0]
 
@@ -395,7 +395,7 @@ def test_each_says_whose_it_is_and_has_words_of_its_own():
         assert one.reference == "as in the source's public code"
         assert "as in the source's public code" in " ".join(one.function.__doc__.split())
         assert "Read with care" in " ".join(one.function.__doc__.split())
-        assert (one.family, one.group, dict(one.direction)) == ("source", "source", {})
+        assert (one.group, one.family, dict(one.direction)) == ("source", "indicators", {})
     assert "runs backwards" in quantity("source_selectivity").higher_means
     assert "lower is steadier" in quantity("source_perturbation_robustness").higher_means
 
