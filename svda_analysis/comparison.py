@@ -18,7 +18,7 @@ from svda_analysis.frames import COMPARISON_COLUMNS, SUMMARY_COLUMNS, TABLE_COLU
 from svda_analysis.stats import (
     NO_INTERVAL,
     ConfidenceInterval,
-    Test,
+    Contrast,
     difference_test,
     holm,
     interval_over,
@@ -195,7 +195,7 @@ def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
     elif unit == "images":
         found = _between_checkpoints(theirs, ours, span)._replace(p=math.nan)
     else:
-        found = Test(y.mean() - x.mean(), NO_INTERVAL, math.nan, math.nan)
+        found = Contrast(y.mean() - x.mean(), NO_INTERVAL, math.nan, math.nan)
     return {
         "baseline_mean": x.mean(),
         "model_mean": y.mean(),
@@ -209,7 +209,7 @@ def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _between_checkpoints(theirs: pd.DataFrame, ours: pd.DataFrame, span: float) -> Test:
+def _between_checkpoints(theirs: pd.DataFrame, ours: pd.DataFrame, span: float) -> Contrast:
     (x, y), se = (
         (float(side["mean"].iloc[0]) for side in (theirs, ours)),
         math.hypot(theirs["se"].iloc[0], ours["se"].iloc[0]),

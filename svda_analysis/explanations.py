@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def _pages(
             inputs = for_model(given, model)
             with torch.no_grad():
                 logits = class_scores(model(inputs), model, 0)
-            options = {"target": target, "batch_size": size, "prefix_tokens": subject.prefix_tokens}
+            options: dict[str, Any] = {"target": target, "batch_size": size, "prefix_tokens": subject.prefix_tokens}
             maps = {name: attribute(model, inputs, method=name, **options).numpy() for name in names}
         yield Explanations(
             files=tuple(part),

@@ -7,7 +7,7 @@ costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -143,6 +143,11 @@ SWEEP_COLUMNS = {
 def make_frame(rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
     """A frame with exactly ``columns`` and their dtypes; what a row leaves out is missing."""
     return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
+
+
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows as named tuples, their cells untyped."""
+    return iter(frame.itertuples())
 
 
 def check_columns(frame: pd.DataFrame, needed: Iterable[str], name: str = "table") -> None:

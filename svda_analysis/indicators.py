@@ -65,8 +65,16 @@ def indicator(
 
     def enter(function: Function) -> Function:
         name, needs = function.__name__, tuple(inspect.signature(function).parameters)
-        about = {"label": label, "sources": sources, "low": low, "high": high, "higher_means": higher_means}
-        made = Indicator(name=name, function=function, needs=needs, reference=reference, **about, **more)
+        about: dict[str, Any] = {"label": label, "sources": sources, "low": low, "high": high}
+        made = Indicator(
+            name=name,
+            function=function,
+            needs=needs,
+            higher_means=higher_means,
+            reference=reference,
+            **about,
+            **more,
+        )
         INDICATORS[name] = made
         register(made)
         return function

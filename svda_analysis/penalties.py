@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from svda_analysis.attention import Attention
 from svda_analysis.compact import OwnAttention
+from svda_analysis.errors import InputError
 
 # --- of one layer -----------------------------------------------------------------------------------------------------
 
@@ -67,12 +68,14 @@ def penalty(
 
     ``shape_penalty`` weighs :func:`shape_entropy`, ``norm_penalty`` :func:`norm_share` (of layers with a
     ``row_energy``, see :func:`track_row_energy`), ``sigma_l1`` the mean of ``|sigma|``; they touch SVDA alone.
-    ``orthogonality`` weighs :func:`orthogonality_gap` of every layer.
+    ``orthogonality`` weighs :func:`orthogonality_gap` of every layer; a compressed one raises :class:`InputError`.
     """
     layers = attention_layers(model)
     total = torch.zeros((), device=next((p.device for p in model.parameters()), None))
     for attention in layers:
         if orthogonality:
+            if not isinstance(attention, Attention):
+                raise InputError(f"orthogonality must be 0 for a compressed model, got {orthogonality}")
             total = total + orthogonality * orthogonality_gap(attention)
         sigma = attention.sigma
         if sigma is None:
@@ -87,9 +90,9 @@ def penalty(
 
 
 def track_row_energy(model: nn.Module, on: bool = True) -> None:
-    """Let each SVDA layer keep the ``row_energy`` of a forward in training mode, which :func:`norm_share` needs."""
+    """Let each layer with a sigma keep the ``row_energy`` of a training forward, which :func:`norm_share` needs."""
     for attention in attention_layers(model):
-        attention.track_row_energy = on and attention.kind == "svda"
+        attention.track_row_energy = on and attention.sigma is not None
 
 
 def forget_row_energy(model: nn.Module) -> None:

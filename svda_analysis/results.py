@@ -203,7 +203,8 @@ class Analysis:
             written.append(place / f"{name}.csv")
         for name, arrays in (("examples", self.examples), ("traces", self.traces)):
             if arrays:
-                np.savez_compressed(place / f"{name}.npz", **_packed(arrays))
+                packed: dict[str, Any] = _packed(arrays)
+                np.savez_compressed(place / f"{name}.npz", **packed)
                 written.append(place / f"{name}.npz")
         (place / META).write_text(json.dumps({**about, **self.meta}, indent=2, default=str) + "\n", encoding="utf-8")
         return [*written, place / META]
@@ -296,7 +297,11 @@ def _unpacked(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def _examples(held: dict[str, np.ndarray]) -> Examples:
     rows, columns = held["grid"].tolist()
-    fixed = {"grid": (rows, columns), "prefix": int(held["prefix"]), "classes": tuple(held["classes"].tolist())}
+    fixed: dict[str, Any] = {
+        "grid": (rows, columns),
+        "prefix": int(held["prefix"]),
+        "classes": tuple(held["classes"].tolist()),
+    }
     return Examples(**{**held, **fixed})
 
 

@@ -27,7 +27,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViT
 from svda_analysis.subject import Subject
 
-Data = str | Tensor | Dataset | DataLoader
+Data = str | Tensor | Dataset[Any] | DataLoader[Any]
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 
 
@@ -132,7 +132,8 @@ def _load(
 
 def as_learned(data: ImageData, subject: Subject) -> ImageData:
     """The images brought to the model in its own way: its size, its mean and deviation. Pixels are shared."""
-    own, changes = subject.preprocessing, {}
+    own = subject.preprocessing
+    changes: dict[str, Any] = {}
     if own.resize and isinstance(data, FolderImages):
         changes |= {"resize": own.resize, "interpolation": own.interpolation}
     if own.mean and own.std and len(own.mean) == len(own.std) == data.channels:
@@ -186,7 +187,7 @@ def _from_tensor(data: Tensor) -> ImageSource:
     return ImageSource("tensor", f"{len(data)} images given as a tensor", len(data), batches, examples)
 
 
-def _from_dataset(data: Dataset) -> ImageSource:
+def _from_dataset(data: Dataset[Any]) -> ImageSource:
     total, name = _length(data), type(data).__name__
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
@@ -196,7 +197,7 @@ def _from_dataset(data: Dataset) -> ImageSource:
     return ImageSource(name, f"{total} images of a {name}", total, batches, _first_of(data))
 
 
-def _from_loader(data: DataLoader) -> ImageSource:
+def _from_loader(data: DataLoader[Any]) -> ImageSource:
     total = _length(data.dataset)
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
@@ -211,7 +212,7 @@ def _from_loader(data: DataLoader) -> ImageSource:
     return ImageSource(name, f"{total} images of a DataLoader", total, batches, _first_of(data.dataset))
 
 
-def _length(data: Dataset) -> int:
+def _length(data: Dataset[Any]) -> int:
     try:
         total = len(data)  # type: ignore[arg-type]  # not every Dataset has a length, which is what is asked here
     except TypeError:
@@ -223,7 +224,7 @@ def _length(data: Dataset) -> int:
     return total
 
 
-def _first_of(data: Dataset) -> Callable[[int], tuple[Tensor, Tensor, np.ndarray]]:
+def _first_of(data: Dataset[Any]) -> Callable[[int], tuple[Tensor, Tensor, np.ndarray]]:
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
         images, labels = _image_and_label(default_collate([data[i] for i in range(min(number, _length(data)))]))
         shown = torch.full((len(images),), -1) if labels is None else labels

@@ -33,10 +33,8 @@ class ConfidenceInterval(NamedTuple):
 NO_INTERVAL = ConfidenceInterval(math.nan, math.nan)
 
 
-class Test(NamedTuple):
+class Contrast(NamedTuple):
     """A difference with its 95 % interval, two-sided p and standardised effect; NaN where there is none."""
-
-    __test__ = False  # no test case of pytest
 
     difference: float
     interval: ConfidenceInterval
@@ -154,19 +152,19 @@ def proportion_interval(share: float, n: int) -> ConfidenceInterval:
 # --- differences ------------------------------------------------------------------------------------------------------
 
 
-def difference_test(difference: float, se: float, df: float, *, size: float, span: float = math.inf) -> Test:
+def difference_test(difference: float, se: float, df: float, *, size: float, span: float = math.inf) -> Contrast:
     """Student's t of a difference with standard error ``se``; its interval is cut at what a difference can be,
     ``+-span``, which leaves its coverage as it is. ``size`` is how large the compared numbers are."""
     if not has_spread(se, size) or not df > 0:
-        return Test(difference, NO_INTERVAL, math.nan, math.nan)
+        return Contrast(difference, NO_INTERVAL, math.nan, math.nan)
     half = float(special.stdtrit(df, (1 + LEVEL) / 2)) * se
     low, high = max(difference - half, -span), min(difference + half, span)
-    return Test(
+    return Contrast(
         difference, ConfidenceInterval(low, high), 2 * float(special.stdtr(df, -abs(difference) / se)), math.nan
     )
 
 
-def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test:
+def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contrast:
     """``y - x`` of runs paired by seed, ``(n,)`` each with n >= 2: Student's t at n - 1 degrees of freedom.
 
     The effect is ``J(n-1) mean(d) / sd(d)``, Hedges' g standardised by the differences (Gibbons, Hedeker & Davis 1993,
@@ -178,7 +176,7 @@ def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test
     return found if math.isnan(found.p) else found._replace(effect=hedges_correction(df) * float(d.mean()) / sd)
 
 
-def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Test:
+def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contrast:
     """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of
     freedom (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
     n, m = len(x), len(y)

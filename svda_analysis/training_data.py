@@ -47,7 +47,7 @@ class TrainingData:
     @functools.cached_property
     def learned_from(self) -> Tensor:
         """Indices of the training images, the same for every seed."""
-        return _drawn(len(self.train), self.recipe.train_images, generator(0))
+        return _draw_images(len(self.train), self.recipe.train_images, generator(0))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -66,11 +66,11 @@ class TrainingData:
     def tested(self, epoch: int) -> Tensor:
         """Indices of the test images that are classified once ``epoch`` epochs are done; all of them at the end."""
         limit = self.recipe.monitor_images if epoch < self.recipe.epochs else None
-        return _drawn(len(self.test), limit, generator(0))
+        return _draw_images(len(self.test), limit, generator(0))
 
     def probe(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images on which indicators are measured, the same for every seed and epoch."""
-        chosen = _drawn(len(self.test), self.recipe.probe_images, torch.Generator().manual_seed(0))
+        chosen = _draw_images(len(self.test), self.recipe.probe_images, torch.Generator().manual_seed(0))
         return self.test.batches(64, indices=chosen)
 
     def traced(self) -> Tensor:
@@ -78,7 +78,7 @@ class TrainingData:
         return next(iter(self.test.batches(TRACED_IMAGES, indices=self.test.examples(TRACED_IMAGES))))[0]
 
 
-def _drawn(size: int, limit: int | None, draw: torch.Generator) -> Tensor:
+def _draw_images(size: int, limit: int | None, draw: torch.Generator) -> Tensor:
     """Indices of ``limit`` images out of ``size``; of all in their order where there is no limit."""
     return torch.arange(size) if limit is None else torch.randperm(size, generator=draw)[:limit]
 

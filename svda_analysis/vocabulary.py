@@ -24,6 +24,7 @@ REGISTRANTS = [
     "svda_analysis.source_indicators",
     "svda_analysis.directions",
     "svda_analysis.faithful",
+    "svda_analysis.study.costs",
 ]
 
 # The words for limits that follow from a size: which size, and the limit that it gives.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
+import io
 import struct
 import urllib.error
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from study_cases import TINY, run_paper
 
 from svda_analysis.data import DATASETS
 from svda_analysis.model import ViTConfig
@@ -71,3 +75,50 @@ def bare_machine(monkeypatch, tmp_path_factory):
     for name, spec in DATASETS.items():
         monkeypatch.setitem(DATASETS, name, dataclasses.replace(spec, usual_folders=()))
     monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)
+
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+
+def draw_few(patch: pytest.MonkeyPatch) -> None:
+    """Reports with the figures that are drawn fast: the others take most of the time."""
+    from svda_analysis.figures import registry
+
+    every, few = registry.pictures, ("accuracy_structure", "sigma_over_epochs", "maps_over_epochs", "epochs_by_layer")
+    patch.setattr(registry, "pictures", lambda *a, **k: [one for one in every(*a, **k) if one.name.startswith(few)])
+
+
+@pytest.fixture
+def few_figures(monkeypatch):
+    draw_few(monkeypatch)
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Path:
+    """The manifest of a tiny study."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+class WholeStudy(NamedTuple):
+    """A tiny study that was trained, measured and written by the command; ``said`` is what it printed."""
+
+    manifest: Path
+    checkpoints: Path
+    out: Path
+    said: str
+
+
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory, fashion) -> WholeStudy:
+    """Of four runs, with few figures. Not to be written to."""
+    folder = tmp_path_factory.mktemp("study")
+    path, said = folder / "tiny.toml", io.StringIO()
+    path.write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.delenv("SVDA_DATA", raising=False)
+        patch.setenv("HOME", str(folder))
+        draw_few(patch)
+        run_paper(path, folder / "out", folder / "ck", fashion)
+    return WholeStudy(path, folder / "ck", folder / "out", said.getvalue())

@@ -11,7 +11,7 @@ from making import cifar10_files, cifar100_files, pixels, write_archive, write_f
 
 from svda_analysis.data import DATASETS, load_dataset
 from svda_analysis.data.catalog import DatasetSpec, register_dataset
-from svda_analysis.data.images import in_memory
+from svda_analysis.data.readers import in_memory
 from svda_analysis.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("bare_machine")

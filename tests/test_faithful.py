@@ -10,15 +10,10 @@ from torch import nn
 
 from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
-from svda_analysis.faithful import (
-    deletion_insertion,
-    faithfulness,
-    infidelity,
-    randomisation_check,
-    sensitivity_max,
-)
+from svda_analysis.faithful import faithfulness, randomisation_check
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.perturbation import deletion_insertion, infidelity, sensitivity_max
 from svda_analysis.stats import mean_interval
 from svda_analysis.vocabulary import quantity
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.penalties import (
     attention_layers,
@@ -100,3 +101,12 @@ def test_row_energy_is_kept_by_svda_while_training_until_it_is_forgotten():
     track_row_energy(plain)
     plain(torch.randn(2, 1, 28, 28))
     assert [layer.row_energy for layer in plain.attention_layers()] == [None, None]
+
+
+def test_a_compressed_layer_is_penalised_but_for_orthogonality():
+    kept = {"score_dims": ((5, 3), (4, 4)), "norm_dims": ((2, 1), (0, 0))}
+    model = ViT(dataclasses.replace(small("svda"), **kept))
+    entropies = [shape_entropy(layer.sigma).item() for layer in model.attention_layers()]
+    assert penalty(model, shape_penalty=1.0).item() == pytest.approx(np.mean(entropies), rel=1e-6)
+    with pytest.raises(InputError, match=r"orthogonality must be 0 for a compressed model, got 0\.1"):
+        penalty(model, orthogonality=0.1)

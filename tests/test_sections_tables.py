@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from test_sections_analysis import an_analysis
 
 from svda_analysis.results import Run
 from svda_analysis.sections.tables import comparison_tables, layer_table, matching_table, runs_table, summary_table
-from svda_analysis.stats import interval_over
 
 
 def test_runs_by_row_with_a_dash_for_what_is_unknown():
@@ -74,7 +74,7 @@ def matching(gains):
 def test_the_table_takes_the_mean_and_interval_over_pairs_of_runs():
     gains = [0.1, 0.3, 0.2]
     (row,) = matching_table(matching(gains)).to_dict("records")
-    low, high = interval_over(gains, low=-1, high=1)
+    low, high = stats.t.interval(0.95, 2, 0.2, stats.sem(gains))
     assert row["Pairs"] == "3"
     assert row["Gain over chance [95% CI]"] == f"+0.200 [{low:.3f}, {high:.3f}]"
     (row,) = matching_table(matching(gains)[:1]).to_dict("records")

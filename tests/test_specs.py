@@ -70,9 +70,7 @@ def test_timm_brings_its_preprocessing_and_its_number_of_classes(tmp_path):
 
 def test_torchvision_brings_its_preprocessing():
     opened = open_model("torchvision:vit_b_32")
-    assert opened.preprocessing == Preprocessing(
-        image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD
-    )
+    assert opened.preprocessing == Preprocessing(image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def test_a_saved_model_of_hugging_face(tmp_path):

@@ -201,6 +201,19 @@ def test_tost_refuses_what_makes_no_sense():
             tost(differences, margin)
 
 
+@pytest.mark.parametrize("true", [0.5, -0.5])
+def test_tost_errs_in_5_per_cent_where_the_truth_is_at_the_margin(true):
+    random, trials = np.random.default_rng(0), 3000
+    shown = sum(tost(random.normal(true, 0.1, 4), 0.5).p < 0.05 for _ in range(trials))
+    assert abs(shown / trials - 0.05) < 3.5 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_tost_shows_an_equivalence_that_is_there_and_none_in_noise():
+    random = np.random.default_rng(1)
+    assert sum(tost(random.normal(0, 0.05, 5), 0.5).p < 0.05 for _ in range(200)) == 200
+    assert sum(tost(random.normal(0, 5, 5), 0.5).p < 0.05 for _ in range(200)) <= 20
+
+
 def test_mcnemar_by_hand():
     assert mcnemar(0, 0) == 1
     assert mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)

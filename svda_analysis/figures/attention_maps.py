@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svda_analysis.errors import InputError
-from svda_analysis.figures.panels import bare, brief, map_bar, own_figure, show_map, show_picture
+from svda_analysis.figures.panels import bare, map_bar, own_figure, shortened, show_map, show_picture
 from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS
-from svda_analysis.frames import check_columns
+from svda_analysis.frames import check_columns, rows_of
 from svda_analysis.results import Examples
 
 
@@ -46,7 +46,7 @@ def plot_attention_maps(
                     if row == 0:
                         ax.set_title("mean" if column == across - 1 else f"layer {column - 1}")
                     if column == 1:
-                        ax.set_ylabel(f"{brief(model, room)}\n{_prediction(shown, index, room)}", fontsize=6.5)
+                        ax.set_ylabel(f"{shortened(model, room)}\n{_prediction(shown, index, room)}", fontsize=6.5)
         who = " or ".join(sorted({"class token" if e.prefix else "average token" for e in examples.values()}))
         text = f"Attention of the {who} to the patches, mean over heads;\neach map relative to its own maximum"
         map_bar(fig, drawn, text)
@@ -81,7 +81,7 @@ def _show_example(ax: Axes, shown: Examples, index: int, room: int) -> None:
 
 def _class_name(shown: Examples, label: int, room: int) -> str:
     name = shown.classes[label] if 0 <= label < len(shown.classes) else str(label)
-    return "" if label < 0 else brief(name.split(",")[0].replace("_", " "), room)
+    return "" if label < 0 else shortened(name.split(",")[0].replace("_", " "), room)
 
 
 def _prediction(shown: Examples, index: int, room: int) -> str:
@@ -124,12 +124,12 @@ def plot_matched_heads(
         for row, layer in enumerate(layers):
             _write_upwards(fig.add_subplot(grid[row, 1]), f"layer {layer}")
             best = rows[rows["layer_a"] == layer].sort_values("similarity", ascending=False)[:across]
-            for column, pair in enumerate(best.itertuples()):
+            for column, pair in enumerate(rows_of(best)):
                 sides = ((a, pair.layer_a, pair.head_a), (b, pair.layer_b, pair.head_b))
                 for at, (shown, its_layer, head) in enumerate(sides):
                     ax = fig.add_subplot(grid[row, 2 + 3 * column + at])
                     show_map(ax, _map_of_head(shown, image, its_layer, head))
-                    ax.set_title(f"{brief(names[at], 10)} h{head}", fontsize=6)
+                    ax.set_title(f"{shortened(names[at], 10)} h{head}", fontsize=6)
                 ax.set_xlabel(f"alike {pair.similarity:.2f}", fontsize=6, labelpad=1, x=-0.05)
     return fig
 

@@ -45,7 +45,11 @@ def plot_indicator_over_epochs(
     The mean stops where the first run stops: a mean over fewer runs would jump.
     """
     rows = _rows_of_epochs(history, indicator, source, per_layer=False)
-    styles, runs, means = drawn_styles(rows, models), one_number_per_run(rows, epochs="each"), _each_epoch(rows)
+    styles, runs, means = (
+        drawn_styles(rows, models),
+        one_number_per_run(rows, epochs="each"),
+        summarise(rows, epochs="each"),
+    )
     whole = runs[runs["layer"].isna()]
     ax = plt.gca() if ax is None else ax
     for model, style in styles.items():
@@ -69,10 +73,6 @@ def _rows_of_epochs(history: pd.DataFrame, indicator: str, source: str | None, *
     rows = rows_of(history, indicator, source, name="history", per_layer=per_layer).dropna(subset="epoch")
     check_columns(rows, ["epoch"], "history")
     return rows
-
-
-def _each_epoch(rows: pd.DataFrame) -> pd.DataFrame:
-    return summarise(rows, epochs="each")
 
 
 def _with_all_runs(means: pd.DataFrame) -> pd.DataFrame:
@@ -108,7 +108,7 @@ def plot_layers_over_epochs(
     over runs as a band. Deeper layers are darker."""
     rows = _rows_of_epochs(history, indicator, source, per_layer=True)
     rows = rows[rows["model"] == choose("model", model, list(rows["model"].unique()))]
-    ax, means, layers = plt.gca() if ax is None else ax, _each_epoch(rows), sorted(rows["layer"].unique())
+    ax, means, layers = plt.gca() if ax is None else ax, summarise(rows, epochs="each"), sorted(rows["layer"].unique())
     for i, layer in enumerate(layers):
         mean = _with_all_runs(means[(means["layer"] == layer).fillna(False)])
         color = mpl.colormaps[HEAT](0.85 * (1 - i / max(1, len(layers) - 1)))
@@ -135,9 +135,9 @@ def plot_epochs_by_layer(history: pd.DataFrame, *, models: Models = None, fig: F
     fig, style = own_figure(fig, TWO_COLUMNS, 1.35 * len(kinds) + 0.6)
     with style:
         grid = fig.subplots(len(kinds), len(names), squeeze=False, sharex=True, sharey="row")
-        for axes, (indicator, source) in zip(grid, kinds, strict=True):
-            rows, first = rows_of(history, indicator, source, name="history"), (indicator, source) == kinds[0]
-            for ax, model in zip(axes, names, strict=True):
+        for at, (axes, (indicator, source)) in enumerate(zip(grid, kinds, strict=True)):
+            rows = rows_of(history, indicator, source, name="history")
+            for column, (ax, model) in enumerate(zip(axes, names, strict=True)):
                 if model in set(rows["model"]):
                     plot_layers_over_epochs(
                         history, indicator=indicator, source=source, model=model, legend=False, ax=ax
@@ -145,7 +145,9 @@ def plot_epochs_by_layer(history: pd.DataFrame, *, models: Models = None, fig: F
                 else:
                     ax.spines[:].set_visible(False)
                     ax.tick_params(length=0, labelbottom=False)
-                ax.set(xlabel="", ylabel="", title=model if first else "")
+                    if at:  # the numbers under a column go with its lowest panel
+                        grid[at - 1, column].tick_params(labelbottom=True)
+                ax.set(xlabel="", ylabel="", title="" if at else model)
             axes[0].set_ylabel(axis_label(history, rows).replace(" (", "\n("))
         fig.supxlabel("Epoch", fontsize=7.5)
         handles, texts = grid[0, 0].get_legend_handles_labels()
@@ -182,7 +184,7 @@ def plot_training_curves(history: pd.DataFrame, *, models: Models = None, fig: F
 
 
 def _draw_curves(ax: Axes, rows: pd.DataFrame, models: Models) -> None:
-    train, means = rows["source"].iloc[0] == "train", _each_epoch(rows)
+    train, means = rows["source"].iloc[0] == "train", summarise(rows, epochs="each")
     look: dict[str, Any] = {"ls": "--", "lw": 0.9} if train else {"ls": "-", "lw": 1.3}
     for model, style in drawn_styles(rows, models).items():
         mean = _with_all_runs(means[means["model"] == model])

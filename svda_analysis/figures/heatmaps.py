@@ -13,7 +13,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from svda_analysis.figures.panels import brief, least_span, own_figure
+from svda_analysis.figures.panels import least_span, own_figure, shortened
 from svda_analysis.figures.rows import axis_label, choose, drawn_styles, last_epoch, layered_pairs, of_models, rows_of
 from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles
 
@@ -134,7 +134,7 @@ def plot_all_heatmaps(
         for axes, (indicator, source) in zip(blocks, pairs, strict=False):
             _draw_heat_row(axes, table, indicator, source, names)
             for ax, model in zip(axes, names, strict=False):
-                ax.set(xlabel="", ylabel="", title=brief(model, 18) if ax.get_title() else "")
+                ax.set(xlabel="", ylabel="", title=shortened(model, 18) if ax.get_title() else "")
                 ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axes[0].set_title(axis_label(table, rows_of(table, indicator, source)) + "\n", loc="left")
         for ax in blocks[len(pairs) :].ravel():

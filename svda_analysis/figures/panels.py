@@ -28,8 +28,10 @@ def own_figure(fig: Figure | None, width: float, height: float) -> tuple[Figure,
 def panel_grid(fig: Figure, down: int, across: int, count: int, **options: Any) -> np.ndarray:
     """``count`` Axes in rows of ``across``; those that are left over are not shown."""
     axes = fig.subplots(down, across, squeeze=False, **options).ravel()
-    for ax in axes[count:]:
-        ax.set_visible(False)
+    for at in range(count, len(axes)):
+        axes[at].set_visible(False)
+        if at >= across:  # with shared x its numbers would go with it
+            axes[at - across].tick_params(labelbottom=True)
     return np.asarray(axes[:count])
 
 
@@ -101,6 +103,6 @@ def map_bar(fig: Figure, drawn: AxesImage, text: str) -> None:
     bar.outline.set_visible(False)
 
 
-def brief(name: str, room: int) -> str:
+def shortened(name: str, room: int) -> str:
     """``name`` in at most ``room`` characters."""
     return name if len(name) <= room else name[: room - 1].rstrip() + "…"

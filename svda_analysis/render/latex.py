@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -46,7 +47,8 @@ def booktabs(frame: pd.DataFrame) -> str:
     """A frame of text as a LaTeX table of the booktabs package; columns of long text wrap."""
     escaped = frame.astype(str).map(latex_escape).rename(columns=latex_escape)
     if len(escaped.columns):  # a row that begins with a bracket would be read as an option of the line break before it
-        escaped.isetitem(0, escaped.iloc[:, 0].str.replace(r"^([\[*])", r"{\1}", regex=True))
+        first: Any = escaped.iloc[:, 0].str.replace(r"^([\[*])", r"{\1}", regex=True)
+        escaped.isetitem(0, first)
     longest = frame.astype(str).map(len).max()
     alignment = "".join("p{3cm}" if longest[name] > 40 else "l" if name in _LEFT else "r" for name in frame.columns)
     return "% needs \\usepackage{booktabs}\n" + escaped.style.hide(axis="index").to_latex(

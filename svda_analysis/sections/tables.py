@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from svda_analysis.comparison import summarise
 from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_value
+from svda_analysis.frames import rows_of
 from svda_analysis.results import Run
-from svda_analysis.stats import interval_over
+from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import label
 
 _SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
@@ -28,10 +30,10 @@ def layer_table(table: pd.DataFrame, model: str) -> pd.DataFrame:
     layers = sorted(summary["layer"].dropna().unique())
     made = []
     groups = summary.groupby(["indicator", "source"], sort=False)
-    for (indicator, source), rows in sorted(groups, key=lambda group: _place(group[0][1])):
-        means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in rows.itertuples()}
+    for (indicator, source), rows in sorted(groups, key=lambda group: _place(str(group[0][1]))):
+        means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in rows_of(rows)}
         cells = {str(layer): means.get(layer, "-") for layer in layers}
-        made.append({"Source": source, "Indicator": label(indicator), **cells, "all": means[-1]})
+        made.append({"Source": source, "Indicator": label(str(indicator)), **cells, "all": means[-1]})
     return pd.DataFrame(made)
 
 
@@ -44,7 +46,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
             "Mean": number(row.mean),
             "95 % CI": interval(row.ci_low, row.ci_high),
         }
-        for row in rows[rows["layer"].isna()].itertuples()
+        for row in rows_of(rows[rows["layer"].isna()])
     ]
     return pd.DataFrame(made, columns=["Indicator", "Mean", "95 % CI"])
 
@@ -66,7 +68,7 @@ def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.Data
                 "Effect": fixed(row.effect, 1, sign=True),
                 "Runs": str(row.n_seeds) if row.unit == "seeds" else "1",
             }
-            for row in sorted(group.itertuples(), key=lambda row: _place(row.source))
+            for row in sorted(rows_of(group), key=lambda row: _place(row.source))
         ]
         tables[str(model), str(baseline)] = pd.DataFrame(made)
     return tables
@@ -82,7 +84,7 @@ def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
         gains = group["gain_over_chance"].to_numpy()
         low, high = group[["gain_over_chance_low", "gain_over_chance_high"]].iloc[0]
         if len(gains) > 1:
-            low, high = interval_over(gains, low=-1.0, high=1.0)  # a difference of similarities, each in [0, 1]
+            low, high = paired_test(np.zeros(len(gains)), gains, span=1.0).interval  # similarities lie in [0, 1]
         made.append(
             {
                 "Models": f"{model}, {baseline}" if model != baseline else f"{model}, other seed",

@@ -121,21 +121,25 @@ def indicator_source(one: Indicator) -> list[str]:
 
 
 def _function_text(function: Callable[..., Any]) -> list[str]:
-    code = getattr(function, "__code__", None)
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):
-        text = code.co_code.hex() + repr(code.co_names) if code else type(function).__qualname__
     bound = [*(getattr(function, "__defaults__", None) or ())]
     bound += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    code = getattr(function, "__code__", None)
     constants = [value for value in code.co_consts if isinstance(value, str | int | float)] if code else []
-    return [text, *(_value_text(value) for value in [*constants, *bound])]
+    return [_code_text(function), *(_value_text(value) for value in [*constants, *bound])]
+
+
+def _code_text(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return code.co_code.hex() + repr(code.co_names) if code else type(function).__qualname__
 
 
 def _value_text(value: Any) -> str:
     """A value as text that is the same in every process."""
     if callable(value):
-        return "".join(_function_text(value)) if hasattr(value, "__code__") else getattr(value, "__qualname__", "")
+        return _code_text(value)
     return repr(value) if isinstance(value, str | bytes | int | float | tuple | None) else type(value).__qualname__
 
 

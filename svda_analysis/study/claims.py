@@ -149,10 +149,11 @@ def _monitored_row(result: DatasetResult, model: str) -> dict[str, str]:
         return _claim_row(_MONITORED, measure, MISSING, NOT_TESTED, result.missing or "no history")
     runs = result.history[result.history["model"] == model].groupby("seed", dropna=False)["epoch"].max()
     keys = ["indicator", "source"]
-    known = rows.groupby([*keys, "seed", "epoch"], dropna=False)["mean"].agg(lambda x: x.notna().all())
+    known = rows.groupby([*keys, "seed", "epoch"], dropna=False)["mean"].agg(lambda x: bool(x.notna().all()))
     seen = known.groupby(keys).sum()
-    everywhere = int((seen == runs.sum()).sum())
-    found = f"{everywhere} of {len(seen)} over {runs.sum()} epochs of {counted(len(runs), 'run')}"
+    epochs = int(runs.sum())
+    everywhere = sum(count == epochs for count in seen)
+    found = f"{everywhere} of {len(seen)} over {epochs} epochs of {counted(len(runs), 'run')}"
     whole = everywhere == len(seen)
     return _claim_row(_MONITORED, measure, found, SUPPORTED if whole else NOT_SUPPORTED, "counted")
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from svda_analysis.frames import make_frame
+from svda_analysis.frames import make_frame, rows_of
 from svda_analysis.kinds import ATTENTIONS, ROLES
 from svda_analysis.vocabulary import Quantity, register
 
@@ -98,12 +98,10 @@ def cost_frame(sizes: Iterable[tuple[str, Mapping[str, Size]]]) -> pd.DataFrame:
 def sizes_of(costs: pd.DataFrame, dataset: str) -> dict[str, Size]:
     """What :func:`cost_frame` wrote of one data set, by model."""
     rows = costs[costs["dataset"] == dataset]
-    return {
-        str(row.model): Size(
-            str(row.attention),
-            int(row.parameters),
-            int(row.macs),
-            *(float(getattr(row, name)) for name in Size._fields[3:]),
-        )
-        for row in rows.itertuples()
-    }
+    return {str(row.model): size_in(row, str(row.attention)) for row in rows_of(rows)}
+
+
+def size_in(row: Any, attention: str) -> Size:
+    """The size that a row of a table of costs holds."""
+    times = [float(getattr(row, name)) for name in Size._fields[3:]]
+    return Size(attention, int(row.parameters), int(row.macs), *times)

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.formatting import file_word
-from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame, rows_of
 from svda_analysis.results import Analysis, Run, read_frame
-from svda_analysis.study.costs import Size, in_order
+from svda_analysis.study.costs import Size, in_order, size_in
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, nothing_measured
 from svda_analysis.study.sections import study_pictures
 from svda_analysis.vocabulary import known_bounds
@@ -72,18 +72,7 @@ def _flat_frame(path: Path) -> pd.DataFrame:
 
 
 def _flat_sizes(costs: pd.DataFrame, kinds: dict[str, str]) -> dict[str, Size]:
-    times = ("seconds", "seconds_std", "memory", "memory_std")
-    return in_order(
-        {
-            str(row.model): Size(
-                kinds[str(row.model)],
-                int(row.parameters),
-                int(row.macs),
-                *(float(getattr(row, time)) for time in times),
-            )
-            for row in costs.itertuples()
-        }
-    )
+    return in_order({str(row.model): size_in(row, kinds[str(row.model)]) for row in rows_of(costs)})
 
 
 def _flat_run(run: dict[str, Any]) -> Run:

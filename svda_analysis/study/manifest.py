@@ -130,7 +130,7 @@ def load_manifest(given: str | os.PathLike[str]) -> Manifest:
     if path.suffix != ".toml" and str(given) in packaged:
         text, name = (_PACKAGED / f"{given}.toml").read_text(encoding="utf-8"), str(given)
     elif path.is_file():
-        text, name = _read(path), path.stem
+        text, name = _read_manifest(path), path.stem
     else:
         raise InputError(f"manifest must be a file or one of {', '.join(packaged)}, got {str(given)!r}")
     try:
@@ -155,7 +155,7 @@ def default_preset(dataset: str) -> str:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> str:
+def _read_manifest(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

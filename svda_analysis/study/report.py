@@ -1,7 +1,7 @@
 """A study -> a folder: its report, and beside it all that the report is made of, so that it can be written again.
 
 ``tables/`` holds each table as csv, md and tex, ``figures/`` each figure as pdf and png; ``data/<data set>/`` the
-analysis of its runs and ``data/costs.csv`` what each model costs. ``meta.json`` says what was asked for, and of which runs.
+analysis of its runs and ``data/costs.csv`` what each model costs. ``meta.json`` says what was asked for, of which runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from svda_analysis.errors import InputError, check_writable, one_line
 from svda_analysis.formatting import file_word
-from svda_analysis.render.writer import META_FILE, write_document
-from svda_analysis.results import Analysis, Run, read_frame, versions
+from svda_analysis.render.writer import write_document
+from svda_analysis.results import META, Analysis, Run, read_frame, versions
 from svda_analysis.study.costs import COST_COLUMNS, cost_frame, sizes_of
 from svda_analysis.study.flat import read_flat_results
 from svda_analysis.study.result import DatasetResult, StudyResult, nothing_measured
@@ -134,20 +134,23 @@ def read_study(folder: str | os.PathLike[str]) -> tuple[StudyResult, dict[str, A
     costs, results = read_frame(place / "data" / _COSTS, COST_COLUMNS), []
     for found in meta["datasets"]:
         analysis = nothing_measured() if found["missing"] else Analysis.load(place / "data" / file_word(found["name"]))
-        about = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+        about: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
         results.append(DatasetResult(**about, sizes=sizes_of(costs, found["name"]), analysis=analysis))
     return StudyResult.of(meta["manifest"], results), meta
 
 
 def _read_meta_file(folder: Path) -> dict[str, Any]:
     """The ``meta.json`` of a study's report."""
-    path = folder / META_FILE
+    path = folder / META
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder} holds no report: there is no {META_FILE} in it") from None
+        raise InputError(f"{folder} holds no report: there is no {META} in it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)[:200]}") from None
+    meta = meta if isinstance(meta, dict) else {}
     needed = ("command", *_ASKED, "datasets" if "kind" in meta else "runs")
     if meta.get("kind", KIND) != KIND or not all(key in meta for key in needed):
         raise InputError(f"{path} is not of a study")

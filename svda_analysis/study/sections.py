@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from svda_analysis.document import Block, Document, Picture, Points, Section, Table
+from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word, spoken
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import claims_table
@@ -28,26 +28,26 @@ def study_document(study: StudyResult, *, command: str = "", warnings: Iterable[
     )
 
 
-def _claims(study: StudyResult) -> list[Section]:
+def _claims_sections(study: StudyResult) -> list[Section]:
     return [] if study.of_variants else _of_tables(claims_table(study.datasets, study.margin))
 
 
-def _accuracy(study: StudyResult) -> list[Section]:
+def _accuracy_sections(study: StudyResult) -> list[Section]:
     return [] if study.of_variants else _of_tables(accuracy_table(study.datasets, study.margin))
 
 
-def _variants(study: StudyResult) -> list[Section]:
+def _variants_sections(study: StudyResult) -> list[Section]:
     if not study.of_variants:
         return []
     changed = {name: what_changed(fields) for name, fields in study.variants.items()}
     return _of_tables(*(study_table(result, study.base, changed) for result in study.datasets))
 
 
-def _costs(study: StudyResult) -> list[Section]:
+def _costs_sections(study: StudyResult) -> list[Section]:
     return _of_tables(cost_table(study.datasets))
 
 
-def _indicators(study: StudyResult) -> list[Section]:
+def _indicators_sections(study: StudyResult) -> list[Section]:
     if study.of_variants:
         return []
     return _of_tables(*(table for result in study.datasets for table in indicator_tables(result)))
@@ -58,7 +58,7 @@ def _of_tables(*tables: Table) -> list[Section]:
     return [Section(name=table.name, title=table.title, blocks=(table,)) for table in tables if len(table.text)]
 
 
-def _maps(study: StudyResult) -> list[Section]:
+def _maps_sections(study: StudyResult) -> list[Section]:
     made = []
     for result in study.datasets:
         if "matching" in result.analysis.maps:
@@ -69,13 +69,13 @@ def _maps(study: StudyResult) -> list[Section]:
     return made
 
 
-def _figures(study: StudyResult) -> list[Section]:
+def _figures_sections(study: StudyResult) -> list[Section]:
     made = []
     for result in study.datasets:
         if result.trained:
             carried = [f"![{spoken(name)}](figures/{name}.png)" for name in result.carried]
             drawn = study_pictures(result, of_variants=study.of_variants)
-            blocks: list[Block] = [*drawn, *carried, *_untraced(result)]
+            blocks: list[Content] = [*drawn, *carried, *_untraced(result)]
             name, title = f"figures_{file_word(result.name)}", f"{result.title}: figures"
             made.append(Section(name=name, title=title, blocks=tuple(blocks)))
     return made
@@ -104,11 +104,11 @@ def _untraced(result: DatasetResult) -> list[str]:
 
 
 STUDY_SECTIONS: list[Callable[[StudyResult], list[Section]]] = [
-    _claims,
-    _accuracy,
-    _variants,
-    _costs,
-    _indicators,
-    _maps,
-    _figures,
+    _claims_sections,
+    _accuracy_sections,
+    _variants_sections,
+    _costs_sections,
+    _indicators_sections,
+    _maps_sections,
+    _figures_sections,
 ]

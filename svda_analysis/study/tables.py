@@ -20,6 +20,7 @@ from svda_analysis.formatting import (
     points,
     thousands,
 )
+from svda_analysis.frames import rows_of
 from svda_analysis.sections.tables import comparison_tables
 from svda_analysis.study.result import (
     DatasetResult,
@@ -70,9 +71,9 @@ def _accuracy_rows(result: DatasetResult, margin: float) -> Iterator[dict[str, A
         return
     summary = summarise(result.table[result.table["indicator"] == "accuracy"]).set_index("model")
     for model in result.trained:
+        own: Any = summary.loc[model]
         row = {"data": result.title, "model": model, **empty, "unit": "", "missing": ""}
-        row |= {"runs": int(summary.loc[model, "n_seeds"]), "accuracy": summary.loc[model, "mean"]}
-        row["std"] = summary.loc[model, "std"]
+        row |= {"runs": int(own["n_seeds"]), "accuracy": own["mean"], "std": own["std"]}
         if result.baseline not in (None, model):
             found = accuracy_difference(result, model, str(result.baseline))
             same = equivalence(result, model, str(result.baseline), margin)
@@ -155,7 +156,7 @@ def _alone(result: DatasetResult, model: str, baseline: str, shared: pd.DataFram
             model: number(row.mean),
             "Runs": str(row.n_seeds),
         }
-        for row in whole[whole["model"] == model].itertuples()
+        for row in rows_of(whole[whole["model"] == model])
         if (row.indicator, row.source) not in theirs
     ]
     return pd.DataFrame(rows, columns=shared.columns)

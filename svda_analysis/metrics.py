@@ -1,0 +1,213 @@
+"""The metrics of faithfulness, each a function of a :class:`Trial` under one decorator, :func:`metric`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from svda_analysis.attribution import attribute
+from svda_analysis.perturbation import Baseline, deletion_insertion, infidelity, sensitivity_max
+from svda_analysis.vocabulary import FAITHFULNESS, Quantity, register
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One batch and the maps of one method on it, or of a random ranking.
+
+    ``images (B, C, H, W)`` where the model is, ``maps (B, H, W)``, ``target (B,)`` the classes they speak of;
+    ``redrawn`` is the model with its weights shuffled; ``control`` the trial of the random ranking (its own: itself).
+    ``places`` and ``draws`` are arguments of the functions in ``perturbation.py``: where the patches are, and what is
+    drawn.
+    """
+
+    model: nn.Module
+    redrawn: nn.Module
+    images: Tensor
+    maps: Tensor
+    target: Tensor
+    method: str
+    baseline: Baseline
+    steps: int | None
+    places: dict[str, Any]
+    draws: dict[str, Any]
+    random: Trial | None = None
+
+    @property
+    def control(self) -> Trial:
+        return self.random or self
+
+    @functools.cached_property
+    def areas(self) -> tuple[Tensor, Tensor]:
+        """The areas under the deletion and the insertion curve, each ``(B,)``."""
+        return deletion_insertion(
+            self.model,
+            self.images,
+            self.maps,
+            target=self.target,
+            baseline=self.baseline,
+            steps=self.steps,
+            **self.places,
+        )
+
+    def explain(self, model: nn.Module, method: str) -> Tensor:
+        """The maps ``(B, H, W)`` of a method for the trial's classes, by any model of the same images."""
+        options: dict[str, Any] = {"target": self.target, "batch_size": len(self.images)}
+        return attribute(model, self.images, method=method, prefix_tokens=self.places["prefix_tokens"], **options)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric(Quantity):
+    """A quantity that ``function(trial)`` gives for each image, ``(B,)`` (fewer where an image has none).
+
+    ``of_random``: the random ranking has it too. ``sampled``: it draws, and is left out where no samples are wanted.
+    """
+
+    function: Callable[[Trial], Tensor]
+    of_random: bool = True
+    sampled: bool = False
+
+
+METRICS: dict[str, Metric] = {}
+Measure = Callable[[Trial], Tensor]
+
+
+def metric(**about: Any) -> Callable[[Measure], Measure]:
+    """Decorator: enter the function in :data:`METRICS` and in the vocabulary; arguments are the fields of
+    :class:`Metric`."""
+
+    def enter(function: Measure) -> Measure:
+        made = Metric(**{"family": FAITHFULNESS, "quality": "faithful", **about}, function=function)
+        METRICS[made.name] = made
+        register(made)
+        return function
+
+    return enter
+
+
+@metric(
+    name="deletion_auc",
+    label="Deletion AUC",
+    low=0.0,
+    high=1.0,
+    higher_means="less faithful",
+    reference="Petsiuk, Das & Saenko 2018 (here patch by patch)",
+)
+def _deletion_auc(trial: Trial) -> Tensor:
+    """The area under the deletion curve."""
+    return trial.areas[0]
+
+
+@metric(
+    name="insertion_auc",
+    label="Insertion AUC",
+    low=0.0,
+    high=1.0,
+    higher_means="more faithful",
+    reference="Petsiuk, Das & Saenko 2018 (here patch by patch)",
+)
+def _insertion_auc(trial: Trial) -> Tensor:
+    """The area under the insertion curve."""
+    return trial.areas[1]
+
+
+@metric(
+    name="infidelity",
+    label="Infidelity",
+    low=0.0,
+    higher_means="the map foretells worse what taking patches away does",
+    reference="Yeh et al. 2019, eq. 1",
+    sampled=True,
+)
+def _infidelity(trial: Trial) -> Tensor:
+    """:func:`~svda_analysis.perturbation.infidelity`."""
+    return infidelity(trial.model, trial.images, trial.maps, target=trial.target, **trial.places, **trial.draws)
+
+
+@metric(
+    name="deletion_gain",
+    label="Deletion gain",
+    low=-1.0,
+    high=1.0,
+    higher_means="taking away what the map ranks highest costs more than a random choice",
+    direction={"*": +1},
+    reference="our definition, after Petsiuk, Das & Saenko 2018",
+    of_random=False,
+)
+def _deletion_gain(trial: Trial) -> Tensor:
+    """Random minus method, image by image."""
+    return trial.control.areas[0] - trial.areas[0]
+
+
+@metric(
+    name="insertion_gain",
+    label="Insertion gain",
+    low=-1.0,
+    high=1.0,
+    higher_means="bringing back what the map ranks highest gives more than a random choice",
+    direction={"*": +1},
+    reference="our definition, after Petsiuk, Das & Saenko 2018",
+    of_random=False,
+)
+def _insertion_gain(trial: Trial) -> Tensor:
+    """Method minus random, image by image."""
+    return trial.areas[1] - trial.control.areas[1]
+
+
+@metric(
+    name="sensitivity_max",
+    label="Largest sensitivity",
+    low=0.0,
+    higher_means="the map changes more under small noise",
+    reference="Yeh et al. 2019, eq. 4",
+    of_random=False,
+    sampled=True,
+)
+def _sensitivity_max(trial: Trial) -> Tensor:
+    """:func:`~svda_analysis.perturbation.sensitivity_max`."""
+    prefix = trial.places["prefix_tokens"]
+    return sensitivity_max(
+        trial.model, trial.images, method=trial.method, target=trial.target, prefix_tokens=prefix, **trial.draws
+    )
+
+
+@metric(
+    name="randomisation_correlation",
+    label="Likeness, weights redrawn",
+    low=-1.0,
+    high=1.0,
+    higher_means="the map depends less on what was learned",
+    reference="Adebayo et al. 2018",
+    of_random=False,
+)
+def _randomisation_correlation(trial: Trial) -> Tensor:
+    """Rank correlation with the map of a model whose weights were shuffled; no image with a constant map."""
+    values = rank_correlation(trial.maps, trial.explain(trial.redrawn, trial.method))
+    return values[~values.isnan()]
+
+
+# --- other weights ----------------------------------------------------------------------------------------------------
+
+
+def redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of the model, the entries of each parameter in a random order."""
+    drawn, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in drawn.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return drawn
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Spearman's coefficient of the maps ``x, y (B, H, W)``, ties at their mean rank, ``(B,) float64``; NaN for a
+    constant map."""
+    ranks = [torch.from_numpy(stats.rankdata(maps.flatten(1).numpy(), axis=1)) for maps in (x, y)]
+    x_rank, y_rank = (rank - rank.mean(1, keepdim=True) for rank in ranks)
+    return (x_rank * y_rank).sum(1) / (x_rank.norm(dim=1) * y_rank.norm(dim=1))

@@ -1,0 +1,259 @@
+"""Patches taken away and brought back, and noise: what a map foretells, against what the model then does.
+
+The measures of one map at a time; :func:`svda_analysis.faithful.faithfulness` takes them over a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
+from svda_analysis.errors import InputError
+from svda_analysis.maps import logits_of, whole_maps
+from svda_analysis.sources import for_model
+from svda_analysis.tap import evaluating
+
+Baseline = Literal["mean", "blur"]
+
+
+def deletion_insertion(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    *,
+    target: int | Tensor | None = None,
+    baseline: Baseline = "mean",
+    steps: int | None = None,
+    patch_size: int | None = None,
+    prefix_tokens: int | None = None,
+    batch_size: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Areas under the deletion and the insertion curve, each ``(B,) float64`` in [0, 1] on the CPU.
+
+    The curve is the target's softmax probability over the fraction of patches changed, its area by the trapezoid rule
+    (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are the tokens). A patch weighs the
+    sum of its map; the heaviest goes first, of equal ones the first in reading order. Deletion replaces patches of the
+    image by the baseline's: low is faithful. Insertion puts the image's patches into the baseline: high is faithful.
+
+    ``images (B, C, H, W)`` float, preprocessed; ``maps (B, H, W)``; ``target`` a class, one for each image ``(B,)``, or
+    None for the predictions. ``baseline="mean"`` is the zero image: the mean colour where preprocessing subtracts the
+    mean. ``"blur"`` is the image under a Gaussian whose deviation is one patch side, cut off at two deviations or at
+    the image's side (our definition). All patches are changed in ``steps`` steps, as even as whole patches allow
+    (default: one patch each), so the curve has ``steps + 1`` points. ``patch_size`` is the side of a patch; without it
+    the grid is read off the model's tokens (``prefix_tokens`` of them before the first patch, where the model does not
+    say it), and pixels go to patches as in :func:`~svda_analysis.attribution.attribute`.
+    ``batch_size`` changed images go through the model at once.
+
+    The model runs in eval mode where it lies and is as before afterwards. Raises :class:`InputError` when an argument
+    is outside what is allowed, or the patches cannot be told from the model.
+    """
+    _check(images, maps, baseline, batch_size)
+    images, maps = for_model(images.detach(), model), maps.detach().cpu().double()
+    B = len(images)
+    with evaluating(model), torch.no_grad():
+        grid = patch_grid(model, images, patch_size, prefix_tokens)
+        P = grid[0] * grid[1]
+        steps = P if steps is None else steps
+        if not isinstance(steps, int) or not 1 <= steps <= P:
+            raise InputError(f"steps must be a whole number in 1..{P}, the number of patches, got {steps!r}")
+        counts = (torch.arange(steps + 1) * P + steps // 2) // steps  # patches changed at each point, 0 to P
+        patch_of_pixel = to_pixels(torch.arange(P).view(1, *grid).double(), maps.shape[-2:]).long()[0]  # (H, W)
+        ranks = _ranks(maps, patch_of_pixel, P)[:, patch_of_pixel].to(images.device)  # (B, H, W)
+        filler = torch.zeros_like(images) if baseline == "mean" else _blurred(images, grid)
+        classes = targets_of(model, images, target, batch_size)
+        jobs = torch.cartesian_prod(torch.arange(2), torch.arange(B), counts)  # (2 * B * (steps + 1), 3)
+        found = []
+        for kind, image, count in (part.to(images.device).unbind(1) for part in jobs.split(batch_size)):
+            changed = ranks[image] < count[:, None, None]  # (b, H, W)
+            from_image = (changed == kind[:, None, None].bool())[:, None]  # kind 0 deletes, 1 inserts
+            mixed = torch.where(from_image, images[image], filler[image])
+            found.append(_probabilities(model, mixed).gather(1, classes[image][:, None])[:, 0].cpu().double())
+    curves = torch.cat(found).view(2, B, steps + 1)
+    deletion, insertion = torch.trapezoid(curves, counts.double() / P).clamp(0, 1)  # rounding alone can pass 1
+    return deletion, insertion
+
+
+def infidelity(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    *,
+    target: int | Tensor | None = None,
+    samples: int = 20,
+    patch_size: int | None = None,
+    prefix_tokens: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """How far a map is from foretelling what taking patches away does to the model, ``(B,) float64``; 0 is best.
+
+    ``E[(beta phi.z - (f(x) - f(x without z)))^2]`` over ``samples`` draws of z, in which each patch is set to zero with
+    probability 1/2 (Yeh et al. 2019, eq. 1, by captum): ``phi.z`` is the sum of the map over what was taken, ``f`` the
+    target's softmax probability, and ``beta`` the best scale for each image, since maps have no unit in common.
+
+    The draws follow from ``seed`` and the image's number, ``first`` for the first image. Other arguments and errors as
+    for :func:`deletion_insertion`.
+    """
+    import captum.metrics
+
+    _check(images, maps, "mean", batch_size)
+    check_whole("samples", samples)
+    images = for_model(images.detach(), model)
+    B, C, H, W = images.shape
+    with evaluating(model), torch.no_grad():
+        grid = patch_grid(model, images, patch_size, prefix_tokens)
+        drawn = draws_of_images(B, (samples, *grid), seed, first).flatten(0, 1) < 0.5  # (B * samples, rows, columns)
+        taken = to_pixels(drawn.to(images), (H, W))[:, None].expand(-1, C, -1, -1)  # (B * samples, C, H, W)
+        found = captum.metrics.infidelity(
+            lambda x: torch.cat([_probabilities(model, part) for part in x.split(batch_size)]),
+            lambda x: (taken, x * (1 - taken)),
+            images,
+            (maps.detach().to(images)[:, None] / C).expand(-1, C, -1, -1),
+            target=targets_of(model, images, target, batch_size),
+            n_perturb_samples=samples,
+            normalize=True,
+        )
+    return found.cpu().double()
+
+
+def sensitivity_max(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    method: str = "rollout",
+    target: int | Tensor | None = None,
+    samples: int = 10,
+    radius: float = 0.02,
+    prefix_tokens: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """The largest relative change of a method's map under small noise, ``(B,) float64``; 0 is a map that stays.
+
+    ``max ||phi(x + e) - phi(x)|| / ||phi(x)||`` over ``samples`` draws of e, each pixel uniform within ``radius`` in
+    units of the preprocessed image, for one class throughout (Yeh et al. 2019, eq. 4, sampled by captum). ``seed`` and
+    ``first`` as in :func:`infidelity`, the rest as in :func:`~svda_analysis.attribution.attribute`.
+    """
+    import captum.metrics
+
+    check_methods((method,))
+    check_images(images, batch_size)
+    check_whole("samples", samples)
+    images = for_model(images.detach(), model)
+    with evaluating(model), torch.no_grad():
+        classes = targets_of(model, images, target, batch_size).cpu()
+
+    def explain(x: Tensor | tuple[Tensor], target: Tensor) -> tuple[Tensor]:
+        images = _bare(x)
+        target = target.repeat_interleave(len(images) // len(target))  # captum does so, but for a single target
+        found = attribute(
+            model, images, method=method, target=target, batch_size=batch_size, prefix_tokens=prefix_tokens
+        )
+        return (found,)
+
+    noise = (draws_of_images(len(images), (samples, *images.shape[1:]), seed, first).flatten(0, 1) * 2 - 1) * radius
+    found = captum.metrics.sensitivity_max(
+        explain,
+        images,
+        lambda x, _radius: _bare(x) + noise.to(images),
+        perturb_radius=radius,
+        n_perturb_samples=samples,
+        target=classes,
+    )
+    return found.cpu().double()
+
+
+# --- patches --------------------------------------------------------------------------------------------------------
+
+
+def patch_grid(model: nn.Module, images: Tensor, patch_size: int | None, prefix_tokens: int | None) -> tuple[int, int]:
+    """Rows and columns of patches: by ``patch_size``, or by the tokens that most attention maps of one image have."""
+    H, W = images.shape[-2:]
+    if patch_size is None:
+        return whole_maps(model, images[:1], prefix_tokens=prefix_tokens).grid
+    check_whole("patch_size", patch_size)
+    if H % patch_size or W % patch_size:
+        raise InputError(f"patch_size must divide the images' {H} x {W} pixels, got {patch_size}")
+    return H // patch_size, W // patch_size
+
+
+def to_pixels(patches: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``(B, rows, columns) -> (B, H, W)``, the value of a patch at each of its pixels."""
+    return F.interpolate(patches[:, None], tuple(size), mode="nearest-exact")[:, 0]
+
+
+def _ranks(maps: Tensor, patch_of_pixel: Tensor, P: int) -> Tensor:
+    """The place of each patch in decreasing order of its sum, ``(B, P)`` from 0; equal ones stay in order."""
+    weights = torch.zeros(len(maps), P, dtype=maps.dtype).index_add(1, patch_of_pixel.flatten(), maps.flatten(1))
+    return weights.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    from torchvision.transforms.v2 import functional as transforms
+
+    H, W = images.shape[-2:]
+    sides = (max(1, W // grid[1]), max(1, H // grid[0]))  # horizontal first, as torchvision has it
+    kernel = [min(4 * side + 1, 2 * size - 1) for side, size in zip(sides, (W, H), strict=True)]  # it reflects at edges
+    return transforms.gaussian_blur(images, kernel, [float(side) for side in sides])
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    logits = logits_of(model(images))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+
+
+def targets_of(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
+    """The class of each image ``(B,)``, where the images lie: the target, or the prediction."""
+    logits = torch.cat([logits_of(model(part)) for part in images.split(batch_size)])
+    return resolve(None if target is None else class_of_each(target, len(images)), logits)
+
+
+def _bare(x: Tensor | tuple[Tensor]) -> Tensor:
+    return x if isinstance(x, Tensor) else x[0]  # captum hands over one input now as itself, now in a tuple
+
+
+def draws_of_images(B: int, shape: tuple[int, ...], seed: int, first: int) -> Tensor:
+    """Uniform numbers ``(B, *shape)`` in [0, 1), those of each image by its own generator."""
+    generators = (torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(B))
+    return torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _check(images: Tensor, maps: Tensor, baseline: str, batch_size: int) -> None:
+    check_images(images, batch_size)
+    wanted = (len(images), *images.shape[-2:])
+    if not isinstance(maps, Tensor) or maps.shape != wanted or not maps.isfinite().all():
+        came = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"maps must be finite numbers of shape {wanted}, one map for each image, got {came}")
+    check_baseline(baseline)
+
+
+def check_baseline(baseline: str) -> None:
+    """Raise :class:`InputError` for a filler that there is not."""
+    if baseline not in get_args(Baseline):
+        raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))}, got {baseline!r}")
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Raise :class:`InputError` unless all are names of methods."""
+    for name in (methods,) if isinstance(methods, str) else methods:
+        if name not in METHODS or isinstance(methods, str):
+            raise InputError(f"methods must be names among {', '.join(METHODS)}, got {name!r}")
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raise :class:`InputError` unless ``value`` is a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -1,0 +1,147 @@
+"""A cache that serves what would be measured now: its key covers all that the numbers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from svda_analysis.data import load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.indicators import INDICATORS, indicator
+from svda_analysis.results import Analysis
+from svda_analysis.specs import open_model
+from svda_analysis.study import cache
+from svda_analysis.study.manifest import StudyOptions
+from svda_analysis.study.measuring import measure
+from svda_analysis.vocabulary import QUANTITIES
+
+OPTIONS = StudyOptions(images=20, energy_images=20, examples=1)
+
+
+@pytest.fixture
+def subject(tiny):
+    return open_model(tiny["svda"])
+
+
+@pytest.fixture
+def data(fashion):
+    return load_dataset("fashion_mnist", root=fashion)
+
+
+@pytest.fixture
+def own_registry():
+    """Indicators that a test enters are gone after it."""
+    before = [(registry, dict(registry)) for registry in (INDICATORS, QUANTITIES)]
+    yield
+    for registry, held in before:
+        registry.clear()
+        registry.update(held)
+
+
+def enter(value: float, sources=("attention",), high=1.0, name: str = "always") -> None:
+    """An indicator whose function has the same text for every value."""
+
+    def function(a):
+        return torch.full(a.shape[:2], value)
+
+    function.__name__ = name
+    about = {"low": 0.0, "higher_means": "nothing", "reference": "a test"}
+    indicator(label="Always", sources=sources, high=high, **about)(function)
+
+
+def means(measured: Analysis, name: str) -> set[float]:
+    return set(measured.table.loc[measured.table["indicator"] == name, "mean"])
+
+
+def test_a_changed_indicator_gives_its_new_numbers_from_a_warm_cache(subject, data, tmp_path, own_registry):
+    for value in (0.25, 0.75, 0.25):
+        enter(value)
+        assert means(measure(subject, data, OPTIONS, tmp_path), "always") == {value}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_new_indicator_appears_in_a_warm_cache(subject, data, tmp_path, own_registry):
+    assert not means(measure(subject, data, OPTIONS, tmp_path), "always")
+    enter(0.5)
+    assert means(measure(subject, data, OPTIONS, tmp_path), "always") == {0.5}
+
+
+def test_an_entry_is_read_as_it_was_measured(subject, data, tmp_path, monkeypatch):
+    first = measure(subject, data, OPTIONS, tmp_path)
+    monkeypatch.setattr("svda_analysis.study.measuring.analyze_subject", None)  # nothing is measured again
+    again = measure(subject, data, OPTIONS, tmp_path)
+    for name in ("table", "spectra", "history"):
+        pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
+    assert (again.examples["model"].maps == first.examples["model"].maps).all()
+    assert again.runs == first.runs
+    assert (again.runs[0].path, again.runs[0].seconds) == (None, 0.0)
+
+
+@pytest.mark.parametrize("name", ["indicators.csv", "spectra.csv", "meta.json", "examples.npz"])
+def test_a_damaged_entry_is_measured_again(subject, data, tmp_path, name):
+    table = measure(subject, data, OPTIONS, tmp_path).table
+    (entry,) = tmp_path.iterdir()
+    (entry / name).write_text("damaged")
+    pd.testing.assert_frame_equal(measure(subject, data, OPTIONS, tmp_path).table, table)
+
+
+def test_what_cannot_be_read_back_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_write_entry", lambda entry, analysis: None)
+    with pytest.raises(InputError, match="cannot be read back: remove it"):
+        cache.kept(tmp_path / "entry", lambda: None)
+
+
+def test_the_key_covers_weights_seed_images_and_settings(subject, data, own_registry):
+    def key(one=subject, images=data, **settings):
+        return cache.subject_key(one, images, settings)
+
+    keys = [key(), key(images_of="other")]
+    other = dataclasses.replace(subject.checkpoint, recipe={**subject.checkpoint.recipe, "seed": 7})
+    keys.append(key(dataclasses.replace(subject, checkpoint=other)))
+    keys.append(key(images=dataclasses.replace(data, labels=data.labels.flip(0))))
+    keys.append(key(images=dataclasses.replace(data, mean=(0.5,))))
+    weights = next(subject.model.parameters())
+    with torch.no_grad():
+        weights += 1
+    keys.append(key())
+    enter(0.5)
+    keys.append(key())
+    enter(0.5, high=2.0)
+    keys.append(key())
+    enter(0.5, sources=("attention", "scores"))
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key() == key()
+
+
+def test_the_text_of_a_function_is_the_same_in_every_process_and_tells_constants():
+    texts = []
+    for constant in (1, 2):
+        space = {}
+        exec(f"def function(a, more={constant}):\n    return a * {constant}", space)
+        made = dataclasses.replace(INDICATORS["effective_rank"], function=space["function"])
+        texts.append(cache.indicator_source(made))
+    assert texts[0] != texts[1]
+    assert not any(" at 0x" in text for one in INDICATORS.values() for text in cache.indicator_source(one))
+
+
+def test_the_code_that_measures_is_part_of_the_key(subject, data, monkeypatch):
+    before = cache.subject_key(subject, data, {})
+    monkeypatch.setattr(cache, "measuring_code", lambda: "changed")
+    assert cache.subject_key(subject, data, {}) != before
+
+
+@pytest.mark.parametrize("name", cache.MEASURING_MODULES)
+def test_every_measuring_module_exists(name):
+    place = cache._PACKAGE.joinpath(*name.split("."))
+    assert (place / "__init__.py").exists() or place.with_suffix(".py").exists()
+
+
+def test_what_measures_is_in_the_list():
+    """The files that the numbers of a run come from, and none that only shows them."""
+    files = {file.relative_to(cache._PACKAGE).as_posix() for file in cache.measuring_files()}
+    assert {"attention.py", "indicators.py", "tap.py", "streaming.py", "data/__init__.py"} <= files
+    assert not any(name.startswith(("figures/", "render/", "cli/", "study/")) for name in files)

@@ -1,0 +1,88 @@
+"""Manifests: what stands nearer wins, and a bad one is one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from svda_analysis.cli import main
+from svda_analysis.errors import InputError
+from svda_analysis.study.manifest import load_manifest, packaged_manifests
+
+
+@pytest.mark.parametrize("name", packaged_manifests())
+def test_packaged_manifests_are_whole(name):
+    study = load_manifest(name)
+    files = [run.file for dataset in study.datasets for run in study.runs(dataset)]
+    assert len(set(files)) == len(files) == len(study.datasets) * len(study.variants) * len(study.seeds)
+    assert study.study == (name == "sigma")
+    assert {"paper", "sigma", "smoke"} <= set(packaged_manifests())
+
+
+def test_what_stands_nearer_wins(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("""
+        recipe = { epochs = 3, lr = 1 }
+        model = { depth = 2, dim = 24 }
+        [datasets.sample]
+        recipe = { epochs = 4 }
+        model = { depth = 3 }
+        [variants.more]
+        depth = 5
+        sigma_start = "one"
+    """)
+    study = load_manifest(path)
+    runs = {run.name: run for run in study.runs("sample")}
+    assert list(runs) == ["vit", "svda", "more"]
+    assert (runs["vit"].config.attention, runs["more"].config.attention) == ("dot", "svda")
+    assert (runs["svda"].config.depth, runs["more"].config.depth, runs["svda"].config.dim) == (3, 5, 24)
+    assert (runs["more"].recipe.epochs, runs["more"].recipe.lr, runs["more"].config.sigma_start) == (4, 1.0, "one")
+    assert str(runs["more"].file) == "sample/more_s0.pt"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[dataset.sample]", "there is no dataset; did you mean datasets"),
+        ("[datasets.sampel]", "did you mean sample"),
+        ("[datasets.sample]\n[recipe]\nepoch = 3", "there is no recipe.epoch; did you mean epochs"),
+        ("[datasets.sample]\n[recipe]\nepochs = '3'", "recipe.epochs must be of the type int, got '3'"),
+        ("[datasets.sample]\n[recipe]\nepochs = 0", "epochs must be at least 1, got 0"),
+        ("[datasets.sample]\n[model]\nattention = 'dot'", "there is no model.attention"),
+        ("[datasets.sample]\nmodel = {dept = 3}", "there is no datasets.sample.model.dept; did you mean depth"),
+        ("[datasets.sample]\n[variants.a]\nsigma_statr = 1", "there is no variants.a.sigma_statr; did you mean sigma_"),
+        (
+            "mixed_precision = 'fp8'\n[datasets.sample]",
+            "mixed_precision must be one of auto, no, bf16, fp16, got 'fp8'",
+        ),
+        ("[datasets.sample]\n[analysis]\nmaps = 4", "analysis.maps must be at least 8, got 4"),
+        ("[datasets.sample]\n[analysis]\nprecision = 2", "analysis.precision must be below 1, got 2"),
+        ("[datasets.sample]\n[analysis]\nmargin = nan", "analysis.margin must be below 100, got nan"),
+        ("[datasets.'imagefolder:/a/x']\n[datasets.'imagefolder:/b/x']", "two would write x/vit_s0.pt"),
+        ("[datasets.sample]\n[variants.svda]", "variants must have names of their own"),
+        ("[datasets.sample]\n[variants.'../x']", "variants must have names of their own"),
+        ("[datasets.sample]\n[analysis]\nimages = 0", "analysis.images must be a whole number above 0"),
+        ("attentions = ['rope']\n[datasets.sample]", "attentions must be among dot, svda, cosine"),
+        ("seeds = [1, 1]\n[datasets.sample]", "seeds must be a list of different whole numbers"),
+        ("title = 3\n[datasets.sample]", "title must be text"),
+        ("title = 'x'", "datasets must name at least one"),
+        ("datasets = 3 = 4", "is not TOML"),
+    ],
+)
+def test_a_bad_manifest_is_one_line_and_exit_code_2(tmp_path, capsys, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main(["paper", str(path), "--out", str(tmp_path / "out"), "--checkpoints", str(tmp_path / "ck")])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_manifest_names_those_there_are(tmp_path):
+    with pytest.raises(InputError, match="manifest must be a file or one of paper, sigma, smoke, got 'papre'"):
+        load_manifest("papre")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_manifest(tmp_path / "binary.toml")

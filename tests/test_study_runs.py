@@ -1,0 +1,154 @@
+"""Which runs a study has: trained where they are missing, found in a folder, never overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from study_cases import TINY, run_paper, wait_for
+
+from svda_analysis.checkpoint import load, save
+from svda_analysis.cli import main
+from svda_analysis.compression import compress
+from svda_analysis.data import load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViTConfig
+from svda_analysis.recipe import TrainConfig
+from svda_analysis.study.claims import NOT_TESTED
+from svda_analysis.study.manifest import load_manifest
+from svda_analysis.study.result import NOT_AT_HAND
+from svda_analysis.study.runs import find_checkpoints, train_missing
+from svda_analysis.training import train
+
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
+
+def test_the_manifest_says_in_which_precision_runs_are_trained(tmp_path, fashion):
+    weights = {}
+    for precision in ("no", "bf16"):
+        path = tmp_path / f"{precision}.toml"
+        path.write_text(f"mixed_precision = '{precision}'\n{TINY}")
+        study = dataclasses.replace(load_manifest(path), seeds=(0,), variants={"svda": {"attention": "svda"}})
+        trained = train_missing(study, tmp_path / precision, data_root=fashion, jobs=2)
+        weights[precision] = trained[0].subject.checkpoint.model["head.weight"]
+    assert not torch.equal(weights["no"], weights["bf16"])
+
+
+def status(process: int) -> tuple[int, bool] | None:
+    """The parent of a process, and whether it is a worker of multiprocessing; None where it has ended."""
+    with contextlib.suppress(OSError, ValueError):
+        place = Path("/proc") / str(process)
+        state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+        return None if state == "Z" else (int(parent), b"spawn_main" in (place / "cmdline").read_bytes())
+    return None
+
+
+def workers(parent: int) -> set[int]:
+    """The workers of multiprocessing that ``parent`` has spawned."""
+    numbers = (int(place.name) for place in Path("/proc").glob("[0-9]*"))
+    return {number for number in numbers if status(number) == (parent, True)}
+
+
+def is_worker(process: int) -> bool:
+    found = status(process)
+    return found is not None and found[1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes from /proc")
+def test_workers_end_with_the_study_that_was_killed(tmp_path, fashion):
+    path = tmp_path / "long.toml"
+    path.write_text(TINY.replace("epochs = 2", "epochs = 2000"))
+    arguments = ["--checkpoints", str(tmp_path / "ck"), "--data-root", str(fashion), "--jobs", "2"]
+    command = [sys.executable, "-m", "svda_analysis.cli", "paper", str(path), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list((tmp_path / "ck").rglob("*.pt")) or process.poll() is not None)
+    mine = workers(process.pid)
+    assert len(mine) == 2
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    wait_for(lambda: not any(map(is_worker, mine)), seconds=60)
+
+
+def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):
+    (tmp_path / "broken.pt").write_bytes(b"nothing")
+    source = tmp_path / "deep" / "er"
+    source.mkdir(parents=True)
+    for path in tiny.values():
+        (source / path.name).write_bytes(path.read_bytes())
+    half = ViTConfig(depth=1, dim=8, heads=2, patch_size=7)
+    recipe = TrainConfig(epochs=2, batch_size=100, probe_images=4)
+    train(half, recipe, source / "half_s0.pt", data_root=fashion, stop_after=1)
+    images, _ = next(load_dataset("fashion_mnist", root=fashion, train=True).batches(20))
+    save(compress(load(tiny["svda"]), images, budget=0.5), source / "small_s0.pt")
+    study = tmp_path / "tiny.toml"
+    study.write_text(TINY)
+    run_paper(study, tmp_path / "out", tmp_path / "nowhere", fashion, "--from", str(tmp_path))
+    said = capsys.readouterr().err
+    assert "half_s0.pt, epoch 1 of 2" in said
+    assert "small_s0.pt, compressed" in said
+    assert "broken.pt is not a checkpoint" in said
+    claims = pd.read_csv(tmp_path / "out" / "tables" / "t3_claims.csv")
+    one_each = claims[(claims["Data"] == "FashionMNIST") & (claims["Claim"] == "sparser attention")]
+    assert one_each["Verdict"].item() == NOT_TESTED
+    assert one_each["Why"].item() == "one training run each"
+    assert set(claims.loc[claims["Data"] == "CIFAR-100", "Why"]) > {NOT_AT_HAND}
+    figures = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    expected = ("accuracy_structure", "by_layer", "epochs_by_layer", "heatmaps", "maps_over_epochs", "spectra_scores")
+    assert {f"fashion_mnist_{name}" for name in (*expected, "sigma_over_epochs_svda", "training")} <= figures
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(InputError, match="no finished checkpoint in"):
+        find_checkpoints(fashion)
+    with pytest.raises(InputError, match="--from must be a folder"):
+        find_checkpoints(tmp_path / "absent")
+
+
+def test_from_takes_no_option_of_training(manifest, tmp_path, capsys):
+    for more in (["--jobs", "2"], ["--checkpoints", "x"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["paper", str(manifest), "--from", str(tmp_path), "--out", str(tmp_path / "out"), *more])
+        assert stopped.value.code == 2
+        assert "--from trains nothing" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_recipe_is_not_touched(manifest, tmp_path, fashion):
+    path = tmp_path / "ck" / "fashion_mnist" / "svda_s1.pt"
+    config = ViTConfig(depth=1, dim=8, heads=2, patch_size=7, attention="svda")
+    recipe = TrainConfig(epochs=1, seed=1, batch_size=100, probe_images=8)
+    train(config, recipe, path, data_root=fashion)
+    before = path.read_bytes()
+    with pytest.raises(
+        InputError, match=r"svda_s1.pt is of another recipe than the manifest's: epochs 1 -> 2; move it"
+    ):
+        train_missing(load_manifest(manifest), tmp_path / "ck", data_root=fashion)
+    assert path.read_bytes() == before
+    assert len(list((tmp_path / "ck").rglob("*.pt"))) == 1
+
+
+def test_train_images_are_the_same_for_every_seed(tmp_path, fashion):
+    seen = {}
+    for seed in (0, 1):
+        config = ViTConfig(depth=1, dim=8, heads=2, patch_size=7)
+        recipe = TrainConfig(epochs=1, batch_size=10, probe_images=4, train_images=30, seed=seed)
+        done = train(config, recipe, tmp_path / f"{seed}.pt", data_root=fashion)
+        seen[seed] = done.history.query("indicator == 'loss' and source == 'train'")["n"].item()
+    assert seen == {0: 30, 1: 30}
+    with pytest.raises(InputError, match="train_images must be at least 1, got 0"):
+        TrainConfig(train_images=0)
+
+
+def test_runs_are_found_as_subjects_without_the_state_of_their_optimizers(tiny):
+    assert load(tiny["svda"]).optimizer is not None
+    found, left_out = find_checkpoints(tiny["svda"].parent)
+    assert left_out == []
+    assert [(run.dataset, run.name, run.subject.seed) for run in found] == [
+        ("fashion_mnist", "dot", 0),
+        ("fashion_mnist", "svda", 0),
+    ]
+    assert all(run.subject.checkpoint.optimizer is None for run in found)
