@@ -32,12 +32,15 @@ class Registered(click.Choice[str]):
         """click sets them once; the registry says them."""
 
 
-def data_names() -> str:
-    """The data sets for a help text."""
-    from svda_analysis.data.catalog import dataset_names
+class DataOption(click.Option):
+    """An option that names a data set: ``{names}`` in its help are those that there are when the help is asked for."""
 
-    *first, last = dataset_names()
-    return f"{', '.join(first)} or {last}"
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from svda_analysis.data.catalog import dataset_names
+
+        record = super().get_help_record(ctx)
+        *first, last = dataset_names()
+        return record and (record[0], record[1].replace("{names}", f"{', '.join(first)} or {last}"))
 
 
 def data_options(function: Command) -> Command:

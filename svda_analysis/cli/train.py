@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import say_start, training_display
-from svda_analysis.cli.shared import CONTEXT, Registered, data_names, split_settings
+from svda_analysis.cli.shared import CONTEXT, DataOption, Registered, split_settings
 from svda_analysis.kinds import ATTENTIONS
 
 
 @click.command("train", context_settings=CONTEXT)
-@click.option("--dataset", required=True, metavar="NAME", help=f"{data_names()}.")
+@click.option("--dataset", required=True, metavar="NAME", cls=DataOption, help="{names}.")
 @click.option("--attention", type=Registered(ATTENTIONS), default="svda", show_default=True)
 @click.option("--out", required=True, metavar="FILE", help="The checkpoint, written after every epoch.")
 @click.option("--seed", type=int, default=0, show_default=True)
