@@ -19,7 +19,7 @@ from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import faithfulness as measure_faithfulness
 from svda_analysis.frames import TABLE_COLUMNS
-from svda_analysis.indicators import INDICATORS, Indicator
+from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import compare_run_maps
 from svda_analysis.maps import class_scores, whole_maps
 from svda_analysis.results import Analysis, Examples, Run, versions
@@ -45,10 +45,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in self.indicators or ():
-            if name not in INDICATORS:
-                raise InputError(f"indicators must be among {', '.join(INDICATORS)}, got {name!r}")
-        if self.indicators is not None and not self.indicators:
+        if not self.chosen:
             raise InputError("indicators must name at least one indicator, got none")
         if self.images is not None and self.images < 1:
             raise InputError(f"images must be at least 1, got {self.images}")
@@ -65,7 +62,7 @@ class Options:
 
     @property
     def chosen(self) -> list[Indicator]:
-        return [INDICATORS[name] for name in self.indicators or INDICATORS]
+        return choose_indicators(self.indicators)
 
 
 def analyze(
@@ -93,11 +90,12 @@ def analyze(
     preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data set's
     name (its test part); a checkpoint brings the name of its own.
 
-    ``indicators`` are names from :data:`~svda_analysis.indicators.INDICATORS` (default: all). At most ``images`` are
-    drawn without replacement (a tensor or a loader is taken from its start); ``precision`` stops once the half-width of
-    every 95 % interval is below this share of its indicator's range. ``noise`` is the standard deviation of the
-    Gaussian noise on the preprocessed input for ``perturbation_robustness``, ``seed`` that of the noise and of the
-    drawing. ``examples`` images keep their maps, the first of each class.
+    ``indicators`` are names from :data:`~svda_analysis.indicators.INDICATORS`, or of a group of them: ``"source"`` is
+    all of :mod:`~svda_analysis.source_indicators` (default: all that are in no group). At most ``images`` are drawn
+    without replacement (a tensor or a loader is taken from its start); ``precision`` stops once the half-width of every
+    95 % interval is below this share of its indicator's range. ``noise`` is the standard deviation of the Gaussian
+    noise on the preprocessed input for ``perturbation_robustness``, ``seed`` that of the noise and of the drawing.
+    ``examples`` images keep their maps, the first of each class.
 
     ``device``, ``prefix_tokens``, ``preprocessing`` and ``name`` are those of
     :func:`~svda_analysis.specs.open_model`; ``data_root`` says where data sets lie. ``progress`` is called with (images
@@ -192,6 +190,7 @@ def analyze_subject(
             seed=options.seed,
             prefix_tokens=subject.prefix_tokens,
             classes=source.scores,
+            normalisation=source.normalisation or subject.preprocessing.normalisation,
         )
         for batch, labels in source.batches(options.batch_size, options.images, options.seed):
             stream.update(for_model(batch, model), labels)
@@ -228,7 +227,7 @@ def _as_analysis(
         examples={subject.name: shown} if shown else {},
         traces={subject.name: subject.trace} if subject.trace else {},
         runs=(run,),
-        warnings=(*source.warnings, *_cautions(subject, stream.windows)),
+        warnings=(*source.warnings, *_cautions(subject, stream)),
         versions=versions(),
     )
 
@@ -238,12 +237,17 @@ def _with_rows(part: Analysis, rows: pd.DataFrame) -> Analysis:
     return dataclasses.replace(part, table=pd.concat([part.table, rows], ignore_index=True))
 
 
-def _cautions(subject: Subject, windows: bool) -> list[str]:
+def _cautions(subject: Subject, stream: Stream) -> list[str]:
     lines = []
     if subject.untrained:
         lines.append(f"{subject.spec} names no weights (@FILE): they are random, and nothing here was learned")
-    if windows:
+    if stream.windows:
         lines.append(f"{subject.name} attends inside windows: its numbers speak of windows, not of the whole image")
+    if stream.pixels_unknown:
+        lines.append(
+            f"source_perturbation_robustness of {subject.name}: the mean and deviation that its images were brought to "
+            "are not known, so the noise lies on them as they are, with nothing clamped to [0, 1]"
+        )
     return lines
 
 

@@ -4,7 +4,8 @@ A function's parameter names say what it needs, and one name means the same thin
 
 - ``spectrum (..., R)``: non-negative singular values in any order, from :func:`sigma_spectrum`,
   :func:`score_spectrum` or :func:`attention_spectrum`; the result has the leading shape ``(...)``;
-- ``a, a_noisy (B, H, N, N)``: attention after softmax, queries in rows; ``q, k (B, H, N, D)``; results are ``(B, H)``;
+- ``a, a_noisy, a_pixel_noisy (B, H, N, N)``: attention after softmax, queries in rows, of the images and of noisy
+  copies of them; ``q, k (B, H, N, D)``; results are ``(B, H)``;
 - ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
 
 Half precision is computed and returned in float32, float64 stays float64. Rows of a map are read as weights: they are
@@ -18,14 +19,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.vocabulary import Quantity, register
+from svda_analysis.vocabulary import Quantity, register, register_all
 
 SOURCES = ("sigma", "scores", "attention")
 
@@ -35,10 +36,14 @@ SOURCES = ("sigma", "scores", "attention")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Indicator(Quantity):
-    """A quantity that a function computes from a record. Its name is the function's, ``needs`` its parameter names."""
+    """A quantity that a function computes from a record. Its name is the function's, ``needs`` its parameter names.
+
+    Those of a ``group`` are measured only when they, or their group, are asked for (:func:`choose_indicators`).
+    """
 
     function: Callable[..., Tensor]
     needs: tuple[str, ...]
+    group: str = ""
 
 
 INDICATORS: dict[str, Indicator] = {}
@@ -56,7 +61,7 @@ def indicator(
     **more: Any,
 ) -> Callable[[Function], Function]:
     """Decorator: enter the function in :data:`INDICATORS` and in the vocabulary under its own name, and return it
-    unchanged. Arguments as for :class:`~svda_analysis.vocabulary.Quantity`."""
+    unchanged. Arguments as for :class:`~svda_analysis.vocabulary.Quantity`, and ``group``."""
 
     def enter(function: Function) -> Function:
         name, needs = function.__name__, tuple(inspect.signature(function).parameters)
@@ -77,12 +82,36 @@ def indicator(
     return enter
 
 
+def choose_indicators(names: Sequence[str] | None = None, *, argument: str = "indicators") -> list[Indicator]:
+    """The indicators of these names, each once; the name of a group stands for all of it. None: those of no group.
+
+    Raises :class:`InputError`, which speaks of ``argument``, for a name that is neither.
+    """
+    if names is None:
+        return [one for one in INDICATORS.values() if not one.group]
+    if not set(names) <= INDICATORS.keys():
+        register_all()
+    chosen: dict[str, Indicator] = {}
+    for name in names:
+        found = [one for one in INDICATORS.values() if name == one.name or (one.group and name == one.group)]
+        if not found:
+            allowed = [*INDICATORS, *indicator_groups()]
+            raise InputError(f"{argument} must be among {', '.join(allowed)}, got {name!r}")
+        chosen |= {one.name: one for one in found}
+    return list(chosen.values())
+
+
+def indicator_groups() -> list[str]:
+    """The names of the groups that are registered."""
+    return list(dict.fromkeys(one.group for one in INDICATORS.values() if one.group))
+
+
 # --- spectra --------------------------------------------------------------------------------------------------------
 
 
 def sigma_spectrum(sigma: Tensor) -> Tensor:
     """``|sigma|`` in descending order, same shape ``(..., D)``."""
-    return _widen(sigma).abs().sort(dim=-1, descending=True).values
+    return widen(sigma).abs().sort(dim=-1, descending=True).values
 
 
 def score_spectrum(q: Tensor, k: Tensor, scale: float, sigma: Tensor | None = None) -> Tensor:
@@ -224,7 +253,7 @@ def mean_alignment(q: Tensor, k: Tensor) -> Tensor:
 )
 def attention_entropy(a: Tensor) -> Tensor:
     """``-sum_j a_ij log a_ij / log N``, mean over queries i, in [0, 1] (our definition)."""
-    return (_entropy(_widen(a)) / _log_size(a)).mean(-1).clamp(0, 1)
+    return (_entropy(widen(a)) / _log_size(a)).mean(-1).clamp(0, 1)
 
 
 @indicator(
@@ -252,7 +281,7 @@ def selectivity_index(a: Tensor) -> Tensor:
 )
 def attention_sparsity(a: Tensor) -> Tensor:
     """``(sqrt N - ||a_i||_1 / ||a_i||_2) / (sqrt N - 1)``, mean over queries i, in [0, 1] (Hoyer 2004, sparseness)."""
-    return _hoyer(_widen(a)).mean(-1).clamp(0, 1)
+    return _hoyer(widen(a)).mean(-1).clamp(0, 1)
 
 
 @indicator(
@@ -269,7 +298,7 @@ def mass_90(a: Tensor) -> Tensor:
     A sum within ``N`` rounding steps of 90 % has reached it, so that nine of ten equal keys do. A zero row needs 1.
     """
     N = a.shape[-1]
-    carried = _widen(a).sort(dim=-1, descending=True).values.cumsum(-1)  # (B, H, N, N)
+    carried = widen(a).sort(dim=-1, descending=True).values.cumsum(-1)  # (B, H, N, N)
     total = carried[..., -1:]
     short = carried < (0.9 - N * torch.finfo(carried.dtype).eps) * total
     keys = short.sum(-1) + 1 + 0 * total.squeeze(-1)  # 0 * total carries a NaN over, which no comparison does
@@ -294,7 +323,7 @@ def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
     """
     if a.shape[-1] != prefix + grid[0] * grid[1]:
         raise InputError(f"a must have prefix + rows * columns tokens, got N={a.shape[-1]}, {prefix=}, {grid=}")
-    patches = _widen(a)[..., prefix:, prefix:]  # (B, H, P, P)
+    patches = widen(a)[..., prefix:, prefix:]  # (B, H, P, P)
     mass = patches.sum(-1)  # (B, H, P)
     distance = (patches * _patch_distances(grid, patches)).sum(-1) / _or_one(mass)
     rows_seen = (mass != 0).sum(-1)
@@ -327,7 +356,8 @@ def _wide_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _widen(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
+    """``x`` in float32 at least: half precision becomes float32, float64 stays."""
     return x.to(_wide_dtype(x))
 
 
@@ -338,7 +368,7 @@ def _or_one(total: Tensor) -> Tensor:
 
 def _scale_to_one(x: Tensor) -> Tensor:
     """``x`` over its largest magnitude along the last dimension (zeros stay): neither sums nor squares can overflow."""
-    x = _widen(x)
+    x = widen(x)
     return x / _or_one(x.abs().amax(-1, keepdim=True))
 
 
@@ -349,7 +379,7 @@ def _unit_rows(x: Tensor) -> Tensor:
 
 def _weights(a: Tensor) -> Tensor:
     """Rows of ``a`` with sum 1; a zero row stays zero."""
-    a = _widen(a)
+    a = widen(a)
     return a / _or_one(a.sum(-1, keepdim=True))
 
 

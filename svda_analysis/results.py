@@ -24,7 +24,7 @@ import pandas as pd
 from svda_analysis.comparison import compare
 from svda_analysis.errors import InputError
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
-from svda_analysis.vocabulary import QUANTITIES, Quantity, quantity, register
+from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register
 
 FORMAT = 1
 META = "meta.json"
@@ -267,7 +267,7 @@ def _as_json(one: Quantity) -> dict[str, Any]:
 
 
 def _from_json(fields: dict[str, Any]) -> Quantity:
-    limits = {key: x if x in ("D", "N", "grid") else float(x) for key, x in fields.items() if key in ("low", "high")}
+    limits = {key: x if x in LIMITS else float(x) for key, x in fields.items() if key in ("low", "high")}
     return Quantity(**{**fields, **limits, "sources": tuple(fields["sources"])})
 
 

@@ -35,7 +35,8 @@ Batches = Iterator[tuple[Tensor, Tensor | None]]
 class ImageSource:
     """Images for one model. ``batches(batch_size, images, seed)`` yields preprocessed images ``(B, C, H, W)`` and
     labels ``(B,)`` or None; ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing,
-    pictures ``(n, H, W, C) uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known)."""
+    pictures ``(n, H, W, C) uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known).
+    ``normalisation``: mean and deviation per channel that pixels in [0, 1] were brought to (None: not known)."""
 
     name: str
     description: str
@@ -45,6 +46,7 @@ class ImageSource:
     classes: tuple[str, ...] = ()
     scores: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def open_source(
@@ -158,7 +160,8 @@ def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
         return images, labels if same else torch.full_like(labels, -1), data.raw(chosen)
 
     about = (data.name, data.source, len(data))
-    return ImageSource(*about, batches, examples, learned, 0 if known else len(learned), warnings)
+    scores = 0 if known else len(learned)
+    return ImageSource(*about, batches, examples, learned, scores, warnings, (data.mean, data.std))
 
 
 def _check_images(data: ImageData, model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
 from svda_analysis.maps import class_scores, token_layout
+from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
 from svda_analysis.tap import AttentionRecord, capture, check_captured
 from svda_analysis.vocabulary import known_bounds, quantity
@@ -23,7 +24,9 @@ class Stream:
     """Running count, mean and spread over images of every indicator at every layer and head of one model.
 
     ``update`` runs one batch through the model and keeps only its moments; a record is dropped before the next layer
-    begins. With ``perturbation_robustness`` among the indicators each batch runs together with its noisy copy.
+    begins. Each batch runs together with the noisy copies that indicators need: ``noise`` on the input as it is
+    (``a_noisy``), the source's noise on its pixels (``a_pixel_noisy``), for which ``normalisation`` is the mean and
+    deviation per channel that the images were brought to (None: not known).
     ``classes``: how many outputs a classifier of these images has (0: it is not known).
     """
 
@@ -36,26 +39,25 @@ class Stream:
         seed: int = 0,
         prefix_tokens: int | None = None,
         classes: int = 0,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         self.model, self.indicators, self.noise, self.prefix_tokens = model, indicators, noise, prefix_tokens
-        self.classes = classes
+        self.classes, self.normalisation = classes, normalisation
         self.generator = torch.Generator().manual_seed(seed)
         self.images = 0
         self.kind = "dot"
         self.moments: dict[tuple[str, str, int], Moments] = {}
         self.spectrum_moments: dict[tuple[str, int], Moments] = {}
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
-        self.windows = False
-        self._noisy = any("a_noisy" in indicator.needs for indicator in indicators)
+        self.windows = self.pixels_unknown = False
+        needed = {need for indicator in indicators for need in indicator.needs}
+        self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
         B, seen = len(images), 0
-        batch = images
-        if self._noisy:
-            drawn = torch.randn(images.shape, generator=self.generator).to(images)
-            batch = torch.cat([images, images + self.noise * drawn])
+        batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
 
         def on_record(record: AttentionRecord) -> None:
             nonlocal seen
@@ -73,11 +75,23 @@ class Stream:
             self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
         self.images += B
 
+    def _noisy_copies(self, images: Tensor) -> list[Tensor]:
+        """The copies that :attr:`_noisy` names; they share one draw, so that each is the same without the other."""
+        drawn, copies = torch.randn(images.shape, generator=self.generator).to(images), []
+        if "a_noisy" in self._noisy:
+            copies.append(images + self.noise * drawn)
+        if "a_pixel_noisy" in self._noisy:
+            known = self.normalisation if self.normalisation and len(self.normalisation[0]) == images.shape[1] else None
+            self.pixels_unknown = known is None
+            copies.append(source_noise(images, drawn, known))
+        return copies
+
     def _measure(self, record: AttentionRecord, images: Tensor) -> None:
-        half = len(record.a) // (2 if self._noisy else 1)  # images, or the windows of all images
-        q, k, a = record.q[:half], record.k[:half], record.a[:half]
+        part = len(record.a) // (1 + len(self._noisy))  # images, or the windows of all images
+        q, k, a = record.q[:part], record.k[:part], record.a[:part]
+        noisy = {name: record.a[part * at : part * (at + 1)] for at, name in enumerate(self._noisy, start=1)}
         size = (images.shape[-2], images.shape[-1])
-        self.windows = self.windows or half > len(images)
+        self.windows = self.windows or part > len(images)
         known = 0 if self.windows else self.prefix_tokens  # a window holds patches alone
         grid, prefix = token_layout(self.model, a.shape[-1], image_size=size, prefix=known)
         spectra = {}
@@ -92,7 +106,7 @@ class Stream:
         for source, spectrum in spectra.items():
             moments = self.spectrum_moments.setdefault((source, record.layer), Moments())
             moments.update(_as_numbers(_mean_over_windows(spectrum, len(images))))
-        at_hand = {"q": q, "k": k, "a": a, "a_noisy": record.a[half:], "grid": grid, "prefix": prefix}
+        at_hand: dict[str, Any] = {"q": q, "k": k, "a": a, "grid": grid, "prefix": prefix, **noisy}
         for indicator in self.indicators:
             for source in indicator.sources:
                 if "spectrum" in indicator.needs and source not in spectra:

@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from svda_analysis.checkpoint import Checkpoint, check_fit, load, save
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
-from svda_analysis.indicators import INDICATORS
+from svda_analysis.indicators import choose_indicators
 from svda_analysis.maps import class_row, whole_maps
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.penalties import forget_row_energy, penalty, track_row_energy
@@ -282,7 +282,7 @@ class _Run:
 
     def _indicators(self) -> pd.DataFrame:
         """Every indicator on the probe, the same on each process."""
-        stream = Stream(self.model, list(INDICATORS.values()), seed=self.recipe.seed)
+        stream = Stream(self.model, choose_indicators(), seed=self.recipe.seed)
         for images, _ in self.data.probe():
             stream.update(images.to(self.accelerator.device))
         return stream.table(self._identity())

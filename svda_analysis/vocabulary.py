@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 
 from svda_analysis.errors import InputError
@@ -21,10 +21,20 @@ FAITHFULNESS = "faithfulness"  # the family of what is measured by taking patche
 # depend on what happened to be imported before.
 REGISTRANTS = [
     "svda_analysis.indicators",
+    "svda_analysis.source_indicators",
     "svda_analysis.directions",
     "svda_analysis.faithful",
     "svda_analysis.study.costs",
 ]
+
+# The words for limits that follow from a size: which size, and the limit that it gives.
+LIMITS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "D": ("D", float),
+    "N": ("N", float),
+    "grid": ("grid", float),
+    "ln D": ("D", math.log),
+    "1 - 1/N": ("N", lambda tokens: 1 - 1 / tokens),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,10 +42,9 @@ class Quantity:
     """One named number of a table.
 
     ``label`` heads axes and rows; ``unit`` follows it where there is one. ``low`` and ``high`` are what it can be at
-    least and at most: numbers (infinite: no limit), or ``"D"``, ``"N"`` or ``"grid"``, sizes that :meth:`bounds`
-    resolves. ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: any
-    other) which sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes
-    sentences.
+    least and at most: numbers (infinite: no limit), or words of :data:`LIMITS`, which :meth:`bounds` resolves.
+    ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: any other) which
+    sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes sentences.
     Holm's adjustment runs over each ``family`` apart. ``reference`` is the source of the formula.
     """
 
@@ -81,12 +90,13 @@ def _resolve(
 ) -> float:
     if not isinstance(limit, str):
         return float(limit)
-    needed = ("D", "N") if limit == "D" and source == "scores" else (limit,)
+    size_word, of_size = LIMITS[limit]
+    needed = ("D", "N") if size_word == "D" and source == "scores" else (size_word,)
     sizes = {"D": D, "N": N, "grid": None if grid is None else math.hypot(grid[0] - 1, grid[1] - 1)}
     given = [size for name in needed if (size := sizes[name]) is not None]
     if len(given) < len(needed):
         raise InputError(f"{' and '.join(needed)} must be given for the range of {source}, got {D=}, {N=}, {grid=}")
-    return float(min(given))
+    return of_size(min(given))
 
 
 QUANTITIES: dict[str, Quantity] = {}
@@ -98,11 +108,16 @@ def register(quantity: Quantity) -> Quantity:
     return quantity
 
 
+def register_all() -> None:
+    """Import every module that registers quantities."""
+    for module in REGISTRANTS:
+        import_module(module)
+
+
 def quantity(name: str) -> Quantity:
     """The quantity of that name; of an unknown one what its name tells."""
     if name not in QUANTITIES:
-        for module in REGISTRANTS:
-            import_module(module)
+        register_all()
     return QUANTITIES.get(name) or Quantity(name=name, label=name.replace("_", " ").capitalize())
 
 

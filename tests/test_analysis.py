@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
-from svda_analysis.indicators import INDICATORS, attention_entropy, effective_rank, score_spectrum
+from svda_analysis.indicators import INDICATORS, attention_entropy, choose_indicators, effective_rank, score_spectrum
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.stats import mean_interval
 from svda_analysis.tap import records
@@ -62,7 +62,7 @@ def test_every_indicator_and_source_is_there_within_its_bounds(images):
     assert dict(result.table.dtypes.astype(str)) == TABLE_COLUMNS
     assert dict(result.spectra.dtypes.astype(str)) == SPECTRA_COLUMNS
     found = set(zip(result.table["indicator"], result.table["source"], strict=True))
-    assert found == {(name, source) for name, indicator in INDICATORS.items() for source in indicator.sources}
+    assert found == {(one.name, source) for one in choose_indicators() for source in one.sources}
     for row in result.table.itertuples():
         low, high = INDICATORS[row.indicator].bounds(row.source, D=12, N=50, grid=(7, 7))
         assert low - 1e-6 <= row.mean <= high + 1e-6

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from svda_analysis.errors import InputError
 
 GRID, PREFIX = (2, 3), 1
 B, H, N, D = 2, 3, PREFIX + GRID[0] * GRID[1], 4
-SPECTRUM_NAMES = sorted(name for name, entry in ind.INDICATORS.items() if entry.needs == ("spectrum",))
-MAP_NAMES = sorted(name for name, entry in ind.INDICATORS.items() if entry.needs == ("a",))
-CASES = [(name, source) for name, entry in ind.INDICATORS.items() for source in entry.sources]
+OURS = {entry.name: entry for entry in ind.choose_indicators()}  # groups have tests of their own
+SPECTRUM_NAMES = sorted(name for name, entry in OURS.items() if entry.needs == ("spectrum",))
+MAP_NAMES = sorted(name for name, entry in OURS.items() if entry.needs == ("a",))
+CASES = [(name, source) for name, entry in OURS.items() for source in entry.sources]
 few = settings(max_examples=60, deadline=None)
 
 
@@ -177,7 +179,7 @@ def reference(name, source):
 
 
 def test_every_indicator_has_a_reference():
-    assert set(REFERENCES) == set(ind.INDICATORS)
+    assert set(REFERENCES) == set(OURS)
 
 
 @pytest.mark.parametrize(("name", "source"), CASES)
@@ -195,7 +197,7 @@ def test_float32_stays_near_the_reference(name, source):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", sorted(ind.INDICATORS))
+@pytest.mark.parametrize("name", sorted(OURS))
 def test_half_precision_is_computed_in_float32(name, dtype):
     entry, half = ind.INDICATORS[name], as_tensors(example(), dtype)
     half["spectrum"] = half["sigma"].abs()
@@ -216,10 +218,10 @@ def test_half_precision_spectra_are_float32(dtype):
 
 
 def test_entries_describe_their_functions():
-    names_the_caller_offers = {"spectrum", "a", "q", "k", "grid", "prefix", "a_noisy"}
-    for name, entry in ind.INDICATORS.items():
-        assert entry.name == name
-        assert entry.function is getattr(ind, name)
+    names_the_caller_offers = {"spectrum", "a", "q", "k", "grid", "prefix", "a_noisy", "a_pixel_noisy"}
+    for name, entry in {**OURS, **{entry.name: entry for entry in ind.choose_indicators(["source"])}}.items():
+        assert entry is ind.INDICATORS[name]
+        assert entry.function is getattr(sys.modules[entry.function.__module__], name)
         assert entry.needs == tuple(inspect.signature(entry.function).parameters)
         assert set(entry.needs) <= names_the_caller_offers
         assert entry.sources
@@ -240,11 +242,13 @@ def test_the_decorator_registers_and_returns_the_function_unchanged(monkeypatch)
     assert ind.indicator(sources=("sigma",), **words)(largest) is largest
     expected = ind.Indicator(name="largest", function=largest, needs=("spectrum", "grid"), sources=("sigma",), **words)
     assert {"largest": expected} == ind.INDICATORS
+    assert ind.choose_indicators() == [expected]
+    assert expected.group == ""
 
 
 def test_bounds_resolve_sizes_by_source():
     sizes = {"D": 64, "N": 50, "grid": (7, 8)}
-    entries = ind.INDICATORS
+    entries = OURS
     assert entries["effective_rank"].bounds("sigma", **sizes) == (1, 64)
     assert entries["effective_rank"].bounds("scores", **sizes) == (1, 50)
     assert entries["attention_rank"].bounds("attention", **sizes) == (1, 50)
@@ -305,7 +309,7 @@ def test_map_indicators_stay_in_bounds(a, data):
     grid = ((n - prefix) // columns, columns)
     a_noisy = a[..., torch.randperm(n, generator=torch.Generator().manual_seed(n)), :]
     offered = {"a": a, "a_noisy": a_noisy, "q": q, "k": k, "grid": grid, "prefix": prefix}
-    for name, entry in ind.INDICATORS.items():
+    for name, entry in OURS.items():
         if entry.needs != ("spectrum",):
             low, high = entry.bounds(entry.sources[0], D=2, N=n, grid=grid)
             got = entry.function(**{key: offered[key] for key in entry.needs})

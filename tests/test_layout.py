@@ -25,7 +25,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"compact", "render"},
     {"sections"},
     {"model", "indicators"},
-    {"checkpoint", "tap", "matching"},
+    {"checkpoint", "tap", "matching", "source_indicators"},
     {"maps", "recipe", "penalties"},
     {"libraries", "subject", "streaming"},
     {"specs"},

@@ -15,7 +15,7 @@ from svda_analysis import training
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS
-from svda_analysis.indicators import INDICATORS
+from svda_analysis.indicators import choose_indicators
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.recipe import TrainConfig, parameter_groups
 from svda_analysis.stats import interval_over, proportion_interval
@@ -94,7 +94,8 @@ def test_history_has_the_one_schema_and_every_indicator_each_epoch(tmp_path, fas
     assert list(history.columns) == list(TABLE_COLUMNS)
     for epoch in (1, 2):
         rows = history[history["epoch"] == epoch]
-        assert set(INDICATORS) < set(rows["indicator"])
+        assert {one.name for one in choose_indicators()} < set(rows["indicator"])
+        assert not any(name.startswith("source_") for name in rows["indicator"])
         places = {("loss", "train"), ("accuracy", "train"), ("loss", "test"), ("accuracy", "test")}
         assert places < set(zip(rows["indicator"], rows["source"], strict=True))
         accuracy = rows.query("indicator == 'accuracy' and source == 'test'").iloc[0]

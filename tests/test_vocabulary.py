@@ -1,6 +1,8 @@
 """The vocabulary of quantities: every number that is measured has its words and limits there."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -28,6 +30,12 @@ def test_what_every_module_measures_is_registered():
     assert all(QUANTITIES[name] is one for name, one in INDICATORS.items())
 
 
+def test_a_name_of_a_group_brings_its_module():
+    code = "from svda_analysis.vocabulary import label; print(label('source_selectivity'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "Source's selectivity index"
+
+
 @pytest.mark.parametrize("name", ["accuracy", "loss", "deletion_gain", "mass_90", "effective_rank", "attention_rank"])
 def test_the_known_bounds_are_the_numbers_among_the_limits(name):
     low, high = known_bounds(name)
@@ -46,8 +54,12 @@ def test_limits_that_are_sizes_need_the_size():
     assert one.bounds("scores", D=32, N=50) == (1.0, 32.0)
     assert one.bounds("scores", D=64, N=50) == (1.0, 50.0)
     assert quantity("attention_distance").bounds("attention", grid=(4, 5)) == (0.0, 5.0)
+    assert quantity("source_spectral_entropy").bounds("sigma", D=32) == (0.0, math.log(32))
+    assert quantity("source_selectivity").bounds("attention", N=50) == (0.0, 0.98)
     with pytest.raises(InputError, match="D and N must be given"):
         one.bounds("scores", D=32)
+    with pytest.raises(InputError, match="N must be given"):
+        quantity("source_selectivity").bounds("attention", D=32)
     with pytest.raises(InputError, match="source must be one of sigma, scores"):
         one.bounds("attention")
 

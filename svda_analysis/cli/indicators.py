@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import click
 
 from svda_analysis.cli.shared import CONTEXT
+
+if TYPE_CHECKING:
+    from svda_analysis.indicators import Indicator
 
 
 @click.command("indicators", context_settings=CONTEXT)
@@ -12,23 +18,39 @@ from svda_analysis.cli.shared import CONTEXT
 def indicators_command(names: tuple[str, ...]) -> None:
     """List the indicators: what each is called, its range, what a higher number means, and where it comes from.
 
+    NAME is an indicator, or a group of them such as source.
+
     \b
     Examples:
       svda indicators
       svda indicators effective_rank mass_90
     """
-    from svda_analysis.errors import InputError
-    from svda_analysis.indicators import INDICATORS
+    from svda_analysis.indicators import choose_indicators, indicator_groups
+    from svda_analysis.vocabulary import register_all
 
-    for name in names:
-        if name not in INDICATORS:
-            raise InputError(f"NAME must be among {', '.join(INDICATORS)}, got {name!r}")
-    for name in names or INDICATORS:
-        one = INDICATORS[name]
-        click.echo(f"{name}  ({', '.join(one.sources)}; {one.low:g} to {_limit(one.high)})")
+    if names:
+        _list(choose_indicators(names, argument="NAME"))
+        return
+    register_all()
+    _list(choose_indicators())
+    for group in indicator_groups():
+        click.echo(f"\nMeasured only when asked for by name, or all at once with --indicators {group}:\n")
+        _list(choose_indicators([group]))
+
+
+def _list(indicators: list[Indicator]) -> None:
+    for one in indicators:
+        click.echo(f"{one.name}  ({', '.join(one.sources)}; {one.low:g} to {_limit(one.high)})")
         click.echo(f"    {one.label}. Higher: {one.higher_means}. {one.reference}.")
 
 
 def _limit(high: float | str) -> str:
-    sizes = {"D": "D, the head dimension", "N": "N, the tokens", "grid": "the grid's diagonal"}
-    return sizes.get(high, high) if isinstance(high, str) else f"{high:g}"
+    words: dict[float | str, str] = {
+        "D": "D, the head dimension",
+        "N": "N, the tokens",
+        "grid": "the grid's diagonal",
+        "ln D": "ln D, D the head dimension",
+        "1 - 1/N": "1 - 1/N, N the tokens",
+        math.inf: "infinity",
+    }
+    return words.get(high) or (high if isinstance(high, str) else f"{high:g}")

@@ -22,6 +22,11 @@ class Preprocessing:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation per channel; None where either is not known."""
+        return (self.mean, self.std) if self.mean and self.std else None
+
     def __str__(self) -> str:
         known = [f"mean {self.mean}"] * (self.mean is not None) + [f"std {self.std}"] * (self.std is not None)
         if size := self._size():

@@ -19,7 +19,7 @@ from typing import Any
 
 from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError
-from svda_analysis.indicators import INDICATORS, Indicator
+from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.results import Analysis
 from svda_analysis.study.runs import checkpoint_of
 from svda_analysis.subject import Subject
@@ -41,6 +41,7 @@ MEASURING_MODULES = (
     "matching",
     "model",
     "results",
+    "source_indicators",
     "sources",
     "specs",
     "stats",
@@ -90,14 +91,14 @@ def subject_key(
     subject: Subject, data: ImageData, settings: dict[str, Any], indicators: Iterable[Indicator] | None = None
 ) -> str:
     """A name for all that the numbers of one subject depend on: weights, configuration, seed, images, ``settings``, the
-    indicators (default: all) and the code that measures.
+    indicators (default: those of no group) and the code that measures.
 
     Of an indicator counts what :func:`indicator_source` tells. What a function of one's own calls in other files is not
     seen.
     """
     checkpoint = checkpoint_of(subject)
     images = [data.name, data.split, len(data), data.mean]
-    chosen = list(INDICATORS.values()) if indicators is None else list(indicators)
+    chosen = choose_indicators() if indicators is None else list(indicators)
     about = [subject.seed, subject.epoch, repr(checkpoint.config), settings, images, measuring_code()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for one in chosen:
