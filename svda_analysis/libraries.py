@@ -91,7 +91,7 @@ def _from_timm(spec: Spec) -> Made:
     state = None if weights is None else _state_dict(weights)
     classifier = timm.get_pretrained_cfg(name).classifier if timm.get_pretrained_cfg(name) else None
     model = _made(spec, timm.create_model, name, pretrained=False, **_classes(state, classifier))
-    _fit(model, state, weights)
+    _fit(model, state, spec)
     config = timm.data.resolve_model_data_config(model)
     size = spec.arguments.get("img_size", config["input_size"][-1])
     side = size if isinstance(size, int) else config["input_size"][-1]
@@ -113,7 +113,7 @@ def _from_torchvision(spec: Spec) -> Made:
     _check_name("torchvision", name, models.list_models(module=models))
     state = None if weights is None else _state_dict(weights)
     model = _made(spec, models.get_model, name, weights=None, **_classes(state, "heads.head"))
-    _fit(model, state, weights)
+    _fit(model, state, spec)
     default = models.get_model_weights(name).DEFAULT.transforms()  # how torchvision's own weights were evaluated
     return (
         model,
@@ -167,7 +167,7 @@ def _from_preset(attention: str, spec: Spec) -> Made:
     name, weights = spec.name, spec.weights
     state = None if weights is None else _state_dict(weights)
     model = ViT(_made(spec, ViTConfig.preset, name, attention=attention, **_classes(state, "head")))
-    _fit(model, state, weights)
+    _fit(model, state, spec)
     return model, f"{attention}_{name}", Preprocessing(image_size=model.config.image_size)
 
 
@@ -185,7 +185,7 @@ def _from_module(spec: Spec) -> Made:
     model = _made(spec, build)
     if not isinstance(model, nn.Module):
         raise InputError(f"module: {path}:{function} must return an nn.Module, got {type(model).__name__}")
-    _fit(model, None if weights is None else _state_dict(weights), weights)
+    _fit(model, None if weights is None else _state_dict(weights), spec)
     return model, function, Preprocessing()
 
 
@@ -239,9 +239,12 @@ def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]
     return {} if weight is None else {"num_classes": weight.shape[0]}
 
 
-def _fit(model: nn.Module, state: dict[str, Tensor] | None, path: Path | None) -> None:
+def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> None:
     if state is None:
         return
-    check_fit(model.state_dict(), state, f"{path} holds weights that do not fit the model", dtypes=False)
+    made = f"{spec.library}:{spec.name}"
+    how = f" (made otherwise? arguments follow the name, {made}?num_classes=0)" if spec.library != "module" else ""
+    complaint = f"{spec.weights} holds weights that do not fit the model{how}"
+    check_fit(model.state_dict(), state, complaint, dtypes=False)
     with torch.no_grad():
         model.load_state_dict(state)
