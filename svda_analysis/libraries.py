@@ -55,6 +55,12 @@ def _argument(word: str, spec: str) -> tuple[str, Any]:
     return key, text
 
 
+_ARGUMENTS = {  # what people make such models with
+    "timm": "img_size=384&in_chans=1&global_pool=avg&reg_tokens=4&num_classes=0",
+    "torchvision": "image_size=384&num_classes=10",
+}
+
+
 def model_libraries() -> list[str]:
     """What may stand before the colon of a spec."""
     return [*_LIBRARIES, *ATTENTIONS]
@@ -242,9 +248,9 @@ def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]
 def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> None:
     if state is None:
         return
-    made = f"{spec.library}:{spec.name}"
-    how = f" (made otherwise? arguments follow the name, {made}?num_classes=0)" if spec.library != "module" else ""
-    complaint = f"{spec.weights} holds weights that do not fit the model{how}"
+    how = _ARGUMENTS.get(spec.library, "")
+    told = f" (made otherwise? say how, as in {spec.library}:{spec.name}?{how})" if how else ""
+    complaint = f"{spec.weights} holds weights that do not fit the model{told}"
     check_fit(model.state_dict(), state, complaint, dtypes=False)
     with torch.no_grad():
         model.load_state_dict(state)
