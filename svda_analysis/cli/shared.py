@@ -75,8 +75,11 @@ def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:
     from svda_analysis.specs import open_model
 
     words = options.pop("preprocess")
-    changes = {name: options.pop(name) for name in ("device", "prefix_tokens")}
-    return [open_model(spec, preprocessing=_preprocessing(words), **changes) for spec in specs]
+    found = {name: options.pop(name) for name in ("device", "prefix_tokens")}
+    changes = {name: value for name, value in found.items() if value is not None}
+    if words:
+        changes["preprocessing"] = _preprocessing(words)
+    return [open_model(spec, **changes) for spec in specs]
 
 
 def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
