@@ -1,17 +1,33 @@
+from .files import compress_files, smaller_files
+from .finetuning import finetune
 from .keep import CRITERIA, Keep
 from .ranking import Ranking, direction_energy, rank
 from .removal import compress, compress_model, remove, removed_shares
+from .report import compression_document, terminal_compression, write_compression
+from .result import Compression
 from .run import compress_and_verify
+from .search import smallest, sweep
+from .verification import verify
 
 __all__ = [
     "CRITERIA",
+    "Compression",
     "Keep",
     "Ranking",
     "compress",
     "compress_and_verify",
+    "compress_files",
     "compress_model",
+    "compression_document",
     "direction_energy",
+    "finetune",
     "rank",
     "remove",
     "removed_shares",
+    "smaller_files",
+    "smallest",
+    "sweep",
+    "terminal_compression",
+    "verify",
+    "write_compression",
 ]

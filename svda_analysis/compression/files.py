@@ -1,0 +1,75 @@
+"""Compress checkpoint files: where the smaller ones go, and all of them with one report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from svda_analysis.checkpoint import save
+from svda_analysis.compression.keep import Keep
+from svda_analysis.compression.result import Compression
+from svda_analysis.compression.run import compress_and_verify
+from svda_analysis.errors import InputError, check_writable
+from svda_analysis.specs import open_model, run_names
+
+
+def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> list[Path]:
+    """Where the smaller checkpoints go: ``svda_s0.pt`` -> ``svda_s0_l0.05.pt``; ``_e90`` for an energy of 0.9, ``_b30``
+    for a budget of 0.3, ``_t0.5`` for a tolerance of half a point. Beside the checkpoints, in the folder ``out``, or
+    the file ``out`` (of one checkpoint, unless a folder is there)."""
+    if keep.tolerance is not None:
+        end = f"t{100 * keep.tolerance:g}"
+    elif keep.budget is not None:
+        end = f"b{100 * keep.budget:g}"
+    elif keep.energy is not None:
+        end = f"e{100 * keep.energy:g}"
+    else:
+        end = f"l{keep.min_logit:g}"
+    found = [path.with_name(f"{path.stem}_{end}.pt") for path in checkpoints]
+    if out is not None:
+        as_file = len(checkpoints) == 1 and not Path(out).is_dir()
+        found = [Path(out)] if as_file else [Path(out) / path.name for path in found]
+    if len(set(found)) < len(found):
+        raise InputError(f"--out must be left out: {checkpoints[0].name} and another checkpoint would get one name")
+    inputs = {path.resolve() for path in checkpoints}
+    for target in found:
+        if target.resolve() in inputs:
+            raise InputError(f"--out must not be the checkpoint itself, nor another that is compressed, got {target}")
+    return found
+
+
+def compress_files(
+    checkpoints: Sequence[str | os.PathLike[str]],
+    keep: Keep,
+    *,
+    out: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    **options: Any,
+) -> Iterator[tuple[Path, Compression]]:
+    """Compress each checkpoint, write the smaller one and yield both; runs of one model share its name.
+
+    ``options`` are those of :func:`~svda_analysis.compression.run.compress_and_verify`. Names and folders are checked
+    before any work.
+    """
+    paths = [Path(given) for given in checkpoints]
+    targets = smaller_files(paths, out, keep)
+    names = run_names([open_model(path) for path in paths]) if len(paths) > 1 else [paths[0].stem]
+    for target in targets:
+        check_writable(target.parent, "--out: the folder")
+    return _compressed(paths, targets, names, keep, progress, options)
+
+
+def _compressed(
+    paths: Sequence[Path],
+    targets: Sequence[Path],
+    names: Sequence[str],
+    keep: Keep,
+    progress: Callable[[str, int, int], None] | None,
+    options: dict[str, Any],
+) -> Iterator[tuple[Path, Compression]]:
+    for path, target, name in zip(paths, targets, names, strict=True):
+        run = compress_and_verify(path, keep=keep, name=name, progress=progress, **options)
+        save(run.checkpoint, target)
+        yield target, run

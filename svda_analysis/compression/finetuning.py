@@ -1,0 +1,57 @@
+"""Bring a compressed model back to the whole one, by its logits and without labels."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from svda_analysis.checkpoint import Checkpoint
+from svda_analysis.errors import InputError
+from svda_analysis.recipe import TrainConfig
+from svda_analysis.training import train
+
+
+def finetune(
+    checkpoint: Checkpoint,
+    teacher: nn.Module,
+    epochs: int,
+    *,
+    lr: float | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
+    """Bring a compressed checkpoint back to the model that it was made from, ``teacher``: ``epochs`` through the
+    training images towards its logits (Ba & Caruana 2014), without labels.
+
+    Only what compression touched is trained: the projections of attention, sigma and the norm's constants. The rest of
+    the recipe without penalties and decay, on a fresh schedule with peak ``lr``, by default 0.3 of the recipe's. By
+    this loss the whole model has nothing to learn, so what the compressed one gains is recovery, never longer training.
+    Raises :class:`InputError` where the checkpoint does not say how it was trained.
+    """
+    recipe, root = further_recipe(checkpoint, epochs, lr), None if data_root is None else Path(data_root)
+    options: dict[str, Any] = {"weights": checkpoint.model, "teacher": copy.deepcopy(teacher), "data_root": root}
+    with tempfile.TemporaryDirectory() as folder:
+        done = train(checkpoint.config, recipe, Path(folder) / "run.pt", trained=_was_compressed, **options)
+    return dataclasses.replace(checkpoint, model=done.model, epoch=checkpoint.epoch + epochs, optimizer=None)
+
+
+def _was_compressed(name: str) -> bool:
+    return ".attention." in name and ".proj." not in name
+
+
+def further_recipe(checkpoint: Checkpoint, epochs: int, lr: float | None = None) -> TrainConfig:
+    """The recipe that :func:`finetune` trains with, or its complaint."""
+    if epochs < 1:
+        raise InputError(f"finetune must be at least 1 epoch, got {epochs}")
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if not checkpoint.recipe.keys() <= known or "dataset" not in checkpoint.recipe:
+        raise InputError("finetune needs a checkpoint of svda train: this one does not say how it was trained")
+    recipe = TrainConfig(**checkpoint.recipe)
+    penalties = ("shape_penalty", "norm_penalty", "sigma_l1", "orthogonality", "weight_decay")
+    off: dict[str, Any] = {**dict.fromkeys(penalties, 0.0), "sigma_lr_factor": 1.0}
+    return dataclasses.replace(recipe, epochs=epochs, lr=0.3 * recipe.lr if lr is None else lr, **off)

@@ -1,0 +1,195 @@
+"""What a compression changed: accuracy with a paired interval, maps, indicators, size and time."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from svda_analysis.analysis import analyze
+from svda_analysis.errors import InputError
+from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
+from svda_analysis.maps import logits_of, whole_maps
+from svda_analysis.sources import ImageSource, for_model
+from svda_analysis.stats import difference_test, mcnemar, mean_interval
+from svda_analysis.tap import evaluating
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A paired difference in accuracy over ``n`` images: after minus before, its 95 % interval, McNemar's exact p."""
+
+    before: float
+    after: float
+    change: float
+    ci_low: float
+    ci_high: float
+    p: float
+    agreement: float
+    n: int
+
+
+def accuracy_change(before: Tensor, after: Tensor, labels: Tensor) -> Change:
+    """Compare predictions ``before, after (n,)`` of the same images with ``labels (n,)``, all int64.
+
+    The interval is Student's t over images on the differences of hits (-1, 0, 1), none where no image flips; p is
+    McNemar's; ``agreement`` is the share of equal predictions.
+    """
+    hits = [(x == labels).double() for x in (before, after)]
+    difference = hits[1] - hits[0]
+    n, change = len(labels), float(difference.mean())
+    se = float(difference.std()) / math.sqrt(n) if n > 1 else math.nan
+    ends = difference_test(change, se, n - 1, size=1, span=1).interval
+    return Change(
+        before=float(hits[0].mean()),
+        after=float(hits[1].mean()),
+        change=change,
+        ci_low=ends.low,
+        ci_high=ends.high,
+        p=mcnemar(int((difference < 0).sum()), int((difference > 0).sum())),
+        agreement=float((before == after).double().mean()),
+        n=n,
+    )
+
+
+def predictions(
+    model: nn.Module, source: ImageSource, *, images: int | None = None, seed: int = 0, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Predicted classes and labels, each ``(n,)`` int64, of ``images`` drawn with ``seed`` (None: all)."""
+    found, truth = [], []
+    with evaluating(model), torch.no_grad():
+        for batch, labels in source.batches(batch_size, images, seed):
+            if labels is None:
+                raise InputError(f"{source.name} has no labels of the model's classes: no accuracy can be compared")
+            found.append(logits_of(model(for_model(batch, model))).argmax(-1).cpu())
+            truth.append(labels.cpu())
+    return torch.cat(found), torch.cat(truth)
+
+
+def verify(
+    before: nn.Module,
+    after: nn.Module,
+    source: ImageSource,
+    *,
+    images: int | None = None,
+    map_images: int = 128,
+    rounds: int = 15,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What the compression changed: a frame with :data:`VERIFICATION_COLUMNS`.
+
+    Accuracy, with the paired interval over ``images`` test images and McNemar's p; agreement of the predictions; the
+    mean Jensen-Shannon divergence (base 2, in [0, 1]) of corresponding attention maps and the mean of every indicator
+    on ``map_images`` images; parameters, multiply-accumulates of an image, bytes of the saved weights; and seconds for
+    one image and for 32, timed in turns. ``change`` of what is counted or timed is the ratio, with an interval over
+    ``rounds`` where it is timed.
+    """
+    guesses, labels = predictions(before, source, images=images, seed=seed)
+    change = accuracy_change(guesses, predictions(after, source, images=images, seed=seed)[0], labels)
+    interval = {"ci_low": change.ci_low, "ci_high": change.ci_high}
+    rows: list[dict[str, Any]] = [
+        {"quantity": "accuracy", "p": change.p, "n": change.n, **interval, **_both(change.before, change.after)},
+        {"quantity": "agreement", "after": change.agreement, "n": change.n},
+    ]
+    batch = torch.cat([x for x, _ in source.batches(32, map_images, seed)])
+    rows += [{"quantity": "map_divergence", "after": map_divergence(before, after, batch), "n": len(batch)}]
+    for name, count in (("parameters", count_parameters), ("macs", lambda m: macs(m, batch[:1])), ("bytes", file_size)):
+        a, b = count(before), count(after)
+        rows.append({"quantity": name, "before": a, "after": b, "change": b / a})
+    for name, size in (("seconds_1", 1), ("seconds_32", 32)):
+        rows.append({"quantity": name, "n": rounds, **time_ratio(before, after, batch[:size], rounds=rounds)})
+    rows += _indicator_changes(before, after, batch)
+    return make_frame(rows, VERIFICATION_COLUMNS)
+
+
+def _both(before: float, after: float) -> dict[str, float]:
+    return {"before": before, "after": after, "change": after - before}
+
+
+def _indicator_changes(before: nn.Module, after: nn.Module, images: Tensor) -> list[dict[str, Any]]:
+    means = []
+    for model in (before, after):
+        table = analyze(model, images, examples=0).table
+        means.append(table[table["layer"].notna()].groupby(["indicator", "source"], sort=False)["mean"].mean())
+    shared = means[0].index.intersection(means[1].index, sort=False)
+    return [
+        {"quantity": name, "source": source, "n": len(images), **_both(means[0][name, source], means[1][name, source])}
+        for name, source in shared
+    ]
+
+
+def map_divergence(before: nn.Module, after: nn.Module, images: Tensor) -> float:
+    """Mean Jensen-Shannon divergence (base 2) between the rows of both models' maps, over layers, heads and images."""
+    total, count = 0.0, 0
+    for batch in images.split(16):
+        first, second = (_double_maps(model, batch) for model in (before, after))
+        for p, q in zip(first, second, strict=True):
+            mixed = torch.special.entr((p + q) / 2) - (torch.special.entr(p) + torch.special.entr(q)) / 2
+            values = mixed.sum(-1).mean((1, 2)) / math.log(2)  # (B,)
+            total, count = total + float(values.sum()), count + len(values)
+    return total / count
+
+
+def _double_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
+    with evaluating(model), torch.no_grad():
+        return [a.double().cpu() for a in whole_maps(model, for_model(images, model)).layers]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers that a model learned."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of one forward of ``images (B, C, H, W)``, as torch counts them (matrix products alone)."""
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), counter:  # with gradients: else nn.MultiheadAttention hides behind its fast path
+        model(for_model(images, model))
+    return counter.get_total_flops() // 2
+
+
+def file_size(model: nn.Module) -> int:
+    """Bytes of the saved weights."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    return buffer.tell()
+
+
+def time_ratio(before: nn.Module, after: nn.Module, images: Tensor, *, rounds: int = 15) -> dict[str, float]:
+    """Median seconds of a forward of ``images`` by each model, taken in turns, and how they compare.
+
+    ``change`` is the geometric mean over ``rounds`` of after / before, ``ci_low`` and ``ci_high`` its 95 % t interval
+    on the logarithm. Pairs are neighbours in time, and the order swaps from round to round, so that what else the
+    machine does hits both.
+    """
+    if rounds < 2:
+        raise InputError(f"rounds must be at least 2, got {rounds}")
+    pair, seconds = (before, after), np.empty((rounds + 1, 2))
+    with evaluating(before), evaluating(after), torch.inference_mode():
+        inputs = [for_model(images, model) for model in pair]
+        for turn in range(rounds + 1):
+            for which in (0, 1) if turn % 2 else (1, 0):
+                seconds[turn, which] = _seconds(pair[which], inputs[which])
+    seconds = seconds[1:]  # the first warms up
+    logs = np.log(seconds[:, 1] / seconds[:, 0])
+    mean, se = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(rounds)
+    ratio, low, high = (math.exp(x) for x in (mean, *mean_interval(mean, se, rounds - 1, size=1)))
+    medians = np.median(seconds, axis=0).tolist()
+    return {"before": medians[0], "after": medians[1], "change": ratio, "ci_low": low, "ci_high": high}
+
+
+def _seconds(model: nn.Module, images: Tensor) -> float:
+    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    wait()
+    started = time.perf_counter()
+    model(images)
+    wait()
+    return time.perf_counter() - started
