@@ -198,7 +198,7 @@ def analyze_subject(
                 progress(stream.images, total)
             if options.precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < options.precision:
                 break
-        shown = _examples(subject, source, options.examples)
+        shown = _with_maps(subject, source, options.examples)
     seconds = round(time.perf_counter() - started, 2)
     return _as_analysis(subject, source, options, stream, shown, seconds)
 
@@ -251,7 +251,7 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
     return lines
 
 
-def _examples(subject: Subject, source: ImageSource, number: int) -> Examples | None:
+def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples | None:
     """A few images with their maps; None where no map covers the image (attention inside windows)."""
     if not number:
         return None

@@ -42,7 +42,7 @@ class Job(NamedTuple):
     prefix_tokens: int | None
 
 
-Function = Callable[[Job], Tensor]  # gives (B, H, W), or one value for each patch (B, rows, columns)
+MapFunction = Callable[[Job], Tensor]  # gives (B, H, W), or one value for each patch (B, rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Method:
 
     name: str
     label: str
-    function: Function
+    function: MapFunction
     reference: str
     needs_gradient: bool
     needs_target: bool
@@ -63,10 +63,10 @@ METHODS: dict[str, Method] = {}
 
 def _method(
     label: str, reference: str, *, gradient: bool = True, target: bool = True, signed: bool = True
-) -> Callable[[Function], Function]:
+) -> Callable[[MapFunction], MapFunction]:
     """Decorator: enter the function in :data:`METHODS` under its own name, less the underscore."""
 
-    def register(function: Function) -> Function:
+    def register(function: MapFunction) -> MapFunction:
         name = function.__name__.lstrip("_")
         METHODS[name] = Method(name, label, function, reference, gradient, target, signed)
         return function

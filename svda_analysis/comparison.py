@@ -106,7 +106,7 @@ def summarise(table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last") 
 def one_number_per_run(table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last") -> pd.DataFrame:
     """model, seed, epoch, indicator, source, layer (NA: whole model), mean, se (over images), n (images), low, high: a
     row per run, of its last epoch or of each."""
-    table = _checked(table)
+    table = _checked_table(table)
     if epochs == "last":
         epoch = table["epoch"].fillna(-1)
         table = table[epoch == epoch.groupby([table[key] for key in _RUN], dropna=False).transform("max")]
@@ -123,7 +123,7 @@ def one_number_per_run(table: pd.DataFrame, *, epochs: Literal["last", "each"] =
     return runs.sort_values(_RUN, ignore_index=True)
 
 
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
+def _checked_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the dtypes of its columns; limits that it lacks are those that the vocabulary knows."""
     check_columns(table, [column for column in TABLE_COLUMNS if column not in ("low", "high")])
     if table["model"].isna().any():

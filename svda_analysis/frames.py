@@ -145,7 +145,7 @@ def make_frame(rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.Da
     return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
 
 
-def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+def each_row(frame: pd.DataFrame) -> Iterator[Any]:
     """The rows as named tuples, their cells untyped."""
     return iter(frame.itertuples())
 

@@ -52,7 +52,7 @@ def deletion_insertion(
     The model runs in eval mode where it lies and is as before afterwards. Raises :class:`InputError` when an argument
     is outside what is allowed, or the patches cannot be told from the model.
     """
-    _check(images, maps, baseline, batch_size)
+    _check_maps(images, maps, baseline, batch_size)
     images, maps = for_model(images.detach(), model), maps.detach().cpu().double()
     B = len(images)
     with evaluating(model), torch.no_grad():
@@ -102,7 +102,7 @@ def infidelity(
     """
     import captum.metrics
 
-    _check(images, maps, "mean", batch_size)
+    _check_maps(images, maps, "mean", batch_size)
     check_whole("samples", samples)
     images = for_model(images.detach(), model)
     B, C, H, W = images.shape
@@ -231,7 +231,7 @@ def draws_of_images(B: int, shape: tuple[int, ...], seed: int, first: int) -> Te
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _check(images: Tensor, maps: Tensor, baseline: str, batch_size: int) -> None:
+def _check_maps(images: Tensor, maps: Tensor, baseline: str, batch_size: int) -> None:
     check_images(images, batch_size)
     wanted = (len(images), *images.shape[-2:])
     if not isinstance(maps, Tensor) or maps.shape != wanted or not maps.isfinite().all():

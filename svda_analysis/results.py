@@ -26,7 +26,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register
 
-FORMAT = 1
+ANALYSIS_FORMAT = 1
 META = "meta.json"
 
 
@@ -131,7 +131,7 @@ class Analysis:
         known = (quantity(str(name)) for name in dict.fromkeys([*self.table["indicator"], *self.history["indicator"]]))
         return {
             "kind": "analysis",
-            "format": FORMAT,
+            "format": ANALYSIS_FORMAT,
             "versions": self.versions,
             "quantities": [_as_json(one) for one in known],
             "baseline": self.baseline,
@@ -223,8 +223,8 @@ class Analysis:
             table=read_frame(place / "indicators.csv", TABLE_COLUMNS),
             spectra=read_frame(place / "spectra.csv", SPECTRA_COLUMNS),
             history=read_frame(history, TABLE_COLUMNS) if history.exists() else make_frame([], TABLE_COLUMNS),
-            examples={name: _examples(held) for name, held in _unpacked(place / "examples.npz").items()},
-            traces={name: _trace(held) for name, held in _unpacked(place / "traces.npz").items()},
+            examples={name: _examples(held) for name, held in _arrays_by_model(place / "examples.npz").items()},
+            traces={name: _trace(held) for name, held in _arrays_by_model(place / "traces.npz").items()},
             maps={name: read_frame(maps[name], columns) for name, columns in MAP_COLUMNS.items() if name in maps},
             runs=tuple(Run(**run) for run in meta["runs"]),
             warnings=tuple(meta["warnings"]),
@@ -256,8 +256,8 @@ def _read_meta(place: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     needed = ("quantities", "runs", "warnings", "versions", "baseline")
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or not all(key in meta for key in needed):
-        raise InputError(f"{path} is not of an analysis of this version (format {FORMAT})")
+    if not isinstance(meta, dict) or meta.get("format") != ANALYSIS_FORMAT or not all(key in meta for key in needed):
+        raise InputError(f"{path} is not of an analysis of this version (format {ANALYSIS_FORMAT})")
     return meta
 
 
@@ -281,7 +281,7 @@ def _packed(by_model: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _unpacked(path: Path) -> dict[str, dict[str, np.ndarray]]:
+def _arrays_by_model(path: Path) -> dict[str, dict[str, np.ndarray]]:
     if not path.exists():
         return {}
     found: dict[str, dict[str, np.ndarray]] = {}

@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -107,24 +106,20 @@ def test_what_needs_no_torch_imports_none():
             assert not {name.split(".")[0] for name in imports(module, top_level_only=True)} & TORCH, module
 
 
+def names_defined(node):
+    """What a statement at the top of a module names."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 def test_a_name_is_defined_in_one_module_alone():
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    defined = Counter(
-        (name, module)
-        for module in MODULES
-        for node in tree(module).body
-        for name in (
-            [node.name]
-            if isinstance(node, kinds)
-            else [target.id for target in node.targets if isinstance(target, ast.Name)]
-            if isinstance(node, ast.Assign)
-            else []
-        )
-    )
-    homes = Counter(name for name, _ in defined)
-    shared = {"__all__", "__getattr__", "__dir__"}
-    twice = {name: [m for n, m in defined if n == name] for name, n in homes.items() if n > 1 and name not in shared}
-    assert not twice
+    homes = {}
+    for module in MODULES:
+        for name in {name for node in tree(module).body for name in names_defined(node)} - {"__all__"}:
+            homes.setdefault(name, []).append(module)
+    assert not {name: modules for name, modules in homes.items() if len(modules) > 1}
 
 
 def test_no_module_hides_a_function_of_its_name():

@@ -1,4 +1,4 @@
-"""One registration each at run time: it is in the table, the figures, the report, the command's help and the comparison."""
+"""One registration each at run time, found in the table, the figures, the report, the help and the comparison."""
 
 from __future__ import annotations
 
@@ -153,7 +153,16 @@ def test_an_attention_kind(tmp_path, capsys):
     )
     assert "keys" in printed(capsys, "train", "--help")
     arguments = ["--dataset", "sample", "--attention", "keys", "--epochs", "1", "--set", "depth=1", "--set", "dim=8"]
-    arguments += ["--set", "heads=2", "--set", "train_images=64", "--set", "probe_images=4", "--set", "monitor_images=8"]
+    arguments += [
+        "--set",
+        "heads=2",
+        "--set",
+        "train_images=64",
+        "--set",
+        "probe_images=4",
+        "--set",
+        "monitor_images=8",
+    ]
     path = str(tmp_path / "keys_s0.pt")
     assert "checkpoint" in printed(capsys, "train", *arguments, "--out", path)
     vit = sa.open_model(a_model(), name="vit")

@@ -214,6 +214,34 @@ def test_tost_shows_an_equivalence_that_is_there_and_none_in_noise():
     assert sum(tost(random.normal(0, 5, 5), 0.5).p < 0.05 for _ in range(200)) <= 20
 
 
+@given(st.integers(0, 60), st.integers(0, 60))
+@settings(deadline=None, max_examples=60)
+def test_mcnemar_is_the_sum_of_binomial_terms(lost, won):
+    n, k = lost + won, min(lost, won)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    assert mcnemar(lost, won) == pytest.approx(1.0 if lost == won else min(1.0, 2 * tail))
+    assert mcnemar(lost, won) == pytest.approx(mcnemar(won, lost))
+
+
+def test_the_adjusted_interval_by_hand():
+    """lost 2, won 5 of 98: 3 and 6 of 100, difference 0.03, variance (0.09 - 0.0009) / 100."""
+    half = 1.959964 * math.sqrt(0.0891) / 10
+    assert adjusted_wald(2, 5, 98) == pytest.approx((0.03 - half, 0.03 + half), abs=1e-7)
+    low, high = adjusted_wald(0, 0, 50)
+    assert -low == high == pytest.approx(1.959964 * math.sqrt(2) / 52)
+    assert adjusted_wald(0, 0, 10_000)[0] == pytest.approx(0, abs=3e-4)
+
+
+@pytest.mark.parametrize("n", [50, 400])
+@pytest.mark.parametrize(("lose", "win"), [(0.01, 0.005), (0.03, 0.03), (0.1, 0.04)])
+def test_the_adjusted_interval_covers(n, lose, win):
+    """95 of 100 intervals hold the true difference, few images and few flips or not."""
+    drawn = np.random.default_rng(0).multinomial(n, [lose, win, 1 - lose - win], 4000)[:, :2]
+    ends = np.array([adjusted_wald(lost, won, n) for lost, won in drawn.tolist()])
+    covered = (ends[:, 0] <= win - lose) & (win - lose <= ends[:, 1])
+    assert covered.mean() > 0.94
+
+
 def test_mcnemar_by_hand():
     assert mcnemar(0, 0) == 1
     assert mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)

@@ -29,16 +29,16 @@ def indicators_command(names: tuple[str, ...]) -> None:
     from svda_analysis.vocabulary import register_all
 
     if names:
-        _list(choose_indicators(names, argument="NAME"))
+        _print_entries(choose_indicators(names, argument="NAME"))
         return
     register_all()
-    _list(choose_indicators())
+    _print_entries(choose_indicators())
     for group in indicator_groups():
         click.echo(f"\nMeasured only when asked for by name, or all at once with --indicators {group}:\n")
-        _list(choose_indicators([group]))
+        _print_entries(choose_indicators([group]))
 
 
-def _list(indicators: list[Indicator]) -> None:
+def _print_entries(indicators: list[Indicator]) -> None:
     for one in indicators:
         click.echo(f"{one.name}  ({', '.join(one.sources)}; {one.low:g} to {_limit(one.high)})")
         click.echo(f"    {one.label}. Higher: {one.higher_means}. {one.reference}.")

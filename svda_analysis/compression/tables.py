@@ -9,7 +9,7 @@ import pandas as pd
 
 from svda_analysis.compression.result import RATIOS, Compression, over_runs
 from svda_analysis.formatting import dash, fixed, interval, p_value, percent, points, short_number, signed
-from svda_analysis.frames import rows_of
+from svda_analysis.frames import each_row
 
 _VERIFIED = {
     "accuracy": "accuracy",
@@ -29,7 +29,7 @@ def verification_table(runs: Sequence[Compression], *, indicators: bool = True) 
     """What compressing the runs of one model changed, as text: shares as percentages, what is counted or timed as a
     ratio. One run has intervals over images (over rounds, where it is timed), several have them over runs; indicators
     are left out without ``indicators``."""
-    rows = rows_of(over_runs([run.verification for run in runs], ["quantity", "source"]))
+    rows = each_row(over_runs([run.verification for run in runs], ["quantity", "source"]))
     shown = (row for row in rows if indicators or row.quantity in _VERIFIED)
     return pd.DataFrame([_verified_cells(row, single=len(runs) == 1) for row in shown])
 
@@ -65,7 +65,7 @@ def norms_table(runs: Sequence[Compression]) -> pd.DataFrame:
                 "Rows removed": percent(row.rows_removed),
                 "Accuracy (points)": points(row.change, row.ci_low, row.ci_high, missing=""),
             }
-            for row in rows_of(pooled)
+            for row in each_row(pooled)
         ]
     )
 
@@ -87,6 +87,6 @@ def compression_table(curve: pd.DataFrame) -> pd.DataFrame:
                 "MACs": f"{row.macs_change:+.1%}",
                 "Accuracy, removed (points)": points(row.removed_change, row.removed_low, row.removed_high, missing=""),
             }
-            for row in rows_of(curve)
+            for row in each_row(curve)
         ]
     )

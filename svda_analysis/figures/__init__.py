@@ -34,7 +34,7 @@ from svda_analysis.figures.heatmaps import plot_all_heatmaps, plot_indicator_hea
 from svda_analysis.figures.layers import plot_all_by_layer, plot_indicator_by_layer
 from svda_analysis.figures.map_similarity import plot_map_similarity
 from svda_analysis.figures.registry import FIGURES, FigureSpec, figure, pictures
-from svda_analysis.figures.saving import save
+from svda_analysis.figures.saving import save_figure as save
 from svda_analysis.figures.spectra import plot_spectra
 from svda_analysis.figures.structure import plot_accuracy_structure, plot_structure
 from svda_analysis.figures.style import ONE_COLUMN, THEME, TWO_COLUMNS, Style, model_styles, theme

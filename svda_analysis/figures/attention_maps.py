@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from svda_analysis.errors import InputError
 from svda_analysis.figures.panels import bare, map_bar, own_figure, shortened, show_map, show_picture
 from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS
-from svda_analysis.frames import check_columns, rows_of
+from svda_analysis.frames import check_columns, each_row
 from svda_analysis.results import Examples
 
 
@@ -124,7 +124,7 @@ def plot_matched_heads(
         for row, layer in enumerate(layers):
             _write_upwards(fig.add_subplot(grid[row, 1]), f"layer {layer}")
             best = rows[rows["layer_a"] == layer].sort_values("similarity", ascending=False)[:across]
-            for column, pair in enumerate(rows_of(best)):
+            for column, pair in enumerate(each_row(best)):
                 sides = ((a, pair.layer_a, pair.head_a), (b, pair.layer_b, pair.head_b))
                 for at, (shown, its_layer, head) in enumerate(sides):
                     ax = fig.add_subplot(grid[row, 2 + 3 * column + at])

@@ -18,7 +18,7 @@ from svda_analysis.figures.style import theme
 _MOST_COLORS = 20_000  # more than lines, type and colour maps make: what has more would lose by a palette
 
 
-def save(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
+def save_figure(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     """Write ``folder/name.pdf`` (vector) and ``folder/name.png`` (200 dpi, 256 colours unless it shows photographs).
 
     Returns both paths. The bytes depend on the figure and the versions of the libraries alone: no dates.

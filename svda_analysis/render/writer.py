@@ -133,10 +133,10 @@ def _write_pictures(pictures: list[Picture], folder: Path, progress: Callable[[i
 def _save_picture(picture: Picture, folder: Path) -> None:
     import matplotlib.pyplot as plt  # it takes a while, and not every report has pictures
 
-    from svda_analysis.figures import save
+    from svda_analysis.figures.saving import save_figure
 
     figure = picture.draw()
-    save(figure, folder, picture.name)
+    save_figure(figure, folder, picture.name)
     plt.close(figure)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from svda_analysis.comparison import summarise
 from svda_analysis.formatting import interval, number, percent, signed
-from svda_analysis.frames import rows_of
+from svda_analysis.frames import each_row
 from svda_analysis.vocabulary import label, quantity
 
 
@@ -18,7 +18,7 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
     if known.empty:
         return []
     lines = []
-    for row in rows_of(summarise(known)):
+    for row in each_row(summarise(known)):
         unit = f"{row.n_seeds} training runs" if row.n_seeds > 1 else "images of one run"
         lines.append(
             f"{row.model}: {percent(row.mean, 2)} {interval(row.ci_low, row.ci_high, percent=True)} over {unit}"
@@ -32,7 +32,7 @@ def statements(comparison: pd.DataFrame, quality: str = "structured") -> list[st
     rows = comparison[comparison["layer"].isna()]
     if quality == "faithful":
         rows = rows.sort_values("source", kind="stable")
-    found = ((row, quantity(str(row.indicator))) for row in rows_of(rows))
+    found = ((row, quantity(str(row.indicator))) for row in each_row(rows))
     known = ((row, about.sign(str(row.source))) for row, about in found if about.quality == quality)
     return [_statement(row, sign, quality) for row, sign in known if sign]
 

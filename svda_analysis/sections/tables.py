@@ -9,7 +9,7 @@ import pandas as pd
 
 from svda_analysis.comparison import summarise
 from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_value
-from svda_analysis.frames import rows_of
+from svda_analysis.frames import each_row
 from svda_analysis.results import Run
 from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import label
@@ -31,7 +31,7 @@ def layer_table(table: pd.DataFrame, model: str) -> pd.DataFrame:
     made = []
     groups = summary.groupby(["indicator", "source"], sort=False)
     for (indicator, source), rows in sorted(groups, key=lambda group: _place(str(group[0][1]))):
-        means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in rows_of(rows)}
+        means = {-1 if pd.isna(row.layer) else row.layer: number(row.mean) for row in each_row(rows)}
         cells = {str(layer): means.get(layer, "-") for layer in layers}
         made.append({"Source": source, "Indicator": label(str(indicator)), **cells, "all": means[-1]})
     return pd.DataFrame(made)
@@ -46,7 +46,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
             "Mean": number(row.mean),
             "95 % CI": interval(row.ci_low, row.ci_high),
         }
-        for row in rows_of(rows[rows["layer"].isna()])
+        for row in each_row(rows[rows["layer"].isna()])
     ]
     return pd.DataFrame(made, columns=["Indicator", "Mean", "95 % CI"])
 
@@ -68,7 +68,7 @@ def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.Data
                 "Effect": fixed(row.effect, 1, sign=True),
                 "Runs": str(row.n_seeds) if row.unit == "seeds" else "1",
             }
-            for row in sorted(rows_of(group), key=lambda row: _place(row.source))
+            for row in sorted(each_row(group), key=lambda row: _place(row.source))
         ]
         tables[str(model), str(baseline)] = pd.DataFrame(made)
     return tables

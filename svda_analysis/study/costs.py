@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from svda_analysis.frames import make_frame, rows_of
+from svda_analysis.frames import each_row, make_frame
 from svda_analysis.kinds import ATTENTIONS, ROLES
 from svda_analysis.vocabulary import Quantity, register
 
@@ -98,7 +98,7 @@ def cost_frame(sizes: Iterable[tuple[str, Mapping[str, Size]]]) -> pd.DataFrame:
 def sizes_of(costs: pd.DataFrame, dataset: str) -> dict[str, Size]:
     """What :func:`cost_frame` wrote of one data set, by model."""
     rows = costs[costs["dataset"] == dataset]
-    return {str(row.model): size_in(row, str(row.attention)) for row in rows_of(rows)}
+    return {str(row.model): size_in(row, str(row.attention)) for row in each_row(rows)}
 
 
 def size_in(row: Any, attention: str) -> Size:

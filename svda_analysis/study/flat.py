@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.formatting import file_word
-from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame, rows_of
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, each_row, make_frame
 from svda_analysis.results import Analysis, Run, read_frame
 from svda_analysis.study.costs import Size, in_order, size_in
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, nothing_measured
@@ -72,7 +72,7 @@ def _flat_frame(path: Path) -> pd.DataFrame:
 
 
 def _flat_sizes(costs: pd.DataFrame, kinds: dict[str, str]) -> dict[str, Size]:
-    return in_order({str(row.model): size_in(row, kinds[str(row.model)]) for row in rows_of(costs)})
+    return in_order({str(row.model): size_in(row, kinds[str(row.model)]) for row in each_row(costs)})
 
 
 def _flat_run(run: dict[str, Any]) -> Run:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.comparison import compare
-from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame, rows_of
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, each_row, make_frame
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.results import Analysis
 from svda_analysis.stats import Equivalence, tost
@@ -125,7 +125,7 @@ def compare_pair(result: DatasetResult, model: str, baseline: str, indicator: st
 def whole_model_row(frame: pd.DataFrame, indicator: str, source: str) -> Any | None:
     """The whole-model row of one indicator in a comparison or a summary, as a named tuple."""
     at = (frame["indicator"] == indicator) & (frame["source"] == source) & frame["layer"].isna()
-    return next(rows_of(frame[at]), None)
+    return next(each_row(frame[at]), None)
 
 
 def accuracy_difference(result: DatasetResult, model: str, baseline: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from svda_analysis.formatting import (
     points,
     thousands,
 )
-from svda_analysis.frames import rows_of
+from svda_analysis.frames import each_row
 from svda_analysis.sections.tables import comparison_tables
 from svda_analysis.study.result import (
     DatasetResult,
@@ -156,7 +156,7 @@ def _alone(result: DatasetResult, model: str, baseline: str, shared: pd.DataFram
             model: number(row.mean),
             "Runs": str(row.n_seeds),
         }
-        for row in rows_of(whole[whole["model"] == model])
+        for row in each_row(whole[whole["model"] == model])
         if (row.indicator, row.source) not in theirs
     ]
     return pd.DataFrame(rows, columns=shared.columns)
