@@ -20,7 +20,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.faithful import faithfulness as measure_faithfulness
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.indicators import Indicator, choose_indicators
-from svda_analysis.map_comparison import compare_run_maps
+from svda_analysis.map_comparison import check_enough, compare_run_maps
 from svda_analysis.maps import class_scores, whole_maps
 from svda_analysis.results import Analysis, Examples, Run, versions
 from svda_analysis.sources import Data, ImageSource, for_model, open_source
@@ -28,6 +28,7 @@ from svda_analysis.specs import open_model, run_names
 from svda_analysis.streaming import Stream
 from svda_analysis.subject import Subject
 
+BATCH_SIZE = 64  # images per forward, where none is given
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 Given = nn.Module | str | os.PathLike[str] | Subject
 
@@ -39,7 +40,7 @@ class Options:
     indicators: Sequence[str] | None = None
     images: int | None = None
     precision: float | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     noise: float = 0.1
     examples: int = 4
     seed: int = 0
@@ -51,7 +52,7 @@ class Options:
             raise InputError(f"images must be at least 1, got {self.images}")
         if self.precision is not None and not 0 < self.precision < 1:
             raise InputError(f"precision must lie between 0 and 1, got {self.precision}")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.noise < math.inf:
             raise InputError(f"noise must be at least 0, got {self.noise}")
@@ -72,7 +73,7 @@ def analyze(
     indicators: Sequence[str] | None = None,
     images: int | None = None,
     precision: float | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     noise: float = 0.1,
     examples: int = 4,
@@ -95,7 +96,8 @@ def analyze(
     without replacement (a tensor or a loader is taken from its start); ``precision`` stops once the half-width of every
     95 % interval is below this share of its indicator's range. ``noise`` is the standard deviation of the Gaussian
     noise on the preprocessed input for ``perturbation_robustness``, ``seed`` that of the noise and of the drawing.
-    ``examples`` images keep their maps, the first of each class.
+    ``examples`` images keep their maps, the first of each class; ``batch_size`` go through the model at once (default:
+    64).
 
     ``device``, ``prefix_tokens``, ``preprocessing`` and ``name`` are those of
     :func:`~svda_analysis.specs.open_model`; ``data_root`` says where data sets lie. ``progress`` is called with (images
@@ -142,6 +144,8 @@ def analyze_runs(
     Raises :class:`InputError` as :func:`analyze` does, before anything is measured where that can be told.
     """
     settings = Options(**options)
+    if maps is not None:
+        check_enough(maps)
     opened = [open_model(given) for given in models]
     if not opened:
         raise InputError("models must name at least one model, got none")
@@ -151,12 +155,13 @@ def analyze_runs(
     subjects = [dataclasses.replace(subject, name=name) for subject, name in zip(opened, names, strict=True)]
     shelf: dict[Any, Any] = {}
     sources = [open_source(data, subject, data_root, opened=shelf) for subject in subjects]
+    sizes = {} if settings.batch_size is None else {"batch_size": settings.batch_size}  # each has a default of its own
     parts = []
     for subject, source, label in zip(subjects, sources, labels, strict=True):
         part = analyze_subject(subject, source, settings, progress=functools.partial(progress, label))
         if faithfulness is not None:
             advance = functools.partial(progress, "faithfulness")
-            wanted: dict[str, Any] = {"images": faithfulness, "seed": settings.seed, "progress": advance}
+            wanted: dict[str, Any] = {"images": faithfulness, "seed": settings.seed, "progress": advance, **sizes}
             part = _with_rows(part, measure_faithfulness(subject, source, **wanted))
         parts.append(part)
     analysis = dataclasses.replace(Analysis.join(parts), baseline=baseline)
@@ -168,6 +173,7 @@ def analyze_runs(
             images=maps,
             seed=settings.seed,
             progress=functools.partial(progress, "maps"),
+            **sizes,
         )
         analysis = dataclasses.replace(analysis, maps=compared)
     return analysis
@@ -192,7 +198,7 @@ def analyze_subject(
             classes=source.scores,
             normalisation=source.normalisation or subject.preprocessing.normalisation,
         )
-        for batch, labels in source.batches(options.batch_size, options.images, options.seed):
+        for batch, labels in source.batches(options.batch_size or BATCH_SIZE, options.images, options.seed):
             stream.update(for_model(batch, model), labels)
             if progress:
                 progress(stream.images, total)
@@ -208,7 +214,8 @@ def _as_analysis(
 ) -> Analysis:
     who = {**subject.identity, "attention": subject.attention or stream.kind}
     identity = {**who, "dataset": source.name}
-    settings = {key: getattr(options, key) for key in ("noise", "seed", "precision", "batch_size")}
+    settings = {key: getattr(options, key) for key in ("noise", "seed", "precision")}
+    settings["batch_size"] = options.batch_size or BATCH_SIZE
     run = Run(
         **identity,
         path=subject.spec,

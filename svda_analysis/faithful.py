@@ -84,7 +84,7 @@ def faithfulness(
     subject = open_model(model_or_opened)
     source = open_source(data, subject, data_root)
     chosen = tuple(dict.fromkeys(methods))
-    settings = _Settings(chosen, baseline, steps, samples, patch_size, subject.prefix_tokens, seed)
+    settings = _Settings(chosen, baseline, steps, samples, patch_size, subject.prefix_tokens, seed, 4 * batch_size)
     values: dict[tuple[str, str], Moments] = {}
     done, total = 0, min(images or source.total, source.total)
     with subject.running() as model:
@@ -110,6 +110,7 @@ class _Settings(NamedTuple):
     patch_size: int | None
     prefix_tokens: int | None
     seed: int
+    at_once: int
 
 
 def _measure(
@@ -130,6 +131,7 @@ def _measure(
         method="random",
         baseline=settings.baseline,
         steps=None if settings.steps is None else min(settings.steps, grid[0] * grid[1]),
+        at_once=settings.at_once,
         places=places,
         draws={"samples": settings.samples, "seed": settings.seed, "first": first},
     )

@@ -47,6 +47,12 @@ def compare_maps(
     return _compare(ours, theirs, images, seed, batch_size, progress)
 
 
+def check_enough(images: int) -> None:
+    """Raise :class:`InputError` for fewer images than heads can be matched on."""
+    if images < 8:
+        raise InputError(f"images must be at least 8 to match heads on one half and judge on the other, got {images}")
+
+
 def _compare(
     ours: Opened,
     theirs: Opened,
@@ -55,8 +61,7 @@ def _compare(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    if images < 8:
-        raise InputError(f"images must be at least 8 to match heads on one half and judge on the other, got {images}")
+    check_enough(images)
     comparisons = {"same": MapComparison(), "other": MapComparison()}
     total = min(images, ours[1].total)
     with ours[0].running(), theirs[0].running(), torch.no_grad():
@@ -78,6 +83,7 @@ def compare_run_maps(
     *,
     baseline: str | None = None,
     images: int = 1000,
+    batch_size: int = 32,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, pd.DataFrame]:
@@ -100,7 +106,7 @@ def compare_run_maps(
     parts: dict[str, list[pd.DataFrame]] = {}
     for ours, theirs in pairs:
         who = {"model": ours[0].name, "baseline": theirs[0].name, "seed": ours[0].seed, "baseline_seed": theirs[0].seed}
-        for key, frame in _compare(ours, theirs, images, seed, progress=progress).items():
+        for key, frame in _compare(ours, theirs, images, seed, batch_size, progress).items():
             parts.setdefault(key, []).append(frame.assign(**who))
     return {key: pd.concat(frames, ignore_index=True).astype(MAP_COLUMNS[key]) for key, frames in parts.items()}
 

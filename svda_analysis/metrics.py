@@ -23,8 +23,8 @@ class Trial:
 
     ``images (B, C, H, W)`` where the model is, ``maps (B, H, W)``, ``target (B,)`` the classes they speak of;
     ``redrawn`` is the model with its weights shuffled; ``control`` the trial of the random ranking (its own: itself).
-    ``places`` and ``draws`` are arguments of the functions in ``perturbation.py``: where the patches are, and what is
-    drawn.
+    ``at_once`` images go through the model together where no gradients are needed; ``places`` and ``draws`` are
+    arguments of the functions in ``perturbation.py``: where the patches are, and what is drawn.
     """
 
     model: nn.Module
@@ -35,6 +35,7 @@ class Trial:
     method: str
     baseline: Baseline
     steps: int | None
+    at_once: int
     places: dict[str, Any]
     draws: dict[str, Any]
     random: Trial | None = None
@@ -53,6 +54,7 @@ class Trial:
             target=self.target,
             baseline=self.baseline,
             steps=self.steps,
+            batch_size=self.at_once,
             **self.places,
         )
 
@@ -127,7 +129,8 @@ def _insertion_auc(trial: Trial) -> Tensor:
 )
 def _infidelity(trial: Trial) -> Tensor:
     """:func:`~svda_analysis.perturbation.infidelity`."""
-    return infidelity(trial.model, trial.images, trial.maps, target=trial.target, **trial.places, **trial.draws)
+    options: dict[str, Any] = {"target": trial.target, "batch_size": trial.at_once, **trial.places, **trial.draws}
+    return infidelity(trial.model, trial.images, trial.maps, **options)
 
 
 @metric(

@@ -63,7 +63,7 @@ def open_model(
         changes["device"] = resolve_device(device)
     if name is not None:
         changes["name"] = name
-    return dataclasses.replace(found, **changes)
+    return dataclasses.replace(found, **changes) if changes else found
 
 
 def _changed(own: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:

@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from svda_analysis.analysis import analyze
+from svda_analysis import sources
+from svda_analysis.analysis import analyze, analyze_runs
+from svda_analysis.data import Preprocessing, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
 from svda_analysis.indicators import INDICATORS, attention_entropy, choose_indicators, effective_rank, score_spectrum
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
 from svda_analysis.tap import records
 
@@ -187,3 +191,84 @@ def test_bad_arguments_are_named(change, message):
 def test_a_model_without_attention_is_an_error(images):
     with pytest.raises(InputError, match="made no call of torch's attention function"):
         analyze(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), images)
+
+
+# --- several models -------------------------------------------------------------------------------------------------
+
+
+class Watched(nn.Module):
+    """Patches of 8 behind one token that has no name; remembers what it was given, and where."""
+
+    def __init__(self, outputs=2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head, self.seen = nn.Linear(192, 24), nn.Linear(24, outputs), []
+
+    def forward(self, x):
+        self.seen.append((len(x), float(x.detach().min()), float(x.detach().max())))
+        patches = x.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (B, P, 192)
+        tokens = torch.cat([torch.ones(len(x), 1, 24), self.embed(patches)], dim=1)
+        q = tokens.unflatten(-1, (2, 12)).transpose(1, 2)
+        return self.head(nn.functional.scaled_dot_product_attention(q, q, q).mean((1, 2)).repeat(1, 2))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of four colour pictures each."""
+    rng = np.random.default_rng(0)
+    for at in range(8):
+        place = tmp_path / "pictures" / f"class{at % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(place / f"{at}.png")
+    return f"imagefolder:{tmp_path / 'pictures'}"
+
+
+def test_everything_measures_the_model_as_it_was_opened(pictures):
+    """Preprocessing, prefix and batch size reach the comparison of maps and faithfulness, each model with its own."""
+    ranges, subjects = {"plain": (0.0, 1.0), "wide": (-4.0, 4.0)}, []
+    for name, (low, high) in ranges.items():
+        std = 1 / (high - low)
+        own = Preprocessing(image_size=32, resize=32, mean=(-low * std,) * 3, std=(std,) * 3)
+        subjects.append(open_model(Watched(), name=name, preprocessing=own, prefix_tokens=1))
+    options = {"indicators": ["attention_distance"], "batch_size": 4, "examples": 1}
+    analysis = analyze_runs(subjects, pictures, names=list(ranges), maps=8, faithfulness=2, **options)
+    for subject, (low, high) in zip(subjects, ranges.values(), strict=True):
+        sizes, lows, highs = zip(*subject.model.seen, strict=True)
+        assert max(sizes) <= 4 * 4  # four times as many where no gradients are needed
+        slack = 0.021  # sensitivity_max looks so far around the images
+        assert low - slack <= min(lows) < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < max(highs) <= high + slack
+    assert {example.prefix for example in analysis.examples.values()} == {1}
+    assert {run.settings["prefix_tokens"] for run in analysis.runs} == {1}
+    assert len({run.preprocessing for run in analysis.runs}) == 2
+    assert {"layers", "heads", "matching", "similarity"} == set(analysis.maps)
+    assert {"deletion_gain"} <= set(analysis.table["indicator"])
+
+
+def test_a_data_set_is_opened_once_for_all_models(monkeypatch):
+    opened = []
+    monkeypatch.setattr(sources, "load_dataset", lambda *a, **k: opened.append(a) or load_dataset(*a, **k))
+    analyze_runs([a_model("dot"), a_model("svda")], "sample", names=["a", "b"], images=4, maps=8, examples=1)
+    assert opened == [("sample",)]
+
+
+def test_features_are_no_class_scores(pictures):
+    """Accuracy is there only where there are as many outputs as the data have classes, and the model calls them so."""
+    own = Preprocessing(image_size=32, resize=32)
+    options = {"preprocessing": own, "prefix_tokens": 1, "indicators": ["attention_entropy"], "examples": 2}
+    for outputs, told, known in ((2, None, True), (24, None, False), (2, 0, False), (2, 2, True)):
+        model = Watched(outputs)
+        if told is not None:
+            model.num_classes = told  # as timm has it: 0 says that there is no classifier
+        result = analyze(model, pictures, **options)
+        assert ("accuracy" in set(result.table["indicator"])) == known
+        assert (result.examples["Watched"].predictions >= 0).all() == known
+
+
+def test_bad_arguments_of_several_models_are_named(images):
+    with pytest.raises(InputError, match="models must name at least one model"):
+        analyze_runs([], images)
+    with pytest.raises(InputError, match="baseline must be one of a, got 'b'"):
+        analyze_runs([a_model()], images, names=["a"], baseline="b")
+    with pytest.raises(InputError, match="images must be at least 8 to match heads"):
+        analyze_runs([a_model(), a_model("dot")], images, names=["a", "b"], images=4, maps=2)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from svda_analysis.errors import InputError
-from svda_analysis.maps import token_layout
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.tap import capture, evaluating, records
 
@@ -183,17 +182,3 @@ def test_evaluating_restores_each_module():
     with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == before
-
-
-def test_token_layout():
-    model, _ = model_and_images()
-    assert token_layout(model, 50) == ((7, 7), 1)
-    patches = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16))
-    assert token_layout(patches, 197, image_size=(224, 224)) == ((14, 14), 1)
-    assert token_layout(patches, 14 * 10 + 5, image_size=(160, 224)) == ((10, 14), 5)
-    assert token_layout(patches, 49, image_size=(224, 224)) == ((7, 7), 0)  # a window
-    assert token_layout(nn.Linear(1, 1), 197, prefix=1) == ((14, 14), 1)
-    with pytest.raises(InputError, match="does not say which of its 197 tokens are patches"):
-        token_layout(nn.Linear(1, 1), 197)
-    with pytest.raises(InputError, match="51 tokens with prefix 1 leave no square grid"):
-        token_layout(model, 51)

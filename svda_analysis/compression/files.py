@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from svda_analysis.compression.result import Compression
 from svda_analysis.compression.run import compress_and_verify
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.specs import open_model, run_names
+from svda_analysis.subject import Subject
 
 
 def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> list[Path]:
@@ -55,21 +57,22 @@ def compress_files(
     """
     paths = [Path(given) for given in checkpoints]
     targets = smaller_files(paths, out, keep)
-    names = run_names([open_model(path) for path in paths]) if len(paths) > 1 else [paths[0].stem]
+    subjects = [open_model(path) for path in paths]
+    names = run_names(subjects) if len(paths) > 1 else [paths[0].stem]
     for target in targets:
         check_writable(target.parent, "--out: the folder")
-    return _compressed(paths, targets, names, keep, progress, options)
+    named = [dataclasses.replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
+    return _compressed(named, targets, keep, progress, options)
 
 
 def _compressed(
-    paths: Sequence[Path],
+    subjects: Sequence[Subject],
     targets: Sequence[Path],
-    names: Sequence[str],
     keep: Keep,
     progress: Callable[[str, int, int], None] | None,
     options: dict[str, Any],
 ) -> Iterator[tuple[Path, Compression]]:
-    for path, target, name in zip(paths, targets, names, strict=True):
-        run = compress_and_verify(path, keep=keep, name=name, progress=progress, **options)
+    for subject, target in zip(subjects, targets, strict=True):
+        run = compress_and_verify(subject, keep=keep, progress=progress, **options)
         save(run.checkpoint, target)
         yield target, run

@@ -35,7 +35,7 @@ _CHANGE = ("before", "after", "change", "ci_low", "ci_high", "p", "n")  # of acc
 
 
 def compress_and_verify(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Subject,
     *,
     keep: Keep | None = None,
     epochs: int = 0,
@@ -50,7 +50,7 @@ def compress_and_verify(
     progress: Callable[[str, int, int], None] | None = None,
     **fields: Any,
 ) -> Compression:
-    """Compress the checkpoint at ``path`` and verify it. What stays is said by ``keep``, or by fields of
+    """Compress the checkpoint at ``path`` (or opened) and verify it. What stays is said by ``keep``, or by fields of
     :class:`~svda_analysis.compression.keep.Keep` as keywords: ``compress_and_verify(path, energy=0.9)``.
 
     Directions are ranked on ``rank_images`` training images, a tolerance is met on ``held_out`` other training images,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.compression.result import RATIOS, Compression, over_runs
-from svda_analysis.formatting import dash, fixed, interval, p_value, percent, points, short_number, signed
+from svda_analysis.formatting import fixed, interval, p_value, percent, points, short_number, signed
 from svda_analysis.frames import each_row
 
 _VERIFIED = {
@@ -51,7 +51,7 @@ def _verified_cells(row: Any, *, single: bool) -> dict[str, str]:
         "p": p_value(row.p),
     }
     if single:
-        cells["Images"] = "-" if row.quantity.startswith("seconds") else dash(row.n)
+        cells["Images"] = "-" if pd.isna(row.n) or row.quantity.startswith("seconds") else str(row.n)
     return cells
 
 

@@ -1,12 +1,16 @@
-"""``svda explain``, its figure, and reading images for a model."""
+"""Explanations a few images at a time, ``svda explain``, and reading images for a model."""
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from svda_analysis import plots
 from svda_analysis.cli import main
+from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
+from svda_analysis.explanations import explain
 from svda_analysis.sources import open_images
 from svda_analysis.specs import open_model
 
@@ -68,3 +72,31 @@ def test_the_figure_shows_each_map_over_its_image():
     assert figure.axes[2].images[1].get_clim() == (-1, 1)
     with pytest.raises(InputError, match=r"maps of Rollout must be \(2, 8, 8\), got \(1, 8, 8\)"):
         plots.plot_explanations(pictures, {"Rollout": maps["Rollout"][:1]})
+
+
+def test_images_go_through_the_model_a_few_at_a_time_and_without_gradients(pictures, tmp_path):
+    class Watched(nn.Module):
+        num_prefix_tokens = 0
+
+        def __init__(self):
+            super().__init__()
+            self.weight, self.seen = nn.Parameter(torch.ones(3)), []
+
+        def forward(self, x):
+            self.seen.append((len(x), torch.is_grad_enabled()))
+            q = (x * self.weight[:, None, None])[:, :, ::8, ::8].flatten(2).transpose(1, 2)[:, None]
+            return nn.functional.scaled_dot_product_attention(q, q, q).mean((1, 2))
+
+    many = tmp_path / "many"
+    many.mkdir()
+    for at in range(20):
+        Image.new("RGB", (32, 32), (at, 2 * at, 3 * at)).save(many / f"{at:02d}.png")
+    subject = open_model(Watched(), preprocessing=Preprocessing(image_size=32, resize=32))
+    pages = list(explain(subject, [many], methods=["rollout"], batch_size=8))
+    assert [len(page.files) for page in pages] == [8, 8, 4]
+    assert max(size for size, _ in subject.model.seen) <= 8
+    assert not any(graph for _, graph in subject.model.seen)
+    alone = next(explain(subject, [many / "19.png"], methods=["rollout"]))
+    np.testing.assert_allclose(pages[-1].maps["rollout"][-1], alone.maps["rollout"][0], atol=1e-6)
+    with pytest.raises(InputError, match="method must be one of"):
+        explain(subject, [many], methods=["rolout"])

@@ -1,0 +1,65 @@
+"""Specs taken apart, and models made with arguments."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from svda_analysis.errors import InputError
+from svda_analysis.libraries import Spec, is_library, model_libraries
+from svda_analysis.specs import open_model
+
+
+@pytest.mark.parametrize(
+    ("rest", "name", "arguments", "weights"),
+    [
+        ("vit", "vit", {}, None),
+        ("vit@w.pt", "vit", {}, "w.pt"),
+        ("vit@a@b/w.pt", "vit", {}, "a@b/w.pt"),
+        ("vit?img_size=224&num_classes=0@w.pt", "vit", {"img_size": 224, "num_classes": 0}, "w.pt"),
+        ("vit?x=1e-3&y=true&z=none&s=avg", "vit", {"x": 1e-3, "y": True, "z": None, "s": "avg"}, None),
+        ("a.b:f?k=1@w.pt?", "a.b:f", {"k": 1}, "w.pt?"),
+    ],
+)
+def test_a_spec_is_name_arguments_and_weights(rest, name, arguments, weights):
+    assert Spec.parse("timm", rest) == Spec("timm", name, arguments, weights and Path(weights))
+
+
+def test_a_folder_of_hugging_face_is_taken_whole(tmp_path):
+    folder = tmp_path / "me@home?x=1"
+    folder.mkdir()
+    assert Spec.parse("hf", str(folder)) == Spec("hf", str(folder), {}, None)
+
+
+@pytest.mark.parametrize("words", ["img_size", "=3", "img size=3", "1x=3"])
+def test_arguments_that_are_none_are_named(words):
+    with pytest.raises(InputError, match="arguments must be like"):
+        Spec.parse("timm", f"vit?{words}")
+
+
+def test_what_may_stand_before_the_colon():
+    assert {"timm", "torchvision", "hf", "module", "dot", "svda", "cosine"} <= set(model_libraries())
+    assert is_library("svda")
+    assert not is_library("c")
+
+
+def test_models_of_timm_are_made_with_their_arguments(tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is optional")
+    made = {"img_size": 64, "in_chans": 1, "num_classes": 0, "reg_tokens": 4}
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, **made)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    words = "&".join(f"{key}={value}" for key, value in {**made, "depth": 1}.items())
+    subject = open_model(f"timm:vit_tiny_patch16_224?{words}@{tmp_path / 'w.pt'}")
+    assert subject.model(torch.randn(1, 1, 64, 64)).shape == (1, 192)
+    assert (subject.preprocessing.image_size, subject.preprocessing.mean) == (64, None)
+    with pytest.raises(InputError, match=r"w.pt holds weights that do not fit the model \(made otherwise\? say how"):
+        open_model(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.pt'}")
+    with pytest.raises(InputError, match="timm:vit_tiny_patch16_224 cannot be made with wings=2: "):
+        open_model("timm:vit_tiny_patch16_224?wings=2")
+
+
+def test_other_libraries_take_arguments_too():
+    assert open_model("svda:fashion_mnist?depth=1&dim=12").model.config.depth == 1
+    assert open_model("torchvision:vit_b_16?image_size=32&num_classes=3").model.image_size == 32
+    with pytest.raises(InputError, match="dim must be a multiple of heads 3, got 13"):
+        open_model("svda:fashion_mnist?dim=13")
