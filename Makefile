@@ -27,7 +27,7 @@ demo: .venv/installed
 test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy svda_analysis
+	$(BIN)/mypy svda_analysis benchmarks
 	$(BIN)/pytest
 
 # the built package in the place of the checkout: what make test then tests

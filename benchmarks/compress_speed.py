@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from svda_analysis.compression.removal import compress_model, kept_share
+from svda_analysis.compression.verification import macs, time_ratio
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.render.markdown import markdown_table as markdown
-from svda_analysis.verify import macs, time_ratio
 
 FOLDER = Path("reports") / "benchmarks"
 

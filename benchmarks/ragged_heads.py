@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from svda_analysis.attention import Attention
 from svda_analysis.compact import CompactSelfAttention
+from svda_analysis.compression.verification import time_ratio
 from svda_analysis.render.markdown import markdown_table as markdown
-from svda_analysis.verify import time_ratio
 
 FOLDER = Path("reports") / "benchmarks"
 ROWS = (4, 8, 8, 16, 20, 40)
@@ -48,8 +48,8 @@ def grouped(layer: CompactSelfAttention, x: Tensor) -> Tensor:
     out: list[Tensor] = [x] * len(ROWS)
     for size in sorted(set(ROWS)):
         heads = [head for head, rows in enumerate(ROWS) if rows == size]
-        stacked = (torch.stack([part[head] for head in heads], dim=1) for part in (q, k, v))
-        result = F.scaled_dot_product_attention(*stacked, scale=layer.head_dim**-0.5)
+        stacked = [torch.stack([part[head] for head in heads], dim=1) for part in (q, k, v)]
+        result = F.scaled_dot_product_attention(stacked[0], stacked[1], stacked[2], scale=layer.head_dim**-0.5)
         for at, head in enumerate(heads):
             out[head] = result[:, at]
     return torch.stack(out, dim=1)
@@ -58,8 +58,8 @@ def grouped(layer: CompactSelfAttention, x: Tensor) -> Tensor:
 def one_by_one(layer: CompactSelfAttention, x: Tensor) -> Tensor:
     """One projection, then a kernel for each head."""
     found = [
-        F.scaled_dot_product_attention(*(p[:, None] for p in parts), scale=layer.head_dim**-0.5)
-        for parts in zip(*_parts(layer, x), strict=True)
+        F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=layer.head_dim**-0.5)
+        for q, k, v in zip(*_parts(layer, x), strict=True)
     ]
     return torch.cat(found, dim=1)
 
