@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ def _made(spec: Spec, make: Callable[..., Any], *given: Any, **named: Any) -> An
 def _from_timm(spec: Spec) -> Made:
     name, weights = spec.name, spec.weights
     timm = _library("timm", "timm")
-    _check_name("timm", name, timm.list_models())
+    _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])  # with a tag: NAME.dino
     state = None if weights is None else _state_dict(weights)
     classifier = timm.get_pretrained_cfg(name).classifier if timm.get_pretrained_cfg(name) else None
     model = _made(spec, timm.create_model, name, pretrained=False, **_classes(state, classifier))
@@ -191,7 +191,7 @@ def _from_module(spec: Spec) -> Made:
     model = _made(spec, build)
     if not isinstance(model, nn.Module):
         raise InputError(f"module: {path}:{function} must return an nn.Module, got {type(model).__name__}")
-    _fit(model, None if weights is None else _state_dict(weights), spec)
+    _fit(model, None if weights is None else _state_dict(weights, model.state_dict()), spec)
     return model, function, Preprocessing()
 
 
@@ -217,15 +217,26 @@ def _check_name(library: str, name: str, known: Sequence[str]) -> None:
         raise InputError(f"{library} has no model {name!r}{hint}")
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """A state dict: bare, under the usual keys, or from data-parallel training."""
+def _state_dict(path: Path, known: Iterable[str] = ()) -> dict[str, Tensor]:
+    """A state dict: bare, under the usual keys, or with the prefixes of the wrappers that trained it.
+
+    ``known`` are the model's own names, where its parameters may begin like such a prefix.
+    """
     found: Any = _safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path} holds no state dict (names and tensors)")
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return _unwrapped(found, set(known))
+
+
+def _unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
+    """Names without what data-parallel training (``module.``), ``torch.compile`` and Lightning put before all."""
+    for prefix in ("module.", "_orig_mod.", "model.", "net."):
+        if known.isdisjoint(state) and all(name.startswith(prefix) for name in state):
+            return _unwrapped({name.removeprefix(prefix): value for name, value in state.items()}, known)
+    return state
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -234,12 +234,14 @@ def _additive(mask: Tensor, q: Tensor) -> Tensor:
 
 
 def _softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    scores = (q * scale @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32))  # (B, H, N, N)
-    if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -math.inf)
-    elif mask is not None:
-        scores = scores + mask
-    return scores.softmax(dim=-1)
+    """The kernel's map: scores add up in float32 at least, and a query that may see no key attends to nothing."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = q.to(wide) * scale @ k.to(wide).transpose(-2, -1)  # (B, H, N, N)
+    if mask is None:
+        return scores.softmax(dim=-1)
+    scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    blind = (scores == -math.inf).all(dim=-1, keepdim=True)
+    return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
 
 
 _READERS: dict[Callable[..., Any], Callable[..., _Call]] = {

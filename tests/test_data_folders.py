@@ -35,6 +35,16 @@ def test_folder_is_read_in_sorted_order(tmp_path):
     assert load_dataset("imagefolder", root=tmp_path).source == data.source
 
 
+def test_folders_that_are_all_numbers_are_in_the_order_of_numbers(tmp_path):
+    names = [str(number) for number in range(12)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "a.png")
+    assert load_dataset(f"imagefolder:{tmp_path}", image_size=8).classes == tuple(names)
+    (tmp_path / "others").mkdir()
+    assert load_dataset(f"imagefolder:{tmp_path}", image_size=8).classes == (*sorted(names), "others")
+
+
 def test_folder_with_splits(tmp_path):
     write_folder(tmp_path / "train")
     write_folder(tmp_path / "val", classes=("bee", "cow"), each=2)  # ant is missing: the numbers stay train's
@@ -77,6 +87,14 @@ def test_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
     image = Image.fromarray(pixels(8, 8)).convert("P")
     image.save(tmp_path / "x.png", transparency=bytes(range(256)))
     assert open_image(tmp_path / "x.png").mode == "RGB"
+
+
+def test_an_image_is_upright_as_its_exif_says(tmp_path):
+    upright = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "x.png")), np.asarray(upright))
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from svda_analysis.errors import InputError
 from svda_analysis.libraries import Spec, is_library, model_libraries
+from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.specs import open_model
 
 
@@ -63,3 +65,34 @@ def test_other_libraries_take_arguments_too():
     assert open_model("torchvision:vit_b_16?image_size=32&num_classes=3").model.image_size == 32
     with pytest.raises(InputError, match="dim must be a multiple of heads 3, got 13"):
         open_model("svda:fashion_mnist?dim=13")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net."]
+)
+def test_the_prefix_of_a_wrapper_is_taken_off_the_names_of_weights(tmp_path, prefix):
+    wanted = ViT(ViTConfig.preset("vit_tiny", image_size=32, depth=1)).state_dict()
+    torch.save({"state_dict": {prefix + name: value for name, value in wanted.items()}}, tmp_path / "w.pt")
+    got = open_model(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'w.pt'}").model.state_dict()
+    assert all(torch.equal(got[name], value) for name, value in wanted.items())
+
+
+class Wrapper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 2)
+
+
+def test_a_prefix_that_is_the_models_own_stays(tmp_path):
+    wanted = Wrapper().state_dict()
+    for name, state in {"own": wanted, "wrapped": {f"module.{key}": value for key, value in wanted.items()}}.items():
+        torch.save(state, tmp_path / f"{name}.pt")
+        got = open_model(f"module:{__name__}:Wrapper@{tmp_path / name}.pt").model.state_dict()
+        assert all(torch.equal(got[key], value) for key, value in wanted.items())
+
+
+def test_names_of_timm_carry_a_tag_and_its_preprocessing():
+    timm = pytest.importorskip("timm", reason="timm is optional")
+    name = "vit_small_patch16_224.dino"
+    assert open_model(f"timm:{name}").preprocessing.mean == timm.get_pretrained_cfg(name).mean
+    assert open_model("timm:vit_small_patch16_224").preprocessing.mean != timm.get_pretrained_cfg(name).mean

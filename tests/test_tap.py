@@ -96,6 +96,36 @@ def test_options_of_the_kernel_are_honoured(options):
     torch.testing.assert_close(record.a.sum(-1), torch.ones(2, 3, 5))
 
 
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_query_that_may_see_no_key_attends_to_nothing(additive):
+    torch.manual_seed(0)
+    seen = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    seen[0, :, 3:] = False
+    mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf) if additive else seen
+    model, x = Own(attn_mask=mask), torch.randn(2, 3, 5, 4, requires_grad=True)
+    (record,) = records(model, x.detach())
+    assert not record.a[0, :, 3:].any()
+    torch.testing.assert_close(record.a @ record.v, model.out.nan_to_num(), rtol=1e-5, atol=1e-6)
+    maps = []
+    with capture(model, maps.append, output="map"):
+        model(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_scores_of_half_precision_add_up_in_float32():
+    torch.manual_seed(0)
+    q, k = ((3 * torch.randn(2, 3, 50, 64)).bfloat16() for _ in range(2))
+    exact = (q.double() @ k.double().mT / 8).softmax(-1)
+
+    class Half(nn.Module):
+        def forward(self, x):
+            return F.scaled_dot_product_attention(q, k, k)
+
+    (record,) = records(Half(), torch.zeros(2))
+    assert record.a.dtype == torch.float32
+    torch.testing.assert_close(record.a.double(), exact, rtol=1e-4, atol=1e-6)
+
+
 def test_layers_count_from_zero_in_each_forward():
     model, images = model_and_images()
     layers = []

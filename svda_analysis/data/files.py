@@ -18,14 +18,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tif
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The image in a file as 8-bit RGB; :class:`InputError` names a file that is broken or has deeper pixels."""
-    from PIL import Image
+    """The image in a file as 8-bit RGB, upright as its EXIF orientation says, which is how viewers show it.
+
+    :class:`InputError` names a file that is broken or has deeper pixels.
+    """
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             mode = image.mode
             deep = mode in ("I", "F") or mode.startswith("I;")
-            rgb = None if deep else _without_palette(image).convert("RGB")
+            rgb = None if deep else ImageOps.exif_transpose(_without_palette(image)).convert("RGB")
     except Exception as error:  # a broken image can fail in any way
         raise InputError(f"{path} is not a readable image: {one_line(error)}") from None
     if rgb is None:
@@ -40,9 +43,11 @@ def _without_palette(image: Image.Image) -> Image.Image:
 
 
 def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in ``folder``, sorted; as numbers where all are numbers, so that 2 is class 2 and not 10."""
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
 def _image_files(folder: str) -> Iterator[str]:
