@@ -1,7 +1,7 @@
 """What an analysis returns, and how it is kept in a folder. No torch here.
 
-A folder holds the frames as csv, example images and traces as npz, and ``meta.json``: all that a report shows, so that
-the report can be written again without measuring.
+A folder holds the frames as csv, example images and traces as npz, and ``meta.json``, which lists them: all that a
+report shows, so that the report can be written again without measuring.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import math
 import os
 import platform
 import zipfile
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+import svda_analysis
 from svda_analysis.comparison import compare
 from svda_analysis.errors import InputError
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
@@ -28,6 +29,7 @@ from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, reg
 
 ANALYSIS_FORMAT = 1
 META = "meta.json"
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Analysis:
             "baseline": self.baseline,
             "runs": [dataclasses.asdict(run) for run in self.runs],
             "warnings": list(self.warnings),
+            "holds": [*self.frames(), *self._arrays()],
         }
 
     @staticmethod
@@ -190,6 +193,11 @@ class Analysis:
             found["history"] = self.history
         return found | {f"maps_{name}": frame for name, frame in self.maps.items()}
 
+    def _arrays(self) -> dict[str, dict[str, Any]]:
+        """What is saved as arrays by model, by the name of its file; empty ones are left out."""
+        found: dict[str, dict[str, Any]] = {"examples": {**self.examples}, "traces": {**self.traces}}
+        return {name: held for name, held in found.items() if held}
+
     def save(self, folder: str | os.PathLike[str], **about: Any) -> list[Path]:
         """Write all of it into ``folder`` (made where it is not there) and return the files.
 
@@ -201,11 +209,10 @@ class Analysis:
         for name, frame in self.frames().items():
             frame.to_csv(place / f"{name}.csv", index=False)
             written.append(place / f"{name}.csv")
-        for name, arrays in (("examples", self.examples), ("traces", self.traces)):
-            if arrays:
-                packed: dict[str, Any] = _packed(arrays)
-                np.savez_compressed(place / f"{name}.npz", **packed)
-                written.append(place / f"{name}.npz")
+        for name, arrays in self._arrays().items():
+            packed: dict[str, Any] = _packed(arrays)
+            np.savez_compressed(place / f"{name}.npz", **packed)
+            written.append(place / f"{name}.npz")
         (place / META).write_text(json.dumps({**about, **self.meta}, indent=2, default=str) + "\n", encoding="utf-8")
         return [*written, place / META]
 
@@ -217,15 +224,16 @@ class Analysis:
         for known in meta["quantities"]:
             if known["name"] not in QUANTITIES:
                 register(_from_json(known))
-        maps = {path.stem.removeprefix("maps_"): path for path in sorted(place.glob("maps_*.csv"))}
-        history = place / "history.csv"
+        holds = meta["holds"]
+        history, examples, traces = place / "history.csv", place / "examples.npz", place / "traces.npz"
+        maps = {name: place / f"maps_{name}.csv" for name in MAP_COLUMNS if f"maps_{name}" in holds}
         return Analysis(
             table=read_frame(place / "indicators.csv", TABLE_COLUMNS),
             spectra=read_frame(place / "spectra.csv", SPECTRA_COLUMNS),
-            history=read_frame(history, TABLE_COLUMNS) if history.exists() else make_frame([], TABLE_COLUMNS),
-            examples={name: _examples(held) for name, held in _arrays_by_model(place / "examples.npz").items()},
-            traces={name: _trace(held) for name, held in _arrays_by_model(place / "traces.npz").items()},
-            maps={name: read_frame(maps[name], columns) for name, columns in MAP_COLUMNS.items() if name in maps},
+            history=read_frame(history, TABLE_COLUMNS) if "history" in holds else make_frame([], TABLE_COLUMNS),
+            examples=_arrays_by_model(examples, _examples) if "examples" in holds else {},
+            traces=_arrays_by_model(traces, _trace) if "traces" in holds else {},
+            maps={name: read_frame(path, MAP_COLUMNS[name]) for name, path in maps.items()},
             runs=tuple(Run(**run) for run in meta["runs"]),
             warnings=tuple(meta["warnings"]),
             versions=meta["versions"],
@@ -255,7 +263,7 @@ def _read_meta(place: Path) -> dict[str, Any]:
         raise InputError(f"{place} holds no analysis: there is no {META} in it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    needed = ("quantities", "runs", "warnings", "versions", "baseline")
+    needed = ("quantities", "runs", "warnings", "versions", "baseline", "holds")
     if not isinstance(meta, dict) or meta.get("format") != ANALYSIS_FORMAT or not all(key in meta for key in needed):
         raise InputError(f"{path} is not of an analysis of this version (format {ANALYSIS_FORMAT})")
     return meta
@@ -281,18 +289,18 @@ def _packed(by_model: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _arrays_by_model(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    if not path.exists():
-        return {}
+def _arrays_by_model(path: Path, make: Callable[[dict[str, np.ndarray]], T]) -> dict[str, T]:
     found: dict[str, dict[str, np.ndarray]] = {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
                 name, _, field = key.rpartition("//")
                 found.setdefault(name, {})[field] = arrays[key]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        return {name: make(held) for name, held in found.items()}
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
-    return found
 
 
 def _examples(held: dict[str, np.ndarray]) -> Examples:
@@ -312,8 +320,4 @@ def _trace(held: dict[str, np.ndarray]) -> Trace:
 def versions() -> dict[str, str]:
     """Versions of Python, this package and what its numbers depend on."""
     found = {name: version(name) for name in ("torch", "torchvision", "numpy", "scipy", "pandas")}
-    try:
-        own = version("svda-analysis")
-    except PackageNotFoundError:
-        own = "not installed"
-    return {"svda-analysis": own, "python": platform.python_version(), **found}
+    return {"svda-analysis": svda_analysis.__version__, "python": platform.python_version(), **found}

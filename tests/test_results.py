@@ -120,6 +120,7 @@ def test_a_quantity_of_ones_own_comes_back_with_the_folder(tmp_path):
         ("spectra.csv", "", "damaged, or no table of this kind"),
         ("examples.npz", "PK", "damaged"),
         ("traces.npz", "", "damaged"),
+        *((file, None, "no such file") for file in ("history.csv", "examples.npz", "traces.npz", "maps_heads.csv")),
         ("maps_heads.csv", "x", "damaged, or no table of this kind"),
     ],
 )
@@ -131,6 +132,13 @@ def test_what_is_missing_or_damaged_is_named(tmp_path, file, text, message):
     with pytest.raises(InputError, match=message) as error:
         Analysis.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_what_another_analysis_left_in_the_folder_is_not_read(tmp_path):
+    analysis().save(tmp_path)
+    made = dataclasses.replace(analysis(), history=make_frame([], TABLE_COLUMNS), examples={}, traces={}, maps={})
+    made.save(tmp_path)
+    assert_same(Analysis.load(tmp_path), made)
 
 
 # --- joined ---------------------------------------------------------------------------------------------------------

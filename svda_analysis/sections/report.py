@@ -45,7 +45,7 @@ def write_report(
 def render_again(folder: str | os.PathLike[str]) -> list[Path]:
     """Write the report in ``folder`` again from the analysis that lies in it, without measuring; returns the files.
 
-    Raises :class:`~svda_analysis.errors.InputError` when there is no analysis in it.
+    Raises :class:`~svda_analysis.errors.InputError` when there is no analysis in it, or a part of it is missing.
     """
     analysis = Analysis.load(folder)
     meta = json.loads((Path(folder) / META).read_text(encoding="utf-8"))
