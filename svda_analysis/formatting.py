@@ -15,17 +15,20 @@ MISSING, NO_ENDS = "-", "[no interval]"
 
 
 def number(x: float) -> str:
-    """Three decimals below ten, then fewer; tiny numbers keep one digit; a dash for a missing number."""
+    """Three decimals below ten, then fewer; tiny numbers keep one digit; a dash for a missing number.
+
+    Below 1e-15 is what rounding leaves of a difference between equal numbers: 0.
+    """
     if pd.isna(x):
         return MISSING
-    if 0 < abs(x) < 0.0005:
+    if 1e-15 <= abs(x) < 0.0005:
         return f"{x:.0e}"
-    return f"{x:.3f}" if abs(x) < 10 else f"{x:.2f}" if abs(x) < 100 else f"{x:.1f}"
+    return f"{x:z.3f}" if abs(x) < 10 else f"{x:.2f}" if abs(x) < 100 else f"{x:.1f}"
 
 
 def signed(x: float) -> str:
     """:func:`number` with its sign."""
-    return f"+{number(x)}" if x > 0 else number(x)
+    return f"+{number(x)}" if x >= 1e-15 else number(x)
 
 
 def fixed(x: float, digits: int, *, sign: bool = False) -> str:

@@ -16,6 +16,7 @@ from svda_analysis import formatting as text
     ("x", "written"),
     [
         (0.0, "0.000"),
+        (-1.1e-16, "0.000"),
         (0.00049, "5e-04"),
         (-0.00049, "-5e-04"),
         (0.0005, "0.001"),
@@ -32,7 +33,7 @@ def test_a_number_keeps_what_matters(x, written):
 
 
 def test_a_sign_is_shown_but_for_nothing():
-    assert [text.signed(x) for x in (0.5, 0.0, -0.5, math.nan)] == ["+0.500", "0.000", "-0.500", "-"]
+    assert [text.signed(x) for x in (0.5, 1.1e-16, 0.0, -0.5, math.nan)] == ["+0.500", "0.000", "0.000", "-0.500", "-"]
 
 
 def test_fixed_digits_and_percentages():

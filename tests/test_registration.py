@@ -85,7 +85,7 @@ def test_an_indicator(tmp_path, capsys):
     axes = sa.plots.plot_all_by_layer(analysis.table).axes
     assert "Brightest key" in {ax.get_title() for ax in axes}
     plt.close("all")
-    assert "Brightest key. Higher: one key has more. made up here." in printed(capsys, "indicators")
+    assert "Brightest key. Higher: one key has more. Reference: made up here." in printed(capsys, "indicators")
 
 
 def test_a_metric(tmp_path):

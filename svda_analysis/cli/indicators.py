@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from typing import TYPE_CHECKING
 
 import click
@@ -41,7 +42,9 @@ def indicators_command(names: tuple[str, ...]) -> None:
 def _print_entries(indicators: list[Indicator]) -> None:
     for one in indicators:
         click.echo(f"{one.name}  ({', '.join(one.sources)}; {one.low:g} to {_limit(one.high)})")
-        click.echo(f"    {one.label}. Higher: {one.higher_means}. {one.reference}.")
+        about = f"{one.label}. Higher: {one.higher_means}. Reference: {one.reference}."
+        width = shutil.get_terminal_size().columns
+        click.echo(click.wrap_text(about, width, initial_indent="    ", subsequent_indent="    "))
 
 
 def _limit(high: float | str) -> str:
