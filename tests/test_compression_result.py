@@ -51,3 +51,14 @@ def test_equal_changes_show_no_spread_whatever_their_rounding():
     assert row["change"] == pytest.approx(-0.006)
     assert math.isnan(row["ci_low"])
     assert math.isnan(row["p"])
+
+
+@pytest.mark.parametrize("quantity", ["accuracy", "before_finetuning", "finetuning"])
+def test_an_accuracy_changes_by_no_more_than_all_of_it(quantity):
+    changes = np.array([-0.05, 0.35])
+    assert stats.t.interval(0.95, 1, changes.mean(), stats.sem(changes))[1] > 1
+    known = {"quantity": quantity, "source": "", "before": 0.5, "ci_low": -0.1, "ci_high": 0.1, "p": 0.5, "n": 9}
+    frames = [pd.DataFrame([{**known, "after": 0.5 + x, "change": x}]).astype({"n": "Int64"}) for x in changes]
+    row = over_runs(frames, ["quantity", "source"]).iloc[0]
+    assert (row["ci_low"], row["ci_high"]) == (-1, 1)
+    assert row["p"] == pytest.approx(stats.ttest_1samp(changes, 0).pvalue)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from svda_analysis.checkpoint import Checkpoint
 
 RATIOS = ("parameters", "macs", "bytes", "seconds_1", "seconds_32")  # whose change is after / before
+_ACCURACIES = ("accuracy", "before_finetuning", "finetuning")  # whose change lies in [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _change_over_runs(rows: pd.DataFrame, change: str) -> tuple[float, float, fl
     quantity = rows["quantity"].iloc[0] if "quantity" in rows else "accuracy"
     values, is_ratio = rows[change].to_numpy(float), quantity in RATIOS
     values = np.log(values) if is_ratio else values
-    found = paired_test(np.zeros(len(values)), values, span=math.inf if is_ratio or quantity != "accuracy" else 1.0)
+    found = paired_test(np.zeros(len(values)), values, span=1.0 if quantity in _ACCURACIES else math.inf)
     ends = (found.difference, *found.interval)
     middle, low, high = (math.exp(x) for x in ends) if is_ratio else ends
     return middle, low, high, found.p
