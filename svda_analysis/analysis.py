@@ -146,13 +146,11 @@ def analyze_runs(
     settings = Options(**options)
     if maps is not None:
         check_enough(maps)
-    opened = [open_model(given) for given in models]
-    if not opened:
-        raise InputError("models must name at least one model, got none")
-    labels, names = [subject.name for subject in opened], list(names or run_names(opened))
-    if baseline is not None and baseline not in names:
-        raise InputError(f"baseline must be one of {', '.join(dict.fromkeys(names))}, got {baseline!r}")
-    subjects = [dataclasses.replace(subject, name=name) for subject, name in zip(opened, names, strict=True)]
+    if faithfulness is not None and faithfulness < 1:
+        raise InputError(f"faithfulness must be at least 1, got {faithfulness}")
+    labels, subjects = _named(models, names, baseline)
+    if maps is not None and len(subjects) < 2:
+        raise InputError(f"comparing maps needs at least two models or two runs of one, got {labels[0]} alone")
     shelf: dict[Any, Any] = {}
     sources = [open_source(data, subject, data_root, opened=shelf) for subject in subjects]
     sizes = {} if settings.batch_size is None else {"batch_size": settings.batch_size}  # each has a default of its own
@@ -177,6 +175,22 @@ def analyze_runs(
         )
         analysis = dataclasses.replace(analysis, maps=compared)
     return analysis
+
+
+def _named(
+    models: Sequence[Given], names: Sequence[str] | None, baseline: str | None
+) -> tuple[list[str], list[Subject]]:
+    """What the models are called by themselves, and the subjects under the names that group them."""
+    opened = [open_model(given) for given in models]
+    if not opened:
+        raise InputError("models must name at least one model, got none")
+    names = list(run_names(opened) if names is None else names)
+    if len(names) != len(opened) or not all(names):
+        raise InputError(f"names must hold a name for each of {len(opened)} models, got {names}")
+    if baseline is not None and baseline not in names:
+        raise InputError(f"baseline must be one of {', '.join(dict.fromkeys(names))}, got {baseline!r}")
+    subjects = [dataclasses.replace(subject, name=name) for subject, name in zip(opened, names, strict=True)]
+    return [subject.name for subject in opened], subjects
 
 
 def analyze_subject(

@@ -121,12 +121,14 @@ def _from_torchvision(spec: Spec) -> Made:
     model = _made(spec, models.get_model, name, weights=None, **_classes(state, "heads.head"))
     _fit(model, state, spec)
     default = models.get_model_weights(name).DEFAULT.transforms()  # how torchvision's own weights were evaluated
+    crop, shorter = default.crop_size[0], default.resize_size[0]
+    size = spec.arguments.get("image_size", crop)
     return (
         model,
         name,
         Preprocessing(
-            image_size=default.crop_size[0],
-            resize=default.resize_size[0],
+            image_size=size,
+            resize=round(size * shorter / crop),
             interpolation=default.interpolation.value,
             mean=tuple(default.mean),
             std=tuple(default.std),

@@ -1,4 +1,4 @@
-"""Write a report again from what lies in its folder, whatever kind of report it is."""
+"""Write the report of an analysis or of a study again from what lies in its folder."""
 
 from __future__ import annotations
 

@@ -201,9 +201,11 @@ class Analysis:
     def save(self, folder: str | os.PathLike[str], **about: Any) -> list[Path]:
         """Write all of it into ``folder`` (made where it is not there) and return the files.
 
-        ``about`` goes into ``meta.json`` beside what is there. Frames keep every digit.
+        ``about`` goes into ``meta.json`` beside what the analysis says of itself. Frames keep every digit. A
+        report that stands in the folder keeps the list of its files, so that the next one takes its place whole.
         """
         place = Path(folder)
+        about = {**_list_of_files(place), **about}
         place.mkdir(parents=True, exist_ok=True)
         written = []
         for name, frame in self.frames().items():
@@ -267,6 +269,15 @@ def _read_meta(place: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or meta.get("format") != ANALYSIS_FORMAT or not all(key in meta for key in needed):
         raise InputError(f"{path} is not of an analysis of this version (format {ANALYSIS_FORMAT})")
     return meta
+
+
+def _list_of_files(place: Path) -> dict[str, Any]:
+    """What the report that stands in a folder has in it; nothing where there is none."""
+    try:
+        meta = json.loads((place / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {"files": meta["files"]} if isinstance(meta, dict) and "files" in meta else {}
 
 
 def _as_json(one: Quantity) -> dict[str, Any]:

@@ -132,17 +132,21 @@ def _load(
 
 def as_learned(data: ImageData, subject: Subject) -> ImageData:
     """The images brought to the model in its own way: its size, its mean and deviation. Pixels are shared."""
+    _check_images(data, subject.model)
     own = subject.preprocessing
     changes: dict[str, Any] = {}
     if own.resize and isinstance(data, FolderImages):
         changes |= {"resize": own.resize, "interpolation": own.interpolation}
-    if own.mean and own.std and len(own.mean) == len(own.std) == data.channels:
+    if own.mean and own.std:
+        if len(own.mean) != data.channels:
+            raise InputError(
+                f"mean and std must have a number for each channel of the data ({data.channels}), got {len(own.mean)}"
+            )
         changes |= {"mean": tuple(own.mean), "std": tuple(own.std)}
     return dataclasses.replace(data, **changes) if changes else data
 
 
 def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
-    _check_images(data, subject.model)
     warnings = [data.warning] if data.warning else []
     known = tuple(subject.data.get("classes") or ())
     learned = known or tuple(data.classes)
@@ -236,8 +240,8 @@ def _first_of(data: Dataset[Any]) -> Callable[[int], tuple[Tensor, Tensor, np.nd
 def _image_and_label(batch: Any) -> tuple[Tensor, Tensor | None]:
     if isinstance(batch, Tensor):
         return batch, None
-    images, labels, *_ = batch
-    return images, labels
+    images, *rest = batch
+    return images, rest[0] if rest else None
 
 
 def _draw(total: int, images: int | None, seed: int) -> Tensor:

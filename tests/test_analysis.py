@@ -272,3 +272,30 @@ def test_bad_arguments_of_several_models_are_named(images):
         analyze_runs([a_model()], images, names=["a"], baseline="b")
     with pytest.raises(InputError, match="images must be at least 8 to match heads"):
         analyze_runs([a_model(), a_model("dot")], images, names=["a", "b"], images=4, maps=2)
+    with pytest.raises(InputError, match="names must hold a name for each of 2 models"):
+        analyze_runs([a_model(), a_model("dot")], images, names=["a"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"faithfulness": 0}, "faithfulness must be at least 1, got 0"), ({"maps": 8}, "at least two models or two runs")],
+)
+def test_what_cannot_be_measured_is_told_before_the_rest_is(images, options, message):
+    def progress(*_):
+        raise AssertionError("measured")
+
+    with pytest.raises(InputError, match=message):
+        analyze_runs([a_model()], images, progress=progress, **options)
+
+
+def test_batches_without_labels_are_images():
+    pictures = torch.rand(9, 1, 28, 28)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(pictures), batch_size=4)
+    found, plain = (analyze(a_model(), data, indicators=["mass_90"]).table for data in (loader, pictures))
+    assert found["mean"].tolist() == pytest.approx(plain["mean"].tolist())
+
+
+def test_a_mean_that_does_not_fit_the_channels_is_refused():
+    subject = open_model(a_model(), preprocessing={"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    with pytest.raises(InputError, match=r"for each channel of the data \(1\), got 3"):
+        analyze(subject, "sample", images=4)

@@ -435,4 +435,4 @@ def test_faithfulness_adds_its_rows_and_its_control(tiny, fashion, capsys, witho
     with pytest.raises(SystemExit) as stopped:
         analyze_main([*arguments, "--out", "out", "--faithfulness", "0"])
     assert stopped.value.code == 2
-    assert "images must be at least 1, got 0" in capsys.readouterr().err
+    assert "faithfulness must be at least 1, got 0" in capsys.readouterr().err

@@ -91,6 +91,12 @@ def test_a_prefix_that_is_the_models_own_stays(tmp_path):
         assert all(torch.equal(got[key], value) for key, value in wanted.items())
 
 
+def test_models_of_torchvision_get_images_of_their_size():
+    subject = open_model("torchvision:vit_b_32?image_size=64")
+    assert (subject.preprocessing.image_size, subject.preprocessing.resize) == (64, 73)
+    assert subject.model(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+
+
 def test_names_of_timm_carry_a_tag_and_its_preprocessing():
     timm = pytest.importorskip("timm", reason="timm is optional")
     name = "vit_small_patch16_224.dino"

@@ -105,8 +105,11 @@ def test_another_baseline_stays_with_the_report(tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_the_report_of_one_replaces_the_report_of_two(tmp_path):
+@pytest.mark.parametrize("saved", [False, True])
+def test_the_report_of_one_replaces_the_report_of_two(tmp_path, saved):
     write_report(a_whole_analysis(), tmp_path)
+    if saved:
+        a_whole_analysis().save(tmp_path)
     write_report(an_analysis(("svda",)), tmp_path)
     assert set(contents(tmp_path)) == {
         *("indicators.csv", "spectra.csv", "meta.json", "summary.md", "report.html", "table.tex"),

@@ -176,7 +176,8 @@ def test_preprocessing_decides_what_the_model_sees(folder):
 
 def test_the_command_line_prints_and_overrides_preprocessing(own_module, folder, tmp_path, capsys):
     arguments = [own_module, "--data", f"imagefolder:{folder}", "--out", str(tmp_path / "out")]
-    arguments += ["--preprocess", "image_size=28", "--preprocess", "mean=0,0,0", "--indicators", "attention_entropy"]
+    words = ("image_size=28", "mean=0,0,0", "std=1,1,1")
+    arguments += [*(x for word in words for x in ("--preprocess", word)), "--indicators", "attention_entropy"]
     with pytest.raises(SystemExit) as stopped:
         analyze_main(arguments)
     assert stopped.value.code == 0
@@ -227,3 +228,17 @@ def test_compressed_runs_of_one_recipe_share_a_name():
     forms = [run("svda_s0", 0, sigma_form="linear"), run("svda_s1", 1, sigma_form="shape")]
     assert run_names(forms) == ["svda", "a/svda"]
     assert run_names([run("svda_s0_b30", 0), run("vit_s1_b30", 1, attention="dot")]) == ["svda_s0_b30", "vit_s1_b30"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mean": (0.5,)}, "as many numbers each, got 1 and 0"),
+        ({"mean": (0.5,), "std": (0.5, 0.5)}, "as many numbers each, got 1 and 2"),
+        ({"mean": (0.5,), "std": (0.0,)}, "std above 0"),
+        ({"mean": (float("nan"),), "std": (1.0,)}, "must be finite"),
+    ],
+)
+def test_a_normalisation_that_is_none_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        open_model(ViT(ViTConfig(dim=24, depth=1, heads=2)), preprocessing=fields)

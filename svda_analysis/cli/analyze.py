@@ -73,5 +73,6 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **opt
 def _report_name(models: Sequence[str], first: str) -> str:
     if len(models) == 1:
         return first
-    parents = {Path(path).resolve().parent for path in models}
-    return parents.pop().name if len(parents) == 1 else "comparison"
+    parents = {Path(path).resolve().parent if Path(path).is_file() else None for path in models}
+    common = parents.pop()
+    return "comparison" if parents or common is None else common.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,16 @@ def explain_command(
     subject = open_subjects([model], options)[0]
     folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
     check_writable(folder, "output folder")
+    written: list[Path] = []
     pages = -(-len(image_files(images)) // _ROWS)
     signed = [method.label for method in METHODS.values() if method.signed]
     for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
         maps = {METHODS[name].label: values for name, values in page.maps.items()}
         figure = figures.plot_explanations(page.pictures, maps, signed=signed, captions=page.captions)
         stem = "explanations" if pages == 1 else f"explanations-{at}"
-        click.echo(f"figure: {figures.save(figure, folder, stem)[1]}")
+        written += figures.save(figure, folder, stem)
+        click.echo(f"figure: {written[-1]}")
         plt.close(figure)
+    for old in folder.glob("explanations*"):  # of an earlier call with other images
+        if re.fullmatch(r"explanations(-\d+)?\.(pdf|png)", old.name) and old not in written:
+            old.unlink()

@@ -10,7 +10,7 @@ from svda_analysis.cli.shared import CONTEXT
 @click.command("report", context_settings=CONTEXT)
 @click.argument("folder", metavar="FOLDER")
 def report_command(folder: str) -> None:
-    """Write the report in FOLDER again from the numbers, images and maps that lie in it, without measuring.
+    """Write the report of an analysis or a study again, from the numbers, images and maps in FOLDER, without measuring.
 
     \b
     Example:

@@ -104,7 +104,7 @@ def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
 
 def names_in(text: str | None) -> list[str] | None:
     """``"a, b"`` as a list; None stays None."""
-    return [name.strip() for name in text.split(",")] if text else None
+    return [name.strip() for name in text.split(",")] if text is not None else None
 
 
 def command_line(program: str) -> str:

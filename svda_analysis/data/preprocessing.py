@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+
+from svda_analysis.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -13,7 +16,8 @@ class Preprocessing:
     """How a model wants image files: the shorter side is brought to ``resize`` pixels, the middle ``image_size`` x
     ``image_size`` is cut out, and ``(pixel / 255 - mean) / std`` taken per channel.
 
-    None is what is not known: the size and the normalisation of the data as they come.
+    None is what is not known: the size and the normalisation of the data as they come. Raises :class:`InputError` for a
+    mean and a deviation that do not fit each other or cannot be divided by.
     """
 
     image_size: int | None = None
@@ -21,6 +25,13 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        mean, std = self.mean or (), self.std or ()
+        if len(mean) != len(std):
+            raise InputError(f"mean and std must have as many numbers each, got {len(mean)} and {len(std)}")
+        if not all(map(math.isfinite, (*mean, *std))) or any(x <= 0 for x in std):
+            raise InputError(f"mean and std must be finite and std above 0, got mean {mean} and std {std}")
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -33,7 +33,7 @@ def write_report(
         analysis = dataclasses.replace(analysis, baseline=baseline)
     comparison = analysis.comparison
     return write_document(
-        analysis_document(analysis, title=f"Attention analysis: {place.name}", command=command),
+        analysis_document(analysis, title=f"Attention analysis: {place.resolve().name}", command=command),
         place,
         save=analysis.save,
         frames={} if comparison is None else {"comparison": comparison},
