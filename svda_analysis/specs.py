@@ -31,6 +31,8 @@ from svda_analysis.libraries import Spec, is_library, make_model, model_librarie
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.subject import Subject, resolve_device
 
+OpenModel = Subject  # its name in earlier versions
+
 
 def open_model(
     given: Subject | nn.Module | str | os.PathLike[str],

@@ -144,7 +144,7 @@ class Stream:
         return make_frame(rows, TABLE_COLUMNS)
 
     def spectra(self, identity: dict[str, Any]) -> pd.DataFrame:
-        """Mean singular values as a frame with :data:`~svda_analysis.results.SPECTRA_COLUMNS`."""
+        """Mean singular values as a frame with :data:`~svda_analysis.frames.SPECTRA_COLUMNS`."""
         rows = [
             {**identity, "layer": layer, "head": head, "source": source, "rank": rank, "value": value}
             for (source, layer), moments in self.spectrum_moments.items()

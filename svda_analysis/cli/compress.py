@@ -97,7 +97,7 @@ def _keep(options: dict[str, Any]) -> Any:
 
     given = {name: options.pop(name) for name in (*_AMOUNTS, "criterion", "norm_logit", "constant")}
     if given["tolerance"] is not None:
-        if not 0 <= given["tolerance"] <= 100:
+        if not 0 < given["tolerance"] < 100:
             raise InputError(f"--tolerance must lie between 0 and 100 points, got {given['tolerance']:g}")
         given["tolerance"] /= 100  # points
     return Keep(**{name: value for name, value in given.items() if value is not None})
