@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,22 +16,24 @@ import pandas as pd
 import torch
 from torch import nn
 
+from svda_analysis.cache import joint_key, kept, run_key
+from svda_analysis.comparison import default_baseline
 from svda_analysis.data import Preprocessing
+from svda_analysis.directions import direction_shares
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import faithfulness as measure_faithfulness
-from svda_analysis.frames import TABLE_COLUMNS
+from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import check_enough, compare_run_maps
-from svda_analysis.maps import class_scores, whole_maps
-from svda_analysis.results import Analysis, Examples, Run, versions
-from svda_analysis.sources import Data, ImageSource, for_model, open_source
-from svda_analysis.specs import open_model, run_names
+from svda_analysis.maps import class_scores, logits_of
+from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
+from svda_analysis.sources import Data, ImageSource, open_source
+from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.streaming import Stream
-from svda_analysis.subject import Subject
+from svda_analysis.subject import Subject, for_model
 
 BATCH_SIZE = 64  # images per forward, where none is given
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
-Given = nn.Module | str | os.PathLike[str] | Subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Options:
 
 
 def analyze(
-    model_or_path: Given,
+    model: Given,
     data: Data | None = None,
     *,
     indicators: Sequence[str] | None = None,
@@ -86,7 +89,7 @@ def analyze(
 ) -> Analysis:
     """Measure every layer and head of a model over a data set.
 
-    ``model_or_path`` is a module (it keeps its device and mode), the path of a checkpoint, a spec such as
+    ``model`` is a module (it keeps its device and mode), the path of a checkpoint, a spec such as
     ``timm:NAME@weights.pt`` (see ``specs.py``), or what :func:`~svda_analysis.specs.open_model` returned. ``data`` is
     preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data set's
     name (its test part); a checkpoint brings the name of its own.
@@ -114,18 +117,20 @@ def analyze(
         seed=seed,
     )
     changes: dict[str, Any] = {"prefix_tokens": prefix_tokens, "preprocessing": preprocessing, "name": name}
-    subject = open_model(model_or_path, device=device, **changes)
+    subject = open_model(model, device=device, **changes)
     return analyze_subject(subject, open_source(data, subject, data_root), options, progress=progress)
 
 
 def analyze_runs(
-    models: Sequence[Given],
+    models: Given | Sequence[Given],
     data: Data | None = None,
     *,
     names: Sequence[str] | None = None,
     baseline: str | None = None,
     maps: int | None = None,
     faithfulness: int | None = None,
+    directions: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
     **options: Any,
@@ -137,51 +142,120 @@ def analyze_runs(
     their seed alone share a name, :func:`~svda_analysis.specs.run_names`). Each gets the images in its own way; a data
     set is read once. ``baseline`` is the model to compare with. ``maps``: also compare attention maps head by head on
     so many images (:func:`~svda_analysis.map_comparison.compare_run_maps`); ``faithfulness``: also measure on so many
-    images what the maps tell of the decision (:func:`~svda_analysis.faithful.faithfulness`). ``options`` are those of
+    images what the maps tell of the decision (:func:`~svda_analysis.faithful.faithfulness`); ``directions``: also count
+    on so many images the directions that hold the scores (:func:`~svda_analysis.directions.direction_shares`).
+    ``cache`` is a folder that keeps what was measured of each run, and gives it back. ``options`` are those of
     :func:`analyze`: indicators, images, precision, batch_size, noise, examples, seed. ``progress`` is called with
     (label, done, in all).
 
     Raises :class:`InputError` as :func:`analyze` does, before anything is measured where that can be told.
     """
-    settings = Options(**options)
-    if maps is not None:
-        check_enough(maps)
-    if faithfulness is not None and faithfulness < 1:
-        raise InputError(f"faithfulness must be at least 1, got {faithfulness}")
+    extras = _Extras(maps=maps, faithfulness=faithfulness, directions=directions)
     labels, subjects = _named(models, names, baseline)
     if maps is not None and len(subjects) < 2:
         raise InputError(f"comparing maps needs at least two models or two runs of one, got {labels[0]} alone")
     shelf: dict[Any, Any] = {}
     sources = [open_source(data, subject, data_root, opened=shelf) for subject in subjects]
-    sizes = {} if settings.batch_size is None else {"batch_size": settings.batch_size}  # each has a default of its own
-    parts = []
-    for subject, source, label in zip(subjects, sources, labels, strict=True):
-        part = analyze_subject(subject, source, settings, progress=functools.partial(progress, label))
-        if faithfulness is not None:
-            advance = functools.partial(progress, "faithfulness")
-            wanted: dict[str, Any] = {"images": faithfulness, "seed": settings.seed, "progress": advance, **sizes}
-            part = _with_rows(part, measure_faithfulness(subject, source, **wanted))
-        parts.append(part)
-    analysis = dataclasses.replace(Analysis.join(parts), baseline=baseline)
-    if maps is not None:
-        compared = compare_run_maps(
-            subjects,
-            sources,
-            baseline=baseline,
-            images=maps,
-            seed=settings.seed,
-            progress=functools.partial(progress, "maps"),
-            **sizes,
-        )
-        analysis = dataclasses.replace(analysis, maps=compared)
-    return analysis
+    if len(given := dict.fromkeys(source.name for source in sources)) > 1:
+        raise InputError(f"models must be measured on one data set, got {', '.join(given)}: name one")
+    if faithfulness is not None:
+        for subject, source in zip(subjects, sources, strict=True):
+            _check_classifier(subject, source)
+    bench = _Bench(Options(**options), extras, None if cache is None else Path(cache), progress)
+    analysis = Analysis.join([bench.measure(*run) for run in zip(subjects, sources, labels, strict=True)])
+    analysis = dataclasses.replace(analysis, baseline=baseline)
+    if maps is None:
+        return analysis
+    against = baseline or default_baseline(analysis.table)
+    return dataclasses.replace(analysis, maps=bench.compare_maps(subjects, sources, against))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Extras:
+    """What is measured beside the indicators, each on so many images (None: not at all)."""
+
+    maps: int | None
+    faithfulness: int | None
+    directions: int | None
+
+    def __post_init__(self) -> None:
+        if self.maps is not None:
+            check_enough(self.maps)
+        for name in ("faithfulness", "directions"):
+            if (images := getattr(self, name)) is not None and images < 1:
+                raise InputError(f"{name} must be at least 1, got {images}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """How :func:`analyze_runs` measures each of its runs."""
+
+    options: Options
+    extras: _Extras
+    cache: Path | None
+    progress: Callable[[str, int, int], None]
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The batch size where one is given; each measurement has a default of its own."""
+        return {} if self.options.batch_size is None else {"batch_size": self.options.batch_size}
+
+    def measure(self, subject: Subject, source: ImageSource, label: str) -> Analysis:
+        """All of one run but its maps, from the cache where it was measured before."""
+        if self.cache is None:
+            return self._fresh(subject, source, label)
+        found = kept(self.cache / self._key(subject, source), lambda: _as_kept(self._fresh(subject, source, label)))
+        part = found.renamed(subject.name)
+        run = dataclasses.replace(part.runs[0], path=subject.spec, data=source.description, recipe=subject.recipe)
+        return dataclasses.replace(part, runs=(run,), **_kept_by(subject))
+
+    def _fresh(self, subject: Subject, source: ImageSource, label: str) -> Analysis:
+        part = analyze_subject(subject, source, self.options, progress=functools.partial(self.progress, label))
+        if self.extras.directions is not None:
+            part = _with_rows(part, direction_shares(subject, source, self.extras.directions))
+        if self.extras.faithfulness is not None:
+            advance = functools.partial(self.progress, "faithfulness")
+            wanted: dict[str, Any] = {
+                "images": self.extras.faithfulness,
+                "seed": self.options.seed,
+                "progress": advance,
+            }
+            part = _with_rows(part, measure_faithfulness(subject, source, **wanted, **self.sizes))
+        return part
+
+    def compare_maps(
+        self, subjects: Sequence[Subject], sources: Sequence[ImageSource], baseline: str
+    ) -> dict[str, pd.DataFrame]:
+        """The comparison of attention maps, from the cache where it was made before."""
+
+        def fresh() -> dict[str, pd.DataFrame]:
+            return compare_run_maps(
+                subjects,
+                sources,
+                baseline=baseline,
+                images=self.extras.maps or 0,
+                seed=self.options.seed,
+                progress=functools.partial(self.progress, "maps"),
+                **self.sizes,
+            )
+
+        if self.cache is None:
+            return fresh()
+        keys = [self._key(subject, source) for subject, source in zip(subjects, sources, strict=True)]
+        key = joint_key(self.extras.maps, baseline, [subject.name for subject in subjects], keys)
+        return kept(self.cache / f"maps-{key}", lambda: dataclasses.replace(nothing_measured(), maps=fresh())).maps
+
+    def _key(self, subject: Subject, source: ImageSource) -> str:
+        settings = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.extras), "maps": None}
+        return run_key(subject, source, settings, self.options.chosen)
 
 
 def _named(
-    models: Sequence[Given], names: Sequence[str] | None, baseline: str | None
+    models: Given | Sequence[Given], names: Sequence[str] | None, baseline: str | None
 ) -> tuple[list[str], list[Subject]]:
     """What the models are called by themselves, and the subjects under the names that group them."""
-    opened = [open_model(given) for given in models]
+    every = [models] if isinstance(models, str | os.PathLike | nn.Module | Subject) else models
+    opened = [open_model(given) for given in every]
     if not opened:
         raise InputError("models must name at least one model, got none")
     names = list(run_names(opened) if names is None else names)
@@ -190,7 +264,29 @@ def _named(
     if baseline is not None and baseline not in names:
         raise InputError(f"baseline must be one of {', '.join(dict.fromkeys(names))}, got {baseline!r}")
     subjects = [dataclasses.replace(subject, name=name) for subject, name in zip(opened, names, strict=True)]
+    known = [(subject.name, subject.seed) for subject in subjects]
+    if double := next((run for run in known if known.count(run) > 1), None):
+        seed = "without a seed" if double[1] is None else f"with seed {double[1]}"
+        raise InputError(f"names must tell runs apart that have no seeds to, got two runs {seed} named {double[0]}")
     return [subject.name for subject in opened], subjects
+
+
+def _check_classifier(subject: Subject, source: ImageSource) -> None:
+    """Raise :class:`InputError` for a model whose outputs are no class scores: no decision to be faithful to."""
+    with subject.running() as model, torch.no_grad():
+        logits_of(model(for_model(source.examples(1)[0], model)), model)
+
+
+def _kept_by(subject: Subject) -> dict[str, Any]:
+    """What of an analysis the subject itself brings: the numbers and the trace of its training."""
+    history = subject.history.assign(model=subject.name).astype(TABLE_COLUMNS)
+    return {"history": history, "traces": {subject.name: subject.trace} if subject.trace else {}}
+
+
+def _as_kept(part: Analysis) -> Analysis:
+    """An analysis without what its subject brings, as it lies in a cache."""
+    runs = tuple(dataclasses.replace(run, path=None, data="", recipe={}) for run in part.runs)
+    return dataclasses.replace(part, history=make_frame([], TABLE_COLUMNS), traces={}, runs=runs)
 
 
 def analyze_subject(
@@ -244,12 +340,11 @@ def _as_analysis(
     return Analysis(
         table=stream.table(identity),
         spectra=stream.spectra(who),
-        history=subject.history.assign(model=subject.name).astype(TABLE_COLUMNS),
         examples={subject.name: shown} if shown else {},
-        traces={subject.name: subject.trace} if subject.trace else {},
         runs=(run,),
         warnings=(*source.warnings, *_cautions(subject, stream)),
         versions=versions(),
+        **_kept_by(subject),
     )
 
 
@@ -278,7 +373,7 @@ def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples |
         return None
     images, labels, pictures = source.examples(number)
     try:
-        found = whole_maps(subject.model, for_model(images, subject.model), prefix_tokens=subject.prefix_tokens)
+        found = subject.maps_of(for_model(images, subject.model))
     except InputError:
         return None
     logits = class_scores(found.output, subject.model, source.scores)

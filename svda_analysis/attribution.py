@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.maps import WholeMaps, class_row, logits_of, whole_maps
-from svda_analysis.tap import evaluating
+from svda_analysis.maps import WholeMaps, class_row, logits_of
+from svda_analysis.specs import Given, open_model
+from svda_analysis.subject import Subject
 
 _IG_STEPS = 50
 _SHAP_SAMPLES, _SHAP_GROUP, _SHAP_NOISE = 32, 8, 0.1
@@ -35,11 +36,10 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 class Job(NamedTuple):
     """What a method works on: one batch of ``images (B, C, H, W)``, its own copy, with ``target (B,)`` where given."""
 
-    model: nn.Module
+    subject: Subject
     images: Tensor
     target: Tensor | None
     batch_size: int
-    prefix_tokens: int | None
 
 
 MapFunction = Callable[[Job], Tensor]  # gives (B, H, W), or one value for each patch (B, rows, columns)
@@ -75,35 +75,34 @@ def _method(
 
 
 def attribute(
-    model: nn.Module,
+    model: Given,
     images: Tensor,
     *,
     method: str = "rollout",
     target: int | Tensor | None = None,
     batch_size: int = 16,
-    prefix_tokens: int | None = None,
 ) -> Tensor:
     """How much each pixel spoke for the target class, ``(B, H, W)`` float32 on the CPU, on the method's own scale.
 
-    ``images (B, C, H, W)`` float, preprocessed; ``method`` a name from :data:`METHODS`; ``target`` a class for all
+    ``model`` is what :func:`~svda_analysis.specs.open_model` takes. ``images (B, C, H, W)`` float, preprocessed;
+    ``method`` a name from :data:`METHODS`; ``target`` a class for all
     images, one for each ``(B,)``, or None for the model's own predictions (``rollout`` and ``cls_attention`` are the
     same for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8).
-    ``prefix_tokens`` is the number of tokens before the first patch, where the model does not say it. A value of a
-    patch stands at each of its pixels (nearest neighbour).
+    A value of a patch stands at each of its pixels (nearest neighbour).
 
     The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included. An image's map depends
     on no other image and on no random state. Raises :class:`InputError` when an argument is outside what is allowed,
-    and from the methods of attention when the model has no self-attention over whole images.
+    from methods that explain a class when the model has no classifier, and from those of attention when it has no
+    self-attention over whole images.
     """
     chosen = choose_method(method)
     check_images(images, batch_size)
     batches = images.split(batch_size)
     targets = [None] * len(batches) if target is None else class_of_each(target, len(images)).split(batch_size)
-    device = next(model.parameters(), images).device
-    maps = []
-    with evaluating(model), torch.inference_mode(False):
+    subject, maps = open_model(model), []
+    with subject.running(), torch.inference_mode(False):
         for batch, classes in zip(batches, targets, strict=True):
-            job = Job(model, batch.detach().to(device, copy=True), classes, batch_size, prefix_tokens)
+            job = Job(subject, batch.detach().to(subject.device, copy=True), classes, batch_size)
             found = chosen.function(job).detach()
             maps.append(F.interpolate(found[:, None].float(), images.shape[-2:], mode="nearest-exact")[:, 0].cpu())
     return torch.cat(maps)
@@ -127,7 +126,7 @@ def _relevance(job: Job) -> Tensor:
     job.images.requires_grad_()  # so that gradients reach the maps of a frozen model too
     with torch.enable_grad():
         found = _stack(job, gradients=True)
-        logits = logits_of(found.output)
+        logits = logits_of(found.output, job.subject.model)
         score = logits.gather(1, resolve(job.target, logits)[:, None]).sum()
     gradients = torch.autograd.grad(score, found.layers, materialize_grads=True)
     bars = [(gradient * a.detach()).relu().mean(1) for gradient, a in zip(gradients, found.layers, strict=True)]
@@ -152,9 +151,9 @@ def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:
 
 
 def _whole(job: Job, *, gradients: bool = False) -> WholeMaps:
-    found = whole_maps(job.model, job.images, prefix_tokens=job.prefix_tokens, gradients=gradients)
+    found = job.subject.maps_of(job.images, gradients=gradients)
     if job.target is not None:
-        resolve(job.target, logits_of(found.output))  # for its check: a map of no class is refused one as well
+        resolve(job.target, logits_of(found.output, job.subject.model))  # a map of no class is refused one as well
     return found
 
 
@@ -210,7 +209,7 @@ def _gradient_shap(job: Job) -> Tensor:
 def _occlusion(job: Job) -> Tensor:
     """The fall of the target's logit when a patch is set to zero. It stands in every channel: one is read, no sum."""
     with torch.no_grad():
-        rows, columns = whole_maps(job.model, job.images[:1], prefix_tokens=job.prefix_tokens).grid
+        rows, columns = job.subject.maps_of(job.images[:1]).grid
     C, H, W = job.images.shape[1:]
     window = (C, -(-H // rows), -(-W // columns))
     method, classes = _by_captum("Occlusion", job)
@@ -223,7 +222,7 @@ def _by_captum(name: str, job: Job) -> tuple[Any, Tensor]:
     import captum.attr
 
     def forward(images: Tensor) -> Tensor:
-        return logits_of(job.model(images))
+        return logits_of(job.subject.model(images), job.subject.model)
 
     with torch.no_grad():
         classes = resolve(job.target, forward(job.images))

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from svda_analysis.errors import InputError
-from svda_analysis.frames import COMPARISON_COLUMNS, SUMMARY_COLUMNS, TABLE_COLUMNS, check_columns, make_frame
+from svda_analysis.frames import COMPARISON_COLUMNS, SUMMARY_COLUMNS, TABLE_COLUMNS, check_columns, each_row, make_frame
+from svda_analysis.kinds import baseline_among
 from svda_analysis.stats import (
     NO_INTERVAL,
     ConfidenceInterval,
@@ -156,9 +157,10 @@ def _check_one(frame: pd.DataFrame, keys: list[str], what: str = "number") -> No
 
 
 def default_baseline(table: pd.DataFrame) -> str:
-    """The only model with dot-product attention, else the first of the table."""
-    dot = table.loc[table["attention"] == "dot", "model"].unique()
-    return str(dot[0] if len(dot) == 1 else table["model"].iloc[0])
+    """The only model with a baseline's kind of attention (dot product), else the first of the table."""
+    first = table.drop_duplicates("model")
+    kinds = {str(row.model): None if pd.isna(row.attention) else str(row.attention) for row in each_row(first)}
+    return baseline_among(kinds)
 
 
 # --- the statistics of one cell --------------------------------------------------------------------------------------

@@ -10,26 +10,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from svda_analysis.attribution import METHODS, attribute, choose_method
 from svda_analysis.errors import InputError
 from svda_analysis.maps import class_scores
-from svda_analysis.sources import for_model, image_files, open_images
-from svda_analysis.specs import open_model
-from svda_analysis.subject import Subject
+from svda_analysis.sources import image_files, open_images
+from svda_analysis.specs import Given, open_model
+from svda_analysis.subject import Subject, for_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanations:
     """Maps of ``n`` images. ``pictures (n, H, W, C) uint8``; ``maps`` by method, each ``(n, H, W) float32``;
-    ``predictions (n,) int64``, -1 for a model without a classifier; ``classes`` may be empty."""
+    ``predictions (n,) int64``, -1 for a model without a classifier, whose maps leave out the methods in ``left_out``,
+    which speak of a class; ``classes`` may be empty."""
 
     files: tuple[str, ...]
     pictures: np.ndarray
     maps: dict[str, np.ndarray]
     predictions: np.ndarray
     classes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def captions(self) -> list[str]:
@@ -46,7 +47,7 @@ class Explanations:
 
 
 def explain(
-    model: nn.Module | str | os.PathLike[str] | Subject,
+    model: Given,
     images: Sequence[str | os.PathLike[str]],
     *,
     methods: Sequence[str] | None = None,
@@ -56,22 +57,21 @@ def explain(
     """Maps over image files, and all those in folders: an :class:`Explanations` for each ``batch_size`` of them.
 
     ``model`` is what :func:`~svda_analysis.specs.open_model` takes; ``methods`` are names of
-    :data:`~svda_analysis.attribution.METHODS` (default: all); ``target`` is the class to explain (default: what the
-    model predicts). Memory does not grow with the number of files. Raises :class:`InputError` as
-    :func:`~svda_analysis.attribution.attribute` does, for a file that is no image, and before the first map for an
-    unknown method or a missing file.
+    :data:`~svda_analysis.attribution.METHODS` (default: all; of a model without a classifier those that need no class);
+    ``target`` is the class to explain (default: what the model predicts). Memory does not grow with the number of
+    files. Raises :class:`InputError` as :func:`~svda_analysis.attribution.attribute` does, for a file that is no image,
+    and before the first map for an unknown method or a missing file.
     """
-    names = list(METHODS if methods is None else methods)
-    for name in names:
+    for name in methods or ():
         choose_method(name)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     subject, files = open_model(model), image_files(images)
-    return _pages(subject, files, names, target, batch_size)
+    return _pages(subject, files, methods, target, batch_size)
 
 
 def _pages(
-    subject: Subject, files: Sequence[str], names: Sequence[str], target: int | None, size: int
+    subject: Subject, files: Sequence[str], methods: Sequence[str] | None, target: int | None, size: int
 ) -> Iterator[Explanations]:
     for at in range(0, len(files), size):
         part = files[at : at + size]
@@ -79,13 +79,23 @@ def _pages(
         with subject.running() as model:
             inputs = for_model(given, model)
             with torch.no_grad():
-                logits = class_scores(model(inputs), model, 0)
-            options: dict[str, Any] = {"target": target, "batch_size": size, "prefix_tokens": subject.prefix_tokens}
-            maps = {name: attribute(model, inputs, method=name, **options).numpy() for name in names}
+                logits = class_scores(model(inputs), model)
+            options: dict[str, Any] = {"target": target, "batch_size": size}
+            names, left_out = _names(methods, has_class=logits is not None or target is not None)
+            maps = {name: attribute(subject, inputs, method=name, **options).numpy() for name in names}
         yield Explanations(
             files=tuple(part),
             pictures=pictures,
             maps=maps,
             predictions=np.full(len(part), -1) if logits is None else logits.argmax(-1).cpu().numpy(),
             classes=tuple(subject.data.get("classes") or ()),
+            left_out=left_out,
         )
+
+
+def _names(methods: Sequence[str] | None, *, has_class: bool) -> tuple[Sequence[str], tuple[str, ...]]:
+    """The methods to draw, and those that nobody asked for by name and that lack a class to speak of."""
+    if methods is not None:
+        return methods, ()
+    left_out = tuple(name for name, one in METHODS.items() if one.needs_target and not has_class)
+    return [name for name in METHODS if name not in left_out], left_out

@@ -8,7 +8,6 @@ itself, so models are compared by their gain over that control.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from svda_analysis.attribution import attribute, check_images
 from svda_analysis.errors import InputError
@@ -32,16 +31,15 @@ from svda_analysis.perturbation import (
     targets_of,
     to_pixels,
 )
-from svda_analysis.sources import Data, ImageSource, for_model, open_source
-from svda_analysis.specs import open_model
+from svda_analysis.sources import Data, ImageSource, open_source
+from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
-from svda_analysis.subject import Subject
-from svda_analysis.tap import evaluating
+from svda_analysis.subject import Subject, for_model
 from svda_analysis.vocabulary import quantity
 
 
 def faithfulness(
-    model_or_opened: nn.Module | Subject | str | os.PathLike[str],
+    model: Given,
     data: Data | ImageSource | None = None,
     *,
     methods: Sequence[str] = ("rollout", "relevance", "cls_attention"),
@@ -81,16 +79,16 @@ def faithfulness(
     for name, value in (("steps", steps), ("samples", samples or None)):
         if value is not None:
             check_whole(name, value)
-    subject = open_model(model_or_opened)
+    subject = open_model(model)
     source = open_source(data, subject, data_root)
     chosen = tuple(dict.fromkeys(methods))
-    settings = _Settings(chosen, baseline, steps, samples, patch_size, subject.prefix_tokens, seed, 4 * batch_size)
+    settings = _Settings(chosen, baseline, steps, samples, patch_size, seed, 4 * batch_size)
     values: dict[tuple[str, str], Moments] = {}
     done, total = 0, min(images or source.total, source.total)
-    with subject.running() as model:
-        models = (model, redrawn(model, seed))
+    with subject.running() as network:
+        subjects = (subject, redrawn(subject, seed))
         for given, _labels in source.batches(batch_size, images, seed):
-            for key, found in _measure(models, for_model(given, model), settings, done).items():
+            for key, found in _measure(subjects, for_model(given, network), settings, done).items():
                 values.setdefault(key, Moments()).update(found.numpy())
             done += len(given)
             if progress:
@@ -108,36 +106,34 @@ class _Settings(NamedTuple):
     steps: int | None
     samples: int
     patch_size: int | None
-    prefix_tokens: int | None
     seed: int
     at_once: int
 
 
 def _measure(
-    models: tuple[nn.Module, nn.Module], batch: Tensor, settings: _Settings, first: int
+    subjects: tuple[Subject, Subject], batch: Tensor, settings: _Settings, first: int
 ) -> dict[tuple[str, str], Tensor]:
     """The values of one batch, ``(indicator, source) -> (B,)``; its first image is the stream's number ``first``."""
-    model, other = models
-    B, places = len(batch), {"patch_size": settings.patch_size, "prefix_tokens": settings.prefix_tokens}
-    with evaluating(model), torch.no_grad():
-        target = targets_of(model, batch, None, B).cpu()
-        grid = patch_grid(model, batch, **places)
+    (subject, other), B = subjects, len(batch)
+    with torch.no_grad():
+        target = targets_of(subject.model, batch, None, B).cpu()
+        grid = patch_grid(subject, batch, settings.patch_size)
     control = Trial(
-        model=model,
+        subject=subject,
         redrawn=other,
         images=batch,
-        maps=to_pixels(draws_of_images(B, grid, settings.seed, first), batch.shape[-2:]),
+        maps=to_pixels(draws_of_images("ranking", B, grid, settings.seed, first), batch.shape[-2:]),
         target=target,
         method="random",
         baseline=settings.baseline,
         steps=None if settings.steps is None else min(settings.steps, grid[0] * grid[1]),
         at_once=settings.at_once,
-        places=places,
+        places={"patch_size": settings.patch_size},
         draws={"samples": settings.samples, "seed": settings.seed, "first": first},
     )
     values = _values_of(control, settings)
     for name in settings.methods:
-        maps = control.explain(model, name)
+        maps = control.explain(subject, name)
         values |= _values_of(dataclasses.replace(control, maps=maps, method=name, random=control), settings)
     return values
 
@@ -149,9 +145,7 @@ def _values_of(trial: Trial, settings: _Settings) -> dict[tuple[str, str], Tenso
     }
 
 
-def randomisation_check(
-    model: nn.Module | Subject | str | os.PathLike[str], images: Tensor, *, method: str = "rollout", seed: int = 0
-) -> pd.DataFrame:
+def randomisation_check(model: Given, images: Tensor, *, method: str = "rollout", seed: int = 0) -> pd.DataFrame:
     """How much a map depends on what the model learned (Adebayo et al. 2018, all layers at once).
 
     Spearman's rank correlation of each image's map with that of a copy whose weights were re-drawn, both for the class
@@ -169,9 +163,8 @@ def randomisation_check(
     with subject.running(), torch.no_grad():
         batch = for_model(images, subject.model)
         target = targets_of(subject.model, batch, None, 16).cpu()
-        models = (subject.model, redrawn(subject.model, seed))
-        explain = functools.partial(attribute, method=method, target=target, prefix_tokens=subject.prefix_tokens)
-        maps = [explain(each, batch) for each in models]
+        subjects = (subject, redrawn(subject, seed))
+        maps = [attribute(each, batch, method=method, target=target) for each in subjects]
     values, moments = rank_correlation(*maps), Moments()
     moments.update(values[~values.isnan()].numpy())
     return make_frame(

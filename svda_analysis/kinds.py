@@ -10,6 +10,7 @@ A kind of one's own is one registration, and then a choice everywhere (``ViTConf
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -67,6 +68,12 @@ def attention_kind(name: str) -> AttentionKind:
     if not isinstance(name, str) or name not in ATTENTIONS:
         raise InputError(f"attention must be one of {', '.join(ATTENTIONS)}, got {name!r}")
     return ATTENTIONS[name]
+
+
+def baseline_among(kinds: Mapping[str, str | None]) -> str:
+    """The model to compare others with, of models with their kinds: the only one of a baseline's, else the first."""
+    plain = [model for model, name in kinds.items() if name in ATTENTIONS and ATTENTIONS[name].role == "baseline"]
+    return plain[0] if len(plain) == 1 else next(iter(kinds))
 
 
 register_attention(

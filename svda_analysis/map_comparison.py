@@ -8,22 +8,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from svda_analysis.errors import InputError
 from svda_analysis.frames import MAP_COLUMNS
-from svda_analysis.maps import whole_maps
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
-from svda_analysis.sources import Data, ImageSource, for_model, open_source
-from svda_analysis.specs import open_model
-from svda_analysis.subject import Subject
+from svda_analysis.sources import Data, ImageSource, open_source
+from svda_analysis.specs import Given, open_model
+from svda_analysis.subject import Subject, for_model
 
 Opened = tuple[Subject, ImageSource]  # a model, and the images in its way
 
 
 def compare_maps(
-    model: nn.Module | str | os.PathLike[str] | Subject,
-    baseline: nn.Module | str | os.PathLike[str] | Subject,
+    model: Given,
+    baseline: Given,
     data: Data | None = None,
     *,
     images: int = 1000,
@@ -81,7 +80,7 @@ def compare_run_maps(
     subjects: Sequence[Subject],
     sources: Sequence[ImageSource],
     *,
-    baseline: str | None = None,
+    baseline: str,
     images: int = 1000,
     batch_size: int = 32,
     seed: int = 0,
@@ -89,13 +88,11 @@ def compare_run_maps(
 ) -> dict[str, pd.DataFrame]:
     """:func:`compare_maps` of every model with the baseline, and of the runs of one model with each other.
 
-    ``subjects`` of one name are runs of one model, each with its source of the same images; ``baseline`` defaults to
-    the model with dot attention, else the first. Models are compared run by run where seeds are shared, else first with
-    first. The runs of one model, each with the next one, show what another seed alone changes: the measure for what
-    another model changes. Returns the same frames with columns ``model``, ``baseline``, ``seed`` and ``baseline_seed``.
+    ``subjects`` of one name are runs of one model, each with its source of the same images. Models are compared run by
+    run where seeds are shared, else first with first. The runs of one model, each with the next one, show what another
+    seed alone changes: the measure for what another model changes. Returns the same frames with columns ``model``,
+    ``baseline``, ``seed`` and ``baseline_seed``.
     """
-    dots = list(dict.fromkeys(one.name for one in subjects if one.attention == "dot"))
-    baseline = baseline or (dots[0] if len(dots) == 1 else subjects[0].name)
     by_name: dict[str, list[Opened]] = {}
     for one in zip(subjects, sources, strict=True):
         by_name.setdefault(one[0].name, []).append(one)
@@ -122,7 +119,7 @@ def _neighbours(runs: list[Opened]) -> list[tuple[Opened, Opened]]:
 
 
 def _map_batch(subject: Subject, images: Tensor) -> MapBatch:
-    found = whole_maps(subject.model, for_model(images, subject.model), prefix_tokens=subject.prefix_tokens)
+    found = subject.maps_of(for_model(images, subject.model))
     return MapBatch([a.float().cpu().numpy() for a in found.layers], found.grid, found.prefix)
 
 

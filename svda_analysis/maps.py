@@ -75,34 +75,37 @@ def class_row(a: Tensor, prefix: int) -> Tensor:
 # --- what a model answers ---------------------------------------------------------------------------------------------
 
 
-def logits_of(output: Any) -> Tensor:
-    """The logits ``(B, classes)`` of what a model returned: a tensor, or the ``logits`` of Hugging Face's outputs.
-
-    Raises :class:`InputError` where there are none.
-    """
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model must return logits (B, classes), got {came}")
-    return logits
-
-
-def class_scores(output: Any, model: nn.Module, classes: int) -> Tensor | None:
-    """The logits of what a model returned if they are scores of ``classes`` classes (0: their number is not known).
+def class_scores(output: Any, model: nn.Module, classes: int = 0) -> Tensor | None:
+    """The logits ``(B, classes)`` of what a model returned, a tensor or Hugging Face's output, if they are scores of
+    ``classes`` classes (0: their number is not known).
 
     None for a model without a classifier: what it returns are features, and their largest is no prediction. A model
     says how many classes it tells apart (``num_classes``, Hugging Face's ``config.num_labels``), or its logits do.
     """
-    logits = getattr(output, "logits", output)
+    logits = _told_logits(output)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         return None
     config = getattr(model, "config", None)
     told = getattr(model, "num_classes", getattr(config, "num_classes", None))
-    if told is None and hasattr(output, "logits"):
+    if told is None and logits is not output:
         told = getattr(config, "num_labels", None)
     if told is not None and told != logits.shape[-1]:
         return None
     return logits if classes in (0, logits.shape[-1]) else None
+
+
+def logits_of(output: Any, model: nn.Module) -> Tensor:
+    """:func:`class_scores`, where there must be some. Raises :class:`InputError` where there are none."""
+    if (scores := class_scores(output, model)) is not None:
+        return scores
+    logits = _told_logits(output)
+    came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    told = f", features of {type(model).__name__}, which has no classifier" if getattr(logits, "ndim", 0) == 2 else ""
+    raise InputError(f"model must return class scores (B, classes), got {came}{told}")
+
+
+def _told_logits(output: Any) -> Any:
+    return getattr(output, "logits", output)
 
 
 # --- how tokens lie ---------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 from svda_analysis.attribution import attribute
 from svda_analysis.perturbation import Baseline, deletion_insertion, infidelity, sensitivity_max
+from svda_analysis.subject import Subject
 from svda_analysis.vocabulary import FAITHFULNESS, Quantity, register
 
 
@@ -21,14 +22,14 @@ from svda_analysis.vocabulary import FAITHFULNESS, Quantity, register
 class Trial:
     """One batch and the maps of one method on it, or of a random ranking.
 
-    ``images (B, C, H, W)`` where the model is, ``maps (B, H, W)``, ``target (B,)`` the classes they speak of;
-    ``redrawn`` is the model with its weights shuffled; ``control`` the trial of the random ranking (its own: itself).
+    ``images (B, C, H, W)`` where ``subject`` is, ``maps (B, H, W)``, ``target (B,)`` the classes they speak of;
+    ``redrawn`` is its model with the weights shuffled; ``control`` the trial of the random ranking (its own: itself).
     ``at_once`` images go through the model together where no gradients are needed; ``places`` and ``draws`` are
     arguments of the functions in ``perturbation.py``: where the patches are, and what is drawn.
     """
 
-    model: nn.Module
-    redrawn: nn.Module
+    subject: Subject
+    redrawn: Subject
     images: Tensor
     maps: Tensor
     target: Tensor
@@ -48,7 +49,7 @@ class Trial:
     def areas(self) -> tuple[Tensor, Tensor]:
         """The areas under the deletion and the insertion curve, each ``(B,)``."""
         return deletion_insertion(
-            self.model,
+            self.subject,
             self.images,
             self.maps,
             target=self.target,
@@ -58,10 +59,9 @@ class Trial:
             **self.places,
         )
 
-    def explain(self, model: nn.Module, method: str) -> Tensor:
+    def explain(self, subject: Subject, method: str) -> Tensor:
         """The maps ``(B, H, W)`` of a method for the trial's classes, by any model of the same images."""
-        options: dict[str, Any] = {"target": self.target, "batch_size": len(self.images)}
-        return attribute(model, self.images, method=method, prefix_tokens=self.places["prefix_tokens"], **options)
+        return attribute(subject, self.images, method=method, target=self.target, batch_size=len(self.images))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def _insertion_auc(trial: Trial) -> Tensor:
 def _infidelity(trial: Trial) -> Tensor:
     """:func:`~svda_analysis.perturbation.infidelity`."""
     options: dict[str, Any] = {"target": trial.target, "batch_size": trial.at_once, **trial.places, **trial.draws}
-    return infidelity(trial.model, trial.images, trial.maps, **options)
+    return infidelity(trial.subject, trial.images, trial.maps, **options)
 
 
 @metric(
@@ -174,10 +174,7 @@ def _insertion_gain(trial: Trial) -> Tensor:
 )
 def _sensitivity_max(trial: Trial) -> Tensor:
     """:func:`~svda_analysis.perturbation.sensitivity_max`."""
-    prefix = trial.places["prefix_tokens"]
-    return sensitivity_max(
-        trial.model, trial.images, method=trial.method, target=trial.target, prefix_tokens=prefix, **trial.draws
-    )
+    return sensitivity_max(trial.subject, trial.images, method=trial.method, target=trial.target, **trial.draws)
 
 
 @metric(
@@ -198,14 +195,14 @@ def _randomisation_correlation(trial: Trial) -> Tensor:
 # --- other weights ----------------------------------------------------------------------------------------------------
 
 
-def redrawn(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of the model, the entries of each parameter in a random order."""
-    drawn, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+def redrawn(subject: Subject, seed: int) -> Subject:
+    """The subject with a copy of its model, the entries of each parameter in a random order."""
+    drawn, generator = copy.deepcopy(subject.model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in drawn.parameters():
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return drawn
+    return dataclasses.replace(subject, model=drawn)
 
 
 def rank_correlation(x: Tensor, y: Tensor) -> Tensor:

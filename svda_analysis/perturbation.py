@@ -5,6 +5,7 @@ The measures of one map at a time; :func:`svda_analysis.faithful.faithfulness` t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -14,15 +15,15 @@ from torch import Tensor, nn
 
 from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
 from svda_analysis.errors import InputError
-from svda_analysis.maps import logits_of, whole_maps
-from svda_analysis.sources import for_model
-from svda_analysis.tap import evaluating
+from svda_analysis.maps import logits_of
+from svda_analysis.specs import Given, open_model
+from svda_analysis.subject import Subject, for_model
 
 Baseline = Literal["mean", "blur"]
 
 
 def deletion_insertion(
-    model: nn.Module,
+    model: Given,
     images: Tensor,
     maps: Tensor,
     *,
@@ -30,7 +31,6 @@ def deletion_insertion(
     baseline: Baseline = "mean",
     steps: int | None = None,
     patch_size: int | None = None,
-    prefix_tokens: int | None = None,
     batch_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Areas under the deletion and the insertion curve, each ``(B,) float64`` in [0, 1] on the CPU.
@@ -45,18 +45,19 @@ def deletion_insertion(
     mean. ``"blur"`` is the image under a Gaussian whose deviation is one patch side, cut off at two deviations or at
     the image's side (our definition). All patches are changed in ``steps`` steps, as even as whole patches allow
     (default: one patch each), so the curve has ``steps + 1`` points. ``patch_size`` is the side of a patch; without it
-    the grid is read off the model's tokens (``prefix_tokens`` of them before the first patch, where the model does not
-    say it), and pixels go to patches as in :func:`~svda_analysis.attribution.attribute`.
+    the grid is read off the model's tokens, and pixels go to patches as in
+    :func:`~svda_analysis.attribution.attribute`.
     ``batch_size`` changed images go through the model at once.
 
-    The model runs in eval mode where it lies and is as before afterwards. Raises :class:`InputError` when an argument
-    is outside what is allowed, or the patches cannot be told from the model.
+    ``model`` is what :func:`~svda_analysis.specs.open_model` takes; it runs in eval mode and is as before afterwards.
+    Raises :class:`InputError` when an argument is outside what is allowed, the model has no classifier, or the patches
+    cannot be told from it.
     """
     _check_maps(images, maps, baseline, batch_size)
-    images, maps = for_model(images.detach(), model), maps.detach().cpu().double()
-    B = len(images)
-    with evaluating(model), torch.no_grad():
-        grid = patch_grid(model, images, patch_size, prefix_tokens)
+    subject, maps, B = open_model(model), maps.detach().cpu().double(), len(images)
+    with subject.running() as network, torch.no_grad():
+        images = for_model(images.detach(), network)
+        grid = patch_grid(subject, images, patch_size)
         P = grid[0] * grid[1]
         steps = P if steps is None else steps
         if not isinstance(steps, int) or not 1 <= steps <= P:
@@ -65,28 +66,27 @@ def deletion_insertion(
         patch_of_pixel = to_pixels(torch.arange(P).view(1, *grid).double(), maps.shape[-2:]).long()[0]  # (H, W)
         ranks = _ranks(maps, patch_of_pixel, P)[:, patch_of_pixel].to(images.device)  # (B, H, W)
         filler = torch.zeros_like(images) if baseline == "mean" else _blurred(images, grid)
-        classes = targets_of(model, images, target, batch_size)
+        classes = targets_of(network, images, target, batch_size)
         jobs = torch.cartesian_prod(torch.arange(2), torch.arange(B), counts)  # (2 * B * (steps + 1), 3)
         found = []
         for kind, image, count in (part.to(images.device).unbind(1) for part in jobs.split(batch_size)):
             changed = ranks[image] < count[:, None, None]  # (b, H, W)
             from_image = (changed == kind[:, None, None].bool())[:, None]  # kind 0 deletes, 1 inserts
             mixed = torch.where(from_image, images[image], filler[image])
-            found.append(_probabilities(model, mixed).gather(1, classes[image][:, None])[:, 0].cpu().double())
+            found.append(_probabilities(network, mixed).gather(1, classes[image][:, None])[:, 0].cpu().double())
     curves = torch.cat(found).view(2, B, steps + 1)
     deletion, insertion = torch.trapezoid(curves, counts.double() / P).clamp(0, 1)  # rounding alone can pass 1
     return deletion, insertion
 
 
 def infidelity(
-    model: nn.Module,
+    model: Given,
     images: Tensor,
     maps: Tensor,
     *,
     target: int | Tensor | None = None,
     samples: int = 20,
     patch_size: int | None = None,
-    prefix_tokens: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     first: int = 0,
@@ -104,18 +104,18 @@ def infidelity(
 
     _check_maps(images, maps, "mean", batch_size)
     check_whole("samples", samples)
-    images = for_model(images.detach(), model)
-    B, C, H, W = images.shape
-    with evaluating(model), torch.no_grad():
-        grid = patch_grid(model, images, patch_size, prefix_tokens)
-        drawn = draws_of_images(B, (samples, *grid), seed, first).flatten(0, 1) < 0.5  # (B * samples, rows, columns)
-        taken = to_pixels(drawn.to(images), (H, W))[:, None].expand(-1, C, -1, -1)  # (B * samples, C, H, W)
+    subject, (B, C, H, W) = open_model(model), images.shape
+    with subject.running() as network, torch.no_grad():
+        images = for_model(images.detach(), network)
+        grid = patch_grid(subject, images, patch_size)
+        drawn = draws_of_images("patches", B, (samples, *grid), seed, first) < 0.5  # (B, samples, rows, columns)
+        taken = to_pixels(drawn.flatten(0, 1).to(images), (H, W))[:, None].expand(-1, C, -1, -1)  # (B * samples, ...)
         found = captum.metrics.infidelity(
-            lambda x: torch.cat([_probabilities(model, part) for part in x.split(batch_size)]),
+            lambda x: torch.cat([_probabilities(network, part) for part in x.split(batch_size)]),
             lambda x: (taken, x * (1 - taken)),
             images,
             (maps.detach().to(images)[:, None] / C).expand(-1, C, -1, -1),
-            target=targets_of(model, images, target, batch_size),
+            target=targets_of(network, images, target, batch_size),
             n_perturb_samples=samples,
             normalize=True,
         )
@@ -123,14 +123,13 @@ def infidelity(
 
 
 def sensitivity_max(
-    model: nn.Module,
+    model: Given,
     images: Tensor,
     *,
     method: str = "rollout",
     target: int | Tensor | None = None,
     samples: int = 10,
     radius: float = 0.02,
-    prefix_tokens: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
     first: int = 0,
@@ -146,19 +145,18 @@ def sensitivity_max(
     check_methods((method,))
     check_images(images, batch_size)
     check_whole("samples", samples)
-    images = for_model(images.detach(), model)
-    with evaluating(model), torch.no_grad():
-        classes = targets_of(model, images, target, batch_size).cpu()
+    subject = open_model(model)
+    with subject.running() as network, torch.no_grad():
+        images = for_model(images.detach(), network)
+        classes = targets_of(network, images, target, batch_size).cpu()
 
     def explain(x: Tensor | tuple[Tensor], target: Tensor) -> tuple[Tensor]:
         images = _bare(x)
         target = target.repeat_interleave(len(images) // len(target))  # captum does so, but for a single target
-        found = attribute(
-            model, images, method=method, target=target, batch_size=batch_size, prefix_tokens=prefix_tokens
-        )
-        return (found,)
+        return (attribute(subject, images, method=method, target=target, batch_size=batch_size),)
 
-    noise = (draws_of_images(len(images), (samples, *images.shape[1:]), seed, first).flatten(0, 1) * 2 - 1) * radius
+    drawn = draws_of_images("noise", len(images), (samples, *images.shape[1:]), seed, first).flatten(0, 1)
+    noise = (drawn * 2 - 1) * radius
     found = captum.metrics.sensitivity_max(
         explain,
         images,
@@ -173,11 +171,11 @@ def sensitivity_max(
 # --- patches --------------------------------------------------------------------------------------------------------
 
 
-def patch_grid(model: nn.Module, images: Tensor, patch_size: int | None, prefix_tokens: int | None) -> tuple[int, int]:
+def patch_grid(subject: Subject, images: Tensor, patch_size: int | None) -> tuple[int, int]:
     """Rows and columns of patches: by ``patch_size``, or by the tokens that most attention maps of one image have."""
     H, W = images.shape[-2:]
     if patch_size is None:
-        return whole_maps(model, images[:1], prefix_tokens=prefix_tokens).grid
+        return subject.maps_of(images[:1]).grid
     check_whole("patch_size", patch_size)
     if H % patch_size or W % patch_size:
         raise InputError(f"patch_size must divide the images' {H} x {W} pixels, got {patch_size}")
@@ -208,13 +206,13 @@ def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    logits = logits_of(model(images))
+    logits = logits_of(model(images), model)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
 
 def targets_of(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
     """The class of each image ``(B,)``, where the images lie: the target, or the prediction."""
-    logits = torch.cat([logits_of(model(part)) for part in images.split(batch_size)])
+    logits = torch.cat([logits_of(model(part), model) for part in images.split(batch_size)])
     return resolve(None if target is None else class_of_each(target, len(images)), logits)
 
 
@@ -222,10 +220,18 @@ def _bare(x: Tensor | tuple[Tensor]) -> Tensor:
     return x if isinstance(x, Tensor) else x[0]  # captum hands over one input now as itself, now in a tuple
 
 
-def draws_of_images(B: int, shape: tuple[int, ...], seed: int, first: int) -> Tensor:
-    """Uniform numbers ``(B, *shape)`` in [0, 1), those of each image by its own generator."""
-    generators = (torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(B))
-    return torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+def draws_of_images(what: str, B: int, shape: tuple[int, ...], seed: int, first: int) -> Tensor:
+    """Uniform numbers ``(B, *shape)`` in [0, 1) for the images from number ``first`` on.
+
+    Those of each image come from a generator of its own, which follows from ``what`` is drawn, ``seed`` and the image's
+    number: what is drawn for one purpose does not go with what is drawn for another.
+    """
+
+    def drawn(image: int) -> Tensor:
+        digest = hashlib.sha256(f"{what}/{seed}/{image}".encode()).digest()
+        return torch.rand(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+
+    return torch.stack([drawn(first + at) for at in range(B)])
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

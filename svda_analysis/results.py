@@ -243,6 +243,11 @@ class Analysis:
         )
 
 
+def nothing_measured() -> Analysis:
+    """An analysis without any number."""
+    return Analysis(table=make_frame([], TABLE_COLUMNS), spectra=make_frame([], SPECTRA_COLUMNS))
+
+
 def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     """A csv with the given columns and dtypes; every digit as it was written, only an empty cell is missing."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,8 @@ class ImageSource:
     """Images for one model. ``batches(batch_size, images, seed)`` yields preprocessed images ``(B, C, H, W)`` and
     labels ``(B,)`` or None; ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing,
     pictures ``(n, H, W, C) uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known).
-    ``normalisation``: mean and deviation per channel that pixels in [0, 1] were brought to (None: not known)."""
+    ``normalisation``: mean and deviation per channel that pixels in [0, 1] were brought to, ``labels (total,)``: those
+    of all images (None: not known)."""
 
     name: str
     description: str
@@ -47,6 +49,7 @@ class ImageSource:
     scores: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    labels: Tensor | None = None
 
 
 def open_source(
@@ -114,12 +117,6 @@ def _files_at(path: str | os.PathLike[str]) -> list[Path]:
     return files
 
 
-def for_model(images: Tensor, model: nn.Module) -> Tensor:
-    """Images where the model is, in the precision of its weights."""
-    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
-    return images.to(weights.device, weights.dtype)
-
-
 def _load(
     name: str | None, subject: Subject, root: str | os.PathLike[str] | None, opened: dict[Any, ImageData]
 ) -> ImageData:
@@ -165,7 +162,7 @@ def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
 
     about = (data.name, data.source, len(data))
     scores = 0 if known else len(learned)
-    return ImageSource(*about, batches, examples, learned, scores, warnings, (data.mean, data.std))
+    return ImageSource(*about, batches, examples, learned, scores, warnings, (data.mean, data.std), data.labels)
 
 
 def _check_images(data: ImageData, model: nn.Module) -> None:
@@ -203,17 +200,39 @@ def _from_dataset(data: Dataset[Any]) -> ImageSource:
 
 def _from_loader(data: DataLoader[Any]) -> ImageSource:
     total = _length(data.dataset)
+    if data.batch_sampler is None:  # each entry of the data set is a batch
+        total *= len(_image_and_label(data.dataset[0])[0])
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
-        left = total if images is None else images
-        for batch, labels in map(_image_and_label, data):
-            yield batch[:left], None if labels is None else labels[:left]
+        left = math.inf if images is None else images
+        for batch, labels in map(_image_and_label, _same_each_time(data)):
+            part = slice(min(left, len(batch)))
+            yield batch[part], None if labels is None else labels[part]
             left -= len(batch)
             if left <= 0:
                 return
 
     name = type(data.dataset).__name__
     return ImageSource(name, f"{total} images of a DataLoader", total, batches, _first_of(data.dataset))
+
+
+def _same_each_time(data: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches; one that shuffles gives them in the same order each time, so that models see the same."""
+    given = getattr(data.sampler, "generator", None)
+    before = given.get_state() if given is not None else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if given is not None:
+            given.manual_seed(0)
+        order: dict[str, Any] = (
+            {"batch_sampler": [list(batch) for batch in data.batch_sampler]}
+            if data.batch_sampler is not None
+            else {"sampler": list(data.sampler), "batch_size": None}
+        )
+    if given is not None:
+        given.set_state(before)
+    how: dict[str, Any] = {name: getattr(data, name) for name in ("num_workers", "collate_fn", "worker_init_fn")}
+    return iter(DataLoader(data.dataset, **order, **how, generator=torch.Generator()))
 
 
 def _length(data: Dataset[Any]) -> int:

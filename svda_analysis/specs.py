@@ -32,10 +32,11 @@ from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.subject import Subject, resolve_device
 
 OpenModel = Subject  # its name in earlier versions
+Given = Subject | nn.Module | str | os.PathLike[str]  # what is opened
 
 
 def open_model(
-    given: Subject | nn.Module | str | os.PathLike[str],
+    given: Given,
     *,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     prefix_tokens: int | None = None,
@@ -70,10 +71,13 @@ def _changed(own: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:
     """Some fields changed; a size alone brings the usual shorter side with it, where none is known."""
     if (size := fields.get("image_size")) and not own.resize:
         fields = {"resize": round(size * 256 / 224), **fields}
+    known = [field.name for field in dataclasses.fields(Preprocessing)]
+    if unknown := next((name for name in fields if name not in known), None):
+        raise InputError(f"preprocessing must change {', '.join(known)}, got {unknown!r}")
     return dataclasses.replace(own, **fields)
 
 
-def _opened(given: Subject | nn.Module | str | os.PathLike[str]) -> Subject:
+def _opened(given: Given) -> Subject:
     if isinstance(given, Subject):
         return given
     if isinstance(given, nn.Module):

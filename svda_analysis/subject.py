@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.maps import WholeMaps, whole_maps
 from svda_analysis.results import Trace
 from svda_analysis.tap import evaluating
 
@@ -78,6 +79,16 @@ class Subject:
                 yield self.model
         finally:
             self.model.to(home)
+
+    def maps_of(self, images: Tensor, *, gradients: bool = False) -> WholeMaps:
+        """:func:`~svda_analysis.maps.whole_maps` of images that are where the model is (:func:`for_model`)."""
+        return whole_maps(self.model, images, prefix_tokens=self.prefix_tokens, gradients=gradients)
+
+
+def for_model(images: Tensor, model: nn.Module) -> Tensor:
+    """Images where the model is, in the precision of its weights."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
+    return images.to(weights.device, weights.dtype)
 
 
 def resolve_device(wanted: str | torch.device | None) -> torch.device:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.results import nothing_measured
 from svda_analysis.study.costs import Size
-from svda_analysis.study.result import DatasetResult, nothing_measured
+from svda_analysis.study.result import DatasetResult
 
 TINY = """
 title = "A tiny study"

@@ -1,6 +1,9 @@
 """The streamed analysis against one pass over everything in float64, and what it accepts."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from svda_analysis import sources
 from svda_analysis.analysis import analyze, analyze_runs
+from svda_analysis.checkpoint import load, save
 from svda_analysis.data import Preprocessing, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
@@ -299,3 +303,47 @@ def test_a_mean_that_does_not_fit_the_channels_is_refused():
     subject = open_model(a_model(), preprocessing={"mean": (0.5,) * 3, "std": (0.5,) * 3})
     with pytest.raises(InputError, match=r"for each channel of the data \(1\), got 3"):
         analyze(subject, "sample", images=4)
+
+
+def test_one_model_needs_no_list(images):
+    alone, listed = (analyze_runs(given, images, indicators=["mass_90"]).table for given in (a_model(), [a_model()]))
+    pd.testing.assert_frame_equal(alone, listed)
+
+
+def test_runs_that_nothing_tells_apart_are_named_before_the_measuring(images, tiny):
+    def progress(*_):
+        raise AssertionError("measured")
+
+    for models, which in (
+        ([a_model(), a_model("dot")], "without a seed"),
+        ([tiny["svda"], tiny["dot"]], "with seed 0"),
+    ):
+        with pytest.raises(InputError, match=f"got two runs {which} named a"):
+            analyze_runs(models, images, names=["a", "a"], progress=progress)
+
+
+def test_models_of_several_data_sets_are_named_before_the_measuring(tiny, fashion, tmp_path):
+    other = load(tiny["dot"])
+    other = dataclasses.replace(other, data={**other.data, "name": "sample"})
+    save(other, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="models must be measured on one data set, got fashion_mnist, "):
+        analyze_runs([tiny["svda"], tmp_path / "other.pt"], data_root=fashion)
+
+
+def test_faithfulness_of_a_model_without_a_classifier_is_refused_before_the_measuring(pictures):
+    def progress(*_):
+        raise AssertionError("measured")
+
+    model = Watched(24)
+    model.num_classes = 0
+    subject = open_model(model, preprocessing=Preprocessing(image_size=32, resize=32), prefix_tokens=1)
+    with pytest.raises(InputError, match="features of Watched, which has no classifier"):
+        analyze_runs(subject, pictures, faithfulness=2, progress=progress)
+
+
+def test_all_of_a_report_is_against_one_baseline(images):
+    """A model of another library counts as one of dot-product attention in the table, and so in the maps."""
+    foreign = a_model("dot")
+    subject = dataclasses.replace(open_model(foreign), attention=None)
+    analysis = analyze_runs([a_model(), subject], images, names=["svda", "foreign"], maps=8, indicators=["mass_90"])
+    assert set(analysis.comparison["baseline"]) == set(analysis.maps["layers"]["baseline"]) == {"foreign"}

@@ -12,6 +12,7 @@ from torch import nn
 from svda_analysis.attribution import METHODS, attribute
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 
 KINDS = ("dot", "svda", "cosine")
@@ -148,7 +149,7 @@ def test_prefix_tokens_may_be_given():
     model, images = Plain(prefix=2), torch.randn(2, 1, 12, 12)
     wanted = attribute(model, images)
     del model.num_prefix_tokens
-    assert torch.equal(attribute(model, images, prefix_tokens=2), wanted)
+    assert torch.equal(attribute(open_model(model, prefix_tokens=2), images), wanted)
     with pytest.raises(InputError, match="prefix"):
         attribute(model, images)
 
@@ -393,7 +394,7 @@ def test_a_model_that_does_not_classify(answer, came):
         def forward(self, images):
             return answer(images)
 
-    with pytest.raises(InputError, match=rf"model must return logits \(B, classes\), got {came}"):
+    with pytest.raises(InputError, match=rf"model must return class scores \(B, classes\), got {came}"):
         attribute(Other(), torch.randn(2, 1, 12, 12), method="saliency")
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from svda_analysis import plots
+from svda_analysis.attribution import METHODS
 from svda_analysis.cli import main
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
@@ -106,3 +107,38 @@ def test_images_go_through_the_model_a_few_at_a_time_and_without_gradients(pictu
     np.testing.assert_allclose(pages[-1].maps["rollout"][-1], alone.maps["rollout"][0], atol=1e-6)
     with pytest.raises(InputError, match="method must be one of"):
         explain(subject, [many], methods=["rolout"])
+
+
+class Headless(nn.Module):
+    """Attends to the patches of a picture and returns features, as timm's models with ``num_classes=0`` do."""
+
+    num_prefix_tokens = num_classes = 0
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        q = (x * self.weight[:, None, None])[:, :, ::8, ::8].flatten(2).transpose(1, 2)[:, None]
+        return nn.functional.scaled_dot_product_attention(q, q, q).mean((1, 2))
+
+
+def test_a_model_without_a_classifier_is_explained_by_what_needs_no_class(pictures):
+    subject = open_model(Headless(), preprocessing=Preprocessing(image_size=32, resize=32))
+    (page,) = explain(subject, [pictures])
+    assert list(page.maps) == [name for name, method in METHODS.items() if not method.needs_target]
+    assert page.left_out == tuple(name for name, method in METHODS.items() if method.needs_target)
+    assert (page.predictions == -1).all()
+    assert page.captions[0] == "a\n"
+    for options in ({"methods": ["relevance"]}, {"target": 1}):
+        with pytest.raises(InputError, match="features of Headless, which has no classifier"):
+            next(explain(subject, [pictures], **options))
+
+
+def test_the_command_says_what_it_leaves_out(pictures, tmp_path, capsys):
+    spec = "timm:vit_tiny_patch16_224?num_classes=0&depth=1&img_size=32"
+    pytest.importorskip("timm")
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", spec, str(pictures / "b.png"), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    assert "has no classifier: left out relevance, integrated_gradients, " in capsys.readouterr().err

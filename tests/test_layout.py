@@ -31,7 +31,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"sources", "attribution", "training_data"},
     {"perturbation", "map_comparison", "directions", "explanations", "training"},
     {"metrics"},
-    {"faithful"},
+    {"faithful", "cache"},
     {"analysis"},
     {"compression", "study"},
     {"reports"},

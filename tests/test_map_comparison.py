@@ -115,7 +115,7 @@ def opened(name, seed, attention="dot"):
 def compared(subjects):
     """The maps of all on the same eight images."""
     images = torch.randn(8, 1, 12, 12)
-    return compare_run_maps(subjects, [open_source(images, subject) for subject in subjects], images=8)
+    return compare_run_maps(subjects, [open_source(images, one) for one in subjects], baseline="vit", images=8)
 
 
 def test_runs_are_compared_by_seed_with_the_baseline_and_with_their_own_neighbours():

@@ -112,7 +112,9 @@ def test_scores_of_classes_are_told_from_features():
 
 def test_logits_are_two_dimensional_or_named_in_the_complaint():
     logits = torch.randn(2, 5)
-    assert logits_of(logits) is logits_of(Output(logits)) is logits
-    for output, came in ((torch.randn(2, 3, 5), r"\(2, 3, 5\)"), ((logits,), "tuple")):
-        with pytest.raises(InputError, match=f"must return logits .* got {came}"):
-            logits_of(output)
+    assert logits_of(logits, Told()) is logits_of(Output(logits), Told()) is logits
+    features = r"\(2, 5\), features of Told, which has no classifier"
+    given = ((torch.randn(2, 3, 5), Told(), r"\(2, 3, 5\)"), ((logits,), Told(), "tuple"))
+    for output, model, came in (*given, (logits, Told(num_classes=0), features)):
+        with pytest.raises(InputError, match=f"must return class scores .* got {came}"):
+            logits_of(output, model)

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from study_cases import result, some_runs, with_frames
 
+from svda_analysis.results import nothing_measured
 from svda_analysis.study.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, claims_table, verdict
 from svda_analysis.study.costs import Size
-from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, nothing_measured
+from svda_analysis.study.result import NOT_AT_HAND, DatasetResult
 from svda_analysis.study.tables import accuracy_table, cost_table
 
 

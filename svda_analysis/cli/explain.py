@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, subject_options
+from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, subject_options, warn
 from svda_analysis.errors import InputError, check_writable
 
 _ROWS = 8  # images on a page
@@ -50,6 +50,8 @@ def explain_command(
     pages = -(-len(image_files(images)) // _ROWS)
     signed = [method.label for method in METHODS.values() if method.signed]
     for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
+        if page.left_out:
+            warn([f"{subject.name} has no classifier: left out {', '.join(page.left_out)}"])
         maps = {METHODS[name].label: values for name, values in page.maps.items()}
         figure = figures.plot_explanations(page.pictures, maps, signed=signed, captions=page.captions)
         stem = "explanations" if pages == 1 else f"explanations-{at}"

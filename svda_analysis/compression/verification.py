@@ -18,8 +18,9 @@ from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
 from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
 from svda_analysis.maps import logits_of, whole_maps
-from svda_analysis.sources import ImageSource, for_model
+from svda_analysis.sources import ImageSource
 from svda_analysis.stats import difference_test, mcnemar, mean_interval
+from svda_analysis.subject import for_model
 from svda_analysis.tap import evaluating
 
 
@@ -69,7 +70,7 @@ def predictions(
         for batch, labels in source.batches(batch_size, images, seed):
             if labels is None:
                 raise InputError(f"{source.name} has no labels of the model's classes: no accuracy can be compared")
-            found.append(logits_of(model(for_model(batch, model))).argmax(-1).cpu())
+            found.append(logits_of(model(for_model(batch, model)), model).argmax(-1).cpu())
             truth.append(labels.cpu())
     return torch.cat(found), torch.cat(truth)
 

@@ -15,9 +15,9 @@ import pandas as pd
 
 from svda_analysis.formatting import file_word
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, each_row, make_frame
-from svda_analysis.results import Analysis, Run, read_frame
+from svda_analysis.results import Analysis, Run, nothing_measured, read_frame
 from svda_analysis.study.costs import Size, in_order, size_in
-from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, nothing_measured
+from svda_analysis.study.result import NOT_AT_HAND, DatasetResult
 from svda_analysis.study.sections import study_pictures
 from svda_analysis.vocabulary import known_bounds
 

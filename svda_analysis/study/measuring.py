@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from svda_analysis.analysis import Options, analyze_subject
+from svda_analysis.analysis import analyze_runs
 from svda_analysis.data import DATASETS, ImageData, load_dataset
-from svda_analysis.directions import direction_shares
 from svda_analysis.errors import DataNotFoundError
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
-from svda_analysis.map_comparison import compare_run_maps
-from svda_analysis.results import Analysis
-from svda_analysis.sources import open_source
-from svda_analysis.study.cache import joint_key, kept, subject_key
+from svda_analysis.results import Analysis, Run, nothing_measured
 from svda_analysis.study.costs import TIMED, in_order, model_size
 from svda_analysis.study.manifest import Manifest, StudyOptions
-from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, nothing_measured
+from svda_analysis.study.result import NOT_AT_HAND, DatasetResult
 from svda_analysis.study.runs import Trained, checkpoint_of, is_at_hand
-from svda_analysis.subject import Subject
 
 Advance = Callable[[str, int, int], None]
 _DIGITS = 6  # of the numbers of each head at each epoch, the bulk of what a report holds
@@ -39,110 +32,73 @@ def measure_dataset(
     root: str | os.PathLike[str] | None = None,
     progress: Advance = lambda label, done, total: None,
 ) -> DatasetResult:
-    """Measure all runs on one data set; without any, or without its images, a result that says why it is empty."""
+    """Measure all runs on one data set; without any, or without its images, a result that says why it is empty.
+
+    What was measured of a run lies in ``cache`` and is read from there.
+    """
     plan = manifest.runs(dataset) if dataset in manifest.datasets and (manifest.study or not trained) else []
     configs = {run.name: run.config for run in plan}
     for run in trained:
         configs.setdefault(run.name, checkpoint_of(run.subject).config)
     sizes = in_order({name: model_size(config) for name, config in configs.items()})
-    about: dict[str, Any] = {"name": dataset, "title": DATASETS[dataset.partition(":")[0]].title}
+    nothing = DatasetResult(
+        name=dataset, title=DATASETS[dataset.partition(":")[0]].title, sizes=sizes, analysis=nothing_measured()
+    )
     if not trained:
         missing = "not run here: no checkpoint" if is_at_hand(manifest, dataset, root) else NOT_AT_HAND
-        return DatasetResult(**about, sizes=sizes, missing=missing, analysis=nothing_measured())
+        return dataclasses.replace(nothing, missing=missing)
     size = checkpoint_of(trained[0].subject).config.image_size
     try:
         data = load_dataset(dataset, root=root, image_size=size, allow_download=False)
     except DataNotFoundError:
-        return DatasetResult(**about, sizes=sizes, missing=NOT_AT_HAND, analysis=nothing_measured())
-    about |= {"title": data.source.partition(f" {data.split}, ")[0], "source": data.source}
-    whole = _measure_each(dataset, trained, data, manifest.analysis, cache, progress)
-    sizes = {name: size.timed(whole.history[whole.history["model"] == name]) for name, size in sizes.items()}
-    about["untraced"] = tuple(name for name in sizes if name in whole.models and name not in whole.traces)
-    measured = DatasetResult(**about, sizes=sizes, analysis=_for_report(whole, manifest))
-    maps = _compared_maps(measured.baseline, trained, data, manifest.analysis, cache, progress)
+        return dataclasses.replace(nothing, missing=NOT_AT_HAND)
+    baseline = nothing.first_of("baseline", [run.name for run in trained])
+    whole = _measure_runs(trained, data, manifest.analysis, baseline, cache, progress)
     return dataclasses.replace(
-        measured, analysis=dataclasses.replace(measured.analysis, baseline=measured.baseline, maps=maps)
+        nothing,
+        title=data.source.partition(f" {data.split}, ")[0],
+        source=data.source,
+        sizes={name: size.timed(whole.history[whole.history["model"] == name]) for name, size in sizes.items()},
+        untraced=tuple(name for name in sizes if name in whole.models and name not in whole.traces),
+        analysis=_for_report(whole, manifest),
     )
 
 
-def measure(
-    subject: Subject,
-    data: ImageData,
-    options: StudyOptions,
-    cache: Path,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Analysis:
-    """:func:`~svda_analysis.analysis.analyze_subject` and :func:`~svda_analysis.directions.direction_shares` of a
-    checkpoint, once for all: the result lies in ``cache`` and is read from there.
-
-    It is of the model ``model`` and holds no path, no time, and nothing of the history.
-    """
-
-    def fresh() -> Analysis:
-        nameless = dataclasses.replace(subject, name="model")
-        source = open_source(data, nameless)
-        limits = Options(images=options.images, precision=options.precision, examples=options.examples)
-        part = analyze_subject(nameless, source, limits, progress=progress)
-        rows = [part.table, direction_shares(nameless, source, options.energy_images)]
-        return dataclasses.replace(
-            part,
-            table=pd.concat(rows, ignore_index=True).astype(TABLE_COLUMNS),
-            history=make_frame([], TABLE_COLUMNS),
-            traces={},
-            runs=tuple(dataclasses.replace(run, path=None, seconds=0.0) for run in part.runs),
-        )
-
-    return kept(cache / _key(subject, data, options), fresh)
-
-
-def _key(subject: Subject, data: ImageData, options: StudyOptions) -> str:
-    settings = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("maps", "margin")}
-    return subject_key(subject, data, settings)
-
-
-# --- the runs of a data set -------------------------------------------------------------------------------------------
-
-
-def _measure_each(
-    dataset: str,
+def _measure_runs(
     trained: Sequence[Trained],
     data: ImageData,
     options: StudyOptions,
+    baseline: str | None,
     cache: Path,
     progress: Advance,
 ) -> Analysis:
     """All runs joined, each under its model's name, with accuracy and loss over all test images from its history."""
-    parts, label = [], f"{dataset} checkpoints"
-    for at, run in enumerate(trained):
-        progress(label, at, len(trained))
-        parts.append(_part_of_run(run, measure(run.subject, data, options, cache), data))
-        progress(label, at + 1, len(trained))
-    whole = Analysis.join(parts)
-    return dataclasses.replace(whole, table=_final(whole.table, whole.history))
+    names = [run.name for run in trained]
+    comparable = baseline is not None and len(set(names)) > 1
+    whole = analyze_runs(
+        [run.subject for run in trained],
+        data,
+        names=names,
+        baseline=baseline,
+        maps=options.maps if comparable else None,
+        directions=options.energy_images,
+        cache=cache,
+        progress=progress,
+        images=options.images,
+        precision=options.precision,
+        examples=options.examples,
+    )
+    runs = tuple(_of_study(found, run, whole.versions) for found, run in zip(whole.runs, trained, strict=True))
+    return dataclasses.replace(whole, table=_final(whole.table, whole.history), runs=runs, warnings=())
 
 
-def _part_of_run(run: Trained, measured: Analysis, data: ImageData) -> Analysis:
-    """What was measured of a run, under its model's name, with its history and trace and all that is known of it."""
+def _of_study(found: Run, run: Trained, versions: Mapping[str, str]) -> Run:
+    """A run as a study tells of it: nothing of this machine and hour, and how it was trained."""
     subject, checkpoint = run.subject, checkpoint_of(run.subject)
     trained_on = str(subject.data.get("source", "")).partition(" from ")[0]
-    known = {"trained_on": trained_on, "trained_with": checkpoint.versions, "measured_with": measured.versions}
-    (found,) = measured.runs
-    about = dataclasses.replace(
-        found,
-        path="/".join(Path(subject.spec or subject.name).parts[-2:]),
-        data=data.source,
-        recipe=subject.recipe,
-        settings={**found.settings, **known},
-    )
-    part = dataclasses.replace(
-        measured,
-        history=subject.history.assign(model="model").astype(TABLE_COLUMNS),
-        traces={"model": subject.trace} if subject.trace else {},
-        runs=(about,),
-        warnings=(),
-    )
-    return part.renamed(run.name)
+    known = {"trained_on": trained_on, "trained_with": checkpoint.versions, "measured_with": versions}
+    path = "/".join(Path(subject.spec or subject.name).parts[-2:])
+    return dataclasses.replace(found, path=path, seconds=0.0, settings={**found.settings, **known})
 
 
 def _final(table: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
@@ -151,34 +107,6 @@ def _final(table: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     last = tested["epoch"] == tested.groupby(["model", "seed"], dropna=False)["epoch"].transform("max")
     measured = table[~table["indicator"].isin(["accuracy", "loss"])]
     return pd.concat([measured, tested[last]], ignore_index=True).astype(TABLE_COLUMNS)
-
-
-def _compared_maps(
-    baseline: str | None,
-    trained: Sequence[Trained],
-    data: ImageData,
-    options: StudyOptions,
-    cache: Path,
-    progress: Advance,
-) -> dict[str, pd.DataFrame]:
-    """The comparison of attention maps with the baseline's, where it is asked for and there is one; from the cache."""
-    if options.maps is None or baseline is None or len({run.name for run in trained}) < 2:
-        return {}
-    subjects = [dataclasses.replace(run.subject, name=run.name) for run in trained]
-    keys = [_key(subject, data, options) for subject in subjects]
-
-    def fresh() -> Analysis:
-        found = compare_run_maps(
-            subjects,
-            [open_source(data, subject) for subject in subjects],
-            baseline=baseline,
-            images=options.maps or 0,
-            progress=functools.partial(progress, "maps"),
-        )
-        return dataclasses.replace(nothing_measured(), maps=found)
-
-    key = joint_key(options.maps, baseline, [subject.name for subject in subjects], keys)
-    return kept(cache / f"maps-{key}", fresh).maps
 
 
 # --- what a report keeps ----------------------------------------------------------------------------------------------

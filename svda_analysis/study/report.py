@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from svda_analysis.errors import InputError, check_writable, one_line
 from svda_analysis.formatting import file_word
 from svda_analysis.render.writer import write_document
-from svda_analysis.results import META, Analysis, Run, read_frame, versions
+from svda_analysis.results import META, Analysis, Run, nothing_measured, read_frame, versions
 from svda_analysis.study.costs import COST_COLUMNS, cost_frame, sizes_of
 from svda_analysis.study.flat import read_flat_results
-from svda_analysis.study.result import DatasetResult, StudyResult, nothing_measured
+from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def write_paper(
 
     Raises :class:`InputError` when the folder cannot be written or a checkpoint does not suit its data.
     """
-    from svda_analysis.study.cache import UNFINISHED
+    from svda_analysis.cache import UNFINISHED
     from svda_analysis.study.measuring import measure_dataset
 
     folder = Path(out)

@@ -9,18 +9,13 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.comparison import compare
-from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, each_row, make_frame
+from svda_analysis.frames import each_row
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.results import Analysis
 from svda_analysis.stats import Equivalence, tost
 from svda_analysis.study.costs import Size
 
 NOT_AT_HAND = "not run here: data not at hand"
-
-
-def nothing_measured() -> Analysis:
-    """The analysis of a data set on which nothing was run."""
-    return Analysis(table=make_frame([], TABLE_COLUMNS), spectra=make_frame([], SPECTRA_COLUMNS))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,14 +61,15 @@ class DatasetResult:
     @property
     def baseline(self) -> str | None:
         """The model to compare with: the first trained one with the attention of a baseline."""
-        return self._first("baseline")
+        return self.first_of("baseline", self.trained)
 
     @property
     def control(self) -> str | None:
-        return self._first("control")
+        return self.first_of("control", self.trained)
 
-    def _first(self, role: str) -> str | None:
-        return next((name for name in self.in_role(role) if name in self.trained), None)
+    def first_of(self, role: str, names: Iterable[str]) -> str | None:
+        """The first of the models ``names`` in that role; None where there is none."""
+        return next((name for name in self.in_role(role) if name in names), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

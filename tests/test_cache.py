@@ -8,17 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
+from svda_analysis import cache
+from svda_analysis.analysis import analyze_runs
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.indicators import INDICATORS, indicator
+from svda_analysis.indicators import INDICATORS, choose_indicators, indicator
 from svda_analysis.results import Analysis
+from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
-from svda_analysis.study import cache
-from svda_analysis.study.manifest import StudyOptions
-from svda_analysis.study.measuring import measure
 from svda_analysis.vocabulary import QUANTITIES
-
-OPTIONS = StudyOptions(images=20, energy_images=20, examples=1)
 
 
 @pytest.fixture
@@ -52,6 +50,10 @@ def enter(value: float, sources=("attention",), high=1.0, name: str = "always") 
     indicator(label="Always", sources=sources, high=high, **about)(function)
 
 
+def measure(subject, data, folder, name="model") -> Analysis:
+    return analyze_runs(subject, data, names=[name], cache=folder, images=20, examples=1)
+
+
 def means(measured: Analysis, name: str) -> set[float]:
     return set(measured.table.loc[measured.table["indicator"] == name, "mean"])
 
@@ -59,33 +61,56 @@ def means(measured: Analysis, name: str) -> set[float]:
 def test_a_changed_indicator_gives_its_new_numbers_from_a_warm_cache(subject, data, tmp_path, own_registry):
     for value in (0.25, 0.75, 0.25):
         enter(value)
-        assert means(measure(subject, data, OPTIONS, tmp_path), "always") == {value}
+        assert means(measure(subject, data, tmp_path), "always") == {value}
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_new_indicator_appears_in_a_warm_cache(subject, data, tmp_path, own_registry):
-    assert not means(measure(subject, data, OPTIONS, tmp_path), "always")
+    assert not means(measure(subject, data, tmp_path), "always")
     enter(0.5)
-    assert means(measure(subject, data, OPTIONS, tmp_path), "always") == {0.5}
+    assert means(measure(subject, data, tmp_path), "always") == {0.5}
 
 
 def test_an_entry_is_read_as_it_was_measured(subject, data, tmp_path, monkeypatch):
-    first = measure(subject, data, OPTIONS, tmp_path)
-    monkeypatch.setattr("svda_analysis.study.measuring.analyze_subject", None)  # nothing is measured again
-    again = measure(subject, data, OPTIONS, tmp_path)
+    first = measure(subject, data, tmp_path)
+    monkeypatch.setattr("svda_analysis.analysis.analyze_subject", None)  # nothing is measured again
+    again = measure(subject, data, tmp_path)
     for name in ("table", "spectra", "history"):
         pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
     assert (again.examples["model"].maps == first.examples["model"].maps).all()
     assert again.runs == first.runs
-    assert (again.runs[0].path, again.runs[0].seconds) == (None, 0.0)
+
+
+def test_the_cache_changes_nothing_but_the_time(subject, data, tmp_path):
+    kept, plain = (analyze_runs(subject, data, cache=place, images=20, examples=1) for place in (tmp_path, None))
+    for name in ("table", "spectra", "history"):
+        pd.testing.assert_frame_equal(getattr(kept, name), getattr(plain, name))
+    assert dataclasses.replace(kept.runs[0], seconds=0) == dataclasses.replace(plain.runs[0], seconds=0)
+    assert kept.traces.keys() == plain.traces.keys()
+
+
+def test_an_entry_serves_a_run_under_any_name(subject, data, tmp_path):
+    measure(subject, data, tmp_path)
+    assert measure(subject, data, tmp_path, "mine").models == ["mine"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_compared_maps_are_kept_too(tiny, data, tmp_path, monkeypatch):
+    def compared():
+        return analyze_runs([tiny["svda"], tiny["dot"]], data, maps=8, cache=tmp_path, images=20, examples=1).maps
+
+    first = compared()
+    monkeypatch.setattr("svda_analysis.analysis.compare_run_maps", None)
+    for name, frame in compared().items():
+        pd.testing.assert_frame_equal(frame, first[name])
 
 
 @pytest.mark.parametrize("name", ["indicators.csv", "spectra.csv", "meta.json", "examples.npz"])
 def test_a_damaged_entry_is_measured_again(subject, data, tmp_path, name):
-    table = measure(subject, data, OPTIONS, tmp_path).table
+    table = measure(subject, data, tmp_path).table
     (entry,) = tmp_path.iterdir()
     (entry / name).write_text("damaged")
-    pd.testing.assert_frame_equal(measure(subject, data, OPTIONS, tmp_path).table, table)
+    pd.testing.assert_frame_equal(measure(subject, data, tmp_path).table, table)
 
 
 def test_what_cannot_be_read_back_is_said(tmp_path, monkeypatch):
@@ -96,13 +121,14 @@ def test_what_cannot_be_read_back_is_said(tmp_path, monkeypatch):
 
 def test_the_key_covers_weights_seed_images_and_settings(subject, data, own_registry):
     def key(one=subject, images=data, **settings):
-        return cache.subject_key(one, images, settings)
+        return cache.run_key(one, open_source(images, one), settings, choose_indicators())
 
     keys = [key(), key(images_of="other")]
     other = dataclasses.replace(subject.checkpoint, recipe={**subject.checkpoint.recipe, "seed": 7})
     keys.append(key(dataclasses.replace(subject, checkpoint=other)))
     keys.append(key(images=dataclasses.replace(data, labels=data.labels.flip(0))))
-    keys.append(key(images=dataclasses.replace(data, mean=(0.5,))))
+    keys += [key(open_model(subject, preprocessing={name: (0.7,)})) for name in ("mean", "std")]
+    keys.append(key(open_model(subject, prefix_tokens=1)))
     weights = next(subject.model.parameters())
     with torch.no_grad():
         weights += 1
@@ -129,19 +155,30 @@ def test_the_text_of_a_function_is_the_same_in_every_process_and_tells_constants
 
 
 def test_the_code_that_measures_is_part_of_the_key(subject, data, monkeypatch):
-    before = cache.subject_key(subject, data, {})
+    def key():
+        return cache.run_key(subject, open_source(data, subject), {}, [])
+
+    before = key()
     monkeypatch.setattr(cache, "measuring_code", lambda: "changed")
-    assert cache.subject_key(subject, data, {}) != before
+    assert key() != before
 
 
-@pytest.mark.parametrize("name", cache.MEASURING_MODULES)
-def test_every_measuring_module_exists(name):
-    place = cache._PACKAGE.joinpath(*name.split("."))
-    assert (place / "__init__.py").exists() or place.with_suffix(".py").exists()
+@pytest.mark.parametrize("name", cache.NOT_MEASURING)
+def test_what_measures_nothing_exists(name):
+    place = cache._PACKAGE / name
+    assert place.is_dir() or place.with_suffix(".py").exists()
 
 
-def test_what_measures_is_in_the_list():
+def test_what_measures_counts():
     """The files that the numbers of a run come from, and none that only shows them."""
     files = {file.relative_to(cache._PACKAGE).as_posix() for file in cache.measuring_files()}
-    assert {"attention.py", "indicators.py", "tap.py", "streaming.py", "data/__init__.py"} <= files
+    assert {
+        "attention.py",
+        "indicators.py",
+        "tap.py",
+        "streaming.py",
+        "data/__init__.py",
+        "faithful.py",
+        "analysis.py",
+    } <= files
     assert not any(name.startswith(("figures/", "render/", "cli/", "study/")) for name in files)

@@ -17,40 +17,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from svda_analysis.data import ImageData
+import torch
+from torch import Tensor
+
 from svda_analysis.errors import InputError
-from svda_analysis.indicators import Indicator, choose_indicators
+from svda_analysis.indicators import Indicator
 from svda_analysis.results import Analysis
-from svda_analysis.study.runs import checkpoint_of
+from svda_analysis.sources import ImageSource
 from svda_analysis.subject import Subject
 
-UNFINISHED = ".unfinished-"
-# Where numbers come from: a change in any of these files is another key.
-MEASURING_MODULES = (
-    "analysis",
-    "attention",
-    "checkpoint",
-    "compact",
-    "data",
-    "directions",
-    "frames",
-    "indicators",
-    "kinds",
-    "map_comparison",
-    "maps",
-    "matching",
-    "model",
-    "results",
-    "source_indicators",
-    "sources",
-    "specs",
-    "stats",
-    "streaming",
-    "subject",
-    "tap",
-    "vocabulary",
-)
-_PACKAGE = Path(__file__).parents[1]
+UNFINISHED = ".unfinished-"  # how the folder of an entry that is being written begins
+# A change in any other file of the package is another key: numbers may come from there.
+NOT_MEASURING = ("cli", "figures", "formatting", "render", "reports", "sections", "study", "training")
+_PACKAGE = Path(__file__).parent
 _SAMPLED = 16  # images whose pixels are part of the key
 
 
@@ -87,26 +66,29 @@ def _write_entry(entry: Path, analysis: Analysis) -> None:
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-def subject_key(
-    subject: Subject, data: ImageData, settings: dict[str, Any], indicators: Iterable[Indicator] | None = None
-) -> str:
-    """A name for all that the numbers of one subject depend on: weights, configuration, seed, images, ``settings``, the
-    indicators (default: those of no group) and the code that measures.
+def run_key(subject: Subject, source: ImageSource, settings: dict[str, Any], indicators: Iterable[Indicator]) -> str:
+    """A name for all that the numbers of one run depend on: weights, what the model is, seed and epoch, the images in
+    the model's way, ``settings``, the indicators and the code that measures.
 
-    Of an indicator counts what :func:`indicator_source` tells. What a function of one's own calls in other files is not
-    seen.
+    Of the images count the first of each class as the model gets them, and the labels of all. Of an indicator counts
+    what :func:`indicator_source` tells. What a function of one's own calls in other files is not seen.
     """
-    checkpoint = checkpoint_of(subject)
-    images = [data.name, data.split, len(data), data.mean]
-    chosen = choose_indicators() if indicators is None else list(indicators)
-    about = [subject.seed, subject.epoch, repr(checkpoint.config), settings, images, measuring_code()]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for one in chosen:
+    config = getattr(subject.model, "config", None)
+    about: list[Any] = [subject.seed, subject.epoch, repr(config), repr(subject.model), subject.prefix_tokens]
+    about += [settings, source.name, source.total, source.scores, source.normalisation, measuring_code()]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for one in indicators:
         digest.update(json.dumps(indicator_source(one)).encode())
     for name, weights in sorted(subject.model.state_dict().items()):
-        digest.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
-    digest.update(data.labels.numpy().tobytes() + data.raw(range(min(_SAMPLED, len(data)))).tobytes())
+        digest.update(name.encode() + _bytes(weights))
+    images, labels, _ = source.examples(_SAMPLED)
+    for tensor in (images, labels, source.labels):
+        digest.update(b"" if tensor is None else _bytes(tensor))
     return digest.hexdigest()[:24]
+
+
+def _bytes(x: Tensor) -> bytes:
+    return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def joint_key(*parts: Any) -> str:
@@ -145,7 +127,7 @@ def _value_text(value: Any) -> str:
 
 @functools.cache
 def measuring_code() -> str:
-    """A digest of the source files of :data:`MEASURING_MODULES`."""
+    """A digest of :func:`measuring_files`."""
     digest = hashlib.sha256()
     for file in measuring_files():
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + file.read_bytes())
@@ -153,7 +135,6 @@ def measuring_code() -> str:
 
 
 def measuring_files() -> list[Path]:
-    """The files of :data:`MEASURING_MODULES`: a module's own, or all of a package."""
-    places = [_PACKAGE.joinpath(*name.split(".")) for name in MEASURING_MODULES]
-    groups = (sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")] for place in places)
-    return [file for group in groups for file in group]
+    """The source files of the package, less those of :data:`NOT_MEASURING`."""
+    files = sorted(_PACKAGE.rglob("*.py"))
+    return [file for file in files if file.relative_to(_PACKAGE).parts[0].removesuffix(".py") not in NOT_MEASURING]

@@ -1,0 +1,137 @@
+"""What holds images, as one stream for a model: the same images each time, in the model's way."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, TensorDataset
+
+from svda_analysis.data import load_dataset
+from svda_analysis.errors import InputError
+from svda_analysis.map_comparison import compare_maps
+from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.sources import as_learned, open_source
+from svda_analysis.specs import open_model
+from svda_analysis.subject import Subject
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return ViT(ViTConfig(attention="dot", image_size=12, dim=24, depth=2, heads=2)).eval()
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    """Images that hold their own number, which is their label too."""
+    labels = torch.arange(20)
+    return TensorDataset(labels[:, None, None, None].float().expand(-1, 1, 12, 12).clone(), labels)
+
+
+def numbers(source, images=None, seed=0, size=7):
+    """The numbers of the images that a source gives, and those of its labels."""
+    batches = list(source.batches(size, images, seed))
+    shown = torch.cat([batch[:, 0, 0, 0] for batch, _ in batches]).long().tolist()
+    given = [labels for _, labels in batches if labels is not None]
+    return shown, torch.cat(given).tolist() if given else None
+
+
+def shuffled(data, **options):
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "its own generator": DataLoader(data, 4, shuffle=True, generator=generator, **options),
+        "the global one": DataLoader(data, 4, shuffle=True, **options),
+        "a part": DataLoader(data, 4, sampler=SubsetRandomSampler(range(5, 15)), **options),
+        "whole batches": DataLoader(data, batch_size=None, sampler=RandomSampler(data), **options),
+    }
+
+
+@pytest.mark.parametrize("name", ["its own generator", "the global one", "a part"])
+def test_a_shuffled_loader_gives_the_same_images_each_time(numbered, model, name):
+    loader, subject = shuffled(numbered)[name], open_model(model)
+    state, own = torch.get_rng_state(), getattr(loader.sampler, "generator", None)
+    before = None if own is None else own.get_state()
+    first, labels = numbers(open_source(loader, subject))
+    assert first == labels != sorted(first)
+    assert numbers(open_source(loader, subject))[0] == first
+    assert torch.equal(torch.get_rng_state(), state)  # and draws nothing from the generators of others
+    assert own is None or torch.equal(own.get_state(), before)
+
+
+def test_a_model_attends_like_itself_through_a_shuffled_loader(model):
+    data = TensorDataset(torch.randn(16, 1, 12, 12, generator=torch.Generator().manual_seed(0)))
+    for name in ("its own generator", "the global one"):
+        found = compare_maps(model, model, shuffled(data)[name], images=16)["layers"]
+        same = found[(found["images"] == "same") & (found["measure"] == "js")]
+        np.testing.assert_allclose(same["mean"], 1, atol=1e-6)
+
+
+def test_batches_that_a_data_set_makes_itself(model):
+    class Batches(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return torch.full((4, 1, 12, 12), float(index)), torch.full((4,), index)
+
+    source = open_source(shuffled(Batches())["whole batches"], open_model(model))
+    assert numbers(source) == numbers(source)
+    assert sorted(set(numbers(source)[0])) == [0, 1, 2]
+
+
+def test_a_loader_keeps_its_batches_and_how_it_makes_them(numbered, model):
+    loader = DataLoader(numbered, 6, collate_fn=lambda items: torch.stack([image + 100 for image, _ in items]))
+    batches = list(open_source(loader, open_model(model)).batches(2, 9, 0))
+    assert [len(batch) for batch, _ in batches] == [6, 3]
+    assert [labels for _, labels in batches] == [None, None]
+    assert batches[0][0][0, 0, 0, 0] == 100
+
+
+def test_a_data_set_is_drawn_from_and_a_tensor_read_from_its_start(numbered, model):
+    subject = open_model(model)
+    drawn, labels = numbers(open_source(numbered, subject), images=5, seed=1)
+    assert drawn == labels == torch.randperm(20, generator=torch.Generator().manual_seed(1))[:5].tolist()
+    assert numbers(open_source(numbered.tensors[0], subject), images=5) == ([0, 1, 2, 3, 4], None)
+
+
+def test_what_is_no_data_is_said(model):
+    subject = open_model(model)
+    for given, complaint in (
+        (None, "data must be given"),
+        ([1, 2], "a tensor, a Dataset or a DataLoader, got list"),
+        (torch.zeros(3, 12, 12), r"float images \(B, C, H, W\), got torch.float32 \(3, 12, 12\)"),
+        (torch.zeros(0, 1, 12, 12), "float images"),
+        (torch.zeros(2, 1, 12, 12, dtype=torch.uint8), "got torch.uint8"),
+        (TensorDataset(torch.zeros(0, 1, 12, 12)), "at least one image"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            open_source(given, subject)
+
+
+def test_images_come_in_the_way_of_each_model_from_one_reading(tiny, fashion):
+    subject, opened = open_model(tiny["svda"]), {}
+    other = open_model(tiny["dot"], preprocessing={"mean": (0.25,), "std": (0.5,)})
+    sources = [open_source("fashion_mnist", one, fashion, opened=opened) for one in (subject, other)]
+    assert len(opened) == 1
+    ours, theirs = (next(iter(source.batches(10, 10, 0)))[0] for source in sources)
+    mean, std = subject.data["mean"][0], subject.data["std"][0]
+    torch.testing.assert_close(ours * std + mean, theirs * 0.5 + 0.25)
+    assert sources[1].normalisation == ((0.25,), (0.5,))
+
+
+def test_classes_that_the_model_did_not_learn_give_no_labels(tiny, fashion):
+    subject = open_model(tiny["svda"])
+    known = {**subject.data, "classes": ["a", "b"]}
+    stranger = Subject(model=subject.model, name="x", checkpoint=subject.checkpoint)
+    object.__setattr__(stranger.checkpoint, "data", known)
+    source = open_source(load_dataset("fashion_mnist", root=fashion), stranger)
+    assert "are not those that the model learned" in source.warnings[0]
+    assert next(iter(source.batches(4, 4, 0)))[1] is None
+    assert (source.examples(3)[1] == -1).all()
+
+
+def test_images_that_do_not_fit_are_named(tiny, fashion):
+    data = load_dataset("fashion_mnist", root=fashion)
+    with pytest.raises(InputError, match="fashion_mnist images are grey 28 x 28, the model takes grey 12 x 12"):
+        as_learned(data, open_model(ViT(ViTConfig(attention="dot", image_size=12, dim=24, depth=1, heads=2))))
+    with pytest.raises(InputError, match=r"a number for each channel of the data \(1\), got 3"):
+        as_learned(data, open_model(tiny["svda"], preprocessing={"mean": (0.5,) * 3, "std": (0.5,) * 3}))
