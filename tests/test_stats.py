@@ -219,7 +219,7 @@ def test_tost_refuses_what_makes_no_sense():
 
 @pytest.mark.parametrize("true", [0.5, -0.5])
 def test_tost_errs_in_5_per_cent_where_the_truth_is_at_the_margin(true):
-    random, trials = np.random.default_rng(0), 3000
+    random, trials = np.random.default_rng(0), 1000
     shown = sum(tost(random.normal(true, 0.1, 4), 0.5).p < 0.05 for _ in range(trials))
     assert abs(shown / trials - 0.05) < 3.5 * math.sqrt(0.05 * 0.95 / trials)
 
