@@ -197,7 +197,7 @@ def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
     elif unit == "images":
         found = _between_checkpoints(theirs, ours, span)._replace(p=math.nan)
     else:
-        found = Contrast(y.mean() - x.mean(), NO_INTERVAL, math.nan, math.nan)
+        found = Contrast(y.mean() - x.mean())
     return {
         "baseline_mean": x.mean(),
         "model_mean": y.mean(),

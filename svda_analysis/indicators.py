@@ -9,9 +9,11 @@ A function's parameter names say what it needs, and one name means the same thin
 - ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
 
 Half precision is computed and returned in float32, float64 stays float64. Rows of a map are read as weights: they are
-divided by their sum, so rounding of half-precision rows does not count as attention. NaN in, NaN out. An all-zero
-spectrum or row counts as a single direction (entropy 0, effective rank 1, sparsity 1), and so does a spectrum or row of
-length 1, where ``log 1 = 0`` leaves the definitions open. Call outside ``torch.autocast``, which would lower products.
+divided by their sum, so rounding of half-precision rows does not count as attention. NaN in, NaN out. A mean over
+queries is one over those that attend: an all-zero row (a mask left its query no key) is left out, and where all are the
+mean is 0. An all-zero spectrum counts as a single direction (entropy 0, effective rank 1, sparsity 1), and so does a
+spectrum or row of length 1, where ``log 1 = 0`` leaves the definitions open. Call outside ``torch.autocast``, which
+would lower products.
 """
 
 from __future__ import annotations
@@ -217,10 +219,10 @@ def attention_rank(spectrum: Tensor) -> Tensor:
 def angular_alignment(q: Tensor, k: Tensor, a: Tensor) -> Tensor:
     """``(1 + mean_i sum_j a_ij cos(q_i, k_j)) / 2``, in [0, 1]; 0.5 is orthogonal (our definition).
 
-    A zero query, key or row of attention counts as orthogonal.
+    A zero query or key counts as orthogonal.
     """
     attended = _weights(a) @ _unit_rows(k)  # (B, H, N, D)
-    return _cosine_share((_unit_rows(q) * attended).sum(-1).mean(-1))
+    return _cosine_share(_mean_over_queries((_unit_rows(q) * attended).sum(-1), a))
 
 
 @indicator(
@@ -253,7 +255,7 @@ def mean_alignment(q: Tensor, k: Tensor) -> Tensor:
 )
 def attention_entropy(a: Tensor) -> Tensor:
     """``-sum_j a_ij log a_ij / log N``, mean over queries i, in [0, 1] (our definition)."""
-    return (_entropy(widen(a)) / _log_size(a)).mean(-1).clamp(0, 1)
+    return _mean_over_queries(_entropy(widen(a)) / _log_size(a), a).clamp(0, 1)
 
 
 @indicator(
@@ -281,7 +283,7 @@ def selectivity_index(a: Tensor) -> Tensor:
 )
 def attention_sparsity(a: Tensor) -> Tensor:
     """``(sqrt N - ||a_i||_1 / ||a_i||_2) / (sqrt N - 1)``, mean over queries i, in [0, 1] (Hoyer 2004, sparseness)."""
-    return _hoyer(widen(a)).mean(-1).clamp(0, 1)
+    return _mean_over_queries(_hoyer(widen(a)), a).clamp(0, 1)
 
 
 @indicator(
@@ -293,16 +295,16 @@ def attention_sparsity(a: Tensor) -> Tensor:
     reference="our definition",
 )
 def mass_90(a: Tensor) -> Tensor:
-    """Smallest number of keys that carry 90 % of a row's mass, over N, mean over queries, in (0, 1] (our definition).
+    """Smallest number of keys that carry 90 % of a row's mass, over N, mean over queries, in [0, 1] (our definition).
 
-    A sum within ``N`` rounding steps of 90 % has reached it, so that nine of ten equal keys do. A zero row needs 1.
+    A sum within ``N`` rounding steps of 90 % has reached it, so that nine of ten equal keys do.
     """
     N = a.shape[-1]
     carried = widen(a).sort(dim=-1, descending=True).values.cumsum(-1)  # (B, H, N, N)
     total = carried[..., -1:]
     short = carried < (0.9 - N * torch.finfo(carried.dtype).eps) * total
     keys = short.sum(-1) + 1 + 0 * total.squeeze(-1)  # 0 * total carries a NaN over, which no comparison does
-    return (keys / N).mean(-1).clamp(0, 1)
+    return _mean_over_queries(keys / N, a).clamp(0, 1)
 
 
 @indicator(
@@ -326,8 +328,7 @@ def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
     patches = widen(a)[..., prefix:, prefix:]  # (B, H, P, P)
     mass = patches.sum(-1)  # (B, H, P)
     distance = (patches * _patch_distances(grid, patches)).sum(-1) / _or_one(mass)
-    rows_seen = (mass != 0).sum(-1)
-    return (distance.sum(-1) / _or_one(rows_seen)).clamp(0, _diagonal(grid))
+    return _mean_over_queries(distance, patches).clamp(0, _diagonal(grid))
 
 
 @indicator(
@@ -341,12 +342,13 @@ def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
 def perturbation_robustness(a: Tensor, a_noisy: Tensor) -> Tensor:
     """``1 - mean_i TV(a_i, a'_i)`` with total variation ``TV(p, p') = sum_j |p_j - p'_j| / 2``, in [0, 1].
 
-    Our definition; ``a_noisy`` is the map for the same images with noise added. Raises :class:`InputError` when the
-    shapes differ.
+    Our definition; ``a_noisy`` is the map for the same images with noise added. A row that is all zero in either map is
+    left out. Raises :class:`InputError` when the shapes differ.
     """
     if a.shape != a_noisy.shape:
         raise InputError(f"a_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_noisy.shape)}")
-    return (1 - (_weights(a) - _weights(a_noisy)).abs().sum(-1).mean(-1) / 2).clamp(0, 1)
+    distance = (_weights(a) - _weights(a_noisy)).abs().sum(-1) / 2  # (B, H, N)
+    return (1 - _mean_over_queries(distance, a, a_noisy)).clamp(0, 1)
 
 
 # --- shared pieces --------------------------------------------------------------------------------------------------
@@ -364,6 +366,12 @@ def widen(x: Tensor) -> Tensor:
 def _or_one(total: Tensor) -> Tensor:
     """A divisor: ``total``, or 1 where it is 0."""
     return torch.where(total == 0, 1, total)
+
+
+def _mean_over_queries(values: Tensor, *maps: Tensor) -> Tensor:
+    """Mean of ``values (B, H, N)`` over the queries whose rows are not all zero in any of ``maps (B, H, N, N)``."""
+    attends = torch.stack([a.sum(-1) != 0 for a in maps]).all(0)  # (B, H, N); true of NaN, which is carried over
+    return torch.where(attends, values, 0).sum(-1) / _or_one(attends.sum(-1))
 
 
 def _scale_to_one(x: Tensor) -> Tensor:

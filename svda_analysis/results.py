@@ -175,10 +175,15 @@ class Analysis:
         """The analysis of a single model under another name."""
         if len(self.models) != 1:
             raise InputError(f"only the analysis of one model can be renamed, got {', '.join(self.models)}")
-        frames = {key: getattr(self, key) for key in ("table", "spectra", "history")}
+        (old,), frames = self.models, {key: getattr(self, key) for key in ("table", "spectra", "history")}
+        sides = {
+            key: {side: f[side].replace(old, name) for side in ("model", "baseline")} for key, f in self.maps.items()
+        }
         return dataclasses.replace(
             self,
             **{key: frame.assign(model=name).astype(frame.dtypes.to_dict()) for key, frame in frames.items()},
+            maps={key: frame.assign(**sides[key]) for key, frame in self.maps.items()},
+            baseline=name if self.baseline == old else self.baseline,
             examples=dict.fromkeys([name], *self.examples.values()) if self.examples else {},
             traces=dict.fromkeys([name], *self.traces.values()) if self.traces else {},
             runs=tuple(dataclasses.replace(run, model=name) for run in self.runs),

@@ -9,6 +9,7 @@ of 0.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,9 +38,9 @@ class Contrast(NamedTuple):
     """A difference with its 95 % interval, two-sided p and standardised effect; NaN where there is none."""
 
     difference: float
-    interval: ConfidenceInterval
-    p: float
-    effect: float
+    interval: ConfidenceInterval = NO_INTERVAL
+    p: float = math.nan
+    effect: float = math.nan
 
 
 def has_spread(se: float, size: float) -> bool:
@@ -156,12 +157,9 @@ def difference_test(difference: float, se: float, df: float, *, size: float, spa
     """Student's t of a difference with standard error ``se``; its interval is cut at what a difference can be,
     ``+-span``, which leaves its coverage as it is. ``size`` is how large the compared numbers are."""
     if not has_spread(se, size) or not df > 0:
-        return Contrast(difference, NO_INTERVAL, math.nan, math.nan)
-    half = float(special.stdtrit(df, (1 + LEVEL) / 2)) * se
-    low, high = max(difference - half, -span), min(difference + half, span)
-    return Contrast(
-        difference, ConfidenceInterval(low, high), 2 * float(special.stdtr(df, -abs(difference) / se)), math.nan
-    )
+        return Contrast(difference)
+    ends = np.clip(mean_interval(difference, se, df, size=size), -span, span).tolist()
+    return Contrast(difference, ConfidenceInterval(*ends), 2 * float(special.stdtr(df, -abs(difference) / se)))
 
 
 def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contrast:
@@ -171,27 +169,29 @@ def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Cont
     J. Educ. Stat. 18:271; Lakens 2013, d_z); NaN for two pairs, where J does not exist.
     """
     d = y - x
-    sd, df = float(d.std(ddof=1)), len(d) - 1
-    found = difference_test(y.mean() - x.mean(), sd / math.sqrt(len(d)), df, size=_size(x, y), span=span)
-    return found if math.isnan(found.p) else found._replace(effect=hedges_correction(df) * float(d.mean()) / sd)
+    return _tested(stats.ttest_rel, x, y, se=stats.sem(d), sd=d.std(ddof=1), df=len(d) - 1, span=span)
 
 
 def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contrast:
     """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of
     freedom (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
-    n, m = len(x), len(y)
-    a, b = float(x.var(ddof=1)), float(y.var(ddof=1))
-    squared = a / n + b / m
-    share = a / n / squared if squared > 0 else math.nan
-    df = 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (m - 1))
-    found = difference_test(y.mean() - x.mean(), math.sqrt(squared), df, size=_size(x, y), span=span)
-    pooled = math.sqrt(((n - 1) * a + (m - 1) * b) / (n + m - 2))
-    effect = math.nan if math.isnan(found.p) else hedges_correction(n + m - 2) * float(y.mean() - x.mean()) / pooled
-    return found._replace(effect=effect)
+    df, se = len(x) + len(y) - 2, math.hypot(stats.sem(x), stats.sem(y))
+    pooled = math.sqrt((len(x) * x.var() + len(y) * y.var()) / df)
+    return _tested(stats.ttest_ind, x, y, se=se, sd=pooled, df=df, span=span, equal_var=False)
 
 
-def _size(x: np.ndarray, y: np.ndarray) -> float:
-    return max(float(np.abs(x).max()), float(np.abs(y).max()))
+def _tested(
+    test: Any, x: np.ndarray, y: np.ndarray, *, se: float, sd: float, df: int, span: float, **options: Any
+) -> Contrast:
+    """What ``test`` of scipy says of ``y`` against ``x``, where the difference has spread; the effect in ``sd``."""
+    difference = float(y.mean() - x.mean())
+    if not has_spread(se, np.abs([*x, *y]).max()):
+        return Contrast(difference)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # one group alone may be constant
+        found = test(y, x, **options)
+    ends = np.clip(found.confidence_interval(LEVEL), -span, span).tolist()
+    return Contrast(difference, ConfidenceInterval(*ends), float(found.pvalue), hedges_correction(df) * difference / sd)
 
 
 def hedges_correction(df: float) -> float:
@@ -242,9 +242,11 @@ def tost(differences: Numbers, margin: float) -> Equivalence:
     se = float(d.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
     if not has_spread(se, max(np.abs(d).max(), margin)):
         return Equivalence(mean, math.nan, math.nan, math.nan, math.nan, math.nan, n)
-    half = float(stats.t.ppf(0.95, n - 1)) * se
-    p_lower, p_upper = (float(stats.t.sf((margin + side * mean) / se, n - 1)) for side in (1, -1))
-    return Equivalence(mean, mean - half, mean + half, p_lower, p_upper, max(p_lower, p_upper), n)
+    above = stats.ttest_1samp(d, -margin, alternative="greater")
+    below = stats.ttest_1samp(d, margin, alternative="less")
+    low, high = above.confidence_interval(0.95).low, below.confidence_interval(0.95).high  # one-sided: together 90 %
+    p = float(above.pvalue), float(below.pvalue)
+    return Equivalence(mean, float(low), float(high), *p, max(p), n)
 
 
 # --- paired proportions ---------------------------------------------------------------------------------------------

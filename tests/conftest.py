@@ -14,10 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from study_cases import TINY, run_paper
 
+from svda_analysis.checkpoint import Checkpoint, save
 from svda_analysis.data import DATASETS
-from svda_analysis.model import ViTConfig
+from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
 
@@ -75,6 +77,50 @@ def bare_machine(monkeypatch, tmp_path_factory):
     for name, spec in DATASETS.items():
         monkeypatch.setitem(DATASETS, name, dataclasses.replace(spec, usual_folders=()))
     monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Reports without their figures, which take most of the time."""
+    monkeypatch.setattr("svda_analysis.figures.registry.pictures", lambda *_, **__: [])
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory):
+    """Untrained checkpoints that take colour images, and grey ones of 32 x 32; and files that are no checkpoints."""
+    folder = tmp_path_factory.mktemp("others")
+    small = {"depth": 1, "dim": 8, "heads": 2}
+    for name, fields in {"rgb": {"in_channels": 3}, "large": {"image_size": 32}, "whole": {}}.items():
+        config = ViTConfig(**small, **fields)
+        data = {"name": "fashion_mnist", "classes": []}
+        save(Checkpoint(config=config, model=ViT(config).state_dict(), epoch=0, data=data), folder / f"{name}.pt")
+    data = (folder / "whole.pt").read_bytes()
+    (folder / "half.pt").write_bytes(data[: len(data) // 2])
+    (folder / "empty.pt").touch()
+    (folder / "text.pt").write_text("these are no weights\n")
+    (folder / "folder.pt").mkdir()
+    (folder / "photographs" / "cats").mkdir(parents=True)
+    (folder / "photographs" / "cats" / "notes.txt").write_text("no image")
+    (folder / "colours" / "cats").mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(folder / "colours" / "cats" / "1.png")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A grey, a colour and a transparent picture of three sizes, in a folder."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, mode, size in (("a", "L", (28, 28)), ("b", "RGB", (56, 40)), ("c", "RGBA", (30, 90))):
+        channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+        Image.fromarray(rng.integers(0, 255, (size[1], size[0], *channels), dtype=np.uint8), mode).save(
+            folder / f"{name}.png"
+        )
+    return folder
 
 
 # --- studies ----------------------------------------------------------------------------------------------------------

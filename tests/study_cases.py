@@ -93,6 +93,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def every_file(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
 def with_frames(shown: DatasetResult, **frames) -> DatasetResult:
     """``shown`` with other frames in its analysis."""
     return dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, **frames))

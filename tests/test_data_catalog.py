@@ -9,7 +9,7 @@ import sys
 import pytest
 from making import REPOSITORY
 
-from svda_analysis.data import DATASETS, Preprocessing
+from svda_analysis.data import DATASETS
 from svda_analysis.data.catalog import dataset_names, register_dataset
 from svda_analysis.errors import InputError
 
@@ -37,18 +37,3 @@ def test_names_are_as_a_help_text_says_them():
 def test_a_name_that_is_taken_or_no_name_is_refused(name):
     with pytest.raises(InputError, match="must be a new one without a colon"):
         register_dataset(dataclasses.replace(DATASETS["sample"], name=name))
-
-
-@pytest.mark.parametrize(
-    ("known", "words"),
-    [
-        ({}, "as the data set gives them"),
-        ({"image_size": 224}, "224 x 224, normalised as the data set is"),
-        (
-            {"image_size": 8, "resize": 9, "mean": (0.5,), "std": (1.0,)},
-            "8 x 8 from a shorter side of 9 (bilinear), mean (0.5,), std (1.0,)",
-        ),
-    ],
-)
-def test_preprocessing_says_what_is_known(known, words):
-    assert str(Preprocessing(**known)) == words

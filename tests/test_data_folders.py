@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import tarfile
 
-import numpy as np
 import pytest
 import torch
-from making import SHARED, cut, pixels, write_folder, write_image
-from PIL import Image
+from making import SHARED, cut, write_folder, write_image
 
-from svda_analysis.data import DATASETS, FolderImages, load_dataset, open_image
+from svda_analysis.data import DATASETS, FolderImages, load_dataset
 from svda_analysis.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -70,46 +68,6 @@ def test_folder_errors(tmp_path):
     write_folder(tmp_path / "half" / "train")
     with pytest.raises(InputError, match="half has train, but no test or val folder"):
         load_dataset(f"imagefolder:{tmp_path / 'half'}")
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "LA", "YCbCr"])
-def test_images_of_every_8_bit_mode_become_rgb(tmp_path, mode):
-    suffix = {"CMYK": "tif", "YCbCr": "tif"}.get(mode, "png")
-    write_image(tmp_path / f"x.{suffix}", mode=mode)
-    image = open_image(tmp_path / f"x.{suffix}")
-    assert (image.mode, image.size) == ("RGB", (40, 30))
-    with Image.open(tmp_path / f"x.{suffix}") as original:
-        assert original.mode == mode
-        np.testing.assert_array_equal(image, original.convert("RGB"))
-
-
-def test_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
-    image = Image.fromarray(pixels(8, 8)).convert("P")
-    image.save(tmp_path / "x.png", transparency=bytes(range(256)))
-    assert open_image(tmp_path / "x.png").mode == "RGB"
-
-
-def test_an_image_is_upright_as_its_exif_says(tmp_path):
-    upright = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned a quarter
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.png", exif=exif)
-    assert np.array_equal(np.asarray(open_image(tmp_path / "x.png")), np.asarray(upright))
-
-
-@pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])
-def test_deep_images_are_refused(tmp_path, dtype, mode):
-    path = tmp_path / "deep" / "a" / "x.tif"
-    path.parent.mkdir(parents=True)
-    Image.fromarray(np.arange(64, dtype=dtype).reshape(8, 8) * 100).save(path)
-    with pytest.raises(InputError, match=f"x.tif must have 8 bits a channel, got mode {mode}"):
-        open_image(path)
-
-
-def test_a_very_narrow_image_is_refused(tmp_path):
-    write_image(tmp_path / "x.png", (5000, 2))
-    with pytest.raises(InputError, match=r"x.png is too narrow: 5000 x 2"):
-        open_image(tmp_path / "x.png")
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -16,20 +16,6 @@ from svda_analysis.sources import open_images
 from svda_analysis.specs import open_model
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """A grey, a colour and a transparent picture of three sizes, in a folder."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, mode, size in (("a", "L", (28, 28)), ("b", "RGB", (56, 40)), ("c", "RGBA", (30, 90))):
-        channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
-        Image.fromarray(rng.integers(0, 255, (size[1], size[0], *channels), dtype=np.uint8), mode).save(
-            folder / f"{name}.png"
-        )
-    return folder
-
-
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow, in the fixture
 def test_images_come_as_the_checkpoint_was_trained(tiny, pictures):
     subject = open_model(tiny["svda"])
@@ -42,32 +28,6 @@ def test_images_come_as_the_checkpoint_was_trained(tiny, pictures):
     np.testing.assert_allclose(images[0, 0], expected, atol=1e-5)
     with pytest.raises(InputError, match="no such file"):
         open_images([pictures / "none.png"], subject)
-
-
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow, in the fixture
-def test_explain_writes_one_row_an_image(tiny, pictures, tmp_path, capsys):
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in ("explanations-1.png", "explanations-1.pdf", "explanations of mine.png"):
-        (out / name).touch()
-    arguments = ["explain", str(tiny["svda"]), str(pictures), "--methods", "rollout,saliency", "--out", str(out)]
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 0
-    assert "explanations.png" in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {
-        *("explanations.pdf", "explanations.png"),
-        "explanations of mine.png",  # no page of an earlier call, which go
-    }
-    for extra, complaint in (
-        (["--methods", "rollot"], "--methods must be among rollout"),
-        (["--target", "10"], "target"),
-        (["--out", str(pictures / "a.png")], "cannot be written"),
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            main([*arguments, *extra])
-        assert stopped.value.code == 2
-        assert complaint in capsys.readouterr().err
 
 
 def test_the_figure_shows_each_map_over_its_image():

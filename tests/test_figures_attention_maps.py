@@ -59,3 +59,11 @@ def test_attention_maps_name_what_is_wrong():
         figures.plot_attention_maps({"vit": shown}, images=[2])
     with pytest.raises(InputError, match=r"same images.*svda"):
         figures.plot_attention_maps({"vit": shown, "svda": other})
+
+
+def test_captions_of_explanations_are_written_as_they_are():
+    pictures = make_examples().images
+    maps = {"one": np.ones(pictures.shape[:3])}
+    fig = figures.plot_explanations(pictures, maps, captions=["a$_{$.png", "b.png"])
+    fig.draw_without_rendering()
+    assert fig.axes[0].get_ylabel() == r"a\$_{\$.png"

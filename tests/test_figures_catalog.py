@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -83,6 +85,27 @@ def test_pictures_are_drawn_when_asked_for_and_leave_settings_and_frames_alone()
     assert dict(mpl.rcParams) == settings
     for name, frame in frames.items():
         pd.testing.assert_frame_equal(getattr(analysis, name), frame)
+
+
+def test_names_are_written_as_they_are_and_never_read_as_mathematics():
+    new = {"vit": "v$_{$", "svda": "s$^{$"}  # neither of them is mathematics
+    analysis = everything()
+    frames = {name: getattr(analysis, name).replace({"model": new}) for name in ("table", "spectra", "history")}
+    named = dataclasses.replace(
+        analysis,
+        **frames,
+        examples={new[name]: dataclasses.replace(x, classes=("c$_{$", "d$")) for name, x in analysis.examples.items()},
+        traces={new[name]: held for name, held in analysis.traces.items()},
+        maps={key: frame.replace({"model": new, "baseline": new}) for key, frame in analysis.maps.items()},
+        runs=tuple(dataclasses.replace(run, model=new[run.model]) for run in analysis.runs),
+    )
+    found = {p.name: p for place in ("analysis", "study", "variants") for p in figures.pictures(named, place)}
+    assert len(found) == len(
+        {p.name for at in ("analysis", "study", "variants") for p in figures.pictures(analysis, at)}
+    )
+    for picture in found.values():
+        picture.draw().draw_without_rendering()
+        plt.close("all")
 
 
 def test_no_picture_without_its_data():

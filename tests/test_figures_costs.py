@@ -25,5 +25,7 @@ def test_compression_draws_points_and_says_where_the_control_lies():
         np.testing.assert_allclose(line(ax, "operator").get_xdata(), [20, 40])
         np.testing.assert_allclose(line(ax, "operator").get_ydata(), [-1, -1])
         assert [text.get_text() for text in ax.texts] == ["random: below, -50 at best"]
+    fig = figures.plot_compression({"v$_{$": pd.DataFrame(rows), "svda": pd.DataFrame(rows)})
+    fig.draw_without_rendering()  # a name that would be no mathematics
     with pytest.raises(InputError, match="curve of svda lacks the columns rows_removed"):
         figures.plot_compression({"svda": pd.DataFrame(rows).drop(columns="rows_removed")})

@@ -412,15 +412,32 @@ def test_an_all_zero_spectrum_is_a_single_direction(length):
     assert close(ind.spectral_sparsity(spectrum), 1, 0)
 
 
-def test_all_zero_rows_count_as_a_single_key():
-    a = torch.zeros(1, 1, 4, 4)
-    assert close(ind.attention_entropy(a), 0, 0)
-    assert close(ind.selectivity_index(a), 1, 0)
-    assert close(ind.attention_sparsity(a), 1, 0)
-    assert close(ind.mass_90(a), 0.25, 0)
+@pytest.mark.parametrize("name", [*MAP_NAMES, "angular_alignment", "perturbation_robustness"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_queries_that_attend_to_nothing_are_left_out_of_the_mean(name, dtype):
+    rng = np.random.default_rng(0)
+    data = {"a": softmax(rng.normal(size=(5, 5))), "a_noisy": softmax(rng.normal(size=(5, 5)))}
+    data |= {"q": rng.normal(size=(5, D)), "k": rng.normal(size=(5, D))}
+    if name == "angular_alignment":
+        rows = [data["a"][i] @ [cosine(data["q"][i], key) for key in data["k"]] for i in (0, 2, 3)]
+        want = (1 + np.mean(rows)) / 2
+    elif name == "perturbation_robustness":
+        want = perturbation_robustness(*(data[key][[0, 2, 3]] for key in ("a", "a_noisy")))
+    else:
+        want = REFERENCES[name](data["a"][[0, 2, 3]])
+    data["a"][[1, 4]] = 0
+    tensors = {key: torch.as_tensor(data[key])[None, None].to(dtype) for key in OURS[name].needs}
+    found = OURS[name].function(**tensors).item()
+    assert found == pytest.approx(want, rel=1e-9 if dtype == torch.float64 else 5e-3)
+
+
+def test_a_map_that_is_zero_everywhere_has_means_of_0():
+    a, q = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 2)
+    assert all(close(function(a), 0, 0) for function in (ind.attention_entropy, ind.attention_sparsity, ind.mass_90))
+    assert close(ind.selectivity_index(a), 1, 0)  # one minus the entropy
     assert close(ind.attention_distance(a, (2, 2), 0), 0, 0)
-    assert close(ind.angular_alignment(torch.ones(1, 1, 4, 2), torch.ones(1, 1, 4, 2), a), 0.5, 0)
-    assert close(ind.perturbation_robustness(a, a), 1, 0)
+    assert close(ind.angular_alignment(q, q, a), 0.5, 0)
+    assert close(ind.perturbation_robustness(a, torch.full_like(a, 0.25)), 1, 0)
 
 
 @pytest.mark.parametrize("head_dim", [1, 4])

@@ -88,7 +88,7 @@ def test_an_indicator(tmp_path, capsys):
     assert "Brightest key. Higher: one key has more. Reference: made up here." in printed(capsys, "indicators")
 
 
-def test_a_metric(tmp_path):
+def test_a_metric(tmp_path, capsys):
     @metric(name="map_peak", label="Peak of the map", low=0.0, higher_means="a sharper map", direction={"*": +1})
     def peak(trial) -> Tensor:
         return trial.maps.flatten(1).amax(1)
@@ -101,6 +101,7 @@ def test_a_metric(tmp_path):
     text = report_of(analysis, tmp_path / "out")
     assert "Peak of the map (rollout): " in text
     assert "| rollout | Peak of the map |" in text
+    assert "map_peak  (0 to infinity)\n    Peak of the map. Higher: a sharper map." in printed(capsys, "indicators")
 
 
 def test_a_figure(tmp_path):

@@ -171,7 +171,15 @@ def test_the_same_run_twice_or_two_baselines_do_not_join():
 
 
 def test_a_model_is_renamed_everywhere():
-    renamed = analysis("svda").renamed("other")
+    before = analysis("svda", baseline="svda")
+    before.maps["heads"].loc[0, "baseline"] = "third"  # another's name stays
+    renamed = before.renamed("other")
+    assert renamed.baseline == "other"
+    assert {str(frame["model"].iloc[0]) for frame in renamed.maps.values()} == {"other"}
+    baselines = {key: frame["baseline"].iloc[0] for key, frame in renamed.maps.items()}
+    assert baselines == {**dict.fromkeys(MAP_COLUMNS, "other"), "heads": "third"}
+    assert all(frame.dtypes.equals(before.maps[key].dtypes) for key, frame in renamed.maps.items())
+    assert analysis("svda", baseline="third").renamed("other").baseline == "third"
     assert {*renamed.table["model"], *renamed.spectra["model"], *renamed.history["model"]} == {"other"}
     assert renamed.runs[0].model == "other"
     assert list(renamed.examples) == list(renamed.traces) == ["other"]

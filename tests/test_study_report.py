@@ -18,13 +18,12 @@ import pytest
 import torch
 from making import cifar100_files, write_archive
 from PIL import Image
-from study_cases import TINY, contents, run_paper, wait_for
+from study_cases import TINY, contents, every_file, run_paper, wait_for
 
 from svda_analysis.checkpoint import load, save
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError
 from svda_analysis.render.markdown import markdown_table
-from svda_analysis.results import Analysis
 from svda_analysis.specs import open_model
 from svda_analysis.study.claims import claims_table
 from svda_analysis.study.manifest import load_manifest
@@ -223,11 +222,6 @@ def test_the_committed_claims_follow_from_the_committed_numbers():
 # --- written again ----------------------------------------------------------------------------------------------------
 
 
-def every_file(folder: Path) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-
-
 def test_a_report_is_written_again_from_its_folder_byte_by_byte(whole_study, tmp_path, few_figures):
     out = tmp_path / "out"
     shutil.copytree(whole_study.out, out, ignore=shutil.ignore_patterns("cache", "tables", "figures", "*.html", "*.md"))
@@ -245,30 +239,3 @@ def test_what_is_no_study_is_one_line(whole_study, tmp_path):
     shutil.copy(whole_study.out / "meta.json", tmp_path)
     with pytest.raises(InputError, match=r"no such file: .*costs.csv"):
         render_study_again(tmp_path)
-
-
-def test_a_report_of_the_first_version_is_read_with_limits_and_keeps_its_figures(whole_study, tmp_path, few_figures):
-    """The layout that reports had: frames in one folder, without limits, traces and examples not kept."""
-    old = tmp_path / "old"
-    shutil.copytree(whole_study.out, old, ignore=shutil.ignore_patterns("cache", "data", "*.html"))
-    (old / "data").mkdir()
-    kept = Analysis.load(whole_study.out / "data" / "fashion_mnist")
-    for name, frame in (("indicators", kept.table), ("history", kept.history), ("spectra", kept.spectra)):
-        frame = frame.drop(columns=["low", "high"], errors="ignore")
-        frame.to_csv(old / "data" / f"fashion_mnist_{name}.csv", index=False)  # they had six digits
-    meta = json.loads((old / "meta.json").read_text())
-    meta["files"] = [path.relative_to(old).as_posix() for path in old.rglob("*") if path.is_file()]
-    (old / "meta.json").write_text(json.dumps({k: v for k, v in meta.items() if k not in ("kind", "datasets")}))
-    study, _ = read_study(old)
-    table = study.datasets[0].table
-    assert table.loc[table["indicator"] == "accuracy", ["low", "high"]].drop_duplicates().to_numpy().tolist() == [
-        [0, 1]
-    ]
-    before = every_file(old)
-    for _ in range(2):  # the second time from today's layout
-        render_study_again(old)
-        after = every_file(old)
-        for name, content in before.items():
-            if name.endswith(".md") or "over_epochs_" in name or "maps_over" in name:
-                assert after[name] == content, name
-    assert not list((old / "data").glob("fashion_mnist_*.csv"))

@@ -15,7 +15,6 @@ import torch
 from study_cases import TINY, run_paper, wait_for
 
 from svda_analysis.checkpoint import load, save
-from svda_analysis.cli import main
 from svda_analysis.compression import compress
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
@@ -107,14 +106,6 @@ def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):
         find_checkpoints(fashion)
     with pytest.raises(InputError, match="--from must be a folder"):
         find_checkpoints(tmp_path / "absent")
-
-
-def test_from_takes_no_option_of_training(manifest, tmp_path, capsys):
-    for more in (["--jobs", "2"], ["--checkpoints", "x"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(["paper", str(manifest), "--from", str(tmp_path), "--out", str(tmp_path / "out"), *more])
-        assert stopped.value.code == 2
-        assert "--from trains nothing" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_recipe_is_not_touched(manifest, tmp_path, fashion):

@@ -4,50 +4,79 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from svda_analysis.cli.shared import CONTEXT
+from svda_analysis.errors import InputError
 
 if TYPE_CHECKING:
-    from svda_analysis.indicators import Indicator
+    from svda_analysis.vocabulary import Quantity
 
 
 @click.command("indicators", context_settings=CONTEXT)
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 def indicators_command(names: tuple[str, ...]) -> None:
-    """List the indicators: what each is called, its range, what a higher number means, and where it comes from.
+    """List what a table can hold: what each is called, its range, what a higher number means, and where it comes from.
 
-    NAME is an indicator, or a group of them such as source.
+    NAME is an indicator, a metric of faithfulness or another quantity, or a group of them: source, faithfulness, other.
 
     \b
     Examples:
       svda indicators
       svda indicators effective_rank mass_90
+      svda indicators faithfulness
     """
-    from svda_analysis.indicators import choose_indicators, indicator_groups
-    from svda_analysis.vocabulary import register_all
-
+    groups = _groups()
     if names:
-        _print_entries(choose_indicators(names, argument="NAME"))
+        every = {one.name: [one] for group in groups.values() for one in group} | groups
+        for name in names:
+            if name not in every:
+                raise InputError(f"NAME must be among {', '.join(filter(None, every))}, got {name!r}")
+        _print_entries({one.name: one for name in names for one in every[name]}.values())
         return
+    for group, entries in groups.items():
+        if group:
+            click.echo(f"\n{_heading(group)}:\n")
+        _print_entries(entries)
+
+
+def _groups() -> dict[str, Sequence[Quantity]]:
+    """Everything that is registered, by group; the indicators that are always measured come first, under no name."""
+    from svda_analysis.indicators import INDICATORS, choose_indicators, indicator_groups
+    from svda_analysis.vocabulary import FAITHFULNESS, QUANTITIES, register_all
+
     register_all()
-    _print_entries(choose_indicators())
-    for group in indicator_groups():
-        click.echo(f"\nMeasured only when asked for by name, or all at once with --indicators {group}:\n")
-        _print_entries(choose_indicators([group]))
+    others = [one for one in QUANTITIES.values() if one.name not in INDICATORS]
+    return {
+        "": choose_indicators(),
+        **{group: choose_indicators([group]) for group in indicator_groups()},
+        FAITHFULNESS: [one for one in others if one.family == FAITHFULNESS],
+        "other": [one for one in others if one.family != FAITHFULNESS],
+    }
 
 
-def _print_entries(indicators: list[Indicator]) -> None:
-    for one in indicators:
-        click.echo(f"{one.name}  ({', '.join(one.sources)}; {one.low:g} to {_limit(one.high)})")
-        about = f"{one.label}. Higher: {one.higher_means}. Reference: {one.reference}."
-        width = shutil.get_terminal_size().columns
+def _heading(group: str) -> str:
+    known = {
+        "faithfulness": "Metrics of faithfulness, of each method of attribution, with --faithfulness N",
+        "other": "Other quantities of a table",
+    }
+    return known.get(group, f"Measured only when asked for by name, or with --indicators {group}")
+
+
+def _print_entries(quantities: Iterable[Quantity]) -> None:
+    width = shutil.get_terminal_size().columns
+    for one in quantities:
+        of = f"{', '.join(one.sources)}; " if one.sources else ""
+        click.echo(f"{one.name}  ({of}{_limit(one.low)} to {_limit(one.high)})")
+        means, reference = f" Higher: {one.higher_means}." if one.higher_means else "", one.reference
+        about = f"{one.label}.{means}" + (f" Reference: {reference}." if reference else "")
         click.echo(click.wrap_text(about, width, initial_indent="    ", subsequent_indent="    "))
 
 
-def _limit(high: float | str) -> str:
+def _limit(limit: float | str) -> str:
     words: dict[float | str, str] = {
         "D": "D, the head dimension",
         "N": "N, the tokens",
@@ -55,5 +84,6 @@ def _limit(high: float | str) -> str:
         "ln D": "ln D, D the head dimension",
         "1 - 1/N": "1 - 1/N, N the tokens",
         math.inf: "infinity",
+        -math.inf: "-infinity",
     }
-    return words.get(high) or (high if isinstance(high, str) else f"{high:g}")
+    return words.get(limit) or (limit if isinstance(limit, str) else f"{limit:g}")

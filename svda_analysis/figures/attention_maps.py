@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from svda_analysis.errors import InputError
 from svda_analysis.figures.panels import bare, map_bar, own_figure, shortened, show_map, show_picture
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS
+from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, verbatim
 from svda_analysis.frames import check_columns, each_row
 from svda_analysis.results import Examples
 
@@ -46,7 +46,9 @@ def plot_attention_maps(
                     if row == 0:
                         ax.set_title("mean" if column == across - 1 else f"layer {column - 1}")
                     if column == 1:
-                        ax.set_ylabel(f"{shortened(model, room)}\n{_prediction(shown, index, room)}", fontsize=6.5)
+                        ax.set_ylabel(
+                            verbatim(f"{shortened(model, room)}\n{_prediction(shown, index, room)}"), fontsize=6.5
+                        )
         who = " or ".join(sorted({"class token" if e.prefix else "average token" for e in examples.values()}))
         text = f"Attention of the {who} to the patches, mean over heads;\neach map relative to its own maximum"
         map_bar(fig, drawn, text)
@@ -76,7 +78,7 @@ def _maps_by_layer(shown: Examples, index: int) -> np.ndarray:
 
 def _show_example(ax: Axes, shown: Examples, index: int, room: int) -> None:
     show_picture(ax, shown.images[index])
-    ax.set_title(_class_name(shown, shown.labels[index], room), fontsize=6.5)
+    ax.set_title(verbatim(_class_name(shown, shown.labels[index], room)), fontsize=6.5)
 
 
 def _class_name(shown: Examples, label: int, room: int) -> str:
@@ -129,7 +131,7 @@ def plot_matched_heads(
                 for at, (shown, its_layer, head) in enumerate(sides):
                     ax = fig.add_subplot(grid[row, 2 + 3 * column + at])
                     show_map(ax, _map_of_head(shown, image, its_layer, head))
-                    ax.set_title(f"{shortened(names[at], 10)} h{head}", fontsize=6)
+                    ax.set_title(verbatim(f"{shortened(names[at], 10)} h{head}"), fontsize=6)
                 ax.set_xlabel(f"alike {pair.similarity:.2f}", fontsize=6, labelpad=1, x=-0.05)
     return fig
 
@@ -176,11 +178,11 @@ def plot_explanations(
         for row, picture in enumerate(pictures):
             show_picture(axes[row, 0], picture)
             if len(captions):
-                axes[row, 0].set_ylabel(captions[row], fontsize=6)
+                axes[row, 0].set_ylabel(verbatim(captions[row]), fontsize=6)
             for ax, (name, values) in zip(axes[row, 1:], maps.items(), strict=True):
                 _show_over(ax, picture, values[row], signed=name in signed)
                 if row == 0:
-                    ax.set_title(name.replace(" ", "\n", 1), fontsize=6.5)
+                    ax.set_title(verbatim(name.replace(" ", "\n", 1)), fontsize=6.5)
     return fig
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import own_figure, shared_legend
-from svda_analysis.figures.style import BLACK, GREY, TWO_COLUMNS, Style, style_at
+from svda_analysis.figures.style import BLACK, GREY, TWO_COLUMNS, Style, style_at, verbatim
 from svda_analysis.frames import check_columns
 
 _CURVE = ("criterion", "directions_removed", "rows_removed", "masked_change", "removed_change")
@@ -30,7 +30,7 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
         for row, (model, curve) in zip(axes, curves.items(), strict=True):
             for ax, how, share in zip(row, ("masked", "removed"), ("directions_removed", "rows_removed"), strict=True):
                 _draw_cost(ax, curve, how, share)
-            row[0].set(ylabel="Change in accuracy (points)", title=model if len(curves) > 1 else "")
+            row[0].set(ylabel="Change in accuracy (points)", title=verbatim(model) if len(curves) > 1 else "")
         axes[-1, 0].set(xlabel="Score directions masked (%)")
         axes[-1, 1].set(xlabel=r"Rows of $W_q$ and $W_k$ removed (%)")
         shared_legend(fig, [axes[0, 0]])

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from svda_analysis.comparison import one_number_per_run, summarise
 from svda_analysis.figures.panels import own_figure, shared_legend
 from svda_analysis.figures.rows import axis_label, drawn_styles
-from svda_analysis.figures.style import BLACK, GREY, TWO_COLUMNS, Models, Names, Style, theme
+from svda_analysis.figures.style import BLACK, GREY, TWO_COLUMNS, Models, Names, Style, theme, verbatim
 from svda_analysis.frames import check_columns
 from svda_analysis.vocabulary import label
 
@@ -52,7 +52,7 @@ def plot_comparison(
     ax.set_yticks(list(place.values()), list(place))
     ax.set_ylim(len(place) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"Difference from {', '.join(rows['baseline'].unique())} (% of its value)")
+    ax.set_xlabel(verbatim(f"Difference from {', '.join(rows['baseline'].unique())} (% of its value)"))
     _draw_comparison_legend(ax, styles, set(rows["unit"]))
     return ax
 
@@ -69,7 +69,7 @@ def _draw_differences(ax: Axes, rows: pd.DataFrame, y: np.ndarray, style: Style)
 
 def _draw_comparison_legend(ax: Axes, styles: Mapping[str, Style], units: set[str]) -> None:
     def handle(style: Style, face: str, text: str) -> Line2D:
-        return Line2D([], [], ls="none", marker=style.marker, color=style.color, mfc=face, label=text)
+        return Line2D([], [], ls="none", marker=style.marker, color=style.color, mfc=face, label=verbatim(text))
 
     grey = Style(GREY, "o", "-")
     test = [text for unit, text in (("seeds", "adjusted p < 0.05"), ("images", "interval without 0")) if unit in units]
@@ -129,5 +129,5 @@ def _draw_gains(
         if len(values) > 1:
             ax.plot([x] * len(values), values, ls="none", marker=".", ms=3, color=look.color, alpha=0.4)
         ax.vlines(x, low, high, color=look.color, lw=1.2)
-        text = model if at == 0 else "_"
+        text = verbatim(model) if at == 0 else "_"
         ax.plot(x, mean, ls="none", marker=look.marker, color=look.color, label=text)

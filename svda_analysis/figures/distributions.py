@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from svda_analysis.figures.panels import own_figure
 from svda_analysis.figures.rows import axis_label, drawn_styles, last_epoch, present_pairs, rows_of
 from svda_analysis.figures.structure import STRUCTURE_PAIRS
-from svda_analysis.figures.style import TWO_COLUMNS, Models, Style
+from svda_analysis.figures.style import TWO_COLUMNS, Models, Style, verbatim
 
 
 def plot_distributions(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
@@ -25,7 +25,7 @@ def plot_distributions(table: pd.DataFrame, *, models: Models = None, fig: Figur
             ax.set(xlabel="", ylabel=axis_label(table, rows))
         axes[-1].set_xlabel("Layer")
         handles, names = axes[0].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside upper center", ncols=min(5, len(names)))
+        fig.legend(handles, list(map(verbatim, names)), loc="outside upper center", ncols=min(5, len(names)))
     return fig
 
 

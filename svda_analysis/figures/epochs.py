@@ -23,7 +23,7 @@ from svda_analysis.figures.rows import (
     present_pairs,
     rows_of,
 )
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles
+from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
 from svda_analysis.frames import check_columns
 from svda_analysis.vocabulary import label
 
@@ -57,7 +57,7 @@ def plot_indicator_over_epochs(
         for run in mine if len(mine) > 1 else ():
             ax.plot(run["epoch"].to_numpy(int), run["mean"], color=style.color, lw=0.5, alpha=0.5)
         mean = _with_all_runs(means[(means["model"] == model) & means["layer"].isna()])
-        text = f"{model} ({runs_text(len(mine))})"
+        text = verbatim(f"{model} ({runs_text(len(mine))})")
         ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=style.color, ls=style.dash, lw=1.4, label=text)
         if len(mean) == 1:
             ax.lines[-1].set_marker(style.marker)
@@ -116,7 +116,7 @@ def plot_layers_over_epochs(
         ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=color, lw=1.1, label=f"layer {layer}", marker=marker)
         _draw_band(ax, mean, color)
     integer_ticks(ax)
-    ax.set(xlabel="Epoch", ylabel=axis_label(history, rows), title=str(rows["model"].iloc[0]))
+    ax.set(xlabel="Epoch", ylabel=axis_label(history, rows), title=verbatim(str(rows["model"].iloc[0])))
     if legend:
         ax.legend()
     return ax
@@ -147,7 +147,7 @@ def plot_epochs_by_layer(history: pd.DataFrame, *, models: Models = None, fig: F
                     ax.tick_params(length=0, labelbottom=False)
                     if at:  # the numbers under a column go with its lowest panel
                         grid[at - 1, column].tick_params(labelbottom=True)
-                ax.set(xlabel="", ylabel="", title="" if at else model)
+                ax.set(xlabel="", ylabel="", title="" if at else verbatim(model))
             axes[0].set_ylabel(axis_label(history, rows).replace(" (", "\n("))
         fig.supxlabel("Epoch", fontsize=7.5)
         handles, texts = grid[0, 0].get_legend_handles_labels()
@@ -189,5 +189,5 @@ def _draw_curves(ax: Axes, rows: pd.DataFrame, models: Models) -> None:
     for model, style in drawn_styles(rows, models).items():
         mean = _with_all_runs(means[means["model"] == model])
         text = None if train else f"{model} ({runs_text(int(means.loc[means['model'] == model, 'n_seeds'].max()))})"
-        ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=style.color, label=text, **look)
+        ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=style.color, label=text and verbatim(text), **look)
         _draw_band(ax, mean, style.color)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svda_analysis.figures.panels import least_span, own_figure, shortened
 from svda_analysis.figures.rows import axis_label, choose, drawn_styles, last_epoch, layered_pairs, of_models, rows_of
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles
+from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
 
 
 def plot_indicator_heatmap(
@@ -49,7 +49,7 @@ def plot_indicator_heatmap(
     mesh = _draw_cells(ax, rows, vmin, vmax)
     if cbar:
         ax.figure.colorbar(mesh, ax=ax, label=text, pad=0.02).outline.set_visible(False)
-    ax.set(title=title, xlabel="Layer", ylabel="Head")
+    ax.set(title=verbatim(title), xlabel="Layer", ylabel="Head")
     return ax
 
 
@@ -134,12 +134,12 @@ def plot_all_heatmaps(
         for axes, (indicator, source) in zip(blocks, pairs, strict=False):
             _draw_heat_row(axes, table, indicator, source, names)
             for ax, model in zip(axes, names, strict=False):
-                ax.set(xlabel="", ylabel="", title=shortened(model, 18) if ax.get_title() else "")
+                ax.set(xlabel="", ylabel="", title=verbatim(shortened(model, 18)) if ax.get_title() else "")
                 ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axes[0].set_title(axis_label(table, rows_of(table, indicator, source)) + "\n", loc="left")
         for ax in blocks[len(pairs) :].ravel():
             ax.set_visible(False)
-        fig.suptitle(_runs_shown(table, names), fontsize=7, x=0.99, ha="right")
+        fig.suptitle(verbatim(_runs_shown(table, names)), fontsize=7, x=0.99, ha="right")
         fig.supxlabel("Layer", fontsize=7.5)
         fig.supylabel("Head", fontsize=7.5)
     return fig

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from svda_analysis.comparison import summarise
 from svda_analysis.figures.panels import integer_ticks, least_span, legend_note, own_figure, panel_grid, shared_legend
 from svda_analysis.figures.rows import axis_label, drawn_styles, last_epoch, layered_pairs, of_models, rows_of
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles
+from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
 
 
 def plot_indicator_by_layer(
@@ -52,7 +52,9 @@ def plot_indicator_by_layer(
             )
         x, over = mine["layer"].to_numpy(float) + shift, f"{seeds} seeds" if seeds > 1 else "images of 1 run"
         ax.vlines(x, mine["ci_low"], mine["ci_high"], color=style.color, lw=1.0)
-        ax.plot(x, mine["mean"], color=style.color, marker=style.marker, ls=style.dash, label=f"{model} ({over})")
+        ax.plot(
+            x, mine["mean"], color=style.color, marker=style.marker, ls=style.dash, label=verbatim(f"{model} ({over})")
+        )
     integer_ticks(ax)
     ax.set_xlim(rows["layer"].min() - 0.4, rows["layer"].max() + 0.4)
     ax.set_ylim(least_span(*ax.get_ylim()))

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svda_analysis.figures.panels import own_figure
 from svda_analysis.figures.rows import choose
-from svda_analysis.figures.style import HEAT, TWO_COLUMNS
+from svda_analysis.figures.style import HEAT, TWO_COLUMNS, verbatim
 from svda_analysis.frames import check_columns
 
 _NEEDED = ("model", "baseline", "layer_a", "layer_b", "measure", "images", "similarity")
@@ -36,7 +36,7 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
             )
             drawn = ax.imshow(cells.to_numpy(dtype=float), cmap=HEAT, vmin=0, vmax=high)
             other = baseline if model != baseline else f"{model}, other seed"
-            ax.set(xlabel=f"Layer of {other}", ylabel=f"Layer of {model}", title=f"{kind} image")
+            ax.set(xlabel=verbatim(f"Layer of {other}"), ylabel=verbatim(f"Layer of {model}"), title=f"{kind} image")
         for ax in axes.flat:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import own_figure, panel_grid, shared_legend
 from svda_analysis.figures.rows import choose, drawn_styles, last_epoch
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Style
+from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Style, verbatim
 from svda_analysis.frames import SPECTRA_COLUMNS, check_columns
 
 _SPECTRUM = {
@@ -69,4 +69,4 @@ def _draw_spectra(ax: Axes, rows: pd.DataFrame, model: str, style: Style) -> Non
     x = heads.index.to_numpy(float)
     lines = [np.column_stack([x, heads[column]]) for column in heads]
     ax.add_collection(LineCollection(lines, colors=style.color, linewidths=0.4, alpha=0.25))
-    ax.plot(x, heads.mean(axis=1), color=style.color, ls=style.dash, label=model)
+    ax.plot(x, heads.mean(axis=1), color=style.color, ls=style.dash, label=verbatim(model))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from svda_analysis.comparison import one_number_per_run, summarise
 from svda_analysis.figures.panels import own_figure, runs_text
 from svda_analysis.figures.rows import axis_label, drawn_styles, last_epoch, present_pairs, rows_of
-from svda_analysis.figures.style import TWO_COLUMNS, Models
+from svda_analysis.figures.style import TWO_COLUMNS, Models, verbatim
 from svda_analysis.frames import check_columns
 
 STRUCTURE_PAIRS = (
@@ -48,7 +48,7 @@ def plot_accuracy_structure(
         if len(mine) > 1:
             ax.plot(mine["x"], 100 * mine["y"], alpha=0.4, ms=2.5, mew=0, **look)
         if len(mine):
-            ax.plot([x[model]], [100 * y[model]], label=f"{model} ({runs_text(len(mine))})", **look)
+            ax.plot([x[model]], [100 * y[model]], label=verbatim(f"{model} ({runs_text(len(mine))})"), **look)
     ax.set(xlabel=axis_label(table, rows), ylabel="Test accuracy (%)")
     if legend:
         ax.legend()

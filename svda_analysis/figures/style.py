@@ -64,6 +64,11 @@ Names = Sequence[str]
 Models = Names | None
 
 
+def verbatim(text: str) -> str:
+    """``text`` for matplotlib to write as it is: what a name has of ``$`` opens no mathematics."""
+    return text.replace("$", r"\$")
+
+
 def theme() -> AbstractContextManager[None]:
     """The paper style for the length of a ``with`` block; nothing changes outside it."""
     return mpl.rc_context(THEME)

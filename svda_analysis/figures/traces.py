@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svda_analysis.errors import InputError
 from svda_analysis.figures.panels import map_bar, own_figure, panel_grid, shortened, show_map, show_picture
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS
+from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, verbatim
 from svda_analysis.results import Trace
 
 
@@ -71,7 +71,7 @@ def plot_maps_over_epochs(
                     if row == 0:
                         ax.set_title(f"epoch {epoch}")
                     if column == 1:
-                        ax.set_ylabel(shortened(model, 12), fontsize=6.5)
+                        ax.set_ylabel(verbatim(shortened(model, 12)), fontsize=6.5)
         text = "Attention of the class token in the last layer,\nmean over heads; each map relative to its maximum"
         map_bar(fig, drawn, text)
     return fig

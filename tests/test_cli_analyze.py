@@ -1,0 +1,180 @@
+"""``svda analyze``: good runs write what they say, bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from command_line import (
+    RunsCode,
+    empty_folder,  # noqa: F401  # commands run in it, each test by itself
+    refused,
+    run,
+    shell,
+    tree,
+)
+
+from svda_analysis.cli import analyze_main, main
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
+
+# name -> arguments of svda-analyze, and a part of the message. GOOD is a checkpoint, OTHERS the folder of the others.
+BAD_INPUT = {
+    "no arguments": ([], "Missing argument"),
+    "an unknown option": (["GOOD", "--imagse", "3"], "--imagse"),
+    "no such file": (["OTHERS/none.pt"], "no such file: OTHERS/none.pt"),
+    "no such file in two lines": (["OTHERS/no\nne.pt"], "no such file: OTHERS/no ne.pt"),
+    "a directory": (["OTHERS/folder.pt"], "folder.pt is a directory"),
+    "an empty file": (["OTHERS/empty.pt"], "empty.pt is empty"),
+    "a text file": (["OTHERS/text.pt"], "text.pt is not a checkpoint"),
+    "half a checkpoint": (["OTHERS/half.pt"], "half.pt is cut off or damaged"),
+    "a broken one behind a good one": (["GOOD", "OTHERS/half.pt"], "half.pt is cut off or damaged"),
+    "an unknown data set": (["GOOD", "--data", "fashon_mnist"], "got 'fashon_mnist'; did you mean fashion_mnist?"),
+    "a data set of no name": (["GOOD", "--data", ""], "fashion_mnist, cifar10, cifar100"),
+    "a folder without images": (
+        ["GOOD", "--data", "imagefolder:OTHERS/photographs"],
+        "no images in OTHERS/photographs",
+    ),
+    "a folder without classes": (["GOOD", "--data", "imagefolder:OTHERS/folder.pt"], "no images in OTHERS/folder.pt"),
+    "no folder": (["GOOD", "--data", "imagefolder:OTHERS/none"], "OTHERS/none is not a folder"),
+    "grey images for a colour model": (["OTHERS/rgb.pt"], "images are grey 28 x 28, the model takes RGB 28 x 28"),
+    "colour images for a grey model": (
+        ["GOOD", "--data", "imagefolder:OTHERS/colours"],
+        "the model takes grey 28 x 28",
+    ),
+    "images of another size": (["OTHERS/large.pt"], "images are 28 x 28, the model takes 32 x 32"),
+    "another data set's size": (["GOOD", "--data", "cifar10"], "cifar10 images are 32 x 32, the model takes 28 x 28"),
+    "a data set that is not there": (["OTHERS/large.pt", "--data", "cifar10"], "--data-root"),
+    "precision 0": (["GOOD", "--precision", "0"], "precision must lie between 0 and 1, got 0"),
+    "precision in words": (["GOOD", "--precision", "high"], "'high' is not a valid float"),
+    "no images": (["GOOD", "--images", "0"], "images must be at least 1, got 0"),
+    "half an image": (["GOOD", "--images", "0.5"], "'0.5' is not a valid integer"),
+    "no batch": (["GOOD", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+    "negative noise": (["GOOD", "--noise", "-1"], "noise must be at least 0, got -1"),
+    "negative examples": (["GOOD", "--examples", "-1"], "examples must be at least 0, got -1"),
+    "a seed beyond 64 bits": (["GOOD", "--seed", str(2**70)], "seed"),
+    "a file in the way": (["GOOD", "--out", "OTHERS/text.pt"], "output folder OTHERS/text.pt cannot be written"),
+    "a file on the way": (["GOOD", "--out", "OTHERS/text.pt/sub/folder"], "cannot be written"),
+    "unknown indicators": (["GOOD", "--indicators", "effective_rank,entropie"], "got 'entropie'"),
+    "an unknown baseline": (["GOOD", "--baseline", "vit"], "baseline must be one of dot, got 'vit'"),
+    "an unknown device": (["GOOD", "--device", "tpu9"], "tpu9"),
+    "a device that is not there": (["GOOD", "--device", "cuda:99"], "cuda:99"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_of_analyze_is_one_line(tiny, others, fashion, capsys, monkeypatch, arguments, said):
+    monkeypatch.setenv("SVDA_DATA", str(fashion))
+    places = {"GOOD": str(tiny["dot"]), "OTHERS": str(others)}
+
+    def fill(text):
+        return re.sub("GOOD|OTHERS", lambda found: places[found[0]], text)
+
+    assert fill(said) in refused(capsys, analyze_main, *map(fill, arguments))
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_a_pickle_that_would_run_code_is_refused(capsys, protocol):
+    Path("plain.pt").write_bytes(pickle.dumps(RunsCode(), protocol))
+    torch.save({"model": RunsCode()}, "torch.pt", pickle_protocol=protocol)
+    for name in ("plain.pt", "torch.pt"):
+        assert f"{name} was refused" in refused(capsys, analyze_main, name)
+    assert not Path("marker").exists()
+
+
+def test_one_checkpoint_gives_a_table_and_a_report(tiny, fashion, without_figures, capsys, monkeypatch):
+    # a real process draws the figures; the second run is in this process and draws none
+    done = shell("svda-analyze", tiny["svda"], SVDA_DATA=str(fashion))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Attention entropy" in done.stdout
+    assert re.search(r"test accuracy, svda: \d+\.\d\d% \[", done.stdout)
+    assert done.stdout.endswith("files)\n")
+    folder = Path("reports/svda_s0")
+    written = set(tree(folder))
+    for name in ("indicators.csv", "spectra.csv", "history.csv", "meta.json", "summary.md", "table.tex"):
+        assert str(folder / name) in written
+        assert (folder / name).stat().st_size
+    drawn = {path.stem for path in (folder / "figures").glob("*.pdf")}
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == drawn
+    assert len(drawn) >= 4
+    assert set(os.listdir(folder)) == {path.split("/")[2] for path in written}  # no unfinished file is left
+
+    table = pd.read_csv(folder / "indicators.csv")
+    assert list(table) == list(TABLE_COLUMNS)
+    assert list(pd.read_csv(folder / "spectra.csv")) == list(SPECTRA_COLUMNS)
+    assert set(table["model"]) == {"svda"}
+    assert {"sigma", "scores", "attention", "test"} == set(table["source"])
+    assert set(table["layer"].dropna()) == set(table["head"].dropna()) == {0, 1}
+    assert table.loc[table["indicator"] == "accuracy", "n"].item() == 120
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["command"] == f"svda-analyze {tiny['svda']}"
+    assert meta["command"] in (folder / "summary.md").read_text()
+    assert (meta["warnings"], meta["runs"][0]["images"]) == ([], 120)
+    assert meta["runs"][0]["recipe"]["batch_size"] == 100
+
+    monkeypatch.setenv("SVDA_DATA", str(fashion))
+    assert run(analyze_main, tiny["svda"], "--out", "again", "--quiet") == 0
+    assert capsys.readouterr().out.startswith("report: again/summary.md")
+    assert Path("again/indicators.csv").read_bytes() == (folder / "indicators.csv").read_bytes()
+    assert Path("again/spectra.csv").read_bytes() == (folder / "spectra.csv").read_bytes()
+
+
+def test_two_checkpoints_are_compared(tiny, fashion, capsys):
+    odd = Path("sets [/of] data")  # what a terminal library could take for markup
+    odd.parent.mkdir()
+    odd.symlink_to(fashion)
+    arguments = [*tiny.values(), "--data-root", odd, "--indicators", "attention_entropy, effective_rank"]
+    assert run(main, "analyze", *arguments, "--out", "out", "--examples", 1) == 0
+    printed, warned = capsys.readouterr()
+    assert warned == ""
+    assert "sets [/of] data" in printed.replace("\n", " ")
+    assert "svda against dot, one run each" in printed
+    table, comparison = pd.read_csv("out/indicators.csv"), pd.read_csv("out/comparison.csv")
+    assert set(table["indicator"]) == {"attention_entropy", "effective_rank", "accuracy", "loss"}
+    assert set(table["model"]) == {"dot", "svda"}
+    assert set(comparison["baseline"]) == {"dot"}
+    assert {"model", "indicator", "source", "difference", "ci_low", "ci_high", "p_adjusted"} <= set(comparison)
+    assert "svda against dot" in Path("out/summary.md").read_text()
+    assert Path("out/figures").is_dir()
+
+
+def test_the_report_of_one_replaces_the_report_of_two(tiny, fashion, without_figures, capsys):
+    arguments = ["--data-root", fashion, "--indicators", "attention_entropy", "--out", "out", "--images", 20]
+    assert run(analyze_main, *tiny.values(), *arguments) == 0
+    assert Path("out/comparison.csv").exists()
+    assert run(analyze_main, tiny["dot"], *arguments) == 0
+    assert not Path("out/comparison.csv").exists()
+
+
+def test_the_bundled_sample_stands_in_for_missing_data(tiny, without_figures, capsys):
+    assert run(analyze_main, tiny["dot"], "--images", 20, "--out", "out", "--indicators", "attention_entropy") == 0
+    meta = json.loads(Path("out/meta.json").read_text())
+    warning = meta["warnings"][0]
+    assert "bundled sample" in warning
+    assert "apt-get install dataset-fashion-mnist" in warning
+    assert meta["runs"][0]["dataset"] == "sample"
+    assert f"**Warning: {warning}**" in Path("out/summary.md").read_text()
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+    assert Path("out/table.tex").read_text().startswith(f"% WARNING: {warning}\n")
+
+
+def test_faithfulness_adds_its_rows_and_its_control(tiny, fashion, capsys, without_figures):
+    arguments = [str(tiny["svda"]), "--data-root", str(fashion), "--indicators", "attention_entropy", "--images", "16"]
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main([*arguments, "--out", "out", "--faithfulness", "6"])
+    assert stopped.value.code == 0
+    table = pd.read_csv("out/indicators.csv").astype(TABLE_COLUMNS)
+    rows = table[table["indicator"].isin(["deletion_auc", "insertion_auc"])]
+    assert set(rows["source"]) == {"rollout", "relevance", "cls_attention", "random"}
+    assert (rows["n"] == 6).all()
+    assert set(rows["model"]) == {table["model"].iloc[0]}
+    assert "Deletion AUC" in Path("out/table.tex").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        analyze_main([*arguments, "--out", "out", "--faithfulness", "0"])
+    assert stopped.value.code == 2
+    assert "faithfulness must be at least 1, got 0" in capsys.readouterr().err

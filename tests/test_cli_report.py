@@ -1,0 +1,29 @@
+"""``svda report``: written again from a folder, and what is no report is one line."""
+
+from command_line import (
+    empty_folder,  # noqa: F401  # commands run in it, each test by itself
+    refused,
+    run,
+)
+from figure_frames import make_table
+
+from svda_analysis.cli import main
+from svda_analysis.frames import SPECTRA_COLUMNS, make_frame
+from svda_analysis.results import Analysis
+from svda_analysis.sections import write_report
+
+
+def test_a_lost_page_is_there_again_and_the_command_names_it(tmp_path, without_figures, capsys):
+    analysis = Analysis(table=make_table(seeds=1), spectra=make_frame([], SPECTRA_COLUMNS))
+    written = write_report(analysis, tmp_path / "report", command="svda-analyze a b")
+    before = written[0].read_text()
+    written[0].unlink()
+    assert run(main, "report", tmp_path / "report") == 0
+    assert capsys.readouterr().out == f"report: {written[0]} ({len(written)} files)\n"
+    assert written[0].read_text() == before
+
+
+def test_a_folder_without_a_report_is_one_line(tmp_path, capsys):
+    assert f"{tmp_path} holds no report" in refused(capsys, main, "report", tmp_path)
+    assert "none holds no report" in refused(capsys, main, "report", "none")
+    assert "Missing argument 'FOLDER'" in refused(capsys, main, "report")

@@ -1,0 +1,68 @@
+"""How words of the command line become values."""
+
+import click
+import pytest
+
+from svda_analysis.cli.shared import Registered, command_line, names_in, open_subjects, split_settings, warn
+from svda_analysis.errors import InputError
+from svda_analysis.model import ViTConfig
+from svda_analysis.recipe import TrainConfig
+
+
+def test_settings_go_to_their_class_with_the_type_of_their_field():
+    words = ["depth=3", "lr=1e-3", "flip=true", "sigma_form=free", "out=x"]
+    with pytest.raises(InputError, match=r"--set must name one of .*depth.*lr.*, got 'out'"):
+        split_settings(words, {}, ViTConfig, TrainConfig)
+    model, recipe = split_settings(words[:-1], {"seed": 4, "lr": 5.0}, ViTConfig, TrainConfig)
+    assert model == {"depth": 3, "sigma_form": "free"}
+    assert recipe == {"seed": 4, "lr": 1e-3, "flip": True}  # --set is stronger than an option
+    assert [type(value) for value in (*model.values(), *recipe.values())] == [int, str, int, float, bool]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("depth", "--set must be KEY=VALUE, got 'depth'"),
+        ("depth=x", "depth must be a number like"),
+        ("flip=1", "flip must be true or false, got '1'"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(word, said):
+    with pytest.raises(InputError, match=said):
+        split_settings([word], {}, ViTConfig, TrainConfig)
+
+
+@pytest.mark.parametrize("word", ["size=3", "image_size=big", "mean=a,b", "interpolation=sharp", "mean"])
+def test_preprocessing_that_is_none_is_refused_before_a_model_is_opened(word):
+    with pytest.raises(InputError, match=f"--preprocess must be like .*, got '{word}'"):
+        open_subjects(["no model"], {"preprocess": ["resize=8", word], "device": None, "prefix_tokens": None})
+
+
+def test_what_a_model_is_opened_with_leaves_the_other_options(tiny):
+    options = {"preprocess": ["mean=0.25", "std=0.5"], "device": "cpu", "prefix_tokens": None, "images": 3}
+    (subject,) = open_subjects([str(tiny["dot"])], options)
+    assert options == {"images": 3}
+    assert subject.preprocessing.normalisation == ((0.25,), (0.5,))
+
+
+def test_a_choice_is_what_is_registered_when_the_command_runs():
+    registry = {"dot": 1}
+    choice = Registered(registry)
+    registry["mine"] = 2
+    assert choice.convert("mine", None, None) == "mine"
+    with pytest.raises(click.BadParameter, match="'other' is not one of 'dot', 'mine'"):
+        choice.convert("other", None, None)
+
+
+def test_names_warnings_and_the_command_as_it_was_given(capsys):
+    assert names_in(None) is None
+    assert names_in("a, b,c") == ["a", "b", "c"]
+    warn(["once", "twice", "once"])
+    assert capsys.readouterr() == ("", "warning: once\nwarning: twice\n")
+    for given, program, wanted in (
+        (["analyze", "a b.pt"], "svda-analyze", "svda-analyze 'a b.pt'"),
+        (["x.pt"], "svda-analyze", "svda-analyze x.pt"),
+        (["compress", "x.pt"], "svda", "svda compress x.pt"),
+    ):
+        with click.Context(click.Command("any"), obj=given):
+            assert command_line(program) == wanted

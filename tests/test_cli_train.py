@@ -1,0 +1,98 @@
+"""``svda train``: a run in parts is the run, bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from command_line import (
+    TINY,
+    empty_folder,  # noqa: F401  # commands run in it, each test by itself
+    refused,
+    run,
+)
+
+from svda_analysis.checkpoint import load
+from svda_analysis.cli import main
+
+# arguments of svda train behind those of a tiny run into folder/run.pt, and a part of the message
+BAD_TRAINING = {
+    "no data set named": ([], "Missing option '--dataset'"),
+    "an unknown data set": (["--dataset", "cifar11"], "got 'cifar11'; did you mean cifar10"),
+    "a number for a data set": (["--dataset", "10"], "got '10'"),
+    "an empty folder": (["--dataset", "imagefolder:OTHERS/folder.pt"], "no images in OTHERS/folder.pt"),
+    "an unknown attention": (["--dataset", "sample", "--attention", "linear"], "'linear' is not one of"),
+    "an unknown preset": (["--dataset", "sample", "--preset", "vit_huge"], "got 'vit_huge'"),
+    "a preset for other images": (["--dataset", "sample", "--preset", "cifar10"], "the model takes 32 x 32"),
+    "a setting without a value": (["--dataset", "sample", "--set", "depth"], "--set must be KEY=VALUE, got 'depth'"),
+    "an unknown setting": (["--dataset", "sample", "--set", "deep=3"], "got 'deep'"),
+    "a setting in words": (["--dataset", "sample", "--set", "depth=three"], "depth must be a number like"),
+    "half a layer": (["--dataset", "sample", "--set", "depth=1.5"], "depth must be a number like"),
+    "a setting out of range": (["--dataset", "sample", "--set", "lr=-1"], "lr must be at least 0, got -1"),
+    "a rate that is no number": (["--dataset", "sample", "--set", "lr=nan"], "lr must be at least 0, got nan"),
+    "a switch in words": (["--dataset", "sample", "--set", "flip=maybe"], "flip must be true or false, got 'maybe'"),
+    "a number for a word": (["--dataset", "sample", "--set", "sigma_form=1"], "sigma_form must be one of"),
+    "sizes that do not fit": (["--dataset", "sample", "--set", "dim=9"], "dim must be a multiple of heads 2, got 9"),
+    "no epochs": (["--dataset", "sample", "--epochs", "0"], "epochs must be at least 1, got 0"),
+    "a stop before the start": (["--dataset", "sample", "--stop-after", "0"], "stop_after must be at least 1, got 0"),
+    "a negative seed": (["--dataset", "sample", "--seed", "-1"], "seed must lie in"),
+    "an unknown tracker": (["--dataset", "sample", "--track", "notebook"], "notebook"),
+    "an output that is a folder": (["--dataset", "sample", "--out", "OTHERS/folder.pt"], "folder.pt"),
+    "an output that exists": (
+        ["--dataset", "sample", "--out", "OTHERS/whole.pt"],
+        "out already exists: OTHERS/whole.pt",
+    ),
+    "an output under a file": (["--dataset", "sample", "--out", "OTHERS/text.pt/run.pt"], "cannot be written"),
+    "a broken run to resume": (["--dataset", "sample", "--out", "OTHERS/half.pt", "--resume"], "half.pt is cut off"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_TRAINING.values(), ids=BAD_TRAINING)
+def test_bad_input_of_train_is_one_line(others, capsys, arguments, said):
+    before = {path: path.read_bytes() for path in others.glob("*.pt") if path.is_file()}
+    filled = [
+        each.replace("OTHERS", str(others)) for each in ["--out", "folder/run.pt", "--epochs", "1", *TINY, *arguments]
+    ]
+    assert said.replace("OTHERS", str(others)) in refused(capsys, main, "train", *filled)
+    assert before == {path: path.read_bytes() for path in others.glob("*.pt") if path.is_file()}
+
+
+def test_training_without_the_data_says_how_to_get_it(capsys):
+    message = refused(capsys, main, "train", "--dataset", "fashion_mnist", "--out", "run.pt")
+    assert "apt-get install dataset-fashion-mnist, or pass --data-root DIR" in message
+
+
+def test_resuming_with_another_recipe_is_refused(tiny, fashion, capsys):
+    shutil.copy(tiny["svda"], "run.pt")
+    before = Path("run.pt").read_bytes()
+    arguments = ["train", "--dataset", "fashion_mnist", "--data-root", fashion, "--out", "run.pt", "--resume"]
+    arguments += ["--set", "depth=2", "--set", "dim=24", "--set", "heads=2", "--epochs", 1]
+    message = refused(capsys, main, *arguments, "--set", "batch_size=100", "--set", "probe_images=16", "--seed", "3")
+    assert "run.pt cannot be resumed with another recipe: seed 0 -> 3" in message
+    assert Path("run.pt").read_bytes() == before
+
+
+def test_a_training_in_two_parts_equals_one_in_a_single_run(fashion, capsys):
+    start = ["train", "--dataset", "fashion_mnist", "--data-root", fashion, "--seed", 5, "--epochs", 4, *TINY]
+    start += ["--set", "dropout=0.1"]
+    assert run(main, *start, "--out", "whole.pt") == 0
+    assert run(main, *start, "--out", "parts.pt", "--stop-after", 2) == 0
+    assert load("parts.pt").epoch == 2
+    assert run(main, *start, "--out", "parts.pt", "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint: parts.pt (epoch 2 of 4)" in printed
+    assert printed.count("epoch 4/4  train loss ") == 2
+    whole, parts = load("whole.pt"), load("parts.pt")
+    assert whole.epoch == parts.epoch == 4
+    for name, weight in whole.model.items():
+        assert torch.equal(weight, parts.model[name]), name
+    for key, state in whole.optimizer["state"].items():
+        assert all(torch.equal(value, parts.optimizer["state"][key][name]) for name, value in state.items())
+    left, right = (
+        each.history[each.history["indicator"] != "epoch_seconds"].drop(columns="model") for each in (whole, parts)
+    )
+    assert set(left["epoch"]) == {1, 2, 3, 4}
+    pd.testing.assert_frame_equal(left, right, check_exact=True)

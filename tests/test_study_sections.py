@@ -1,0 +1,70 @@
+"""What the report of a study says, and in which order."""
+
+import dataclasses
+
+import pytest
+from study_cases import result, with_frames
+
+from svda_analysis.document import Picture, Points, Table
+from svda_analysis.frames import MAP_COLUMNS, make_frame
+from svda_analysis.results import nothing_measured
+from svda_analysis.study.result import NOT_AT_HAND, StudyResult
+from svda_analysis.study.sections import study_document, study_pictures
+
+VARIANTS = {"vit": {"attention": "dot"}, "svda": {"attention": "svda"}, "cosine": {"attention": "cosine"}}
+
+
+def study(*results, **more):
+    return StudyResult(**{"title": "A study", "datasets": results, "variants": VARIANTS, **more})
+
+
+@pytest.fixture
+def shown():
+    return dataclasses.replace(result(3), source="X test, 9 images from here")
+
+
+def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(shown):
+    absent = dataclasses.replace(
+        shown, name="y", title="Y", analysis=nothing_measured(), missing=NOT_AT_HAND, source="", sizes={}
+    )
+    document = study_document(study(shown, absent), command="svda paper", warnings=["old checkpoints"])
+    assert document.lead == (Points(("X: X test, 9 images from here", f"Y: {NOT_AT_HAND}")),)
+    assert (document.title, document.command, document.warnings) == ("A study", "svda paper", ("old checkpoints",))
+    names = [section.name for section in document.sections]
+    first, *_, last = names
+    assert (first, last) == ("t3_claims", "figures_x")
+    assert names.index("t1_accuracy") < names.index("t1_cost") < names.index("t2_x_svda_vit")
+    assert not any("_y" in name for name in names)
+    assert all(isinstance(section.blocks[0], Table | Picture) for section in document.sections)
+
+
+def test_variants_have_one_table_and_no_claims(shown):
+    names = [section.name for section in study_document(study(shown, of_variants=True)).sections]
+    assert not any(name.startswith(("t3", "t1_accuracy", "t2")) for name in names)
+    assert sum("x" in name.split("_") for name in names) == len([name for name in names if name != "t1_cost"])
+
+
+def test_maps_that_were_compared_have_a_section(shown):
+    row = {
+        "layer_a": 0,
+        "layer_b": 0,
+        "measure": "js",
+        "matched": 0.5,
+        "model": "svda",
+        "baseline": "vit",
+        "images": "same",
+    }
+    maps = {"matching": make_frame([row], MAP_COLUMNS["matching"])}
+    sections = {section.name: section for section in study_document(study(with_frames(shown, maps=maps))).sections}
+    assert sections["maps_x"].title == "X: do the heads attend to the same places?"
+    assert "maps_x" not in {section.name for section in study_document(study(shown)).sections}
+
+
+def test_figures_are_named_for_their_data_set_and_what_is_carried_or_missing_is_said(shown):
+    drawn = study_pictures(shown, of_variants=False)
+    assert drawn
+    assert all(picture.name.startswith("x_") and picture.caption for picture in drawn)
+    old = dataclasses.replace(shown, carried=("x_sigma_over_epochs_svda",), untraced=("vit", "svda"))
+    *_, figures = study_document(study(old)).sections
+    assert figures.blocks[len(drawn)].endswith("(figures/x_sigma_over_epochs_svda.png)")
+    assert "not drawn for vit, svda" in figures.blocks[-1]
