@@ -184,6 +184,8 @@ def test_a_figure_of_explanations(tmp_path):
     about = {"recipe": dataclasses.asdict(config), "data": {"name": "sample", "mean": [0.3], "std": [0.3]}}
     save(Checkpoint(config=vit.config, model=vit.state_dict(), epoch=1, **about), model)
     Image.new("L", (28, 28), 100).save(image)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "means-2.png").write_text("of an earlier call")
     with pytest.raises(SystemExit) as stopped:
         main(["explain", str(model), str(image), "--methods", "rollout", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 0

@@ -48,14 +48,17 @@ def explain_command(
     folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
     check_writable(folder, "output folder")
     written: list[Path] = []
+    drawn: set[str] = set()
     pages = math.ceil(len(image_files(images)) / _ROWS)
     for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
         if page.left_out:
             warn([f"{subject.name} has no classifier: left out {', '.join(page.left_out)}"])
         for picture in pictures(page, "explanations"):
+            drawn.add(picture.name)
             name = picture.name if pages == 1 else f"{picture.name}-{at}"
             written += save_picture(dataclasses.replace(picture, name=name), folder)
             click.echo(f"figure: {written[-1]}")
-    for old in folder.glob("explanations*"):  # of an earlier call with other images
-        if re.fullmatch(r"explanations(-\d+)?\.(pdf|png)", old.name) and old not in written:
+    for old in folder.glob("*"):  # of an earlier call with other images
+        figure = re.fullmatch(r"(.+?)(-\d+)?\.(pdf|png)", old.name)
+        if figure and figure[1] in drawn and old not in written:
             old.unlink()

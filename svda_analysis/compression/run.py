@@ -84,8 +84,15 @@ def compress_and_verify(
     ``test_images`` and of energies on at most ``sweep_images`` of them ends it (0: no sweep), without fine-tuning.
     Runs that share a name (``open_model(path, name=...)``, default: the file's) are one model in a report.
     """
-    numbers = {"rank_images": rank_images, "held_out": held_out, "test_images": test_images}
-    work = Work(epochs=epochs, data=data, sweep_images=sweep_images, seed=seed, **numbers)  # type: ignore[arg-type]
+    work = Work(
+        epochs=epochs,
+        data=data,
+        rank_images=rank_images,
+        held_out=held_out,
+        test_images=test_images,
+        sweep_images=sweep_images,
+        seed=seed,
+    )
     return compress_subject(open_model(path), Keep.of(keep, fields), work, OpenedData(data_root), progress)
 
 
