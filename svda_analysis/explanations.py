@@ -33,6 +33,16 @@ class Explanations:
     left_out: tuple[str, ...] = ()
 
     @property
+    def labelled_maps(self) -> dict[str, np.ndarray]:
+        """The maps by the label of their method."""
+        return {METHODS[name].label: values for name, values in self.maps.items()}
+
+    @property
+    def signed(self) -> list[str]:
+        """Labels of the methods that speak for the class and against it."""
+        return [METHODS[name].label for name in self.maps if METHODS[name].signed]
+
+    @property
     def captions(self) -> list[str]:
         """The file's name and the predicted class, a line each."""
         return [

@@ -1,4 +1,4 @@
-"""Write the report of an analysis or of a study again from what lies in its folder."""
+"""Write the reports of any kind that a folder holds again, from what lies in it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,34 @@ import json
 import os
 from pathlib import Path
 
+from svda_analysis.compression.report import render_compression_again
+from svda_analysis.compression.result import COMPRESSION_META
 from svda_analysis.errors import InputError
 from svda_analysis.results import META
 from svda_analysis.sections import render_again
 from svda_analysis.study import render_study_again
 
-_KINDS = {"analysis": render_again, "study": render_study_again}
+_KINDS = {"analysis": render_again, "study": render_study_again, "compression": render_compression_again}
+_METAS = {META: None, COMPRESSION_META: "compression"}  # by file: the kind where it names none
 
 
-def render_folder(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the report in ``folder`` again without measuring; returns its files, the page first.
+def render_folder(folder: str | os.PathLike[str]) -> list[list[Path]]:
+    """Write each report in ``folder`` again without measuring; returns the files of each, its page first.
 
-    Raises :class:`InputError` for a folder that holds no report of these kinds.
+    Raises :class:`InputError` for a folder that holds no report, or one of an unknown kind, before any is written.
     """
-    path = Path(folder) / META
+    found = [Path(folder) / name for name in _METAS if (Path(folder) / name).is_file()]
+    if not found:
+        raise InputError(f"{folder} holds no report: there is no {' or '.join(_METAS)} in it")
+    kinds = [_kind_of(path) for path in found]
+    return [_KINDS[kind](folder) for kind in kinds]
+
+
+def _kind_of(meta: Path) -> str:
     try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("kind")
+        kind = json.loads(meta.read_text(encoding="utf-8")).get("kind", _METAS[meta.name])
     except (OSError, ValueError, AttributeError):
-        raise InputError(f"{folder} holds no report: there is no readable {META} in it") from None
+        raise InputError(f"{meta.parent} holds no report: its {meta.name} cannot be read") from None
     if kind not in _KINDS:
-        raise InputError(f"{path} must be of one of the kinds {', '.join(_KINDS)}, got {kind!r}")
-    return _KINDS[kind](folder)
+        raise InputError(f"{meta} must be of one of the kinds {', '.join(_KINDS)}, got {kind!r}")
+    return str(kind)

@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,12 +130,11 @@ class Analysis:
     @property
     def meta(self) -> dict[str, Any]:
         """What is no frame and no array, as plain values: versions, runs with their settings, warnings."""
-        known = (quantity(str(name)) for name in dict.fromkeys([*self.table["indicator"], *self.history["indicator"]]))
         return {
             "kind": "analysis",
             "format": ANALYSIS_FORMAT,
             "versions": self.versions,
-            "quantities": [_as_json(one) for one in known],
+            "quantities": quantity_records([*self.table["indicator"], *self.history["indicator"]]),
             "baseline": self.baseline,
             "runs": [dataclasses.asdict(run) for run in self.runs],
             "warnings": list(self.warnings),
@@ -228,9 +227,7 @@ class Analysis:
         """What :meth:`save` wrote. Raises :class:`InputError` naming the file that is missing or damaged."""
         place = Path(folder)
         meta = _read_meta(place)
-        for known in meta["quantities"]:
-            if known["name"] not in QUANTITIES:
-                register(_from_json(known))
+        register_records(meta["quantities"])
         holds = meta["holds"]
         history, examples, traces = place / "history.csv", place / "examples.npz", place / "traces.npz"
         maps = {name: place / f"maps_{name}.csv" for name in MAP_COLUMNS if f"maps_{name}" in holds}
@@ -288,6 +285,18 @@ def _list_of_files(place: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return {"files": meta["files"]} if isinstance(meta, dict) and "files" in meta else {}
+
+
+def quantity_records(names: Iterable[Any]) -> list[dict[str, Any]]:
+    """What is known of quantities, each once, as plain values of JSON."""
+    return [_as_json(quantity(str(name))) for name in dict.fromkeys(names)]
+
+
+def register_records(records: Iterable[dict[str, Any]]) -> None:
+    """Enter quantities that :func:`quantity_records` told of, where they are not known here."""
+    for known in records:
+        if known["name"] not in QUANTITIES:
+            register(_from_json(known))
 
 
 def _as_json(one: Quantity) -> dict[str, Any]:

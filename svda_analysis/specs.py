@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def check_takes_images(model: nn.Module, given: str) -> None:
 _COMPRESSED = re.compile(r"(_[lebt][\d.]+(e[+-]?\d+)?)+$")  # what `svda compress` puts behind a file's name
 
 
-def run_names(opened: Sequence[Subject]) -> list[str]:
+def run_names(opened: Iterable[Subject]) -> list[str]:
     """A model name for each run: runs that differ in the seed alone, trained as long, share one.
 
     Compressed runs share one as well though their sizes differ, which depend on the weights; not with whole ones, nor

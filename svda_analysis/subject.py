@@ -70,6 +70,10 @@ class Subject:
         """The columns that say whose number a row of a table is."""
         return {"model": self.name, "attention": self.attention, "seed": self.seed, "epoch": self.epoch}
 
+    def like(self, model: nn.Module) -> Subject:
+        """Another model, such as a smaller one made of this, seen as this one is: same images, prefix and device."""
+        return dataclasses.replace(self, model=model)
+
     @contextlib.contextmanager
     def running(self) -> Iterator[nn.Module]:
         """The model in eval mode on :attr:`device`; it lies and is afterwards as before."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from svda_analysis.checkpoint import Checkpoint, check_fit, load, save
+from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import choose_indicators
@@ -66,6 +67,7 @@ def train(
     out: str | Path,
     *,
     data_root: str | os.PathLike[str] | None = None,
+    opened: tuple[ImageData, ImageData] | None = None,
     resume: bool = False,
     stop_after: int | None = None,
     weights: Mapping[str, Tensor] | None = None,
@@ -81,7 +83,8 @@ def train(
 
     Each epoch appends to the checkpoint's history: loss over the training and test images, test accuracy, and every
     indicator on a fixed probe of test images. ``resume`` continues from ``out``, whose config and recipe must be the
-    same; ``stop_after`` ends the run early, after that epoch of the schedule. ``weights`` is a state dict to start from
+    same; ``stop_after`` ends the run early, after that epoch of the schedule. ``opened`` are the training and the test
+    part of the recipe's data set where they are open already. ``weights`` is a state dict to start from
     in the place of random weights. A ``teacher`` takes the place of the labels: the loss is the mean squared distance
     from its logits (Ba & Caruana 2014); ``trained`` says by name which parameters are trained (None: all). ``track``
     names a tracker of accelerate (``"tensorboard"``), written beside ``out``. ``on_start`` gets lines about the data
@@ -94,7 +97,7 @@ def train(
         raise InputError(f"stop_after must be at least 1, got {stop_after}")
     _check_output(out, resume)
     with _accelerator(mixed_precision, track, out.parent) as accelerator:
-        data = TrainingData.load(config, recipe, data_root, accelerator)
+        data = TrainingData.load(config, recipe, data_root, accelerator, opened)
         model = _start(config, recipe, weights, trained)
         run = _Run(model, recipe, data, out.stem, accelerator, teacher=teacher, compile=compile)
         if resume and out.exists():

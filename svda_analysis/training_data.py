@@ -30,19 +30,20 @@ class TrainingData:
 
     @classmethod
     def load(
-        cls, config: ViTConfig, recipe: TrainConfig, root: str | os.PathLike[str] | None, accelerator: Accelerator
+        cls,
+        config: ViTConfig,
+        recipe: TrainConfig,
+        root: str | os.PathLike[str] | None,
+        accelerator: Accelerator,
+        opened: tuple[ImageData, ImageData] | None = None,
     ) -> TrainingData:
-        """Find both parts, and augment as the recipe says. Raises :class:`InputError` where they don't suit it."""
+        """Find both parts (or take those ``opened``, which stay as they are), and augment as the recipe says. Raises
+        :class:`InputError` where they don't suit it."""
         with accelerator.main_process_first():  # a download is for one process, its file for all
-            train, test = (
-                load_dataset(recipe.dataset, root=root, train=part, image_size=config.image_size)
-                for part in (True, False)
-            )
+            train, test = opened or both_parts(recipe.dataset, config.image_size, root)
         _check_suits(config, recipe, train, accelerator.num_processes)
-        train.flip = recipe.flip
-        if recipe.crop_padding is not None:
-            train.padding = recipe.crop_padding
-        return cls(train, test, recipe)
+        padding = train.padding if recipe.crop_padding is None else recipe.crop_padding
+        return cls(dataclasses.replace(train, flip=recipe.flip, padding=padding), test, recipe)
 
     @functools.cached_property
     def learned_from(self) -> Tensor:
@@ -76,6 +77,12 @@ class TrainingData:
     def traced(self) -> Tensor:
         """The test images whose maps are kept, ``(n, C, H, W) float32``: the first of some classes."""
         return next(iter(self.test.batches(TRACED_IMAGES, indices=self.test.examples(TRACED_IMAGES))))[0]
+
+
+def both_parts(name: str, image_size: int, root: str | os.PathLike[str] | None = None) -> tuple[ImageData, ImageData]:
+    """Training and test part of a data set, as a training run looks for them: no sample takes their place."""
+    train, test = (load_dataset(name, root=root, train=part, image_size=image_size) for part in (True, False))
+    return train, test
 
 
 def _draw_images(size: int, limit: int | None, draw: torch.Generator) -> Tensor:

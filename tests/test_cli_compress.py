@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from svda_analysis import cli
-from svda_analysis.checkpoint import build_model, load, save
+from svda_analysis.checkpoint import load, save
 from svda_analysis.compression.verification import (
     map_divergence,
     predictions,
@@ -46,11 +46,11 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
     assert before["finetuning"] == after["before_finetuning"]
     assert after["finetuning"] == after["accuracy"]
     source = open_source(None, open_model(tiny[kind]), fashion)  # all rows speak of the file that was written
-    guesses = [predictions(build_model(load(path)), source, images=40) for path in (tiny[kind], out)]
+    guesses = [predictions(open_model(path), source, images=40) for path in (tiny[kind], out)]
     assert after["accuracy"] == float((guesses[1][0] == guesses[1][1]).double().mean())
     assert after["agreement"] == float((guesses[0][0] == guesses[1][0]).double().mean())
     batch = torch.cat([x for x, _ in source.batches(32, 128, 0)])
-    models = [build_model(load(path)) for path in (tiny[kind], out)]
+    models = [open_model(path) for path in (tiny[kind], out)]
     assert after["map_divergence"] == pytest.approx(map_divergence(*models, batch))
     page = (report / "compression.md").read_text()
     assert "are gone, after 1 epoch of fine-tuning (criterion" in page
@@ -80,6 +80,7 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
         (["--energy", "0.5", "--min-logit", "1"], "exclude each other"),
         (["--images", "0"], "--images must be at least 1, got 0"),
         (["--sweep-images", "0"], "--sweep-images must be at least 1, got 0"),
+        (["--sweep-images", "50", "--no-sweep"], "--sweep-images must be left out with --no-sweep, got 50"),
         (["--images", "-9000"], "--images must be at least 1, got -9000"),
         (["--finetune", "-1"], "finetune must be at least 1 epoch, got -1"),
     ],

@@ -1,15 +1,18 @@
-"""Several runs as one."""
+"""Several runs as one, and how they are kept in a folder."""
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from compression_cases import a_run
 from scipy import stats
 
-from svda_analysis.compression.result import over_runs
+from svda_analysis.compression.result import Compressions, over_runs
+from svda_analysis.errors import InputError
 
 
 def test_runs_are_pooled_by_the_t_interval_of_their_changes():
@@ -62,3 +65,73 @@ def test_an_accuracy_changes_by_no_more_than_all_of_it(quantity):
     row = over_runs(frames, ["quantity", "source"]).iloc[0]
     assert (row["ci_low"], row["ci_high"]) == (-1, 1)
     assert row["p"] == pytest.approx(stats.ttest_1samp(changes, 0).pvalue)
+
+
+# --- in a folder ------------------------------------------------------------------------------------------------------
+
+
+def test_every_digit_comes_back(tmp_path):
+    held = {"before": 0.9, "change": 1 / 3, "ci_low": -1 / 7, "ci_high": math.nan, "n": 200}
+    runs = (
+        a_run(seed=0, norm_logit=math.inf, tolerance=0.1, held_out=held),
+        a_run(seed=1),
+        a_run("nan", None),
+        a_run("b", 2, swept=False),
+    )
+    saved = Compressions(runs)
+    written = saved.save(tmp_path, command="c")
+    assert [path.name for path in written] == ["compression.json", "compression.csv"]
+    loaded = Compressions.load(tmp_path)
+    for was, now in zip(saved.runs, loaded.runs, strict=True):
+        for name in ("verification", "norms", "curve"):
+            pd.testing.assert_frame_equal(getattr(was, name), getattr(now, name), check_exact=True)
+        assert (was.model, was.seed) == (now.model, now.seed)
+        assert {**now.meta, "held_out": 0} == {**was.meta, "held_out": 0}
+    assert math.isnan(loaded.runs[0].meta["held_out"].pop("ci_high"))
+    assert held.pop("ci_high") is not None
+    assert loaded.runs[0].meta["held_out"] == held
+    assert json.loads((tmp_path / "compression.json").read_text())["kind"] == "compression"
+
+
+def test_without_a_sweep_a_csv_that_lies_there_is_not_read(tmp_path):
+    Compressions((a_run(),)).save(tmp_path)
+    Compressions((a_run(swept=False),)).save(tmp_path)
+    assert (tmp_path / "compression.csv").is_file()
+    assert Compressions.load(tmp_path).curves == {}
+
+
+def test_the_same_run_twice_is_refused_and_none_too():
+    with pytest.raises(InputError, match="runs must hold different runs, got svda seed 0 twice"):
+        Compressions((a_run(), a_run()))
+    with pytest.raises(InputError, match="at least one compression, got none"):
+        Compressions(())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "holds no compression: there is no compression.json in it"),
+        ("{", "cannot be read"),
+        ("[]", "is not of a compression of this version"),
+        ('{"kind": "analysis", "runs": []}', "is not of a compression of this version"),
+        ('{"format": 9, "runs": []}', "is not of a compression of this version"),
+        ('{"runs": [{"model": "svda"}]}', "is damaged, or of no compression: KeyError"),
+        ('{"runs": [3]}', "is damaged, or of no compression"),
+    ],
+)
+def test_what_is_no_compression_is_one_line(text, complaint, tmp_path):
+    if text is not None:
+        (tmp_path / "compression.json").write_text(text)
+    with pytest.raises(InputError, match=complaint) as found:
+        Compressions.load(tmp_path)
+    assert "\n" not in str(found.value)
+
+
+def test_a_sweep_that_is_missing_or_damaged_is_named(tmp_path):
+    Compressions((a_run(),)).save(tmp_path)
+    (tmp_path / "compression.csv").write_text("model,seed\nsvda,0\n")
+    with pytest.raises(InputError, match=r"compression\.csv is damaged"):
+        Compressions.load(tmp_path)
+    (tmp_path / "compression.csv").unlink()
+    with pytest.raises(InputError, match=r"no such file: .*compression\.csv"):
+        Compressions.load(tmp_path)

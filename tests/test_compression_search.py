@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 
 from svda_analysis import plots
 from svda_analysis.compression import search
+from svda_analysis.compression.keep import Keep
 from svda_analysis.compression.ranking import rank
 from svda_analysis.compression.removal import kept_share, remove, removed_shares, to_budget
 from svda_analysis.compression.search import smallest, sweep
@@ -33,12 +34,12 @@ def opened(tiny, fashion):
 
 def test_sweep_rows(opened):
     subject, images, source = opened
-    options = {"energies": (0.5, 1.0), "criteria": ("operator", "random"), "norm_logit": math.inf}
-    curve = sweep(subject.model, images, source, test_images=40, budgets=(0.01, 0.5), **options)
+    options = {"energies": (0.5, 1.0), "criteria": ("operator", "random"), "keep": Keep(norm_logit=math.inf)}
+    curve = sweep(subject, images, source, test_images=40, budgets=(0.01, 0.5), **options)
     assert list(curve["criterion"]) == ["operator"] * 3 + ["random"] * 2
     assert list(curve["budget"].dropna()) == [0.5]  # 1 % is less than one direction a head
     assert curve["rows_removed"][0] >= 0.5
-    one = to_budget(subject.model, rank(subject.model, images), 0.5, norm_logit=math.inf)[1]
+    one = to_budget(subject.model, rank(subject, images), 0.5, norm_logit=math.inf)[1]
     assert curve["rows_removed"][0] == pytest.approx(removed_shares(one)["rows_removed"])
     assert list(compression_table(curve[:1]).columns[:2]) == ["Budget", "Directions removed"]
     curve = curve[1:].reset_index(drop=True)
@@ -61,7 +62,7 @@ def test_sweep_rows(opened):
     figure = plots.plot_compression({"svda": curve.assign(removed_change=curve["removed_change"].mask(control, -0.5))})
     assert [text.get_text() for text in figure.axes[1].texts] == ["random: below, -50 at best"]
     with pytest.raises(InputError, match="budgets must lie in"):
-        sweep(subject.model, images, source, budgets=(2.0,), energies=())
+        sweep(subject, images, source, budgets=(2.0,), energies=())
     with pytest.raises(InputError, match="no rows"):
         plots.plot_compression({"svda": curve[:0]})
 
@@ -69,8 +70,8 @@ def test_sweep_rows(opened):
 def test_the_smallest_model_within_a_tolerance(opened, monkeypatch):
     """Of the models that the search tries it returns the one of fewest rows that passes; looser is smaller."""
     subject, images, source = opened
-    found, kept = rank(subject.model, images), []
-    guesses, labels = predictions(subject.model, source)
+    found, kept = rank(subject, images), []
+    guesses, labels = predictions(subject, source)
     right = guesses == labels
     for tolerance in (0.03, 0.06, 0.12):
         tried = []
@@ -81,11 +82,11 @@ def test_the_smallest_model_within_a_tolerance(opened, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(search, "remove", remember)
-            least, model, change = smallest(subject.model, found, source, tolerance=tolerance)
+            least, model, change = smallest(subject, found, source, tolerance=tolerance)
         assert len(tried) == 9  # steps + 1
         lows = []
         for one in tried:
-            still = predictions(one, source)[0] == labels
+            still = predictions(subject.like(one), source)[0] == labels
             lows.append(adjusted_wald(int((right & ~still).sum()), int((~right & still).sum()), len(labels))[0])
         passing = [one for one, low in zip(tried, lows, strict=True) if low >= -tolerance]
         assert min(lows) < -tolerance  # some were too small
@@ -95,15 +96,17 @@ def test_the_smallest_model_within_a_tolerance(opened, monkeypatch):
         kept.append(kept_share(model))
     assert kept[0] > kept[1] > kept[2]
     with pytest.raises(InputError, match="tolerance must lie"):
-        smallest(subject.model, found, source, tolerance=0.0)
+        smallest(subject, found, source, tolerance=0.0)
+    with pytest.raises(InputError, match="tolerance must be given"):
+        smallest(subject, found, source, energy=0.5)
 
 
 def test_few_images_prove_no_tolerance(opened, fashion):
     """No image of 50 flips, and a point is still not excluded; with enough images the same model passes."""
     subject, images, _ = opened
-    found = rank(subject.model, images)
+    found = rank(subject, images)
     few, many = (open_source(Subset(load_dataset("fashion_mnist", root=fashion, train=True), range(n)), subject)
                  for n in (50, 300))  # fmt: skip
     with pytest.raises(InputError, match=r"tolerance 0.01 cannot be met.* on 50 images is in \[-0.05"):
-        smallest(subject.model, found, few, tolerance=0.01, norm_logit=0)
-    assert smallest(subject.model, found, many, tolerance=0.01, norm_logit=0)[2].n == 300
+        smallest(subject, found, few, tolerance=0.01, norm_logit=0)
+    assert smallest(subject, found, many, tolerance=0.01, norm_logit=0)[2].n == 300

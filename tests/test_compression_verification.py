@@ -5,23 +5,28 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
-from svda_analysis.checkpoint import build_model, load
+from svda_analysis.checkpoint import build_model, load, save
 from svda_analysis.compression.removal import compress
 from svda_analysis.compression.verification import (
     accuracy_change,
     file_size,
     macs,
     map_divergence,
+    predictions,
     time_ratio,
+    verify,
 )
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.sources import open_source
+from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 
 
@@ -51,6 +56,7 @@ def test_map_divergence_against_scipy():
         jensenshannon(a.a.numpy(), b.a.numpy(), axis=-1, base=2) ** 2
         for a, b in zip(records(first, images), records(second, images), strict=True)
     ]
+    first, second = open_model(first), open_model(second)
     assert map_divergence(first, second, images) == pytest.approx(np.mean(expected), rel=1e-4)
     assert map_divergence(first, first, images) == 0
 
@@ -77,3 +83,47 @@ def test_file_size_falls_with_the_rows(tiny):
     origin = load(tiny["svda"])
     smaller = compress(origin, torch.randn(8, 1, 28, 28), energy=0.3)
     assert file_size(build_model(smaller)) < file_size(build_model(origin))
+
+
+def test_what_is_verified_is_a_subject_a_path_or_a_module_and_they_agree(tiny, fashion, tmp_path):
+    """A module after the first is seen as the first is: same preprocessing, prefix tokens and device."""
+    origin = load(tiny["svda"])
+    smaller = compress(origin, torch.randn(8, 1, 28, 28), energy=0.5)
+    save(smaller, tmp_path / "small.pt")
+    subject = open_model(tiny["svda"])
+    source = open_source(None, subject, fashion)
+    options = {"images": 20, "map_images": 8, "rounds": 2}
+    ours = verify(subject, build_model(smaller), source, **options)
+    theirs = verify(str(tiny["svda"]), tmp_path / "small.pt", source, **options)
+    exact = ~ours["quantity"].str.startswith("seconds")
+    pd.testing.assert_frame_equal(ours[exact], theirs[exact])
+
+
+def test_predictions_are_made_where_the_subject_is_measured_and_leave_the_model_as_it_was(tiny, fashion):
+    subject = open_model(tiny["dot"], device="cpu")
+    source = open_source(None, subject, fashion)
+    seen = []
+    subject.model.register_forward_pre_hook(lambda module, given: seen.append((module.training, given[0].device.type)))
+    subject.model.train()
+    guesses, labels = predictions(subject, source, images=30)
+    assert len(guesses) == len(labels) == 30
+    assert set(seen) == {(False, "cpu")}
+    assert subject.model.training
+    again = predictions(subject.like(build_model(load(tiny["dot"]))), source, images=30)
+    assert torch.equal(guesses, again[0])
+
+
+def test_maps_of_a_model_that_hides_its_prefix_are_those_of_the_subject():
+    class Hidden(nn.Module):
+        def __init__(self, whole):
+            super().__init__()
+            self.whole = [whole]  # not a part: what is inside cannot be told
+
+        def forward(self, x):
+            return self.whole[0](x)
+
+    images = torch.randn(2, 1, 28, 28)
+    with pytest.raises(InputError, match="give prefix"):
+        map_divergence(open_model(Hidden(small())), open_model(Hidden(small())), images)
+    told = [open_model(Hidden(small()), prefix_tokens=1) for _ in range(2)]
+    assert map_divergence(*told, images) == 0

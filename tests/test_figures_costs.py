@@ -29,3 +29,16 @@ def test_compression_draws_points_and_says_where_the_control_lies():
     fig.draw_without_rendering()  # a name that would be no mathematics
     with pytest.raises(InputError, match="curve of svda lacks the columns rows_removed"):
         figures.plot_compression({"svda": pd.DataFrame(rows).drop(columns="rows_removed")})
+
+
+def test_the_interval_of_what_is_out_of_sight_hides_nothing():
+    rows = []
+    for share, change in ((0.2, 0.0), (0.4, -0.01), (0.6, -0.4)):
+        ends = {"change": change, "low": change - 0.3, "high": change + 0.5}
+        numbers = {f"{how}_{end}": x for how in ("masked", "removed") for end, x in ends.items()}
+        rows.append({"criterion": "data", "directions_removed": share, "rows_removed": share, **numbers})
+    left = figures.plot_compression({"svda": pd.DataFrame(rows)}).axes[0]
+    (band,) = left.collections
+    assert band.get_paths()[0].vertices[:, 0].max() == pytest.approx(40)
+    np.testing.assert_allclose(line(left, "data").get_xdata(), [20, 40, 60])
+    assert left.get_ylim()[0] == -6

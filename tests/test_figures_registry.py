@@ -34,5 +34,5 @@ def test_a_figure_added_at_run_time_is_drawn_with_the_others(monkeypatch):
 
 
 def test_a_place_that_does_not_exist_is_named():
-    with pytest.raises(InputError, match="where must hold only analysis, study, variants, got paper"):
+    with pytest.raises(InputError, match=r"where must hold only analysis, study, .*, explanations, got paper"):
         figures.figure("mine", where=("analysis", "paper"))

@@ -42,7 +42,8 @@ FLOOR = {wing: at for at, wings in enumerate(FLOORS) for wing in wings}
 WITHOUT_TORCH = {
     *("errors", "vocabulary", "stats", "kinds", "formatting", "frames", "document", "comparison", "results"),
     *("matching", "figures", "render", "sections", "cli", "data.catalog", "data.preprocessing"),
-    *("study.claims", "study.tables"),
+    *("study.claims", "study.tables", "study.sections", "study.result", "reports"),
+    *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),
 }
 TORCH = {"torch", "torchvision", "captum", "accelerate"}
 LONGEST_FUNCTION, LONGEST_FILE = 60, 450

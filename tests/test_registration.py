@@ -7,18 +7,24 @@ import dataclasses
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from compression_cases import a_run
+from PIL import Image
 from torch import Tensor, nn
 
 import svda_analysis as sa
 from svda_analysis.attention import Rule, dot_product_attention, unit_rows
+from svda_analysis.checkpoint import Checkpoint, save
 from svda_analysis.cli import main
+from svda_analysis.compression import Compressions, terminal_compression, write_compression
 from svda_analysis.data import DATASETS, load_dataset, register_dataset
 from svda_analysis.document import Picture, Section
 from svda_analysis.figures.registry import FIGURES, figure
 from svda_analysis.indicators import INDICATORS, indicator
 from svda_analysis.kinds import ATTENTIONS, AttentionKind, register_attention
 from svda_analysis.metrics import METRICS, metric
+from svda_analysis.render.terminal import print_document
 from svda_analysis.sections import SECTIONS, section
+from svda_analysis.study.report import read_study, write_study
 from svda_analysis.vocabulary import QUANTITIES
 
 IMAGES = torch.randn(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -128,6 +134,64 @@ def test_a_section(tmp_path, capsys):
     text = report_of(analysis, tmp_path / "out")
     assert "## The weather\n\nFine for 2 models." in text
     assert "Fine for 2 models.</p>" in text
+
+
+def test_a_section_and_a_figure_of_a_compression(tmp_path, capsys):
+    @section("weather", where=("compression", "compression terminal"))
+    def weather(compressions):
+        return Section(name="weather", title="The weather", blocks=(f"Fine for {len(compressions.runs)} runs.",))
+
+    @figure("sizes", where=("compression",))
+    def sizes(compressions):
+        yield Picture(name="sizes", draw=lambda: plt.figure(figsize=(1, 1)), caption=" ".join(compressions.by_model))
+
+    runs = [a_run(), a_run("vit", swept=False)]
+    pages = {path.name: path for path in write_compression(runs, tmp_path)}
+    assert {"sizes.pdf", "sizes.png"} <= pages.keys()
+    for name in ("compression.md", "compression.html"):
+        text = pages[name].read_text()
+        assert "The weather" in text
+        assert "Fine for 2 runs." in text
+        assert "svda vit" in text
+    assert "sizes.png" in pages["compression.md"].read_text()
+    print_document(terminal_compression(Compressions(tuple(runs))))
+    assert "Fine for 2 runs." in capsys.readouterr().out
+
+
+def test_a_section_of_a_study(whole_study, tmp_path, monkeypatch):
+    monkeypatch.setattr("svda_analysis.figures.registry.pictures", lambda *_, **__: [])  # they take most of the time
+
+    @section("weather", where=("study",))
+    def weather(study):
+        return Section(name="weather", title="The weather", blocks=(f"Fine on {len(study.datasets)} data sets.",))
+
+    study, meta = read_study(whole_study.out)
+    pages = {
+        path.name: path.read_text() for path in write_study(study, tmp_path, meta) if path.suffix in (".md", ".html")
+    }
+    for name in ("README.md", "report.html"):
+        assert "The weather" in pages[name]
+        assert "Fine on 2 data sets." in pages[name]
+
+
+def test_a_figure_of_explanations(tmp_path):
+    @figure("means", where=("explanations",))
+    def means(page):
+        yield Picture(name="means", draw=lambda: plt.figure(figsize=(1, 1)), caption=", ".join(page.labelled_maps))
+
+    model, image = tmp_path / "dot_s0.pt", tmp_path / "shoe.png"
+    vit = a_model()
+    config = sa.TrainConfig(dataset="sample")
+    about = {"recipe": dataclasses.asdict(config), "data": {"name": "sample", "mean": [0.3], "std": [0.3]}}
+    save(Checkpoint(config=vit.config, model=vit.state_dict(), epoch=1, **about), model)
+    Image.new("L", (28, 28), 100).save(image)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "means-2.png").write_text("of an earlier call")
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", str(model), str(image), "--methods", "rollout", "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made == {f"{name}.{kind}" for name in ("explanations", "means") for kind in ("pdf", "png")}
 
 
 def test_a_data_set(tmp_path, capsys):

@@ -102,17 +102,15 @@ def test_no_list_of_files_reaches_out_of_the_folder(name, tmp_path):
 def test_a_report_beside_another_takes_only_its_own_away(tmp_path):
     write_document(a_document("curve"), tmp_path, meta={})
     before = {name: (tmp_path / name).read_bytes() for name in tree(tmp_path)}
-    own = ("compression.pdf", "compression.png", "compression.csv")
-    options = {"page": "compression.md", "html": "compression.html", "figures": "", "own": own}
-    frames = {"compression": pd.DataFrame({"x": [1]})}
-    written = write_document(a_document("compression"), tmp_path, frames=frames, **options)
-    assert [path.name for path in written] == [
-        *("compression.md", "compression.csv", "compression.html", "compression.pdf", "compression.png")
-    ]
-    assert "![compression](compression.png)" in written[0].read_text()
+    options = {"page": "other.md", "html": "other.html", "figures": "", "meta": {}, "meta_file": "other.json"}
+    written = write_document(a_document("other"), tmp_path, frames={"other": pd.DataFrame({"x": [1]})}, **options)
+    kinds = ("md", "csv", "html", "json", "pdf", "png")
+    assert [path.name for path in written] == [f"other.{kind}" for kind in kinds]
+    assert json.loads((tmp_path / "other.json").read_text())["files"] == sorted(f"other.{kind}" for kind in kinds)
+    assert "![other](other.png)" in written[0].read_text()
     written = write_document(a_document(), tmp_path, **options)
-    assert [path.name for path in written] == ["compression.md", "compression.html"]
-    assert tree(tmp_path) == {*before, "compression.md", "compression.html"}
+    assert [path.name for path in written] == ["other.md", "other.html", "other.json"]
+    assert tree(tmp_path) == {*before, "other.md", "other.html", "other.json"}
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 

@@ -1,12 +1,23 @@
 """A report of any kind, written again from its folder alone."""
 
+import subprocess
+import sys
+
 import pytest
+import torch
+from compression_cases import a_run
 
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.cli import main
+from svda_analysis.compression import write_compression
 from svda_analysis.errors import InputError
+from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.reports import render_folder
 from svda_analysis.sections import write_report
+
+
+def a_model():
+    return ViT(ViTConfig(depth=1, dim=8, heads=2, patch_size=7)).eval()
 
 
 def contents(folder):
@@ -30,9 +41,42 @@ def test_an_analysis_is_written_again_without_models_or_images(tiny, fashion, tm
     assert contents(folder) == before
 
 
+def test_all_reports_of_a_folder_are_written_again(tmp_path, capsys):
+    analysis = analyze_runs([a_model()], torch.randn(4, 1, 28, 28), indicators=["attention_entropy"], examples=0)
+    write_report(analysis, tmp_path, command="svda-analyze a")
+    write_compression([a_run()], tmp_path, command="svda compress a")
+    before = contents(tmp_path)
+    for page in ("summary.md", "compression.md", "compression.png"):
+        (tmp_path / page).unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(tmp_path)])
+    assert stopped.value.code == 0
+    pages = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert pages == [str(tmp_path / "summary.md"), str(tmp_path / "compression.md")]
+    assert contents(tmp_path) == before
+    (tmp_path / "compression.json").write_text('{"kind": "poem"}')
+    (tmp_path / "summary.md").write_text("not touched")
+    with pytest.raises(InputError, match=r"compression\.json must be of one of the kinds"):
+        render_folder(tmp_path)
+    assert (tmp_path / "summary.md").read_text() == "not touched"
+
+
+def test_a_report_of_compressions_is_written_again_without_torch(tmp_path):
+    write_compression([a_run()], tmp_path)
+    code = (
+        f"import sys\nfrom svda_analysis.compression.report import render_compression_again as r\nr({str(tmp_path)!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint('torch' in sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"kind": "poem"}'])
 def test_what_is_no_report_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "meta.json").write_text(text)
-    with pytest.raises(InputError, match=r"holds no report|must be of one of the kinds analysis, study"):
+    with pytest.raises(
+        InputError, match=r"holds no report|must be of one of the kinds analysis, study, compression, got 'poem'"
+    ):
         render_folder(tmp_path)

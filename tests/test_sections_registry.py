@@ -44,7 +44,7 @@ def test_a_section_of_ones_own_stands_in_every_report_that_it_names():
     for shown in (to_markdown(document), to_html(document), printed(document), printed(terminal_document(analysis))):
         for text in ("The smallest numbers", "none is zero", "Smallest", "0.2"):
             assert text in shown
-    assert "The smallest numbers" not in to_markdown(Document(title="", sections=sections_of(analysis, "study")))
+    assert "The smallest numbers" not in to_markdown(Document(title="", sections=sections_of(analysis, "elsewhere")))
 
 
 def test_sections_come_in_the_order_of_registration_and_may_be_several_or_none():
@@ -56,6 +56,16 @@ def test_sections_come_in_the_order_of_registration_and_may_be_several_or_none()
     assert [made.name for made in sections_of(an_analysis(), "here")] == ["b", "a-vit", "a-svda"]
     section("b", where=("here",))(lambda analysis: Section(name="B"))
     assert [made.name for made in sections_of(an_analysis(), "here")] == ["B", "a-vit", "a-svda"]
+
+
+def test_documents_may_have_sections_of_one_name():
+    SECTIONS.clear()
+    section("numbers", where=("here", "elsewhere"))(lambda found: Section(name=f"here {found}"))
+    section("numbers", where=("there",))(lambda found: Section(name=f"there {found}"))
+    for place in ("here", "there"):
+        assert [made.name for made in sections_of(7, place)] == [f"{place} 7"]
+    section("numbers", where=("elsewhere",))(lambda found: None)
+    assert [len(sections_of(7, place)) for place in ("here", "elsewhere", "there")] == [1, 0, 1]
 
 
 def test_where_is_a_sequence_of_names():

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from svda_analysis import training_data
 from svda_analysis.data import load_dataset
+from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
-from svda_analysis.training_data import TrainingData, generator, mixed_seed
+from svda_analysis.training import train
+from svda_analysis.training_data import TrainingData, both_parts, generator, mixed_seed
 
 
 @pytest.fixture
@@ -83,3 +87,17 @@ def test_seeds_of_neighbours_lie_far_apart():
     seeds = {mixed_seed(a, b) for a in range(50) for b in range(50)}
     assert len(seeds) == 2500
     assert generator(1, 2).initial_seed() == mixed_seed(1, 2) != mixed_seed(2, 1)
+
+
+def test_parts_that_are_open_are_taken_and_stay_as_they_are(fashion, tmp_path, monkeypatch):
+    """They may be shared: augmentation is the run's own."""
+    parts = both_parts("fashion_mnist", 28, fashion)
+    before = [(part.flip, part.padding) for part in parts]
+    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: pytest.fail("read again"))
+    config = ViTConfig(depth=1, dim=8, heads=2, patch_size=7)
+    recipe = TrainConfig(epochs=1, flip=not parts[0].flip, crop_padding=3, train_images=64, probe_images=4)
+    done = train(config, recipe, tmp_path / "a.pt", opened=parts)
+    assert done.data["source"] == parts[0].source
+    assert [(part.flip, part.padding) for part in parts] == before
+    data = TrainingData.load(config, recipe, None, Accelerator(cpu=True), parts)
+    assert (data.train.flip, data.train.padding) == (recipe.flip, 3)

@@ -3,46 +3,65 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, command_line, data_options, warn
+from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, warn
+from svda_analysis.compression.keep import CRITERIA
 from svda_analysis.errors import InputError, check_writable
 
 _AMOUNTS = ("energy", "min_logit", "budget", "tolerance")
 
 
+_keep_options = grouped(
+    click.option(
+        "--min-logit", type=float, metavar="L", help="Keep what moves the logits by L or more. Default: 0.05."
+    ),
+    click.option(
+        "--energy", type=float, metavar="E", help="Instead: keep this share of each head's energy, in (0, 1]."
+    ),
+    click.option("--budget", type=float, metavar="S", help="Instead: keep this share of the rows of W_q and W_k."),
+    click.option(
+        "--tolerance",
+        type=float,
+        metavar="P",
+        help="Instead: the smallest model whose interval excludes a loss of P points.",
+    ),
+    click.option("--criterion", type=click.Choice(CRITERIA), default="operator", show_default=True),
+    click.option(
+        "--norm-logit",
+        type=float,
+        metavar="L",
+        help="Keep rows for the norm alone that move the logits by L. "
+        "Default: a tenth of --min-logit; 0: all, inf: none.",
+    ),
+    click.option(
+        "--constant/--no-constant", default=True, show_default=True, help="A constant for the rest of the norm."
+    ),
+)
+_work_options = grouped(
+    click.option("--images", type=int, metavar="N", help="Verify on at most N test images. Default: all."),
+    click.option(
+        "--sweep/--no-sweep", default=True, show_default=True, help="Also try other budgets, energies, criteria."
+    ),
+    click.option(
+        "--sweep-images", type=int, metavar="N", help="Test images for each energy of the sweep. Default: 2000."
+    ),
+)
+
+
 @click.command("compress", context_settings=CONTEXT)
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
-@click.option("--min-logit", type=float, metavar="L", help="Keep what moves the logits by L or more. Default: 0.05.")
-@click.option("--energy", type=float, metavar="E", help="Instead: keep this share of each head's energy, in (0, 1].")
-@click.option("--budget", type=float, metavar="S", help="Instead: keep this share of the rows of W_q and W_k.")
-@click.option(
-    "--tolerance",
-    type=float,
-    metavar="P",
-    help="Instead: the smallest model whose interval excludes a loss of P points.",
-)
-@click.option(
-    "--criterion", type=click.Choice(["operator", "data", "sigma", "random"]), default="operator", show_default=True
-)
-@click.option(
-    "--norm-logit",
-    type=float,
-    metavar="L",
-    help="Keep rows for the norm alone that move the logits by L. Default: a tenth of --min-logit; 0: all, inf: none.",
-)
-@click.option("--constant/--no-constant", default=True, show_default=True, help="A constant for the rest of the norm.")
+@_keep_options
 @click.option(
     "--finetune", type=int, default=0, metavar="EPOCHS", help="Then teach what was compressed the whole model's logits."
 )
 @data_options
-@click.option("--images", type=int, metavar="N", help="Verify on at most N test images. Default: all.")
-@click.option("--sweep/--no-sweep", default=True, show_default=True, help="Also try other budgets, energies, criteria.")
-@click.option("--sweep-images", type=int, metavar="N", help="Test images for each energy of the sweep. Default: 2000.")
+@_work_options
 @click.option(
     "--out",
     metavar="PATH",
@@ -63,24 +82,33 @@ def compress_command(checkpoints: tuple[str, ...], out: str | None, report: str 
       svda compress svda_s*.pt vit_s*.pt --budget 0.3 --out smaller
       svda compress svda_s0.pt --tolerance 0.5 --finetune 1
     """
-    from svda_analysis.compression import compress_files, terminal_compression, write_compression
+    from svda_analysis.compression import Compressions, compress_files, terminal_compression, write_compression
     from svda_analysis.render.terminal import print_document
 
     _check(options)
-    first, several = Path(checkpoints[0]), len(checkpoints) > 1
-    folder = Path(report) if report else Path("reports") / (first.resolve().parent.name if several else first.stem)
-    keep, wanted = _keep(options), _wanted(options)
-    done = []
+    folder, done = _report_folder(checkpoints, report), []
+    keep, work = _keep(options), _work(options)
     with progress_bars("points", False) as advance:
-        found = compress_files(checkpoints, keep, out=out, progress=advance, **wanted)
+        found = compress_files(checkpoints, keep, out=out, progress=advance, **work)
         check_writable(folder, "report folder")
         for target, run in found:
             click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
             done.append(run)
-    written = write_compression(done, folder, command=command_line("svda"))
-    warn([line for run in done for line in run.meta["warnings"]])
-    print_document(terminal_compression(done))
+    runs = Compressions(tuple(done))
+    written = write_compression(runs, folder, command=command_line("svda"))
+    warn(runs.warnings)
+    print_document(terminal_compression(runs))
     click.echo(f"report: {written[0]} ({len(written)} files)")
+
+
+def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:
+    """Where the report goes: by default named by the checkpoint, or by the folder of several."""
+    first = Path(checkpoints[0])
+    return (
+        Path(given)
+        if given
+        else Path("reports") / (first.stem if len(checkpoints) == 1 else first.resolve().parent.name)
+    )
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -89,6 +117,8 @@ def _check(options: dict[str, Any]) -> None:
     for name in ("images", "sweep_images"):
         if options[name] is not None and options[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {options[name]}")
+    if options["sweep_images"] is not None and not options["sweep"]:
+        raise InputError(f"--sweep-images must be left out with --no-sweep, got {options['sweep_images']}")
 
 
 def _keep(options: dict[str, Any]) -> Any:
@@ -103,8 +133,8 @@ def _keep(options: dict[str, Any]) -> Any:
     return Keep(**{name: value for name, value in given.items() if value is not None})
 
 
-def _wanted(options: dict[str, Any]) -> dict[str, Any]:
-    """The other options, as compress_and_verify calls them."""
+def _work(options: dict[str, Any]) -> dict[str, Any]:
+    """The other options, as compress_files calls them."""
     sweep = options.pop("sweep_images") or 2000
     names = {"finetune": "epochs", "images": "test_images", "data": "data", "data_root": "data_root"}
     return {**{new: options[old] for old, new in names.items()}, "sweep_images": sweep if options["sweep"] else 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,10 @@ def explain_command(
     Example:
       svda explain checkpoints/fashion_mnist/svda_s0.pt shoe.png --methods rollout,relevance
     """
-    import matplotlib.pyplot as plt
-
-    from svda_analysis import figures
     from svda_analysis.attribution import METHODS
     from svda_analysis.explanations import explain
+    from svda_analysis.figures import pictures
+    from svda_analysis.render.writer import save_picture
     from svda_analysis.sources import image_files
 
     names = names_in(methods)
@@ -47,17 +48,17 @@ def explain_command(
     folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
     check_writable(folder, "output folder")
     written: list[Path] = []
-    pages = -(-len(image_files(images)) // _ROWS)
-    signed = [method.label for method in METHODS.values() if method.signed]
+    drawn: set[str] = set()
+    pages = math.ceil(len(image_files(images)) / _ROWS)
     for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
         if page.left_out:
             warn([f"{subject.name} has no classifier: left out {', '.join(page.left_out)}"])
-        maps = {METHODS[name].label: values for name, values in page.maps.items()}
-        figure = figures.plot_explanations(page.pictures, maps, signed=signed, captions=page.captions)
-        stem = "explanations" if pages == 1 else f"explanations-{at}"
-        written += figures.save(figure, folder, stem)
-        click.echo(f"figure: {written[-1]}")
-        plt.close(figure)
-    for old in folder.glob("explanations*"):  # of an earlier call with other images
-        if re.fullmatch(r"explanations(-\d+)?\.(pdf|png)", old.name) and old not in written:
+        for picture in pictures(page, "explanations"):
+            drawn.add(picture.name)
+            name = picture.name if pages == 1 else f"{picture.name}-{at}"
+            written += save_picture(dataclasses.replace(picture, name=name), folder)
+            click.echo(f"figure: {written[-1]}")
+    for old in folder.glob("*"):  # of an earlier call with other images
+        figure = re.fullmatch(r"(.+?)(-\d+)?\.(pdf|png)", old.name)
+        if figure and figure[1] in drawn and old not in written:
             old.unlink()

@@ -10,7 +10,9 @@ from svda_analysis.cli.shared import CONTEXT
 @click.command("report", context_settings=CONTEXT)
 @click.argument("folder", metavar="FOLDER")
 def report_command(folder: str) -> None:
-    """Write the report of an analysis or a study again, from the numbers, images and maps in FOLDER, without measuring.
+    """Write each report in FOLDER (of an analysis, a compression, a study) again without measuring.
+
+    The numbers, images and maps that it shows lie beside it.
 
     \b
     Example:
@@ -18,5 +20,5 @@ def report_command(folder: str) -> None:
     """
     from svda_analysis.reports import render_folder
 
-    written = render_folder(folder)
-    click.echo(f"report: {written[0]} ({len(written)} files)")
+    for written in render_folder(folder):
+        click.echo(f"report: {written[0]} ({len(written)} files)")

@@ -43,31 +43,34 @@ class DataOption(click.Option):
         return record and (record[0], record[1].replace("{names}", f"{', '.join(first)} or {last}"))
 
 
-def data_options(function: Command) -> Command:
-    """``--data`` and ``--data-root``: which images."""
-    root = click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
-    about = "{names}. Default: what the checkpoint was trained on."
-    name = click.option("--data", metavar="NAME", cls=DataOption, help=about)
-    return name(root(function))
+def grouped(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in that order in the help."""
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
-def subject_options(function: Command) -> Command:
-    """``--device``, ``--prefix-tokens``, ``--preprocess``: how each model is opened (:func:`open_subjects`)."""
-    options = (
-        click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... Default: cuda where there is one."),
-        click.option(
-            "--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, if the model hides it."
-        ),
-        click.option(
-            "--preprocess",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="image_size, resize, interpolation, mean or std of images.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+_DATA = "{names}. Default: what the checkpoint was trained on."
+data_options = grouped(  # which images
+    click.option("--data", metavar="NAME", cls=DataOption, help=_DATA),
+    click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA."),
+)
+subject_options = grouped(  # how each model is opened: open_subjects takes them
+    click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... Default: cuda where there is one."),
+    click.option(
+        "--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, if the model hides it."
+    ),
+    click.option(
+        "--preprocess",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="image_size, resize, interpolation, mean or std of images.",
+    ),
+)
 
 
 def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:

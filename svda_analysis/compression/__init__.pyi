@@ -3,15 +3,18 @@ from .finetuning import finetune
 from .keep import CRITERIA, Keep
 from .ranking import Ranking, direction_energy, rank
 from .removal import compress, compress_model, remove, removed_shares
-from .report import compression_document, terminal_compression, write_compression
-from .result import Compression
-from .run import compress_and_verify
+from .report import render_compression_again, write_compression
+from .result import Compression, Compressions
+from .run import Compressed, compress_and_verify
 from .search import smallest, sweep
+from .sections import compression_document, terminal_compression
 from .verification import verify
 
 __all__ = [
     "CRITERIA",
+    "Compressed",
     "Compression",
+    "Compressions",
     "Keep",
     "Ranking",
     "compress",
@@ -24,6 +27,7 @@ __all__ = [
     "rank",
     "remove",
     "removed_shares",
+    "render_compression_again",
     "smaller_files",
     "smallest",
     "sweep",

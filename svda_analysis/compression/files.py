@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from svda_analysis.checkpoint import save
+from svda_analysis.compression.images import OpenedData
 from svda_analysis.compression.keep import Keep
 from svda_analysis.compression.result import Compression
-from svda_analysis.compression.run import compress_and_verify
+from svda_analysis.compression.run import OnPoint, Work, compress_subject
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.specs import open_model, run_names
-from svda_analysis.subject import Subject
 
 
 def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> list[Path]:
@@ -47,32 +46,36 @@ def compress_files(
     keep: Keep,
     *,
     out: str | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    **options: Any,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: OnPoint | None = None,
+    **work: Any,
 ) -> Iterator[tuple[Path, Compression]]:
-    """Compress each checkpoint, write the smaller one and yield both; runs of one model share its name.
+    """Compress each checkpoint, write the smaller one, and yield where it is and what was verified; runs of one model
+    share its name.
 
-    ``options`` are those of :func:`~svda_analysis.compression.run.compress_and_verify`. Names and folders are checked
-    before any work.
+    ``work`` is what :func:`~svda_analysis.compression.run.compress_and_verify` takes beside (epochs, data, images,
+    seed). Names and folders are checked before any work. One model is held at a time, and each data set read once.
     """
     paths = [Path(given) for given in checkpoints]
     targets = smaller_files(paths, out, keep)
-    subjects = [open_model(path) for path in paths]
-    names = run_names(subjects) if len(paths) > 1 else [paths[0].stem]
+    names = run_names(open_model(path) for path in paths) if len(paths) > 1 else [paths[0].stem]
     for target in targets:
         check_writable(target.parent, "--out: the folder")
-    named = [dataclasses.replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
-    return _compressed(named, targets, keep, progress, options)
+    return _compressed(
+        list(zip(paths, names, targets, strict=True)), keep, Work(**work), OpenedData(data_root), progress
+    )
 
 
 def _compressed(
-    subjects: Sequence[Subject],
-    targets: Sequence[Path],
+    files: Sequence[tuple[Path, str, Path]],
     keep: Keep,
-    progress: Callable[[str, int, int], None] | None,
-    options: dict[str, Any],
+    work: Work,
+    opened: OpenedData,
+    progress: OnPoint | None,
 ) -> Iterator[tuple[Path, Compression]]:
-    for subject, target in zip(subjects, targets, strict=True):
-        run = compress_and_verify(subject, keep=keep, progress=progress, **options)
-        save(run.checkpoint, target)
-        yield target, run
+    for path, name, target in files:
+        done = compress_subject(open_model(path, name=name), keep, work, opened, progress)
+        save(done.checkpoint, target)
+        numbers = {field: getattr(done, field) for field in ("verification", "norms", "curve", "meta")}
+        del done
+        yield target, Compression(**numbers)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from svda_analysis.checkpoint import Checkpoint
+from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
@@ -24,6 +25,7 @@ def finetune(
     *,
     lr: float | None = None,
     data_root: str | os.PathLike[str] | None = None,
+    opened: tuple[ImageData, ImageData] | None = None,
 ) -> Checkpoint:
     """Bring a compressed checkpoint back to the model that it was made from, ``teacher``: ``epochs`` through the
     training images towards its logits (Ba & Caruana 2014), without labels.
@@ -31,10 +33,12 @@ def finetune(
     Only what compression touched is trained: the projections of attention, sigma and the norm's constants. The rest of
     the recipe without penalties and decay, on a fresh schedule with peak ``lr``, by default 0.3 of the recipe's. By
     this loss the whole model has nothing to learn, so what the compressed one gains is recovery, never longer training.
+    The data of the recipe are looked for in ``data_root`` first, unless both parts are ``opened`` already.
     Raises :class:`InputError` where the checkpoint does not say how it was trained.
     """
     recipe, root = further_recipe(checkpoint, epochs, lr), None if data_root is None else Path(data_root)
-    options: dict[str, Any] = {"weights": checkpoint.model, "teacher": copy.deepcopy(teacher), "data_root": root}
+    options: dict[str, Any] = {"weights": checkpoint.model, "teacher": copy.deepcopy(teacher)}
+    options |= {"data_root": root, "opened": opened}
     with tempfile.TemporaryDirectory() as folder:
         done = train(checkpoint.config, recipe, Path(folder) / "run.pt", trained=_was_compressed, **options)
     return dataclasses.replace(checkpoint, model=done.model, epoch=checkpoint.epoch + epochs, optimizer=None)

@@ -16,6 +16,7 @@ from svda_analysis.compact import CompactSelfAttention, OwnAttention
 from svda_analysis.compression.keep import check_criterion, check_min_logit, check_share
 from svda_analysis.compression.sites import attention_sites, inputs_of, projections
 from svda_analysis.errors import InputError
+from svda_analysis.specs import Given, open_model
 
 Counts = list[list[int]]  # directions to keep, by layer and head
 
@@ -64,9 +65,10 @@ class Layer(NamedTuple):
         return rows, squared.clamp_min(1e-300).sqrt()
 
 
-def rank(model: nn.Module, images: Tensor | None = None, *, criterion: str = "operator", seed: int = 0) -> Ranking:
-    """Rank the score directions of every head of ``model`` by the energy that ``criterion`` gives them.
+def rank(given: Given, images: Tensor | None = None, *, criterion: str = "operator", seed: int = 0) -> Ranking:
+    """Rank the score directions of every head of a model by the energy that ``criterion`` gives them.
 
+    ``given`` is what :func:`~svda_analysis.specs.open_model` takes: a subject, a module, a checkpoint's path, a spec.
     ``operator``: singular directions of ``G_q^(1/2) Sigma G_k^(1/2)`` on ``images (B, C, H, W)`` (training images,
     preprocessed; some hundred): the energy is the mean squared logit of the direction. ``G_k`` is taken about each
     image's mean key, since the softmax does not see what all keys share. ``data``: the same along the learned axes of
@@ -80,7 +82,8 @@ def rank(model: nn.Module, images: Tensor | None = None, *, criterion: str = "op
     check_criterion(criterion)
     if images is None and criterion != "sigma":
         raise InputError(f"images must be given for criterion {criterion}: it weighs directions by what the data do")
-    layers = read_layers(model, images)
+    with open_model(given).running() as model:
+        layers = read_layers(model, images)
     parts = [_directions(layer, "operator" if criterion == "random" else criterion) for layer in layers]
     energy = [size.square() / size.shape[-1] for _, size, _ in parts]
     if criterion == "random":
@@ -90,9 +93,9 @@ def rank(model: nn.Module, images: Tensor | None = None, *, criterion: str = "op
     return Ranking(energy, left, size, right, layers)
 
 
-def direction_energy(model: nn.Module, images: Tensor | None = None, *, criterion: str = "operator") -> list[Tensor]:
+def direction_energy(given: Given, images: Tensor | None = None, *, criterion: str = "operator") -> list[Tensor]:
     """Energies ``(H, D)`` float64 of each layer's score directions, descending. Arguments as for :func:`rank`."""
-    return rank(model, images, criterion=criterion).energy
+    return rank(given, images, criterion=criterion).energy
 
 
 def keep_energy(ranking: Ranking, energy: float) -> Counts:

@@ -37,6 +37,7 @@ from svda_analysis.compression.ranking import (
 from svda_analysis.compression.sites import StandIn, attention_sites, projections, width
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT
+from svda_analysis.specs import Given, open_model
 
 
 def compress(
@@ -50,19 +51,19 @@ def compress(
     return as_checkpoint(compress_model(build_model(checkpoint), images, keep=keep, **fields), checkpoint)
 
 
-def compress_model(
-    model: nn.Module, images: Tensor | None = None, *, keep: Keep | None = None, **fields: Any
-) -> nn.Module:
-    """A smaller copy of ``model``: ours, or a plain ViT of timm or torchvision.
+def compress_model(given: Given, images: Tensor | None = None, *, keep: Keep | None = None, **fields: Any) -> nn.Module:
+    """A smaller copy of a model: ours, or a plain ViT of timm or torchvision.
 
-    What stays is said by ``keep``, or by fields of :class:`Keep` as keywords: ``compress_model(model, images,
-    energy=0.9)``. ``images`` as for :func:`~svda_analysis.compression.ranking.rank`. Raises :class:`InputError` as
-    these do, and for cosine attention, which has no spectrum.
+    ``given`` is what :func:`~svda_analysis.specs.open_model` takes: a subject, a module, a path, a spec. What stays is
+    said by ``keep``, or by fields of :class:`Keep` as keywords: ``compress_model(model, images, energy=0.9)``.
+    ``images`` as for :func:`~svda_analysis.compression.ranking.rank`. Raises :class:`InputError` as these do, and for
+    cosine attention, which has no spectrum.
     """
     keep = Keep.of(keep, fields)
     if keep.tolerance is not None:
         raise InputError("tolerance needs held-out images with labels: compress_and_verify takes it")
-    found = rank(model, images, criterion=keep.criterion)
+    subject = open_model(given)
+    found, model = rank(subject, images, criterion=keep.criterion), subject.model
     if keep.budget is not None:
         return to_budget(model, found, keep.budget, norm_logit=keep.norm_logit, constant=keep.constant)[1]
     counts = keep_logit(found, keep.min_logit) if keep.energy is None else keep_energy(found, keep.energy)

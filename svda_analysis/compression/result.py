@@ -1,38 +1,189 @@
-"""What compressing a run gave, and several runs as one."""
+"""What compressing runs gave, how it is kept in a folder, and several runs as one. No torch here."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from svda_analysis.errors import InputError, one_line
+from svda_analysis.frames import NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
+from svda_analysis.results import quantity_records, read_frame, register_records
 from svda_analysis.stats import paired_test
 
-if TYPE_CHECKING:
-    from svda_analysis.checkpoint import Checkpoint
-
 RATIOS = ("parameters", "macs", "bytes", "seconds_1", "seconds_32")  # whose change is after / before
-_ACCURACIES = ("accuracy", "before_finetuning", "finetuning")  # whose change lies in [-1, 1]
+ACCURACIES = ("accuracy", "before_finetuning", "finetuning")  # whose change lies in [-1, 1]
+COMPRESSION_META, CURVES = "compression.json", "compression.csv"
+COMPRESSION_FORMAT = 1
+_KIND = "compression"
+_CURVE_COLUMNS = {"model": "string", "seed": "Int64", **SWEEP_COLUMNS}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Compression:
-    """What :func:`compress_and_verify` returns.
+    """What compressing one run changed, as it was verified.
 
-    ``checkpoint`` is the smaller one, ``verification`` has ``frames.VERIFICATION_COLUMNS``, ``norms`` has
-    ``NORM_COLUMNS`` (empty where no norm stands in the way), ``curve`` has ``SWEEP_COLUMNS`` (empty where no sweep was
-    asked for), ``meta`` says what was done on what.
+    ``verification`` has ``frames.VERIFICATION_COLUMNS``, ``norms`` has ``NORM_COLUMNS`` (empty where no norm stands in
+    the way), ``curve`` has ``SWEEP_COLUMNS`` (empty where no sweep was asked for), ``meta`` says what was done on what.
     """
 
-    checkpoint: Checkpoint
     verification: pd.DataFrame
     norms: pd.DataFrame
     curve: pd.DataFrame
     meta: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        return str(self.meta["model"])
+
+    @property
+    def seed(self) -> int | None:
+        return None if self.meta["seed"] is None else int(self.meta["seed"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Compressions:
+    """The compressions of several runs: what a report is made of. Raises :class:`InputError` for none, or when a run
+    (model and seed) is there twice."""
+
+    runs: tuple[Compression, ...]
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise InputError("runs must hold at least one compression, got none")
+        known = [(run.model, run.seed) for run in self.runs]
+        if double := next((run for run in known if known.count(run) > 1), None):
+            raise InputError(f"runs must hold different runs, got {double[0]} seed {double[1]} twice")
+
+    @functools.cached_property
+    def by_model(self) -> dict[str, list[Compression]]:
+        """The runs of each model, in the order given."""
+        found: dict[str, list[Compression]] = {}
+        for run in self.runs:
+            found.setdefault(run.model, []).append(run)
+        return found
+
+    @functools.cached_property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """The sweep of each model that has one, pooled over its runs."""
+        swept = {model: [run.curve for run in runs if len(run.curve)] for model, runs in self.by_model.items()}
+        return {model: over_runs(found, ["criterion", "energy", "budget"]) for model, found in swept.items() if found}
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """Which test images were seen, each source once."""
+        return tuple(dict.fromkeys(str(run.meta["data"]) for run in self.runs))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(line for run in self.runs for line in run.meta["warnings"]))
+
+    # --- in a folder ----------------------------------------------------------------------------------------------
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """All but the sweeps, as plain values of JSON."""
+        rows = pd.concat([run.verification for run in self.runs])
+        holds = [Path(CURVES).stem] if any(len(run.curve) for run in self.runs) else []
+        return {
+            "kind": _KIND,
+            "format": COMPRESSION_FORMAT,
+            "quantities": quantity_records(rows.loc[rows["source"].notna(), "quantity"]),
+            "holds": holds,
+            "runs": [_plain_json(_as_record(run)) for run in self.runs],
+        }
+
+    def save(self, folder: str | os.PathLike[str], **about: Any) -> list[Path]:
+        """Write all of it into ``folder`` (made where it is not there) and return the files: ``compression.json`` with
+        ``about`` beside what they say of themselves, and the sweeps in ``compression.csv``. Every digit is kept."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**about, **self.meta}, indent=2, default=str, allow_nan=False)
+        (place / COMPRESSION_META).write_text(text + "\n", encoding="utf-8")
+        if not self.meta["holds"]:
+            return [place / COMPRESSION_META]
+        swept = [run.curve.assign(model=run.model, seed=run.seed) for run in self.runs if len(run.curve)]
+        frame = pd.concat([curve[list(_CURVE_COLUMNS)].astype(_CURVE_COLUMNS) for curve in swept], ignore_index=True)
+        frame.to_csv(place / CURVES, index=False)
+        return [place / COMPRESSION_META, place / CURVES]
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Compressions:
+        """What :meth:`save` wrote. Raises :class:`InputError` naming the file that is missing or damaged."""
+        place = Path(folder)
+        content = read_compression_meta(place)
+        swept = Path(CURVES).stem in content["holds"] if "holds" in content else (place / CURVES).is_file()
+        curves = read_frame(place / CURVES, _CURVE_COLUMNS) if swept else make_frame([], _CURVE_COLUMNS)
+        try:
+            register_records(content.get("quantities", ()))
+            return Compressions(tuple(_from_record(record, curves) for record in content["runs"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+            raise InputError(f"{place / COMPRESSION_META} is damaged, or of no compression: {reason}") from None
+
+
+def read_compression_meta(folder: Path) -> dict[str, Any]:
+    """The ``compression.json`` of a report; those of earlier versions name no kind."""
+    path = folder / COMPRESSION_META
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no compression: there is no {COMPRESSION_META} in it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)[:200]}") from None
+    content = content if isinstance(content, dict) else {}
+    said = (content.get("kind", _KIND), content.get("format", COMPRESSION_FORMAT))
+    if said != (_KIND, COMPRESSION_FORMAT) or not isinstance(content.get("runs"), list):
+        raise InputError(f"{path} is not of a compression of this version (format {COMPRESSION_FORMAT})")
+    return content
+
+
+def _as_record(run: Compression) -> dict[str, Any]:
+    tables = {"verification": run.verification, "norms": run.norms}
+    return {**run.meta, **{name: _rows(frame) for name, frame in tables.items()}}
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as plain values, None for what is missing."""
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
+def _plain_json(value: Any) -> Any:
+    """``value`` with the numbers that JSON lacks as words: ``inf``, ``-inf``, ``nan``."""
+    if isinstance(value, Mapping):
+        return {name: _plain_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _from_record(record: Mapping[str, Any], curves: pd.DataFrame) -> Compression:
+    meta = {name: value for name, value in record.items() if name not in ("verification", "norms")}
+    meta["norm_logit"] = float(meta["norm_logit"])  # a word where it is infinite
+    if "held_out" in meta:
+        meta["held_out"] = {name: float(x) if isinstance(x, str) else x for name, x in meta["held_out"].items()}
+    same_seed = curves["seed"].isna() if meta["seed"] is None else (curves["seed"] == meta["seed"]).fillna(False)
+    rows = curves[(curves["model"] == meta["model"]) & same_seed]
+    return Compression(
+        verification=make_frame(record["verification"], VERIFICATION_COLUMNS),
+        norms=make_frame(record["norms"], NORM_COLUMNS),
+        curve=rows[list(SWEEP_COLUMNS)].reset_index(drop=True),
+        meta=meta,
+    )
+
+
+# --- several runs as one ----------------------------------------------------------------------------------------------
 
 
 def over_runs(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
@@ -65,7 +216,7 @@ def _change_over_runs(rows: pd.DataFrame, change: str) -> tuple[float, float, fl
     quantity = rows["quantity"].iloc[0] if "quantity" in rows else "accuracy"
     values, is_ratio = rows[change].to_numpy(float), quantity in RATIOS
     values = np.log(values) if is_ratio else values
-    found = paired_test(np.zeros(len(values)), values, span=1.0 if quantity in _ACCURACIES else math.inf)
+    found = paired_test(np.zeros(len(values)), values, span=1.0 if quantity in ACCURACIES else math.inf)
     ends = (found.difference, *found.interval)
     middle, low, high = (math.exp(x) for x in ends) if is_ratio else ends
     return middle, low, high, found.p

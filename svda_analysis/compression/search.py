@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.compression.keep import CRITERIA, NORM_SHARE, check_tolerance
+from svda_analysis.compression.keep import CRITERIA, Keep
 from svda_analysis.compression.ranking import Counts, Ranking, keep_energy, keep_logit, logit_range, rank
 from svda_analysis.compression.removal import remove, removed_shares, to_budget
-from svda_analysis.compression.verification import Change, accuracy_change, count_parameters, macs, predictions
+from svda_analysis.compression.verification import Change, Whole, accuracy_change, count_parameters, macs
 from svda_analysis.errors import InputError
 from svda_analysis.frames import SWEEP_COLUMNS, make_frame
 from svda_analysis.sources import ImageSource
+from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import adjusted_wald
 
 ENERGIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -27,27 +28,22 @@ BUDGETS = (0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)
 class _Trials(NamedTuple):
     """What every point of a sweep is held against: the whole model's predictions, size and work."""
 
-    model: nn.Module
-    source: ImageSource
-    test_images: int | None
-    seed: int
-    constant: bool
+    whole: Whole
+    keep: Keep
     image: Tensor  # one, to count the work on
-    guesses: Tensor
-    labels: Tensor
 
     def cost(self, found: Ranking, counts: Counts, norm: float) -> dict[str, Any]:
         """What keeping ``counts`` of the directions costs, masked and removed: columns of ``SWEEP_COLUMNS``."""
-        row: dict[str, Any] = {"n": len(self.labels)}
+        model = self.whole.subject.model
+        row: dict[str, Any] = {"n": len(self.whole.labels)}
         for name, least in (("removed", norm), ("masked", 0.0)):
-            smaller = remove(self.model, found, counts, norm_logit=least, constant=self.constant)
-            after, _ = predictions(smaller, self.source, images=self.test_images, seed=self.seed)
-            change = accuracy_change(self.guesses, after, self.labels)
+            smaller = remove(model, found, counts, norm_logit=least, constant=self.keep.constant)
+            change = self.whole.change(smaller)
             row |= {f"{name}_change": change.change, f"{name}_low": change.ci_low, f"{name}_high": change.ci_high}
             if name == "removed":
                 row |= removed_shares(smaller)
-                row["parameters_change"] = count_parameters(smaller) / count_parameters(self.model) - 1
-                row["macs_change"] = macs(smaller, self.image) / macs(self.model, self.image) - 1
+                row["parameters_change"] = count_parameters(smaller) / count_parameters(model) - 1
+                row["macs_change"] = macs(smaller, self.image) / macs(model, self.image) - 1
             if found.layers[0].sigma is None:  # no norm stands between masking and removing
                 row |= {f"masked_{end}": row[f"removed_{end}"] for end in ("change", "low", "high")}
                 break
@@ -55,33 +51,33 @@ class _Trials(NamedTuple):
 
 
 def sweep(
-    model: nn.Module,
+    given: Given,
     images: Tensor,
     source: ImageSource,
     *,
     budgets: Sequence[float] = BUDGETS,
     energies: Sequence[float] = ENERGIES,
     criteria: Sequence[str] = CRITERIA,
-    norm_logit: float | None = None,
-    constant: bool = True,
+    keep: Keep | None = None,
     test_images: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """What removing costs in accuracy, masked and removed: a frame with :data:`SWEEP_COLUMNS`.
 
-    To each of ``budgets`` (:func:`to_budget`; those that are less than one direction a head
-    are left out), and by each of ``energies`` a head for each criterion. ``images`` are training images to rank by,
-    ``source`` gives the test images. ``random`` is the control: as many directions of each head as ``operator`` keeps,
-    chosen at random. ``norm_logit`` None: a tenth of the threshold that meets a budget; at each energy, for all
-    criteria, a tenth of what the weakest direction that ``operator`` keeps moves the logits by (root mean square over
-    heads). ``progress`` is called with (points done, in all).
+    ``given`` is what :func:`~svda_analysis.specs.open_model` takes. To each of ``budgets``
+    (:func:`~svda_analysis.compression.removal.to_budget`; those that are less than one direction a head are left out),
+    and by each of ``energies`` a head for each criterion. ``images`` are training images to rank by, ``source`` gives
+    the test images. ``random`` is the control: as many directions of each head as ``operator`` keeps, chosen at random.
+    Of ``keep`` only ``norm_logit`` and ``constant`` count here; ``norm_logit`` None: a tenth of the threshold that
+    meets a budget; at each energy, for all criteria, a tenth of what the weakest direction that ``operator`` keeps
+    moves the logits by (root mean square over heads). ``progress`` is called with (points done, in all).
     """
     if not all(0 < budget <= 1 for budget in budgets):
         raise InputError(f"budgets must lie in (0, 1], got {', '.join(map(str, budgets))}")
-    guesses, labels = predictions(model, source, images=test_images, seed=seed)
-    trials = _Trials(model, source, test_images, seed, constant, images[:1], guesses, labels)
-    logits, total = rank(model, images), len(budgets) + len(criteria) * len(energies)
+    keep, subject = keep or Keep(), open_model(given)
+    trials = _Trials(Whole(subject, source, test_images, seed), keep, images[:1])
+    logits, total = rank(subject, images), len(budgets) + len(criteria) * len(energies)
     rows: list[dict[str, Any]] = []
 
     def add(point: dict[str, Any], found: Ranking, counts: Counts, norm: float) -> None:
@@ -91,15 +87,15 @@ def sweep(
 
     for budget in budgets:
         try:
-            least, _ = to_budget(model, logits, budget, norm_logit=norm_logit, constant=constant)
+            options: dict[str, Any] = {"norm_logit": keep.norm_logit, "constant": keep.constant}
+            least, _ = to_budget(subject.model, logits, budget, **options)
         except InputError:
             continue
-        norm = NORM_SHARE * least if norm_logit is None else norm_logit
-        add({"criterion": "operator", "budget": budget}, logits, keep_logit(logits, least), norm)
+        add({"criterion": "operator", "budget": budget}, logits, keep_logit(logits, least), keep.norm_at(least))
     for criterion in criteria if energies else ():
-        found = rank(model, images, criterion=criterion, seed=seed)
+        found = rank(subject, images, criterion=criterion, seed=seed)
         for energy in energies:
-            norm = NORM_SHARE * _weakest(logits, energy) if norm_logit is None else norm_logit
+            norm = keep.norm_at(_weakest(logits, energy))
             add({"criterion": criterion, "energy": energy}, found, keep_energy(found, energy), norm)
     return make_frame(rows, SWEEP_COLUMNS)
 
@@ -111,34 +107,40 @@ def _weakest(ranking: Ranking, energy: float) -> float:
 
 
 def smallest(
-    model: nn.Module,
+    given: Given,
     ranking: Ranking,
     held_out: ImageSource,
     *,
-    tolerance: float,
-    norm_logit: float | None = None,
-    constant: bool = True,
+    keep: Keep | None = None,
     steps: int = 8,
+    **fields: Any,
 ) -> tuple[float, nn.Module, Change]:
-    """The smallest model whose accuracy falls by less than ``tolerance`` (a share, 0.01 is one point).
+    """The smallest model whose accuracy falls by less than a ``tolerance`` (a share, 0.01 is one point).
 
-    One threshold on the logits that a direction moves (:func:`keep_logit`) for all heads and layers, bisected ``steps``
-    times on ``held_out`` images, which must be neither test images nor those of the ``ranking``. A model passes if
-    the whole 95 % interval of its accuracy change lies above ``-tolerance``, by :func:`adjusted_wald`: few images give
-    a wide interval and a cautious choice. Returns the threshold, the model, and its change on ``held_out`` with that
-    interval. Raises :class:`InputError` when none passes.
+    ``given`` is what :func:`~svda_analysis.specs.open_model` takes; the tolerance, and what stays of the norm, are said
+    by ``keep``, or by fields of :class:`Keep` as keywords: ``smallest(model, ranking, held_out, tolerance=0.01)``.
+
+    One threshold on the logits that a direction moves (:func:`~svda_analysis.compression.ranking.keep_logit`) for all
+    heads and layers, bisected ``steps`` times on ``held_out`` images, which must be neither test images nor those of
+    the ``ranking``. A model passes if the whole 95 % interval of its accuracy change lies above ``-tolerance``, by
+    :func:`~svda_analysis.stats.adjusted_wald`: few images give a wide interval and a cautious choice. Returns the
+    threshold, the model, and its change on ``held_out`` with that interval. Raises :class:`InputError` when none
+    passes.
 
     The held-out images are training images, which the model has learned from, and the search looks at them
     ``steps + 1`` times: the interval guides the choice and promises nothing. The test images have the last word.
     """
-    check_tolerance(tolerance)
-    guesses, labels = predictions(model, held_out)
+    keep = Keep.of(keep, fields)
+    if (tolerance := keep.tolerance) is None:
+        raise InputError("tolerance must be given: how much accuracy may fall")
+    whole = Whole(open_model(given), held_out)
+    guesses, labels = whole.guesses, whole.labels
     right = guesses == labels
 
     def attempt(least: float) -> tuple[float, nn.Module, Change]:
-        norm = NORM_SHARE * least if norm_logit is None else norm_logit
-        smaller = remove(model, ranking, keep_logit(ranking, least), norm_logit=norm, constant=constant)
-        after = predictions(smaller, held_out)[0]
+        counts, norm = keep_logit(ranking, least), keep.norm_at(least)
+        smaller = remove(whole.subject.model, ranking, counts, norm_logit=norm, constant=keep.constant)
+        after = whole.guesses_of(smaller)
         still = after == labels
         low, high = adjusted_wald(int((right & ~still).sum()), int((~right & still).sum()), len(labels))
         return least, smaller, dataclasses.replace(accuracy_change(guesses, after, labels), ci_low=low, ci_high=high)

@@ -7,21 +7,22 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.compression.result import RATIOS, Compression, over_runs
-from svda_analysis.formatting import fixed, interval, p_value, percent, points, short_number, signed
+from svda_analysis.compression.result import ACCURACIES, RATIOS, Compression, over_runs
+from svda_analysis.formatting import fixed, interval, number, p_value, percent, points, short_number, signed
 from svda_analysis.frames import each_row
+from svda_analysis.vocabulary import label
 
 _VERIFIED = {
-    "accuracy": "accuracy",
-    "agreement": "predictions that agree",
-    "map_divergence": "map divergence (Jensen-Shannon)",
-    "parameters": "parameters",
-    "macs": "multiply-accumulates",
-    "bytes": "bytes of the weights",
-    "seconds_1": "seconds for one image",
-    "seconds_32": "seconds for 32 images",
-    "before_finetuning": "accuracy, without fine-tuning",
-    "finetuning": "accuracy, compressed, by fine-tuning",
+    "accuracy": "Accuracy",
+    "agreement": "Predictions that agree",
+    "map_divergence": "Map divergence (Jensen-Shannon)",
+    "parameters": "Parameters",
+    "macs": "Multiply-accumulates",
+    "bytes": "Bytes of the weights",
+    "seconds_1": "Seconds for one image",
+    "seconds_32": "Seconds for 32 images",
+    "before_finetuning": "Accuracy, without fine-tuning",
+    "finetuning": "Accuracy, compressed, by fine-tuning",
 }
 
 
@@ -35,19 +36,21 @@ def verification_table(runs: Sequence[Compression], *, indicators: bool = True) 
 
 
 def _verified_cells(row: Any, *, single: bool) -> dict[str, str]:
-    is_accuracy = "accuracy" in _VERIFIED.get(row.quantity, "")
+    is_accuracy = row.quantity in ACCURACIES
     is_share, scale = is_accuracy or row.quantity == "agreement", 100 if is_accuracy else 1
-    before, after = (percent(x, 2) if is_share else short_number(x) for x in (row.before, row.after))
+    plain = short_number if row.quantity in _VERIFIED else number
+    before, after = (percent(x, 2) if is_share else plain(x) for x in (row.before, row.after))
     if row.quantity in RATIOS:
         change = f"x {row.change:.3f}"
     else:
         change = f"{fixed(100 * row.change, 2, sign=True)} points" if is_accuracy else signed(row.change)
+    digits = 3 if row.quantity in _VERIFIED else None
     cells = {
-        "Quantity": _VERIFIED.get(row.quantity, f"{row.quantity} ({row.source})"),
+        "Quantity": _VERIFIED.get(row.quantity) or label(row.quantity, row.source),
         "Before": before,
         "After": after,
         "Change": "-" if pd.isna(row.change) else change,
-        "95 % interval": interval(scale * row.ci_low, scale * row.ci_high, digits=3, missing="-"),
+        "95 % interval": interval(scale * row.ci_low, scale * row.ci_high, digits=digits, missing="-"),
         "p": p_value(row.p),
     }
     if single:

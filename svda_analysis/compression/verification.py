@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 import time
@@ -17,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
 from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
-from svda_analysis.maps import logits_of, whole_maps
+from svda_analysis.maps import logits_of
 from svda_analysis.sources import ImageSource
+from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import difference_test, mcnemar, mean_interval
-from svda_analysis.subject import for_model
+from svda_analysis.subject import Subject, for_model
 from svda_analysis.tap import evaluating
 
 
@@ -62,11 +64,11 @@ def accuracy_change(before: Tensor, after: Tensor, labels: Tensor) -> Change:
 
 
 def predictions(
-    model: nn.Module, source: ImageSource, *, images: int | None = None, seed: int = 0, batch_size: int = 64
+    subject: Subject, source: ImageSource, *, images: int | None = None, seed: int = 0, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
     """Predicted classes and labels, each ``(n,)`` int64, of ``images`` drawn with ``seed`` (None: all)."""
     found, truth = [], []
-    with evaluating(model), torch.no_grad():
+    with subject.running() as model, torch.no_grad():
         for batch, labels in source.batches(batch_size, images, seed):
             if labels is None:
                 raise InputError(f"{source.name} has no labels of the model's classes: no accuracy can be compared")
@@ -75,9 +77,42 @@ def predictions(
     return torch.cat(found), torch.cat(truth)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whole:
+    """The whole model and the test images that smaller ones are held against it on: ``images`` of ``source`` drawn with
+    ``seed`` (None: all)."""
+
+    subject: Subject
+    source: ImageSource
+    images: int | None = None
+    seed: int = 0
+
+    @functools.cached_property
+    def guesses(self) -> Tensor:
+        """What the whole model predicts, ``(n,)`` int64."""
+        return self._answers[0]
+
+    @functools.cached_property
+    def labels(self) -> Tensor:
+        """What is true, ``(n,)`` int64."""
+        return self._answers[1]
+
+    @functools.cached_property
+    def _answers(self) -> tuple[Tensor, Tensor]:
+        return predictions(self.subject, self.source, images=self.images, seed=self.seed)
+
+    def guesses_of(self, model: nn.Module) -> Tensor:
+        """What another model predicts of the same images, ``(n,)`` int64."""
+        return predictions(self.subject.like(model), self.source, images=self.images, seed=self.seed)[0]
+
+    def change(self, model: nn.Module) -> Change:
+        """:func:`accuracy_change` from the whole model to another."""
+        return accuracy_change(self.guesses, self.guesses_of(model), self.labels)
+
+
 def verify(
-    before: nn.Module,
-    after: nn.Module,
+    before: Given,
+    after: Given,
     source: ImageSource,
     *,
     images: int | None = None,
@@ -87,38 +122,58 @@ def verify(
 ) -> pd.DataFrame:
     """What the compression changed: a frame with :data:`VERIFICATION_COLUMNS`.
 
+    ``before`` and ``after`` are what :func:`~svda_analysis.specs.open_model` takes; a module ``after`` is seen as
+    ``before`` is (its images, prefix tokens and device).
+
     Accuracy, with the paired interval over ``images`` test images and McNemar's p; agreement of the predictions; the
     mean Jensen-Shannon divergence (base 2, in [0, 1]) of corresponding attention maps and the mean of every indicator
     on ``map_images`` images; parameters, multiply-accumulates of an image, bytes of the saved weights; and seconds for
     one image and for 32, timed in turns. ``change`` of what is counted or timed is the ratio, with an interval over
     ``rounds`` where it is timed.
     """
-    guesses, labels = predictions(before, source, images=images, seed=seed)
-    change = accuracy_change(guesses, predictions(after, source, images=images, seed=seed)[0], labels)
+    first = open_model(before)
+    second = first.like(after) if isinstance(after, nn.Module) else open_model(after)
+    return verify_against(Whole(first, source, images, seed), second, map_images=map_images, rounds=rounds)
+
+
+def verify_against(whole: Whole, smaller: Subject, *, map_images: int = 128, rounds: int = 15) -> pd.DataFrame:
+    """:func:`verify` of a model whose predictions may be known already."""
+    first, source, seed = whole.subject, whole.source, whole.seed
+    guesses = predictions(smaller, source, images=whole.images, seed=seed)[0]
+    change = accuracy_change(whole.guesses, guesses, whole.labels)
     interval = {"ci_low": change.ci_low, "ci_high": change.ci_high}
     rows: list[dict[str, Any]] = [
         {"quantity": "accuracy", "p": change.p, "n": change.n, **interval, **_both(change.before, change.after)},
         {"quantity": "agreement", "after": change.agreement, "n": change.n},
     ]
     batch = torch.cat([x for x, _ in source.batches(32, map_images, seed)])
-    rows += [{"quantity": "map_divergence", "after": map_divergence(before, after, batch), "n": len(batch)}]
-    for name, count in (("parameters", count_parameters), ("macs", lambda m: macs(m, batch[:1])), ("bytes", file_size)):
+    rows += [{"quantity": "map_divergence", "after": map_divergence(first, smaller, batch), "n": len(batch)}]
+    with first.running() as before, smaller.running() as after:
+        rows += _costs(before, after, batch, rounds)
+    rows += _indicator_changes(first, smaller, batch)
+    return make_frame(rows, VERIFICATION_COLUMNS)
+
+
+def _costs(before: nn.Module, after: nn.Module, images: Tensor, rounds: int) -> list[dict[str, Any]]:
+    """What is counted and timed."""
+    rows: list[dict[str, Any]] = []
+    counts = {"parameters": count_parameters, "macs": lambda model: macs(model, images[:1]), "bytes": file_size}
+    for name, count in counts.items():
         a, b = count(before), count(after)
         rows.append({"quantity": name, "before": a, "after": b, "change": b / a})
     for name, size in (("seconds_1", 1), ("seconds_32", 32)):
-        rows.append({"quantity": name, "n": rounds, **time_ratio(before, after, batch[:size], rounds=rounds)})
-    rows += _indicator_changes(before, after, batch)
-    return make_frame(rows, VERIFICATION_COLUMNS)
+        rows.append({"quantity": name, "n": rounds, **time_ratio(before, after, images[:size], rounds=rounds)})
+    return rows
 
 
 def _both(before: float, after: float) -> dict[str, float]:
     return {"before": before, "after": after, "change": after - before}
 
 
-def _indicator_changes(before: nn.Module, after: nn.Module, images: Tensor) -> list[dict[str, Any]]:
+def _indicator_changes(before: Subject, after: Subject, images: Tensor) -> list[dict[str, Any]]:
     means = []
-    for model in (before, after):
-        table = analyze(model, images, examples=0).table
+    for subject in (before, after):
+        table = analyze(subject, images, examples=0).table
         means.append(table[table["layer"].notna()].groupby(["indicator", "source"], sort=False)["mean"].mean())
     shared = means[0].index.intersection(means[1].index, sort=False)
     return [
@@ -127,11 +182,11 @@ def _indicator_changes(before: nn.Module, after: nn.Module, images: Tensor) -> l
     ]
 
 
-def map_divergence(before: nn.Module, after: nn.Module, images: Tensor) -> float:
+def map_divergence(before: Subject, after: Subject, images: Tensor) -> float:
     """Mean Jensen-Shannon divergence (base 2) between the rows of both models' maps, over layers, heads and images."""
     total, count = 0.0, 0
     for batch in images.split(16):
-        first, second = (_double_maps(model, batch) for model in (before, after))
+        first, second = (_double_maps(subject, batch) for subject in (before, after))
         for p, q in zip(first, second, strict=True):
             mixed = torch.special.entr((p + q) / 2) - (torch.special.entr(p) + torch.special.entr(q)) / 2
             values = mixed.sum(-1).mean((1, 2)) / math.log(2)  # (B,)
@@ -139,9 +194,9 @@ def map_divergence(before: nn.Module, after: nn.Module, images: Tensor) -> float
     return total / count
 
 
-def _double_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
-    with evaluating(model), torch.no_grad():
-        return [a.double().cpu() for a in whole_maps(model, for_model(images, model)).layers]
+def _double_maps(subject: Subject, images: Tensor) -> list[Tensor]:
+    with subject.running() as model, torch.no_grad():
+        return [a.double().cpu() for a in subject.maps_of(for_model(images, model)).layers]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -5,13 +5,16 @@ A study of variants draws sigma and maps over epochs of the models whose traces 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from svda_analysis.document import Picture
-from svda_analysis.figures.attention_maps import plot_attention_maps, plot_matched_heads
+from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
+from svda_analysis.figures.costs import plot_compression
 from svda_analysis.figures.differences import GAINS, comparison_figure, plot_faithfulness
 from svda_analysis.figures.distributions import plot_distributions
 from svda_analysis.figures.epochs import (
@@ -154,3 +157,39 @@ def _matched_heads(analysis: Analysis) -> Pictures:
         if len(shown := heads[ours & theirs]):
             both = [analysis.examples[str(name)] for name in (model, baseline)]
             yield Picture(name=f"matched_heads_{model}_{baseline}", draw=partial(plot_matched_heads, shown, *both))
+
+
+# --- of compressions and of explanations ------------------------------------------------------------------------------
+
+
+class Swept(Protocol):
+    """What the figure of a compression is drawn from: a sweep for each model."""
+
+    @property
+    def curves(self) -> Mapping[str, pd.DataFrame]: ...
+
+
+@figure("compression", where=("compression",))
+def _compression(compressions: Swept) -> Pictures:
+    if compressions.curves:
+        caption = "Change in accuracy by what is masked and by what is removed"
+        yield Picture(name="compression", draw=partial(plot_compression, compressions.curves), caption=caption)
+
+
+class Explained(Protocol):
+    """What the figure of explanations is drawn from, as :func:`plot_explanations` takes it."""
+
+    @property
+    def pictures(self) -> np.ndarray: ...
+    @property
+    def labelled_maps(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def signed(self) -> Sequence[str]: ...
+    @property
+    def captions(self) -> Sequence[str]: ...
+
+
+@figure("explanations", where=("explanations",))
+def _explanations(page: Explained) -> Pictures:
+    options: dict[str, Any] = {"signed": page.signed, "captions": page.captions}
+    yield Picture(name="explanations", draw=partial(plot_explanations, page.pictures, page.labelled_maps, **options))

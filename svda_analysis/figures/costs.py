@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -20,7 +21,8 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
 
     Left the score directions masked, right the rows of W_q and W_k truly removed. ``curves`` holds by model frames of
     ``frames.SWEEP_COLUMNS``, of one run or pooled over runs; each criterion is a line, the random control in grey;
-    budgets, met by one threshold for all heads, are a line of their own.
+    budgets, met by one threshold for all heads, are a line of their own. What lies far below is out of sight, and so is
+    its interval.
     """
     for model, curve in curves.items():
         check_columns(curve, _CURVE, f"curve of {model}")
@@ -38,6 +40,7 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
 
 
 def _draw_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
+    bottom = _bottom(curve, how)
     by_budget = curve.get("budget", pd.Series(index=curve.index)).notna()
     names = curve["criterion"].astype(object).mask(by_budget, curve["criterion"] + ", one threshold")
     colored = [name for name in names.unique() if name != "random"]
@@ -46,12 +49,20 @@ def _draw_cost(ax: Axes, curve: pd.DataFrame, how: str, share: str) -> None:
         rows = rows.sort_values(share)
         x = 100 * rows[share]
         ax.plot(x, 100 * rows[f"{how}_change"], color=style.color, marker=style.marker, ls=style.dash, label=criterion)
-        ax.fill_between(x, 100 * rows[f"{how}_low"], 100 * rows[f"{how}_high"], color=style.color, alpha=0.1, lw=0)
+        shown = (100 * rows[f"{how}_change"] >= bottom).to_numpy()  # a band of what is out of sight hides the rest
+        low, high = (100 * rows[f"{how}_{end}"] for end in ("low", "high"))
+        ax.fill_between(x, low, high, where=shown, color=style.color, alpha=0.1, lw=0)
     ax.axhline(0, color=BLACK, lw=0.6)
     good = 100 * curve.loc[curve["criterion"] != "random", f"{how}_change"]
-    if good.notna().any():  # a random choice, or far too little kept, costs most of the accuracy and would flatten all
-        bottom = max(float(good.min()), -5) - 1
+    if good.notna().any():
         ax.set_ylim(bottom, max(float(good.max()), 0) + 1)
         control = 100 * curve.loc[curve["criterion"] == "random", f"{how}_change"].dropna()
         if len(control) and control.max() < bottom:
             ax.text(0.02, 0.03, f"random: below, {control.max():.0f} at best", transform=ax.transAxes, color=GREY)
+
+
+def _bottom(curve: pd.DataFrame, how: str) -> float:
+    """The least change that is shown: a random choice, or far too little kept, costs most of the accuracy and would
+    flatten all."""
+    good = 100 * curve.loc[curve["criterion"] != "random", f"{how}_change"]
+    return max(float(good.min()), -5) - 1 if good.notna().any() else -math.inf

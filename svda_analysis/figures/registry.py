@@ -6,6 +6,7 @@
             yield Picture(name="my_figure", draw=partial(plot_mine, analysis.table, models=analysis.models))
 
 A figure yields a :class:`~svda_analysis.document.Picture` for each of its files, and none where its data are missing.
+Where it is drawn says what it gets (:data:`PLACES`).
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from svda_analysis.errors import InputError
 from svda_analysis.figures.style import Models, Names, model_styles
 from svda_analysis.results import Analysis
 
-PLACES = (
-    "analysis",
-    "study",
-    "variants",
-)  # a report of checkpoints; a study of models; a study of one model's variants
-Draw = TypeVar("Draw", bound=Callable[[Analysis], Iterator[Picture]])
+PLACES = {  # and what a figure is drawn from there
+    "analysis": "the Analysis of a report",
+    "study": "the Analysis of one data set in a study of models",
+    "variants": "the same in a study of one model's variants",
+    "compression": "the Compressions of a report",
+    "explanations": "the Explanations of a few images",
+}
+Draw = TypeVar("Draw", bound=Callable[[Any], Iterator[Picture]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class FigureSpec:
 
     name: str
     where: tuple[str, ...]
-    draw: Callable[[Analysis], Iterator[Picture]]
+    draw: Callable[[Any], Iterator[Picture]]
 
 
 FIGURES: dict[str, FigureSpec] = {}
@@ -57,15 +60,16 @@ def figure(name: str, where: tuple[str, ...] = ("analysis",)) -> Callable[[Draw]
     return enter
 
 
-def pictures(analysis: Analysis, where: str = "analysis", *, models: Models = None) -> list[Picture]:
+def pictures(found: Any, where: str = "analysis", *, models: Models = None) -> list[Picture]:
     """Every picture of :data:`FIGURES` at that place that the data allow; each is drawn when its ``draw`` is called.
 
-    ``models`` are the only ones drawn, in that order (default: baselines first, then by name): the figures get an
-    analysis whose ``models`` they are, so that each model keeps its colour through all of them.
+    ``found`` is what the figures at that place are drawn from (:data:`PLACES`). ``models`` are the only ones drawn of
+    an analysis, in that order (default: baselines first, then by name): the figures get an analysis whose ``models``
+    they are, so that each model keeps its colour through all of them.
     """
     if where not in PLACES:
         raise InputError(f"where must be one of {', '.join(PLACES)}, got {where!r}")
-    shown = _InOrder.of(analysis, models or drawing_order(analysis))
+    shown = _InOrder.of(found, models or drawing_order(found)) if isinstance(found, Analysis) else found
     return [picture for spec in FIGURES.values() if where in spec.where for picture in spec.draw(shown)]
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def write_document(
     texts: Mapping[str, str] | None = None,
     save: Callable[[Path], Any] | None = None,
     meta: Mapping[str, Any] | None = None,
-    own: Iterable[str] | None = None,
+    meta_file: str = META,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write a document into ``folder`` and return its files, the ``page`` first.
@@ -46,15 +46,15 @@ def write_document(
     tex (None: none are written). ``frames`` are written as csv with six digits and ``texts`` as they stand, both by
     their path in the folder (frames without ``.csv``); ``save`` may put more into the folder that it is called with.
 
-    ``meta`` goes into ``meta.json``: ``command`` first, then what is given, ``files`` last. None: there is none.
+    ``meta`` goes into ``meta_file``: ``command`` first, then what is given, ``files`` last. None: there is none.
 
-    Files that an earlier report lists in its ``meta.json`` and that are not written now go away. A report that stands
-    beside other things names in ``own`` the files that may be its: of these those not written now go, and nothing else.
-    Files that did not change keep their date. Raises :class:`InputError` when the folder cannot be written.
+    Files that an earlier report lists in its ``meta_file`` and that are not written now go away, and nothing else:
+    reports whose ``meta_file`` differ stand in one folder. Files that did not change keep their date. Raises
+    :class:`InputError` when the folder cannot be written.
     """
     place = Path(folder)
     check_writable(place, "output folder")
-    with staged(place, own=own) as stage:
+    with staged(place, meta_file) as stage:
         if save is not None:
             save(stage)
         for name, frame in (frames or {}).items():
@@ -67,17 +67,16 @@ def write_document(
         for name, text in {**pages, **(texts or {})}.items():
             _write_text(text, stage / name)
         if meta is not None:
-            _write_meta({"command": document.command, **meta}, stage)
+            _write_meta({"command": document.command, **meta}, stage / meta_file)
         written = _inside(stage)
     return sorted((place / name for name in written), key=lambda path: (path != place / page, path))
 
 
 @contextlib.contextmanager
-def staged(folder: Path, *, own: Iterable[str] | None = None) -> Iterator[Path]:
+def staged(folder: Path, meta_file: str = META) -> Iterator[Path]:
     """A folder to write into; when all went well its files take the place of those of an earlier report.
 
-    What is of an earlier report (``own``, else what its ``meta.json`` lists) and is not written now goes away; equal
-    files are left alone.
+    What an earlier report lists in its ``meta_file`` and is not written now goes away; equal files are left alone.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +84,7 @@ def staged(folder: Path, *, own: Iterable[str] | None = None) -> Iterator[Path]:
             stage = Path(made)
             yield stage
             fresh = _inside(stage)
-            for old in _files_of(folder) if own is None else own:
+            for old in _files_of(folder / meta_file):
                 if Path(old) not in fresh:
                     (folder / old).unlink(missing_ok=True)
             for name in fresh:
@@ -107,10 +106,10 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
-def _files_of(folder: Path) -> list[str]:
-    """What the report that lies in ``folder`` says it consists of; nothing where there is none."""
+def _files_of(meta: Path) -> list[str]:
+    """What the report with this file ``meta`` says it consists of; nothing where there is none."""
     try:
-        files = json.loads((folder / META).read_text(encoding="utf-8"))["files"]
+        files = json.loads(meta.read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [
@@ -125,19 +124,21 @@ def _write_pictures(pictures: list[Picture], folder: Path, progress: Callable[[i
     for at, picture in enumerate(pictures):
         if progress:
             progress(at, len(pictures))
-        _save_picture(picture, folder)
+        save_picture(picture, folder)
     if progress:
         progress(len(pictures), len(pictures))
 
 
-def _save_picture(picture: Picture, folder: Path) -> None:
+def save_picture(picture: Picture, folder: Path) -> tuple[Path, Path]:
+    """Draw a picture, write it into ``folder`` as pdf and png, and close it; returns both."""
     import matplotlib.pyplot as plt  # it takes a while, and not every report has pictures
 
     from svda_analysis.figures.saving import save_figure
 
     figure = picture.draw()
-    save_figure(figure, folder, picture.name)
+    written = save_figure(figure, folder, picture.name)
     plt.close(figure)
+    return written
 
 
 def _write_table_files(table: Table, folder: Path) -> None:
@@ -159,7 +160,7 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_meta(meta: Mapping[str, Any], stage: Path) -> None:
-    files = sorted({*_inside(stage), Path(META)})
-    content = {**meta, "files": [path.as_posix() for path in files]}
-    _write_text(json.dumps(content, indent=2, default=str) + "\n", stage / META)
+def _write_meta(meta: Mapping[str, Any], path: Path) -> None:
+    files = sorted({*_inside(path.parent), Path(path.name)})
+    content = {**meta, "files": [file.as_posix() for file in files]}
+    _write_text(json.dumps(content, indent=2, default=str) + "\n", path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word, spoken
+from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import claims_table
 from svda_analysis.study.result import DatasetResult, StudyResult
@@ -16,7 +17,7 @@ _MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex
 
 
 def study_document(study: StudyResult, *, command: str = "", warnings: Iterable[str] = ()) -> Document:
-    """The whole report: which images, then every section of :data:`STUDY_SECTIONS` that has something to say."""
+    """The whole report: which images, then every section registered for ``study``."""
     lines = tuple(f"{result.title}: {result.source or result.missing}" for result in study.datasets)
     return Document(
         title=study.title,
@@ -24,18 +25,21 @@ def study_document(study: StudyResult, *, command: str = "", warnings: Iterable[
         made_by=_MADE_BY,
         warnings=tuple(warnings),
         lead=(Points(lines),),
-        sections=tuple(section for build in STUDY_SECTIONS for section in build(study)),
+        sections=sections_of(study, "study"),
     )
 
 
+@section("claims", where=("study",))
 def _claims_sections(study: StudyResult) -> list[Section]:
     return [] if study.of_variants else _of_tables(claims_table(study.datasets, study.margin))
 
 
+@section("accuracy", where=("study",))
 def _accuracy_sections(study: StudyResult) -> list[Section]:
     return [] if study.of_variants else _of_tables(accuracy_table(study.datasets, study.margin))
 
 
+@section("variants", where=("study",))
 def _variants_sections(study: StudyResult) -> list[Section]:
     if not study.of_variants:
         return []
@@ -43,10 +47,12 @@ def _variants_sections(study: StudyResult) -> list[Section]:
     return _of_tables(*(study_table(result, study.base, changed) for result in study.datasets))
 
 
+@section("costs", where=("study",))
 def _costs_sections(study: StudyResult) -> list[Section]:
     return _of_tables(cost_table(study.datasets))
 
 
+@section("indicators", where=("study",))
 def _indicators_sections(study: StudyResult) -> list[Section]:
     if study.of_variants:
         return []
@@ -58,6 +64,7 @@ def _of_tables(*tables: Table) -> list[Section]:
     return [Section(name=table.name, title=table.title, blocks=(table,)) for table in tables if len(table.text)]
 
 
+@section("maps", where=("study",))
 def _maps_sections(study: StudyResult) -> list[Section]:
     made = []
     for result in study.datasets:
@@ -69,6 +76,7 @@ def _maps_sections(study: StudyResult) -> list[Section]:
     return made
 
 
+@section("figures", where=("study",))
 def _figures_sections(study: StudyResult) -> list[Section]:
     made = []
     for result in study.datasets:
@@ -101,14 +109,3 @@ def _untraced(result: DatasetResult) -> list[str]:
         f"Sigma and maps over the epochs are not drawn for {', '.join(result.untraced)}, whose checkpoints are of a "
         "version that kept no trace of them; the history of each indicator is there."
     ]
-
-
-STUDY_SECTIONS: list[Callable[[StudyResult], list[Section]]] = [
-    _claims_sections,
-    _accuracy_sections,
-    _variants_sections,
-    _costs_sections,
-    _indicators_sections,
-    _maps_sections,
-    _figures_sections,
-]

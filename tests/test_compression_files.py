@@ -1,0 +1,84 @@
+"""Compressing checkpoint files: their names, one model at a time, each data set read once."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from svda_analysis.checkpoint import load, save
+from svda_analysis.compression import files, images
+from svda_analysis.compression.files import compress_files, smaller_files
+from svda_analysis.compression.keep import Keep
+from svda_analysis.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("keep", "end"),
+    [
+        (Keep(), "l0.05"),
+        (Keep(min_logit=0.1), "l0.1"),
+        (Keep(energy=0.9), "e90"),
+        (Keep(budget=0.27), "b27"),
+        (Keep(tolerance=0.005), "t0.5"),
+    ],
+)
+def test_the_name_says_how_it_was_made(keep, end, tmp_path):
+    given = tmp_path / "svda_s0.pt"
+    assert smaller_files([given], None, keep) == [tmp_path / f"svda_s0_{end}.pt"]
+
+
+def test_out_is_a_folder_for_several_and_a_file_for_one_unless_a_folder_is_there(tmp_path):
+    one, two = Path("a/svda_s0.pt"), Path("b/svda_s1.pt")
+    assert smaller_files([one], "small.pt", Keep()) == [Path("small.pt")]
+    assert smaller_files([one], str(tmp_path), Keep()) == [tmp_path / "svda_s0_l0.05.pt"]
+    made = smaller_files([one, two], "small", Keep())
+    assert made == [Path("small/svda_s0_l0.05.pt"), Path("small/svda_s1_l0.05.pt")]
+    with pytest.raises(InputError, match=r"svda_s0.pt and another checkpoint would get one name"):
+        smaller_files([one, Path("b/svda_s0.pt")], "small", Keep())
+    with pytest.raises(InputError, match="--out must not be the checkpoint itself"):
+        smaller_files([one], "a/../a/svda_s0.pt", Keep())
+
+
+@pytest.fixture
+def two_runs(tiny, tmp_path):
+    """Two runs of one model: another seed of it is enough here."""
+    origin = load(tiny["svda"])
+    save(dataclasses.replace(origin, recipe={**origin.recipe, "seed": 1}), tmp_path / "svda_s1.pt")
+    return [tiny["svda"], tmp_path / "svda_s1.pt"]
+
+
+def test_one_model_is_held_at_a_time_and_each_part_of_the_data_is_read_once(two_runs, fashion, tmp_path, monkeypatch):
+    opened, read, alive = [], [], []
+    open_model, load_dataset = files.open_model, images.load_dataset
+
+    def remember(given, **options):
+        gc.collect()
+        alive.append(sum(model() is not None for model in opened))
+        subject = open_model(given, **options)
+        opened.append(weakref.ref(subject.model))
+        return subject
+
+    def counted(name, *, train, **options):
+        read.append((name, train))
+        return load_dataset(name, train=train, **options)
+
+    monkeypatch.setattr(files, "open_model", remember)
+    monkeypatch.setattr(images, "load_dataset", counted)
+    monkeypatch.setattr("svda_analysis.training_data.load_dataset", lambda *_, **__: pytest.fail("read again"))
+    work = {"epochs": 1, "test_images": 10, "sweep_images": 0, "data_root": fashion}
+    done = list(compress_files(two_runs, Keep(energy=0.5), out=str(tmp_path / "small"), **work))
+    assert [(run.model, run.seed) for _, run in done] == [("svda", 0), ("svda", 1)]
+    assert [path.is_file() for path, _ in done] == [True, True]
+    assert not any(hasattr(run, "checkpoint") for _, run in done)
+    assert max(alive) <= 1  # the last one's, while the next is opened
+    assert sorted(read) == [("fashion_mnist", False), ("fashion_mnist", True)]
+
+
+def test_bad_numbers_are_told_before_any_work(two_runs, monkeypatch):
+    monkeypatch.setattr(files, "compress_subject", lambda *_: pytest.fail("it began"))
+    with pytest.raises(InputError, match="test_images must be at least 1, got 0"):
+        compress_files(two_runs, Keep(), test_images=0)
