@@ -68,15 +68,42 @@ def test_macs_of_a_vit_by_hand():
     assert macs(small(), torch.randn(1, 1, 28, 28)) == whole
 
 
-def test_time_ratio_sees_twice_the_work():
-    one, images = small(), torch.randn(16, 1, 28, 28)
-    twice = nn.Sequential(one, nn.Flatten(), nn.Linear(10, 10))
-    twice.forward = lambda x: (one(x), one(x), one(x))[0]  # type: ignore[method-assign]
-    found = time_ratio(one, twice, images, rounds=12)
-    assert found["ci_low"] > 1.3
-    assert found["ci_low"] < found["change"] < found["ci_high"]
+class Clock:
+    """Time that models of known speed take: a forward of ``Timed(seconds)`` moves it on, a little more each time."""
+
+    def __init__(self):
+        self.now, self.calls = 0.0, 0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Timed(nn.Module):
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds, self.weight = clock, seconds, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        self.clock.calls += 1
+        self.clock.now += self.seconds * (1 + 0.01 * (self.clock.calls * 7 % 5))
+        return x
+
+
+def test_the_ratio_of_times_is_that_of_the_models_over_the_rounds(monkeypatch):
+    clock, seconds, rounds = Clock(), [], 12
+    monkeypatch.setattr("svda_analysis.compression.verification.time", clock)
+    found = time_ratio(Timed(clock, 1.0), Timed(clock, 3.0), torch.zeros(1), rounds=rounds)
+    for turn in range(rounds + 1):  # the same once more by hand: neighbours in turns, the first round left out
+        order = (0, 1) if turn % 2 else (1, 0)
+        took = {which: (1.0, 3.0)[which] * (1 + 0.01 * ((2 * turn + at + 1) * 7 % 5)) for at, which in enumerate(order)}
+        seconds.append([took[0], took[1]])
+    logs = np.diff(np.log(seconds[1:]), axis=1)[:, 0]
+    low, high = stats.t.interval(0.95, rounds - 1, logs.mean(), stats.sem(logs))
+    assert found["change"] == pytest.approx(np.exp(logs.mean()))
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx((np.exp(low), np.exp(high)))
+    assert (found["before"], found["after"]) == pytest.approx(np.median(seconds[1:], axis=0))
     with pytest.raises(InputError, match="rounds must be at least 2"):
-        time_ratio(one, one, images, rounds=1)
+        time_ratio(Timed(clock, 1.0), Timed(clock, 1.0), torch.zeros(1), rounds=1)
 
 
 def test_file_size_falls_with_the_rows(tiny):
