@@ -31,7 +31,7 @@ from svda_analysis.figures.spectra import plot_spectra
 from svda_analysis.figures.structure import STRUCTURE_PAIRS, plot_structure
 from svda_analysis.figures.traces import plot_maps_over_epochs, plot_sigma_over_epochs
 from svda_analysis.results import Analysis
-from svda_analysis.vocabulary import FAITHFULNESS, quantity
+from svda_analysis.vocabulary import quantity
 
 Pictures = Iterator[Picture]
 _MODELS = ("analysis", "study")
@@ -58,7 +58,7 @@ def _accuracy_structure(analysis: Analysis) -> Pictures:
 def _comparison(analysis: Analysis) -> Pictures:
     if (rows := analysis.comparison) is None:
         return
-    own_figure = rows["indicator"].map(lambda name: quantity(str(name)).family == FAITHFULNESS).astype(bool)
+    own_figure = rows["indicator"].map(lambda name: quantity(str(name)).quality == "faithful").astype(bool)
     rows = rows[~own_figure & rows["layer"].isna()]
     if len(rows):
         yield Picture(name="comparison", draw=partial(comparison_figure, rows, analysis.models))
