@@ -94,16 +94,7 @@ def faithfulness(
     opened = open_model(model)
     source = open_source(data, opened, data_root)
     subject = check_faithful(opened, source, metrics, baseline)
-    values: dict[tuple[str, str], Moments] = {}
-    done, total = 0, min(images or source.total, source.total)
-    with subject.running() as network:
-        subjects = (subject, redrawn(subject, seed))
-        for given, _labels in source.batches(batch_size, images, seed):
-            for key, found in _measure(subjects, for_model(given, network), settings, done).items():
-                values.setdefault(key, Moments()).update(found.numpy())
-            done += len(given)
-            if progress:
-                progress(done, total)
+    values = _over_images(subject, source, settings, progress or (lambda done, total: None))
     rows = [
         {**subject.identity, "dataset": source.name, "source": name, **_as_row(indicator, found)}
         for (indicator, name), found in values.items()
@@ -157,6 +148,22 @@ class _Settings:
             left_out = getattr(self, name) is None if name == "steps" else name == "samples" and self.samples == 0
             if not left_out:
                 check_whole(name, getattr(self, name))
+
+
+def _over_images(
+    subject: Subject, source: ImageSource, settings: _Settings, progress: Callable[[int, int], None]
+) -> dict[tuple[str, str], Moments]:
+    """The moments of every value over the images, ``(indicator, source) -> moments``."""
+    values: dict[tuple[str, str], Moments] = {}
+    done, total = 0, min(settings.images or source.total, source.total)
+    with subject.running() as network:
+        subjects = (subject, redrawn(subject, settings.seed))
+        for given, _labels in source.batches(settings.batch_size, settings.images, settings.seed):
+            for key, found in _measure(subjects, for_model(given, network), settings, done).items():
+                values.setdefault(key, Moments()).update(found.numpy())
+            done += len(given)
+            progress(done, total)
+    return values
 
 
 def _measure(

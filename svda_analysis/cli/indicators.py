@@ -61,8 +61,8 @@ def _groups() -> dict[str, Sequence[Quantity]]:
 
 def _heading(group: str) -> str:
     known = {
-        "faithfulness": "Metrics of faithfulness, of each method of attribution, with --faithfulness N; those of a group with "
-        "--metrics GROUP",
+        "faithfulness": "Metrics of faithfulness, of each method of attribution, with --faithfulness N; those of a "
+        "group with --metrics GROUP",
         "other": "Other quantities of a table",
     }
     return known.get(group, f"Measured only when asked for by name, or with --indicators {group}")
