@@ -257,7 +257,7 @@ def _randomisation_correlation(trial: Trial) -> Tensor:
 
 @_beside(
     name="cascade_correlation",
-    label="Likeness, weights redrawn top down",
+    label="Likeness, redrawn top down",
     low=-1.0,
     high=1.0,
     higher_means="the map depends less on what the upper parts learned",
@@ -352,14 +352,14 @@ def _at_each_share() -> None:
         top = f"top {share} % of patches"
         _beside(
             name=f"source_deletion_{share}",
-            label=f"Source's deletion, {top}",
+            label=f"Source's deletion, top {share} %",
             low=-1.0,
             higher_means=f"the predicted class loses more without the {top}",
             **about,
         )(partial(_source_deletion, at))
         _beside(
             name=f"source_insertion_{share}",
-            label=f"Source's insertion, {top}",
+            label=f"Source's insertion, top {share} %",
             low=0.0,
             higher_means=f"the {top} alone keep more of the predicted class",
             **about,

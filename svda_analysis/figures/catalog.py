@@ -15,7 +15,7 @@ import pandas as pd
 from svda_analysis.document import Picture
 from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
 from svda_analysis.figures.costs import plot_compression
-from svda_analysis.figures.differences import GAINS, comparison_figure, plot_faithfulness
+from svda_analysis.figures.differences import GAINS, comparison_figure, plot_faithfulness, plot_fillers
 from svda_analysis.figures.distributions import plot_distributions
 from svda_analysis.figures.epochs import (
     ORGANISING_PAIRS,
@@ -68,6 +68,13 @@ def _comparison(analysis: Analysis) -> Pictures:
 def _faithfulness(analysis: Analysis) -> Pictures:
     if analysis.table["indicator"].isin(GAINS).any():
         yield Picture(name="faithfulness", draw=partial(plot_faithfulness, analysis.table, models=analysis.models))
+
+
+@figure("faithfulness_fillers", where=_MODELS)
+def _faithfulness_fillers(analysis: Analysis) -> Pictures:
+    if analysis.table["indicator"].str.startswith(f"{GAINS[0]}_").any():
+        draw = partial(plot_fillers, analysis.table, models=analysis.models)
+        yield Picture(name="faithfulness_fillers", draw=draw)
 
 
 @figure("by_layer", where=_MODELS)
