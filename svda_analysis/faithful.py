@@ -199,8 +199,8 @@ def _measure(
         for one in wanted
         if one.measures(control)
     }
-    shown = {name: partial(RANKINGS[name], batch, grid) for name in settings.rankings}
-    shown |= {name: partial(control.explain, subject, name) for name in settings.methods}
+    shown = {name: partial(control.explain, subject, name) for name in settings.methods}
+    shown |= {name: partial(RANKINGS[name], batch, grid) for name in settings.rankings}
     for name, explain in shown.items():
         trial = dataclasses.replace(control, maps=explain(), method=name, random=random)
         values |= {(one.name, name): one.function(trial) for one in wanted if one.measures(trial)}
