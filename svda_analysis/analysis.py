@@ -21,11 +21,13 @@ from svda_analysis.comparison import default_baseline
 from svda_analysis.data import Preprocessing
 from svda_analysis.directions import direction_shares
 from svda_analysis.errors import InputError
+from svda_analysis.faithful import check_faithful
 from svda_analysis.faithful import faithfulness as measure_faithfulness
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import check_enough, compare_run_maps
-from svda_analysis.maps import class_scores, logits_of
+from svda_analysis.maps import class_scores
+from svda_analysis.metrics import choose_metrics
 from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model, run_names
@@ -129,6 +131,7 @@ def analyze_runs(
     baseline: str | None = None,
     maps: int | None = None,
     faithfulness: int | None = None,
+    metrics: Sequence[str] | None = None,
     directions: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
@@ -142,15 +145,16 @@ def analyze_runs(
     their seed alone share a name, :func:`~svda_analysis.specs.run_names`). Each gets the images in its own way; a data
     set is read once. ``baseline`` is the model to compare with. ``maps``: also compare attention maps head by head on
     so many images (:func:`~svda_analysis.map_comparison.compare_run_maps`); ``faithfulness``: also measure on so many
-    images what the maps tell of the decision (:func:`~svda_analysis.faithful.faithfulness`); ``directions``: also count
-    on so many images the directions that hold the scores (:func:`~svda_analysis.directions.direction_shares`).
+    images what the maps tell of the decision (:func:`~svda_analysis.faithful.faithfulness`), by these ``metrics`` or
+    groups of them; ``directions``: also count on so many images the directions that hold the scores
+    (:func:`~svda_analysis.directions.direction_shares`).
     ``cache`` is a folder that keeps what was measured of each run, and gives it back. ``options`` are those of
     :func:`analyze`: indicators, images, precision, batch_size, noise, examples, seed. ``progress`` is called with
     (label, done, in all).
 
     Raises :class:`InputError` as :func:`analyze` does, before anything is measured where that can be told.
     """
-    extras = _Extras(maps=maps, faithfulness=faithfulness, directions=directions)
+    extras = _Extras(maps=maps, faithfulness=faithfulness, metrics=metrics, directions=directions)
     labels, subjects = _named(models, names, baseline)
     if maps is not None and len(subjects) < 2:
         raise InputError(f"comparing maps needs at least two models or two runs of one, got {labels[0]} alone")
@@ -160,7 +164,7 @@ def analyze_runs(
         raise InputError(f"models must be measured on one data set, got {', '.join(given)}: name one")
     if faithfulness is not None:
         for subject, source in zip(subjects, sources, strict=True):
-            _check_classifier(subject, source)
+            check_faithful(subject, source, metrics)
     bench = _Bench(Options(**options), extras, None if cache is None else Path(cache), progress)
     analysis = Analysis.join([bench.measure(*run) for run in zip(subjects, sources, labels, strict=True)])
     analysis = dataclasses.replace(analysis, baseline=baseline)
@@ -172,10 +176,11 @@ def analyze_runs(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Extras:
-    """What is measured beside the indicators, each on so many images (None: not at all)."""
+    """What is measured beside the indicators, each on so many images (None: not at all), and by which metrics."""
 
     maps: int | None
     faithfulness: int | None
+    metrics: Sequence[str] | None
     directions: int | None
 
     def __post_init__(self) -> None:
@@ -184,6 +189,9 @@ class _Extras:
         for name in ("faithfulness", "directions"):
             if (images := getattr(self, name)) is not None and images < 1:
                 raise InputError(f"{name} must be at least 1, got {images}")
+        if self.metrics is not None and self.faithfulness is None:
+            raise InputError(f"metrics are those of faithfulness, which needs its images, got {self.metrics} alone")
+        choose_metrics(self.metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +225,7 @@ class _Bench:
             advance = functools.partial(self.progress, "faithfulness")
             wanted: dict[str, Any] = {
                 "images": self.extras.faithfulness,
+                "metrics": self.extras.metrics,
                 "seed": self.options.seed,
                 "progress": advance,
             }
@@ -269,12 +278,6 @@ def _named(
         seed = "without a seed" if double[1] is None else f"with seed {double[1]}"
         raise InputError(f"names must tell runs apart that have no seeds to, got two runs {seed} named {double[0]}")
     return [subject.name for subject in opened], subjects
-
-
-def _check_classifier(subject: Subject, source: ImageSource) -> None:
-    """Raise :class:`InputError` for a model whose outputs are no class scores: no decision to be faithful to."""
-    with subject.running() as model, torch.no_grad():
-        logits_of(model(for_model(source.examples(1)[0], model)), model)
 
 
 def _kept_by(subject: Subject) -> dict[str, Any]:

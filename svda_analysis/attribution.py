@@ -243,6 +243,28 @@ def _seeded() -> Iterator[None]:
             np.random.set_state(state)  # noqa: NPY002  (likewise)
 
 
+# --- rankings that ask no model ---------------------------------------------------------------------------------------
+
+
+def _brightness(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The mean over channels of the preprocessed image: the brightest patch first."""
+    return images.detach().mean(1).float().cpu()
+
+
+def _centre(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How much closer a patch lies to the middle of the grid than the corners do: the middle first."""
+    (rows, columns), (B, _C, H, W) = grid, images.shape
+    middle = torch.tensor([(rows - 1) / 2, (columns - 1) / 2])
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).view(rows, columns, 2)
+    closeness = middle.norm() - (places - middle).norm(dim=-1)  # (rows, columns)
+    return F.interpolate(closeness[None, None], (H, W), mode="nearest-exact")[0].expand(B, -1, -1)
+
+
+# By name: functions of images (B, C, H, W) and the grid of patches, that give maps (B, H, W). What a map ranks above
+# these, it does not owe to where things lie or how bright they are.
+RANKINGS: dict[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {"brightness": _brightness, "centre": _centre}
+
+
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 

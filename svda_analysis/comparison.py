@@ -75,7 +75,9 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
                 key = {"model": name, "baseline": baseline, **dict(zip(_CELL, cell, strict=True))}
                 rows.append({**key, **_difference(theirs, ours)})
     frame = make_frame(rows, COMPARISON_COLUMNS)
-    families = frame["indicator"].map(lambda name: quantity(str(name)).family)
+    families = pd.Series(
+        [quantity(str(row.indicator)).family_of(str(row.source)) for row in each_row(frame)], frame.index
+    )
     for _, family in frame.groupby(["model", frame["layer"].isna(), families]):
         frame.loc[family.index, "p_adjusted"] = holm(family["p"])
     return frame

@@ -1,8 +1,10 @@
 """Does a map tell the truth about the model? Patches taken away and brought back, noise, and other weights.
 
 Faithfulness is a property of a model and a method together. A random ranking of the patches, the control, stands beside
-every method: a map that does no better says nothing about what the model used. Areas depend on how sure a model is of
-itself, so models are compared by their gain over that control.
+every method: a map that does no better says nothing about what the model used. Beside it stand rankings that ask no
+model, by brightness and by closeness to the middle: a map that does no better than these may owe it to where things
+lie, or to what the filler is. Areas depend on how sure a model is of itself, so models are compared by their gain over
+the control.
 """
 
 from __future__ import annotations
@@ -11,30 +13,34 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from svda_analysis.attribution import attribute, check_images
+from svda_analysis.attribution import RANKINGS, attribute, check_images
 from svda_analysis.errors import InputError
+from svda_analysis.fillers import choose_filler
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
-from svda_analysis.metrics import METRICS, Trial, rank_correlation, redrawn
+from svda_analysis.maps import logits_of
+from svda_analysis.metrics import Metric, choose_metrics
 from svda_analysis.perturbation import (
-    Baseline,
-    check_baseline,
     check_methods,
     check_whole,
     draws_of_images,
     patch_grid,
+    step_counts,
     targets_of,
     to_pixels,
 )
+from svda_analysis.redrawing import cascade, rank_correlation, redrawn
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
 from svda_analysis.subject import Subject, for_model
+from svda_analysis.trial import Trial
 from svda_analysis.vocabulary import quantity
 
 
@@ -43,56 +49,52 @@ def faithfulness(
     data: Data | ImageSource | None = None,
     *,
     methods: Sequence[str] = ("rollout", "relevance", "cls_attention"),
+    rankings: Sequence[str] = ("brightness", "centre"),
+    metrics: Sequence[str] | None = None,
     images: int | None = 200,
     batch_size: int = 16,
-    baseline: Baseline = "mean",
+    baseline: str = "mean",
     steps: int | None = 16,
     samples: int = 10,
+    draws: int = 3,
     patch_size: int | None = None,
     seed: int = 0,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Every measure of faithfulness, for each method and for a random ranking of the patches: means over images.
+    """Every measure of faithfulness, for each method and for rankings of the patches that are none: means over images.
 
     Maps and curves speak of the model's own prediction. A frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`:
-    ``source`` is the method or ``random``, layer and head are NA, the interval is the 95 % t interval of the mean over
-    images. The ``indicator`` is
-
-    - ``deletion_auc``, ``insertion_auc``: :func:`deletion_insertion` in at most ``steps`` steps (None: patch by patch);
-    - ``deletion_gain``, ``insertion_gain``: how much better than the random ranking, image by image (random minus
-      method, and method minus random). Above 0 the map tells something; these compare models;
-    - ``infidelity``, and ``sensitivity_max`` (not of ``random``, which sees no image), of ``samples`` draws each; 0
-      leaves both out;
-    - ``randomisation_correlation`` (not of ``random``): see :func:`randomisation_check`;
-    - and whatever else is registered in :data:`~svda_analysis.metrics.METRICS`.
+    ``source`` is the method, a ranking that asks no model (``brightness``, ``centre``:
+    :data:`~svda_analysis.attribution.RANKINGS`) or ``random``, the mean of ``draws`` random rankings, drawn anew for
+    each image; layer and head are NA, the interval is the 95 % t interval of the mean over images (the spread over
+    draws is in it, as each image has its own). The ``indicator`` is one of ``metrics``: names or groups of
+    :mod:`~svda_analysis.metrics`, which explains them; ``"default"``, or None, are all of no group. ``steps`` is the
+    number of steps of the curves (None: patch by patch), ``samples`` that of the draws of ``infidelity`` and
+    ``sensitivity_max`` (0 leaves both out).
 
     ``images`` are drawn with ``seed`` (None: all; of a tensor or loader the first), and all else that is drawn follows
     from it too. ``progress`` is called with (images done, images in all); the rest is as in
-    :func:`deletion_insertion`. Raises :class:`InputError` when an argument is outside what is allowed.
+    :func:`~svda_analysis.perturbation.deletion_insertion`. Raises :class:`InputError` when an argument is outside what
+    is allowed, or a filler is not to be had for the model.
     """
-    check_methods(methods)
-    check_baseline(baseline)
-    if images is not None and images < 1:
-        raise InputError(f"images must be at least 1, got {images}")
-    check_whole("batch_size", batch_size)
-    for name, value in (("steps", steps), ("samples", samples or None)):
-        if value is not None:
-            check_whole(name, value)
-    subject = open_model(model)
-    source = open_source(data, subject, data_root)
-    chosen = tuple(dict.fromkeys(methods))
-    settings = _Settings(chosen, baseline, steps, samples, patch_size, seed, 4 * batch_size)
-    values: dict[tuple[str, str], Moments] = {}
-    done, total = 0, min(images or source.total, source.total)
-    with subject.running() as network:
-        subjects = (subject, redrawn(subject, seed))
-        for given, _labels in source.batches(batch_size, images, seed):
-            for key, found in _measure(subjects, for_model(given, network), settings, done).items():
-                values.setdefault(key, Moments()).update(found.numpy())
-            done += len(given)
-            if progress:
-                progress(done, total)
+    settings = _Settings(
+        methods=methods,
+        rankings=rankings,
+        metrics=choose_metrics(metrics),
+        images=images,
+        batch_size=batch_size,
+        baseline=baseline,
+        steps=steps,
+        samples=samples,
+        draws=draws,
+        patch_size=patch_size,
+        seed=seed,
+    )
+    opened = open_model(model)
+    source = open_source(data, opened, data_root)
+    subject = check_faithful(opened, source, metrics, baseline)
+    values = _over_images(subject, source, settings, progress or (lambda done, total: None))
     rows = [
         {**subject.identity, "dataset": source.name, "source": name, **_as_row(indicator, found)}
         for (indicator, name), found in values.items()
@@ -100,49 +102,112 @@ def faithfulness(
     return make_frame(rows, TABLE_COLUMNS)
 
 
-class _Settings(NamedTuple):
-    methods: tuple[str, ...]
-    baseline: Baseline
+def check_faithful(
+    subject: Subject, source: ImageSource, metrics: Sequence[str] | None = None, baseline: str = "mean"
+) -> Subject:
+    """The subject that knows what its images of this source were brought to.
+
+    Raises :class:`InputError` where it has no classifier, or cannot have a filler that the baseline or a metric needs.
+    """
+    wanted = choose_metrics(metrics)
+    if source.normalisation is not None:
+        mean, std = source.normalisation
+        known = dataclasses.replace(subject.preprocessing, mean=tuple(mean), std=tuple(std))
+        subject = dataclasses.replace(subject, preprocessing=known)
+    for name in dict.fromkeys([baseline, *(name for one in wanted for name in one.fillers)]):
+        choose_filler(name).check(subject)
+    with subject.running() as model, torch.no_grad():
+        logits_of(model(for_model(source.examples(1)[0], model)), model)
+    return subject
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """The arguments of :func:`faithfulness`, checked."""
+
+    methods: Sequence[str]
+    rankings: Sequence[str]
+    metrics: list[Metric]
+    images: int | None
+    batch_size: int
+    baseline: str
     steps: int | None
     samples: int
+    draws: int
     patch_size: int | None
     seed: int
-    at_once: int
+
+    def __post_init__(self) -> None:
+        check_methods(self.methods)
+        for name in (self.rankings,) if isinstance(self.rankings, str) else self.rankings:
+            if name not in RANKINGS or isinstance(self.rankings, str):
+                raise InputError(f"rankings must be names among {', '.join(RANKINGS)}, got {name!r}")
+        if self.images is not None and self.images < 1:
+            raise InputError(f"images must be at least 1, got {self.images}")
+        for name in ("batch_size", "draws", "steps", "samples"):
+            left_out = getattr(self, name) is None if name == "steps" else name == "samples" and self.samples == 0
+            if not left_out:
+                check_whole(name, getattr(self, name))
+
+
+def _over_images(
+    subject: Subject, source: ImageSource, settings: _Settings, progress: Callable[[int, int], None]
+) -> dict[tuple[str, str], Moments]:
+    """The moments of every value over the images, ``(indicator, source) -> moments``."""
+    values: dict[tuple[str, str], Moments] = {}
+    done, total = 0, min(settings.images or source.total, source.total)
+    with subject.running() as network:
+        subjects = (subject, redrawn(subject, settings.seed))
+        for given, _labels in source.batches(settings.batch_size, settings.images, settings.seed):
+            for key, found in _measure(subjects, for_model(given, network), settings, done).items():
+                values.setdefault(key, Moments()).update(found.numpy())
+            done += len(given)
+            progress(done, total)
+    return values
 
 
 def _measure(
     subjects: tuple[Subject, Subject], batch: Tensor, settings: _Settings, first: int
 ) -> dict[tuple[str, str], Tensor]:
     """The values of one batch, ``(indicator, source) -> (B,)``; its first image is the stream's number ``first``."""
-    (subject, other), B = subjects, len(batch)
+    (subject, other), (B, *_, H, W) = subjects, batch.shape
     with torch.no_grad():
-        target = targets_of(subject.model, batch, None, B).cpu()
+        logits = logits_of(subject.model(batch), subject.model).cpu()
         grid = patch_grid(subject, batch, settings.patch_size)
+    target = logits.argmax(-1)
+    P = math.prod(grid)
     control = Trial(
         subject=subject,
         redrawn=other,
         images=batch,
-        maps=to_pixels(draws_of_images("ranking", B, grid, settings.seed, first), batch.shape[-2:]),
+        maps=torch.zeros(B, H, W),
         target=target,
+        runner_up=logits.scatter(1, target[:, None], -torch.inf).argmax(-1),
         method="random",
         baseline=settings.baseline,
-        steps=None if settings.steps is None else min(settings.steps, grid[0] * grid[1]),
-        at_once=settings.at_once,
+        counts=step_counts(P, None if settings.steps is None else min(settings.steps, P)),
+        at_once=4 * settings.batch_size,
         places={"patch_size": settings.patch_size},
         draws={"samples": settings.samples, "seed": settings.seed, "first": first},
     )
-    values = _values_of(control, settings)
-    for name in settings.methods:
-        maps = control.explain(subject, name)
-        values |= _values_of(dataclasses.replace(control, maps=maps, method=name, random=control), settings)
+    purposes = ["ranking", *(f"ranking {draw}" for draw in range(1, settings.draws))]
+    rankings = [draws_of_images(what, B, grid, settings.seed, first) for what in purposes]
+    random = tuple(dataclasses.replace(control, maps=to_pixels(drawn, (H, W))) for drawn in rankings)
+    wanted = [one for one in settings.metrics if settings.samples or not one.sampled]
+    values = {
+        (one.name, "random"): torch.stack([one.function(trial) for trial in random]).mean(0)
+        for one in wanted
+        if one.measures(control)
+    }
+    shown = {name: partial(control.explain, subject, name) for name in settings.methods}
+    shown |= {name: partial(RANKINGS[name], batch, grid) for name in settings.rankings}
+    for name, explain in shown.items():
+        trial = dataclasses.replace(control, maps=explain(), method=name, random=random)
+        values |= {(one.name, name): one.function(trial) for one in wanted if one.measures(trial)}
     return values
 
 
-def _values_of(trial: Trial, settings: _Settings) -> dict[tuple[str, str], Tensor]:
-    wanted = (one for one in METRICS.values() if settings.samples or not one.sampled)
-    return {
-        (one.name, trial.method): one.function(trial) for one in wanted if trial.random is not None or one.of_random
-    }
+# --- other weights ----------------------------------------------------------------------------------------------------
 
 
 def randomisation_check(model: Given, images: Tensor, *, method: str = "rollout", seed: int = 0) -> pd.DataFrame:
@@ -164,12 +229,44 @@ def randomisation_check(model: Given, images: Tensor, *, method: str = "rollout"
         batch = for_model(images, subject.model)
         target = targets_of(subject.model, batch, None, 16).cpu()
         subjects = (subject, redrawn(subject, seed))
-        maps = [attribute(each, batch, method=method, target=target) for each in subjects]
-    values, moments = rank_correlation(*maps), Moments()
-    moments.update(values[~values.isnan()].numpy())
+        moments = _correlated(*(attribute(each, batch, method=method, target=target) for each in subjects))
     return make_frame(
         [{**subject.identity, "source": method, **_as_row("randomisation_correlation", moments)}], TABLE_COLUMNS
     )
+
+
+def cascading_randomisation(model: Given, images: Tensor, *, method: str = "rollout", seed: int = 0) -> pd.DataFrame:
+    """How a map changes as the model's parts are re-drawn from the top down (Adebayo et al. 2018, cascading).
+
+    First the head is re-drawn, then the last block as well, and so on down to the embedding, when all is: a row each
+    (``part`` names what was re-drawn last), with the rank correlation of each image's map with the model's own, for the
+    class that the model itself predicts. A map that follows what was learned changes at the first stages already.
+    Parts: :func:`~svda_analysis.redrawing.parts_from_the_top`; re-drawn, ``images`` and ``n`` as in
+    :func:`randomisation_check`, whose number the last stage has.
+
+    A frame with :data:`~svda_analysis.frames.TABLE_COLUMNS` and ``part``: the ``indicator`` is
+    ``randomisation_correlation``, ``source`` the method. Raises :class:`InputError` when an argument is outside what
+    is allowed, or the model has no list of blocks.
+    """
+    check_methods((method,))
+    check_images(images, 16)
+    subject = open_model(model)
+    rows = []
+    with subject.running(), torch.no_grad():
+        batch = for_model(images, subject.model)
+        target = targets_of(subject.model, batch, None, 16).cpu()
+        own = attribute(subject, batch, method=method, target=target)
+        for part, each in cascade(subject, redrawn(subject, seed)):
+            moments = _correlated(own, attribute(each, batch, method=method, target=target))
+            row = _as_row("randomisation_correlation", moments)
+            rows.append({**subject.identity, "source": method, **row, "part": part})
+    return make_frame(rows, {**TABLE_COLUMNS, "part": "string"})
+
+
+def _correlated(own: Tensor, others: Tensor) -> Moments:
+    values, moments = rank_correlation(own, others), Moments()
+    moments.update(values[~values.isnan()].numpy())
+    return moments
 
 
 def _as_row(name: str, found: Moments) -> dict[str, Any]:

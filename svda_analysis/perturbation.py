@@ -6,8 +6,8 @@ The measures of one map at a time; :func:`svda_analysis.faithful.faithfulness` t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
 from svda_analysis.errors import InputError
+from svda_analysis.fillers import Answer, Scene, choose_filler, patch_of_pixels
 from svda_analysis.maps import logits_of
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject, for_model
-
-Baseline = Literal["mean", "blur"]
 
 
 def deletion_insertion(
@@ -28,7 +27,7 @@ def deletion_insertion(
     maps: Tensor,
     *,
     target: int | Tensor | None = None,
-    baseline: Baseline = "mean",
+    baseline: str = "mean",
     steps: int | None = None,
     patch_size: int | None = None,
     batch_size: int = 64,
@@ -37,46 +36,86 @@ def deletion_insertion(
 
     The curve is the target's softmax probability over the fraction of patches changed, its area by the trapezoid rule
     (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are the tokens). A patch weighs the
-    sum of its map; the heaviest goes first, of equal ones the first in reading order. Deletion replaces patches of the
-    image by the baseline's: low is faithful. Insertion puts the image's patches into the baseline: high is faithful.
+    sum of its map; the heaviest goes first, of equal ones the first in reading order. Deletion takes patches away: low
+    is faithful. Insertion brings the image's patches back where none was: high is faithful.
 
     ``images (B, C, H, W)`` float, preprocessed; ``maps (B, H, W)``; ``target`` a class, one for each image ``(B,)``, or
-    None for the predictions. ``baseline="mean"`` is the zero image: the mean colour where preprocessing subtracts the
-    mean. ``"blur"`` is the image under a Gaussian whose deviation is one patch side, cut off at two deviations or at
-    the image's side (our definition). All patches are changed in ``steps`` steps, as even as whole patches allow
-    (default: one patch each), so the curve has ``steps + 1`` points. ``patch_size`` is the side of a patch; without it
-    the grid is read off the model's tokens, and pixels go to patches as in
+    None for the predictions. ``baseline`` is what stands where a patch was taken away, a name of
+    :data:`~svda_analysis.fillers.FILLERS`: ``"mean"`` is the zero image, the mean colour where preprocessing subtracts
+    the mean; ``"blur"`` the blurred image; ``"black"`` pixels of 0; ``"image_mean"`` the image's own mean colour;
+    ``"tokens"`` nothing at all, the tokens are dropped (Jain et al. 2022). All patches are changed in ``steps`` steps,
+    as even as whole patches allow (default: one patch each), so the curve has ``steps + 1`` points. ``patch_size`` is
+    the side of a patch; without it the grid is read off the model's tokens, and pixels go to patches as in
     :func:`~svda_analysis.attribution.attribute`.
     ``batch_size`` changed images go through the model at once.
 
     ``model`` is what :func:`~svda_analysis.specs.open_model` takes; it runs in eval mode and is as before afterwards.
-    Raises :class:`InputError` when an argument is outside what is allowed, the model has no classifier, or the patches
-    cannot be told from it.
+    Raises :class:`InputError` when an argument is outside what is allowed, the model has no classifier, the patches
+    cannot be told from it, or the baseline is not to be had for it.
     """
-    _check_maps(images, maps, baseline, batch_size)
-    subject, maps, B = open_model(model), maps.detach().cpu().double(), len(images)
+    check_maps(images, maps, batch_size)
+    subject = open_model(model)
+    choose_filler(baseline).check(subject)
     with subject.running() as network, torch.no_grad():
         images = for_model(images.detach(), network)
-        grid = patch_grid(subject, images, patch_size)
-        P = grid[0] * grid[1]
-        steps = P if steps is None else steps
-        if not isinstance(steps, int) or not 1 <= steps <= P:
-            raise InputError(f"steps must be a whole number in 1..{P}, the number of patches, got {steps!r}")
-        counts = (torch.arange(steps + 1) * P + steps // 2) // steps  # patches changed at each point, 0 to P
-        patch_of_pixel = to_pixels(torch.arange(P).view(1, *grid).double(), maps.shape[-2:]).long()[0]  # (H, W)
-        ranks = _ranks(maps, patch_of_pixel, P)[:, patch_of_pixel].to(images.device)  # (B, H, W)
-        filler = torch.zeros_like(images) if baseline == "mean" else _blurred(images, grid)
+        P = math.prod(patch_grid(subject, images, patch_size))
+        points = step_counts(P, steps)
         classes = targets_of(network, images, target, batch_size)
-        jobs = torch.cartesian_prod(torch.arange(2), torch.arange(B), counts)  # (2 * B * (steps + 1), 3)
-        found = []
-        for kind, image, count in (part.to(images.device).unbind(1) for part in jobs.split(batch_size)):
-            changed = ranks[image] < count[:, None, None]  # (b, H, W)
-            from_image = (changed == kind[:, None, None].bool())[:, None]  # kind 0 deletes, 1 inserts
-            mixed = torch.where(from_image, images[image], filler[image])
-            found.append(_probabilities(network, mixed).gather(1, classes[image][:, None])[:, 0].cpu().double())
-    curves = torch.cat(found).view(2, B, steps + 1)
-    deletion, insertion = torch.trapezoid(curves, counts.double() / P).clamp(0, 1)  # rounding alone can pass 1
+    curves = removal_curves(
+        subject, images, maps, classes[:, None], points, baseline=baseline, patch_size=patch_size, batch_size=batch_size
+    )
+    deletion, insertion = areas_under(curves[..., 0].exp(), points)
     return deletion, insertion
+
+
+def removal_curves(
+    model: Given,
+    images: Tensor,
+    maps: Tensor,
+    classes: Tensor,
+    counts: Tensor,
+    *,
+    baseline: str = "mean",
+    patch_size: int | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Log-probabilities of ``classes (B, K)`` while patches go and come back, ``(2, B, S, K) float64`` on the CPU.
+
+    At each of ``counts (S,)`` the so many heaviest patches are taken away (the first of the two) or are all that stays
+    (the second). Other arguments and errors as for :func:`deletion_insertion`.
+    """
+    check_maps(images, maps, batch_size)
+    subject, filler, B = open_model(model), choose_filler(baseline), len(images)
+    with subject.running() as network, torch.no_grad():
+        images = for_model(images.detach(), network)
+        classes = classes.to(images.device)
+        grid = patch_grid(subject, images, patch_size)
+        ranks = _ranks(maps.detach().cpu().double(), grid).to(images.device)  # (B, P)
+        answer = filler.prepare(Scene(subject=subject, images=images, grid=grid))
+        jobs = torch.cartesian_prod(torch.arange(2), counts.cpu(), torch.arange(B))  # (2 * S * B, 3)
+        found = [_answered(answer, part.to(images.device), ranks, classes) for part in jobs.split(batch_size)]
+    return torch.cat(found).view(2, len(counts), B, -1).transpose(1, 2)
+
+
+def _answered(answer: Answer, jobs: Tensor, ranks: Tensor, classes: Tensor) -> Tensor:
+    """Log-probabilities ``(b, K)`` of jobs ``(b, 3)``: kind (0 deletes, 1 inserts), patches, image."""
+    kind, count, at = jobs.unbind(1)
+    heaviest = ranks[at] < count[:, None]  # (b, P)
+    logits = answer(at, heaviest == kind[:, None].bool())
+    return _wide(logits).log_softmax(-1).gather(1, classes[at]).cpu().double()
+
+
+def areas_under(curves: Tensor, counts: Tensor) -> Tensor:
+    """Areas by the trapezoid rule of values in [0, 1] at ``counts (S,)`` of all patches, ``(..., S) -> (...)``."""
+    return torch.trapezoid(curves, counts.double() / counts[-1]).clamp(0, 1)  # rounding alone can pass 1
+
+
+def step_counts(P: int, steps: int | None = None) -> Tensor:
+    """Patches changed at each point of a curve, ``(steps + 1,)`` whole numbers from 0 to P, as even as they can be."""
+    steps = P if steps is None else steps
+    if not isinstance(steps, int) or not 1 <= steps <= P:
+        raise InputError(f"steps must be a whole number in 1..{P}, the number of patches, got {steps!r}")
+    return (torch.arange(steps + 1) * P + steps // 2) // steps
 
 
 def infidelity(
@@ -102,7 +141,7 @@ def infidelity(
     """
     import captum.metrics
 
-    _check_maps(images, maps, "mean", batch_size)
+    check_maps(images, maps, batch_size)
     check_whole("samples", samples)
     subject, (B, C, H, W) = open_model(model), images.shape
     with subject.running() as network, torch.no_grad():
@@ -187,27 +226,22 @@ def to_pixels(patches: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(patches[:, None], tuple(size), mode="nearest-exact")[:, 0]
 
 
-def _ranks(maps: Tensor, patch_of_pixel: Tensor, P: int) -> Tensor:
+def _ranks(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """The place of each patch in decreasing order of its sum, ``(B, P)`` from 0; equal ones stay in order."""
-    weights = torch.zeros(len(maps), P, dtype=maps.dtype).index_add(1, patch_of_pixel.flatten(), maps.flatten(1))
+    place = patch_of_pixels(grid, maps.shape[-2:]).flatten()
+    weights = torch.zeros(len(maps), math.prod(grid), dtype=maps.dtype).index_add(1, place, maps.flatten(1))
     return weights.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-
-
-def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
-    from torchvision.transforms.v2 import functional as transforms
-
-    H, W = images.shape[-2:]
-    sides = (max(1, W // grid[1]), max(1, H // grid[0]))  # horizontal first, as torchvision has it
-    kernel = [min(4 * side + 1, 2 * size - 1) for side, size in zip(sides, (W, H), strict=True)]  # it reflects at edges
-    return transforms.gaussian_blur(images, kernel, [float(side) for side in sides])
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    logits = logits_of(model(images), model)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+    return _wide(logits_of(model(images), model)).softmax(-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def targets_of(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
@@ -237,19 +271,13 @@ def draws_of_images(what: str, B: int, shape: tuple[int, ...], seed: int, first:
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _check_maps(images: Tensor, maps: Tensor, baseline: str, batch_size: int) -> None:
+def check_maps(images: Tensor, maps: Tensor, batch_size: int) -> None:
+    """Raise :class:`InputError` unless there is one finite map ``(H, W)`` for each image."""
     check_images(images, batch_size)
     wanted = (len(images), *images.shape[-2:])
     if not isinstance(maps, Tensor) or maps.shape != wanted or not maps.isfinite().all():
         came = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise InputError(f"maps must be finite numbers of shape {wanted}, one map for each image, got {came}")
-    check_baseline(baseline)
-
-
-def check_baseline(baseline: str) -> None:
-    """Raise :class:`InputError` for a filler that there is not."""
-    if baseline not in get_args(Baseline):
-        raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))}, got {baseline!r}")
 
 
 def check_methods(methods: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from importlib import import_module
 from svda_analysis.errors import InputError
 
 FAITHFULNESS = "faithfulness"  # the family of what is measured by taking patches away
+FAITHFULNESS_CHECKS = "checks of faithfulness"  # that of what stands beside it, and says which numbers to trust
 
 # Where quantities are registered. Imported when a name is asked for that is not known yet, so that a label does not
 # depend on what happened to be imported before.
@@ -45,7 +46,8 @@ class Quantity:
     least and at most: numbers (infinite: no limit), or words of :data:`LIMITS`, which :meth:`bounds` resolves.
     ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: any other) which
     sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes sentences.
-    Holm's adjustment runs over each ``family`` apart. ``reference`` is the source of the formula.
+    Holm's adjustment runs over each ``family`` apart; a source of ``other_families`` has another one. ``reference`` is
+    the source of the formula. What is no ``headline`` stands in files of numbers alone, not in the tables of a report.
     """
 
     name: str
@@ -59,11 +61,17 @@ class Quantity:
     direction: Mapping[str, int] = dataclasses.field(default_factory=dict)
     quality: str = "structured"
     family: str = "indicators"
+    other_families: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reference: str = ""
+    headline: bool = True
 
     def sign(self, source: str) -> int:
         """Which sign of a difference means more of :attr:`quality`: +1, -1, or 0 where neither does."""
         return self.direction.get(source, self.direction.get("*", 0))
+
+    def family_of(self, source: str) -> str:
+        """The family within which a difference of this ``source`` is adjusted."""
+        return self.other_families.get(source, self.family)
 
     def bounds(
         self,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svda_analysis.attribution import METHODS, attribute
+from svda_analysis.attribution import METHODS, RANKINGS, attribute
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.specs import open_model
@@ -406,3 +406,15 @@ def test_a_model_with_windows_only():
 
     with pytest.raises(InputError, match="Windows has no self-attention over whole images"):
         attribute(Windows(), torch.randn(2, 1, 12, 12))
+
+
+def test_rankings_ask_no_model():
+    images = torch.rand(2, 3, 8, 12)
+    brightness = RANKINGS["brightness"](images, (2, 3))
+    torch.testing.assert_close(brightness, (images[:, 0] + images[:, 1] + images[:, 2]) / 3)
+    centre = RANKINGS["centre"](images, (2, 3))
+    assert centre.shape == (2, 8, 12)
+    for row in range(8):
+        for column in range(12):
+            away = [((r - 0.5) ** 2 + (c - 1) ** 2) ** 0.5 for r, c in ((row // 4, column // 4), (0, 0))]
+            assert centre[0, row, column].item() == pytest.approx(away[1] - away[0], abs=1e-6)

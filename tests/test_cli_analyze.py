@@ -170,11 +170,34 @@ def test_faithfulness_adds_its_rows_and_its_control(tiny, fashion, capsys, witho
     assert stopped.value.code == 0
     table = pd.read_csv("out/indicators.csv").astype(TABLE_COLUMNS)
     rows = table[table["indicator"].isin(["deletion_auc", "insertion_auc"])]
-    assert set(rows["source"]) == {"rollout", "relevance", "cls_attention", "random"}
+    assert set(rows["source"]) == {"rollout", "relevance", "cls_attention", "brightness", "centre", "random"}
     assert (rows["n"] == 6).all()
     assert set(rows["model"]) == {table["model"].iloc[0]}
-    assert "Deletion AUC" in Path("out/table.tex").read_text()
+    text = Path("out/table.tex").read_text()
+    assert ("Deletion gain" in text, "Deletion AUC" in text) == (True, False)  # of areas the file of numbers knows
     with pytest.raises(SystemExit) as stopped:
         analyze_main([*arguments, "--out", "out", "--faithfulness", "0"])
     assert stopped.value.code == 2
     assert "faithfulness must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_metrics_of_faithfulness_are_chosen_by_group(tiny, fashion, capsys, without_figures):
+    arguments = [
+        tiny["svda"],
+        "--data-root",
+        fashion,
+        "--indicators",
+        "attention_entropy",
+        "--images",
+        16,
+        "--out",
+        "out",
+    ]
+    assert run(analyze_main, *arguments, "--faithfulness", 3, "--metrics", "source,deletion_gain") == 0
+    table = pd.read_csv("out/indicators.csv")
+    shares = {f"source_{kind}_{share}" for kind in ("deletion", "insertion") for share in (10, 20, 30)}
+    assert set(table["indicator"][table["layer"].isna()]) - {"accuracy", "loss"} == {"deletion_gain", *shares}
+    capsys.readouterr()
+    said = refused(capsys, analyze_main, *arguments, "--faithfulness", 3, "--metrics", "sauce")
+    assert "metrics must be among default, cascade, fillers, tokens, source, " in said
+    assert "needs its images" in refused(capsys, analyze_main, *arguments, "--metrics", "source")

@@ -346,6 +346,21 @@ def test_faithfulness_is_a_family_of_its_own():
     assert alone["p_adjusted"].tolist() == alone["p"].tolist()
 
 
+def test_rankings_that_ask_no_model_are_adjusted_apart_from_the_methods():
+    rng = np.random.default_rng(4)
+    runs = [
+        run(model, seed, rng.normal(shift, 0.1, (3, 2)), indicator="deletion_gain", source=source)
+        for shift, model in enumerate(("vit", "svda"))
+        for source in ("rollout", "relevance", "brightness")
+        for seed in range(3)
+    ]
+    result = whole(compare(frame(*runs)))
+    methods = result[result["source"] != "brightness"]
+    assert methods["p_adjusted"].tolist() == pytest.approx(list(holm(methods["p"])))
+    alone = result[result["source"] == "brightness"]
+    assert alone["p_adjusted"].tolist() == alone["p"].tolist()
+
+
 # --- simulated runs: does the promised 95 % hold? -------------------------------------------------------------------
 
 

@@ -8,9 +8,10 @@ from scipy import stats
 
 from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
-from svda_analysis.faithful import faithfulness, randomisation_check
+from svda_analysis.faithful import cascading_randomisation, faithfulness, randomisation_check
 from svda_analysis.frames import TABLE_COLUMNS
-from svda_analysis.perturbation import deletion_insertion, infidelity, sensitivity_max
+from svda_analysis.metrics import METRICS
+from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
 from svda_analysis.stats import mean_interval
 from svda_analysis.vocabulary import quantity
 
@@ -26,8 +27,11 @@ def test_the_table_holds_the_mean_and_interval_of_each_method_and_the_control():
     assert seen == [(2, 5), (4, 5), (5, 5)]
     assert dict(table.dtypes.astype(str)) == TABLE_COLUMNS
     of_all = {"deletion_auc", "insertion_auc", "infidelity"}
-    of_methods = {*of_all, "deletion_gain", "insertion_gain", "sensitivity_max", "randomisation_correlation"}
+    gains = {"deletion_gain", "insertion_gain", "normalised_deletion_gain", "normalised_insertion_gain"}
+    of_rankings = {"deletion_auc", "insertion_auc", *gains, "class_contrast"}
+    of_methods = {*of_all, *of_rankings, "sensitivity_max", "randomisation_correlation"}
     wanted_rows = {("random", x) for x in of_all} | {(name, x) for name in ("rollout", "saliency") for x in of_methods}
+    wanted_rows |= {(name, x) for name in ("brightness", "centre") for x in of_rankings}
     assert set(zip(table["source"], table["indicator"], strict=True)) == wanted_rows
     assert len(table) == len(wanted_rows)
     assert table[["layer", "head"]].isna().all(axis=None)
@@ -58,7 +62,10 @@ def test_the_table_holds_the_mean_and_interval_of_each_method_and_the_control():
 
 def test_the_control_follows_its_seed_and_not_the_batches():
     model, images = model_and_images(images=5)
-    runs = [faithfulness(model, images, methods=(), batch_size=size, seed=s) for size, s in ((2, 0), (5, 0), (5, 1))]
+    runs = [
+        faithfulness(model, images, methods=(), rankings=(), batch_size=size, seed=s)
+        for size, s in ((2, 0), (5, 0), (5, 1))
+    ]
     assert all(run["source"].eq("random").all() and len(run) == 3 for run in runs)
     first, again, other = (run["mean"].to_numpy() for run in runs)
     np.testing.assert_allclose(first, again, atol=1e-6)
@@ -77,7 +84,41 @@ def test_a_checkpoint_brings_its_data_and_its_names(tiny, fashion):
     assert set(table["model"]) == {"svda_s0"}
     assert set(table["attention"]) == {"svda"}
     assert set(table["dataset"]) == {"fashion_mnist"}
-    assert (table[["seed", "epoch", "n"]].to_numpy() == [0, 1, 3]).all()
+    of_every_image = table[~table["indicator"].str.startswith("normalised_")]  # of these, where the class falls at all
+    assert (of_every_image[["seed", "epoch", "n"]].to_numpy() == [0, 1, 3]).all()
+
+
+def test_the_control_is_the_mean_over_draws_and_its_interval_holds_their_spread():
+    """Against areas of each image under each draw: the spread over images is that of the images' means over draws."""
+    model, images = model_and_images(images=4)
+    table = faithfulness(model, images, methods=(), rankings=("centre",), samples=0, draws=3, seed=5, steps=None)
+    drawn = []
+    for what in ("ranking", "ranking 1", "ranking 2"):
+        maps = draws_of_images(what, 4, (3, 3), 5, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
+        drawn.append(deletion_insertion(model, images, maps)[0].numpy())
+    middle = torch.tensor([[0.0, 1, 0], [1, 2, 1], [0, 1, 0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    own = deletion_insertion(model, images, middle.expand(4, -1, -1))[0].numpy()
+    for indicator, source, values in (
+        ("deletion_auc", "random", np.mean(drawn, 0)),
+        ("deletion_gain", "centre", np.mean(drawn, 0) - own),
+    ):
+        row = table[(table["indicator"] == indicator) & (table["source"] == source)].iloc[0]
+        assert row["mean"] == pytest.approx(values.mean(), abs=1e-6)
+        assert row["std"] == pytest.approx(values.std(ddof=1), abs=1e-6)
+        assert row["n"] == 4
+
+
+def test_groups_are_measured_when_asked_for(tiny, fashion):
+    options = {"methods": ("cls_attention",), "rankings": (), "images": 2, "steps": 2, "draws": 1, "data_root": fashion}
+    table = faithfulness(tiny["svda"], metrics=["fillers", "tokens", "cascade", "source"], **options)
+    wanted = {name for name, one in METRICS.items() if one.group}
+    assert set(table["indicator"]) == wanted
+    shares = table["indicator"].str.startswith("source_")
+    assert set(table["source"][shares]) == {"cls_attention", "random"}
+    assert set(table["source"][~shares]) == {"cls_attention"}
+    alone = faithfulness(tiny["svda"], metrics=["deletion_gain"], baseline="black", **options)
+    (black,) = table["mean"][table["indicator"] == "deletion_gain_black"]  # pixels of a data set are known by name
+    assert alone["mean"].tolist() == pytest.approx([black], abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +126,13 @@ def test_a_checkpoint_brings_its_data_and_its_names(tiny, fashion):
     [
         ({"methods": ("rolout",)}, "methods must be names among rollout, .* got 'rolout'"),
         ({"methods": "rollout"}, "methods must be names"),
-        ({"baseline": "black"}, "baseline must be one of"),
+        ({"baseline": "grey"}, "baseline must be one of"),
+        ({"baseline": "black"}, "black needs the mean and deviation"),
+        ({"metrics": ["fillers"]}, "black needs the mean and deviation"),
+        ({"metrics": ["all"]}, "metrics must be among default, cascade, fillers, tokens, source, .*, got 'all'"),
+        ({"rankings": ("corner",)}, "rankings must be names among brightness, centre, got 'corner'"),
+        ({"rankings": "centre"}, "rankings must be names"),
+        ({"draws": 0}, "draws must be a whole number"),
         ({"images": 0}, "images must be at least 1"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"steps": 0}, "steps must be a whole number"),
@@ -112,6 +159,19 @@ def test_what_is_random_elsewhere_stays_as_it_was():
 
 
 # --- other weights --------------------------------------------------------------------------------------------------
+
+
+def test_the_cascade_goes_from_the_head_to_the_embedding_and_ends_where_all_is_redrawn():
+    model, images = model_and_images()
+    table = cascading_randomisation(model, images, method="relevance", seed=3)
+    assert table["part"].tolist() == ["head", "block 1", "block 0", "embedding"]
+    assert (table["indicator"] == "randomisation_correlation").all()
+    check = randomisation_check(model, images, method="relevance", seed=3).iloc[0]
+    columns = ["source", "mean", "std", "ci_low", "ci_high", "n"]
+    assert table.iloc[-1][columns].tolist() == check[columns].tolist()
+    assert table["mean"].is_unique
+    attention = cascading_randomisation(model, images, method="cls_attention")
+    assert attention["mean"].iloc[0] == pytest.approx(1)  # the head comes after every map
 
 
 def test_an_unknown_method_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from figure_frames import (
     close_figures,  # noqa: F401  # it closes the figures of each test by itself
@@ -35,6 +36,30 @@ def test_faithfulness_shows_means_over_runs_with_their_t_interval():
         np.testing.assert_allclose(ends, [(low, high) for _, low, high in wanted])
     with pytest.raises(InputError, match="deletion_gain and insertion_gain"):
         figures.plot_faithfulness(make_table())
+
+
+def test_fillers_stand_side_by_side_with_the_gains_of_each():
+    table = make_gains()
+    under = [
+        table.assign(indicator=table["indicator"] + f"_{name}", mean=table["mean"] + shift)
+        for name, shift in (("blur", 0.05), ("tokens", -0.1))
+    ]
+    fig = figures.plot_fillers(pd.concat([table, *under], ignore_index=True))
+    assert [ax.get_title() for ax in fig.axes] == ["blur", "tokens dropped", "", ""]
+    assert [ax.get_ylabel() for ax in fig.axes] == ["Deletion gain", "", "Insertion gain", ""]
+    for ax, (gain, shift) in zip(
+        fig.axes, [(g, s) for g in ("deletion_gain", "insertion_gain") for s in (0.05, -0.1)], strict=True
+    ):
+        rows = table[table["indicator"] == gain]
+        means = [drawn.get_ydata()[0] for drawn in ax.lines if len(drawn.get_ydata()) == 1]
+        wanted = [
+            rows[(rows["model"] == model) & (rows["source"] == source)]["mean"].mean() + shift
+            for model in ("vit", "svda")
+            for source in ("rollout", "relevance")
+        ]
+        np.testing.assert_allclose(means, wanted)
+    with pytest.raises(InputError, match="gains under named fillers"):
+        figures.plot_fillers(table)
 
 
 def test_comparison_is_relative_to_the_size_of_the_baseline():

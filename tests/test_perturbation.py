@@ -11,6 +11,7 @@ from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import faithfulness
 from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
+from svda_analysis.specs import open_model
 
 
 def areas_by_loops(model, images, maps, targets, baseline, steps, side):
@@ -25,6 +26,10 @@ def areas_by_loops(model, images, maps, targets, baseline, steps, side):
         if baseline == "blur":
             blur = ndimage.gaussian_filter(image.numpy(), side, axes=(1, 2), mode="mirror", radius=2 * side)
             filler = torch.from_numpy(blur)
+        if baseline == "black":
+            filler = torch.tensor([-0.25 / 0.5, -0.5 / 2.0]).double()[:, None, None].expand_as(image)
+        if baseline == "image_mean":
+            filler = torch.stack([torch.full_like(channel, channel.mean()) for channel in image])
         areas = []
         for start, end in ((image, filler), (filler, image)):
             fractions, heights = [], []
@@ -43,14 +48,15 @@ def areas_by_loops(model, images, maps, targets, baseline, steps, side):
     return torch.tensor(found, dtype=torch.float64).unbind(1)
 
 
-@pytest.mark.parametrize("baseline", ["mean", "blur"])
+@pytest.mark.parametrize("baseline", ["mean", "blur", "black", "image_mean"])
 @pytest.mark.parametrize("steps", [None, 1, 4, 9])
 def test_areas_are_those_of_a_loop_over_images_and_steps(baseline, steps):
     model, images = model_and_images()
     model, images = model.double(), images.double()
     maps = torch.randn(3, 12, 12)
     targets = torch.tensor([4, 0, 7])
-    found = deletion_insertion(model, images, maps, target=targets, baseline=baseline, steps=steps)
+    subject = open_model(model, preprocessing={"mean": (0.25, 0.5), "std": (0.5, 2.0)})
+    found = deletion_insertion(subject, images, maps, target=targets, baseline=baseline, steps=steps)
     wanted = areas_by_loops(model, images, maps, targets, baseline, steps or 9, side=4)
     for ours, theirs in zip(found, wanted, strict=True):
         assert theirs.std() > 1e-3
@@ -154,7 +160,7 @@ def test_the_model_is_as_before():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"baseline": "black"}, "baseline must be one of mean, blur, got 'black'"),
+        ({"baseline": "grey"}, "baseline must be one of mean, blur, black, image_mean, tokens, got 'grey'"),
         ({"target": 10}, "target must lie in 0..9"),
         ({"target": torch.tensor([0, -1, 2])}, "target must lie in 0..9"),
         ({"target": torch.tensor([0.0, 1.0, 2.0])}, "target must be a class number"),
@@ -182,7 +188,7 @@ def test_a_model_without_attention_needs_a_patch_size():
     with pytest.raises(InputError, match="attention"):
         deletion_insertion(OnePatch(0), images, torch.zeros(2, 4, 6))
     table = faithfulness(OnePatch(0), images, methods=("input_x_gradient",), patch_size=2)
-    assert set(table["source"]) == {"input_x_gradient", "random"}
+    assert set(table["source"]) == {"input_x_gradient", "brightness", "centre", "random"}
 
 
 def test_the_draws_of_an_image_do_not_depend_on_the_batches():

@@ -101,7 +101,7 @@ def test_a_metric(tmp_path, capsys):
 
     analysis = two_models(indicators=["attention_entropy"], faithfulness=4)
     rows = analysis.table[analysis.table["indicator"] == "map_peak"]
-    assert set(rows["source"]) == {"random", "rollout", "relevance", "cls_attention"}
+    assert set(rows["source"]) == {"random", "brightness", "centre", "rollout", "relevance", "cls_attention"}
     compared = analysis.comparison[analysis.comparison["indicator"] == "map_peak"]
     assert set(compared["source"]) == set(rows["source"])
     text = report_of(analysis, tmp_path / "out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,3 +93,14 @@ def test_no_interval_of_a_gain_leaves_its_range(gains):
 def test_a_model_against_itself_is_another_seed():
     shown = matching_table(matching([0.1, 0.3]).assign(baseline="svda"))
     assert list(shown["Models"]) == ["svda, other seed"]
+
+
+def test_what_is_no_headline_stands_in_no_table():
+    analysis = an_analysis()
+    rows = analysis.table[analysis.table["indicator"] == "accuracy"]
+    more = rows.assign(indicator="deletion_auc", source="rollout")
+    grown = dataclasses.replace(analysis, table=pd.concat([analysis.table, more], ignore_index=True))
+    assert "deletion_auc" in set(grown.comparison["indicator"])
+    (shown,) = comparison_tables(grown.comparison).values()
+    assert list(shown["Indicator"]) == list(comparison_tables(analysis.comparison)["svda", "vit"]["Indicator"])
+    assert summary_table(grown.table).equals(summary_table(analysis.table))

@@ -75,3 +75,8 @@ def test_a_direction_may_hold_for_any_other_source():
     one = Quantity(name="gain", label="Gain", direction={"*": +1, "random": 0})
     assert [one.sign(source) for source in ("rollout", "random")] == [1, 0]
     assert Quantity(name="rank", label="Rank", direction={"scores": -1}).sign("sigma") == 0
+
+
+def test_a_source_may_have_another_family():
+    one = Quantity(name="gain", label="Gain", family="mine", other_families={"brightness": "theirs"})
+    assert [one.family_of(source) for source in ("rollout", "brightness")] == ["mine", "theirs"]

@@ -38,6 +38,11 @@ from svda_analysis.errors import check_writable
 @subject_options
 @click.option("--maps", type=int, metavar="N", help="Also compare attention maps head by head on N images (8 or more).")
 @click.option("--faithfulness", type=int, metavar="N", help="Also measure deletion and insertion on N images.")
+@click.option(
+    "--metrics",
+    metavar="A,B,...",
+    help="What --faithfulness measures: default, fillers, tokens, cascade, source, or single metrics.",
+)
 @click.option("--quiet", is_flag=True, help="Print only where the report is.")
 @click.version_option(package_name="svda-analysis", prog_name="svda-analyze")
 def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **options: Any) -> None:
@@ -53,7 +58,8 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **opt
       svda-analyze checkpoints/fashion_mnist/*.pt --precision 0.01
       svda-analyze timm:vit_tiny_patch16_224@weights.pt --data imagefolder:DIR
     """
-    options["indicators"] = names_in(options["indicators"])
+    for name in ("indicators", "metrics"):
+        options[name] = names_in(options[name])
     from svda_analysis.analysis import analyze_runs
     from svda_analysis.render.terminal import print_document
     from svda_analysis.sections import terminal_document, write_report

@@ -39,28 +39,30 @@ def indicators_command(names: tuple[str, ...]) -> None:
         return
     for group, entries in groups.items():
         if group:
-            click.echo(f"\n{_heading(group)}:\n")
+            click.echo("\n" + click.wrap_text(f"{_heading(group)}:", shutil.get_terminal_size().columns) + "\n")
         _print_entries(entries)
 
 
 def _groups() -> dict[str, Sequence[Quantity]]:
     """Everything that is registered, by group; the indicators that are always measured come first, under no name."""
     from svda_analysis.indicators import INDICATORS, choose_indicators, indicator_groups
+    from svda_analysis.metrics import METRICS
     from svda_analysis.vocabulary import FAITHFULNESS, QUANTITIES, register_all
 
     register_all()
-    others = [one for one in QUANTITIES.values() if one.name not in INDICATORS]
+    others = [one for one in QUANTITIES.values() if one.name not in {*INDICATORS, *METRICS}]
     return {
         "": choose_indicators(),
         **{group: choose_indicators([group]) for group in indicator_groups()},
-        FAITHFULNESS: [one for one in others if one.family == FAITHFULNESS],
-        "other": [one for one in others if one.family != FAITHFULNESS],
+        FAITHFULNESS: list(METRICS.values()),
+        "other": others,
     }
 
 
 def _heading(group: str) -> str:
     known = {
-        "faithfulness": "Metrics of faithfulness, of each method of attribution, with --faithfulness N",
+        "faithfulness": "Metrics of faithfulness, of each method of attribution, with --faithfulness N; those of a "
+        "group with --metrics GROUP",
         "other": "Other quantities of a table",
     }
     return known.get(group, f"Measured only when asked for by name, or with --indicators {group}")
@@ -73,6 +75,7 @@ def _print_entries(quantities: Iterable[Quantity]) -> None:
         click.echo(f"{one.name}  ({of}{_limit(one.low)} to {_limit(one.high)})")
         means, reference = f" Higher: {one.higher_means}." if one.higher_means else "", one.reference
         about = f"{one.label}.{means}" + (f" Reference: {reference}." if reference else "")
+        about += f" Group: {group}." if (group := getattr(one, "group", "")) else ""
         click.echo(click.wrap_text(about, width, initial_indent="    ", subsequent_indent="    "))
 
 

@@ -21,7 +21,7 @@ All figures of a report are :func:`pictures` of its analysis; :func:`figure` ent
 
 from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
 from svda_analysis.figures.costs import plot_compression
-from svda_analysis.figures.differences import plot_comparison, plot_faithfulness
+from svda_analysis.figures.differences import plot_comparison, plot_faithfulness, plot_fillers
 from svda_analysis.figures.distributions import plot_distributions
 from svda_analysis.figures.epochs import (
     plot_all_over_epochs,
@@ -64,6 +64,7 @@ __all__ = [
     "plot_epochs_by_layer",
     "plot_explanations",
     "plot_faithfulness",
+    "plot_fillers",
     "plot_indicator_by_layer",
     "plot_indicator_heatmap",
     "plot_indicator_heatmaps",

@@ -15,7 +15,7 @@ import pandas as pd
 from svda_analysis.document import Picture
 from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
 from svda_analysis.figures.costs import plot_compression
-from svda_analysis.figures.differences import GAINS, comparison_figure, plot_faithfulness
+from svda_analysis.figures.differences import GAINS, comparison_figure, plot_faithfulness, plot_fillers
 from svda_analysis.figures.distributions import plot_distributions
 from svda_analysis.figures.epochs import (
     ORGANISING_PAIRS,
@@ -31,7 +31,7 @@ from svda_analysis.figures.spectra import plot_spectra
 from svda_analysis.figures.structure import STRUCTURE_PAIRS, plot_structure
 from svda_analysis.figures.traces import plot_maps_over_epochs, plot_sigma_over_epochs
 from svda_analysis.results import Analysis
-from svda_analysis.vocabulary import FAITHFULNESS, quantity
+from svda_analysis.vocabulary import quantity
 
 Pictures = Iterator[Picture]
 _MODELS = ("analysis", "study")
@@ -58,7 +58,7 @@ def _accuracy_structure(analysis: Analysis) -> Pictures:
 def _comparison(analysis: Analysis) -> Pictures:
     if (rows := analysis.comparison) is None:
         return
-    own_figure = rows["indicator"].map(lambda name: quantity(str(name)).family == FAITHFULNESS).astype(bool)
+    own_figure = rows["indicator"].map(lambda name: quantity(str(name)).quality == "faithful").astype(bool)
     rows = rows[~own_figure & rows["layer"].isna()]
     if len(rows):
         yield Picture(name="comparison", draw=partial(comparison_figure, rows, analysis.models))
@@ -68,6 +68,13 @@ def _comparison(analysis: Analysis) -> Pictures:
 def _faithfulness(analysis: Analysis) -> Pictures:
     if analysis.table["indicator"].isin(GAINS).any():
         yield Picture(name="faithfulness", draw=partial(plot_faithfulness, analysis.table, models=analysis.models))
+
+
+@figure("faithfulness_fillers", where=_MODELS)
+def _faithfulness_fillers(analysis: Analysis) -> Pictures:
+    if analysis.table["indicator"].str.startswith(f"{GAINS[0]}_").any():
+        draw = partial(plot_fillers, analysis.table, models=analysis.models)
+        yield Picture(name="faithfulness_fillers", draw=draw)
 
 
 @figure("by_layer", where=_MODELS)

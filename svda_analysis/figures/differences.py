@@ -99,23 +99,50 @@ def plot_faithfulness(table: pd.DataFrame, *, models: Models = None, fig: Figure
     check_columns(table, ["model", "seed", "indicator", "source", "mean"])
     rows = table[table["indicator"].isin(GAINS)]
     check_columns(rows, [], f"table, rows of {' and '.join(GAINS)},")
-    styles, methods = drawn_styles(rows, models), list(rows["source"].unique())
-    runs, means = one_number_per_run(rows), summarise(rows)
     fig, style = own_figure(fig, TWO_COLUMNS, 2.3)
     with style:
         axes = fig.subplots(1, len(GAINS), sharey=True)
         for ax, indicator in zip(axes, GAINS, strict=True):
-            for at, (model, look) in enumerate(styles.items()):
-                shift = (at - (len(styles) - 1) / 2) * 0.6 / len(styles)
-                ours = [f[(f["model"] == model) & (f["indicator"] == indicator)] for f in (runs, means)]
-                _draw_gains(ax, ours[0], ours[1].set_index("source"), methods, shift, model, look)
-            ax.axhline(0, color=BLACK, lw=0.6, zorder=0)
-            ax.set_xticks(range(len(methods)), [name.replace("_", " ") for name in methods])
-            ax.set_xlim(-0.5, len(methods) - 0.5)
+            _draw_panel(ax, rows, indicator, models)
             ax.set_title(label(indicator))
         axes[0].set_ylabel("Gain over a random ranking")
         shared_legend(fig, axes[:1])
     return fig
+
+
+def plot_fillers(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
+    """The gains of :func:`plot_faithfulness` under each filler that was measured: one column a filler, deletion above
+    insertion. A ranking of methods that changes from column to column is one of the fillers, not of the model."""
+    check_columns(table, ["model", "seed", "indicator", "source", "mean"])
+    found = [str(name) for name in table["indicator"].unique()]
+    fillers = [name.removeprefix(f"{GAINS[0]}_") for name in found if name.startswith(f"{GAINS[0]}_")]
+    rows = table[table["indicator"].isin([f"{gain}_{name}" for gain in GAINS for name in fillers])]
+    check_columns(rows, [], "table, rows of gains under named fillers,")
+    fig, style = own_figure(fig, TWO_COLUMNS, 3.6)
+    with style:
+        axes = fig.subplots(len(GAINS), len(fillers), sharex=True, sharey=True, squeeze=False)
+        for gain, across in zip(GAINS, axes, strict=True):
+            for name, ax in zip(fillers, across, strict=True):
+                _draw_panel(ax, rows, f"{gain}_{name}", models)
+                ax.tick_params(axis="x", rotation=90)
+            across[0].set_ylabel(label(gain))
+        for name, ax in zip(fillers, axes[0], strict=True):
+            ax.set_title(label(f"{GAINS[0]}_{name}").partition(", ")[2])
+        shared_legend(fig, axes[0, :1])
+    return fig
+
+
+def _draw_panel(ax: Axes, rows: pd.DataFrame, indicator: str, models: Models) -> None:
+    """One gain of every method and model: means with their intervals, and the runs."""
+    styles, methods = drawn_styles(rows, models), list(rows["source"].unique())
+    runs, means = one_number_per_run(rows), summarise(rows)
+    for at, (model, look) in enumerate(styles.items()):
+        shift = (at - (len(styles) - 1) / 2) * 0.6 / len(styles)
+        ours = [f[(f["model"] == model) & (f["indicator"] == indicator)] for f in (runs, means)]
+        _draw_gains(ax, ours[0], ours[1].set_index("source"), methods, shift, model, look)
+    ax.axhline(0, color=BLACK, lw=0.6, zorder=0)
+    ax.set_xticks(range(len(methods)), [name.replace("_", " ") for name in methods])
+    ax.set_xlim(-0.5, len(methods) - 0.5)
 
 
 def _draw_gains(

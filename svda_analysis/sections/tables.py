@@ -12,7 +12,7 @@ from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_
 from svda_analysis.frames import each_row
 from svda_analysis.results import Run
 from svda_analysis.stats import paired_test
-from svda_analysis.vocabulary import label
+from svda_analysis.vocabulary import label, quantity
 
 _SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
 _RUN_SHOWN = ("model", "attention", "seed", "epoch", "parameters", "images", "data")
@@ -38,8 +38,8 @@ def layer_table(table: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Every number about the whole model with its interval, as text: what a single model has to show."""
-    rows = summarise(table)
+    """Every headline number about the whole model with its interval, as text: what a single model has to show."""
+    rows = _headlines(summarise(table))
     made = [
         {
             "Indicator": label(row.indicator, row.source),
@@ -53,8 +53,8 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """The whole-model rows of a comparison as text, for each (model, baseline): both means, the difference with its
-    95 % interval, adjusted p, effect and number of runs; ordered by source."""
-    rows = comparison[comparison["layer"].isna()]
+    95 % interval, adjusted p, effect and number of runs; ordered by source. Headline numbers alone."""
+    rows = _headlines(comparison[comparison["layer"].isna()])
     tables = {}
     for (model, baseline), group in rows.groupby(["model", "baseline"], sort=False):
         made = [
@@ -98,6 +98,11 @@ def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(made)
+
+
+def _headlines(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose quantity the vocabulary calls a headline."""
+    return rows[rows["indicator"].map(lambda name: quantity(str(name)).headline).astype(bool)]
 
 
 def _place(source: str) -> tuple[int, str]:
