@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.checkpoint import check_fit, read_weights_only
+from svda_analysis.checkpoint import check_fit
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.weight_files import is_plain, read_safetensors, read_weights_only
 
 Made = tuple[nn.Module, str, Preprocessing]
 
@@ -224,12 +225,14 @@ def _state_dict(path: Path, known: Iterable[str] = ()) -> dict[str, Tensor]:
 
     ``known`` are the model's own names, where its parameters may begin like such a prefix.
     """
-    found: Any = _safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
+    found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path} holds no state dict (names and tensors)")
+    if broken := [name for name, value in found.items() if not isinstance(name, str) or not is_plain(value)]:
+        raise InputError(f"{path} holds no plain tensor as {broken[0]!r}")
     return _unwrapped(found, set(known))
 
 
@@ -239,17 +242,6 @@ def _unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
         if known.isdisjoint(state) and all(name.startswith(prefix) for name in state):
             return _unwrapped({name.removeprefix(prefix): value for name, value in state.items()}, known)
     return state
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    error = _library("safetensors", "timm").SafetensorError
-    safetensors = _library("safetensors.torch", "timm")
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        return safetensors.load_file(path)
-    except error as why:
-        raise InputError(f"{path} is not a safetensors file, or is damaged: {why}") from None
 
 
 def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]:
