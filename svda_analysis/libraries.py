@@ -95,7 +95,7 @@ def _made(spec: Spec, make: Callable[..., Any], *given: Any, **named: Any) -> An
 
 
 _WEIGHTS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "weights_backbone"}
-_DEEPEST, _LARGEST, _MOST = 1000, 2**17, 2**31  # layers, any other number, parameters
+_DEEPEST, _LARGEST, _MOST_PARAMETERS = 1000, 2**17, 2**31  # layers, any other number, parameters
 
 
 def _check_arguments(spec: Spec) -> None:
@@ -129,8 +129,8 @@ def _check_size(make: Callable[[], Any], complaint: str) -> None:
             parameters = sum(x.numel() for x in make().parameters())
     except Exception:  # not every model can be made without its numbers; what is wrong shows when it is made with them
         return
-    if parameters > _MOST:
-        raise InputError(f"{complaint}: a model has at most {_MOST:,} parameters here, got {parameters:,}")
+    if parameters > _MOST_PARAMETERS:
+        raise InputError(f"{complaint}: a model has at most {_MOST_PARAMETERS:,} parameters here, got {parameters:,}")
 
 
 def _from_timm(spec: Spec) -> Made:
