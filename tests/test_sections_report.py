@@ -62,7 +62,7 @@ def test_the_folder_holds_the_whole_analysis(tmp_path):
         *("examples.npz", "traces.npz", "meta.json", "summary.md", "report.html", "table.tex"),
         *("figures/means.pdf", "figures/means.png"),
     }
-    read = pd.read_csv(tmp_path / "out" / "indicators.csv").astype(TABLE_COLUMNS)
+    read = pd.read_csv(tmp_path / "out" / "indicators.csv", float_precision="round_trip").astype(TABLE_COLUMNS)
     np.testing.assert_array_equal(read["mean"], analysis.table["mean"])
     assert list(pd.read_csv(tmp_path / "out" / "comparison.csv")) == list(COMPARISON_COLUMNS)
     meta = json.loads(found["meta.json"])
