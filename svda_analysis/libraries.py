@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from svda_analysis.checkpoint import check_fit
 from svda_analysis.data.preprocessing import Preprocessing
@@ -121,10 +122,24 @@ def _check_numbers(fields: Any, where: str) -> None:
                 raise InputError(f"{where}: {key} must be at most {most}, got {value:.3e}")
 
 
+class _WithoutMemory(TorchFunctionMode):
+    """Tensors that become weights are made without their memory; a few numbers that a model is built by are made."""
+
+    made = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.normal)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in self.made and given.get("device") is None:
+            given = {**given, "device": "meta"}
+        return func(*args, **given)
+
+
 def _check_size(make: Callable[[], Any], complaint: str) -> None:
     """Raise :class:`InputError` for a model of too many parameters before its memory is taken."""
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with _WithoutMemory(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parameters = sum(x.numel() for x in make().parameters())
     except Exception:  # not every model can be made without its numbers; what is wrong shows when it is made with them
