@@ -3,13 +3,14 @@
 # make reports   make reports/fashion_mnist again (needs FashionMNIST; see README)
 # make reports-cifar10   the same of CIFAR-10, from $SVDA_DATA or DATA=DIR
 # make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
+# make test-oldest   the tests with the lowest version of every dependency;  make fuzz   10 000 damaged inputs (CASES=N)
 # make paper   the claims, from the committed checkpoints;  make sigma   the study of sigma, trained here
 
 PYTHON ?= python3
 BIN := .venv/bin
 FROM := $(if $(DATA),--data-root $(DATA))
 
-.PHONY: demo test wheel reports reports-cifar10 reports-imagenet paper sigma clean
+.PHONY: demo test test-oldest fuzz wheel reports reports-cifar10 reports-imagenet paper sigma clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +30,18 @@ test: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy svda_analysis benchmarks
 	$(BIN)/pytest
+
+# old libraries warn of newer ones that they use; what they compute is what is tested
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest.py > .venv-oldest/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-oldest/oldest.txt \
+	    -e ".[test,timm,transformers,open-clip]"
+	.venv-oldest/bin/pytest -W ignore::DeprecationWarning
+
+CASES ?= 10000
+fuzz: .venv/tested
+	cd tests && ../$(BIN)/python -m fuzz $(CASES)
 
 # the built package in the place of the checkout: what make test then tests
 wheel: .venv/tested
@@ -65,4 +78,4 @@ sigma: .venv/installed
 	$(BIN)/svda paper sigma --jobs 2
 
 clean:
-	rm -rf .venv build reports/demo
+	rm -rf .venv .venv-oldest build reports/demo

@@ -217,9 +217,11 @@ def check_heads(dim: int, heads: int) -> None:
         raise InputError(f"dim must give each head at least 2 dimensions, got {dim} for {heads} heads")
 
 
-def check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object, most: int | None = None) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if most is not None and value > most:
+        raise InputError(f"{name} must be at most {most}, got {value if value < 2**63 else 'more'}")
 
 
 def check_dropout(name: str, value: float) -> None:

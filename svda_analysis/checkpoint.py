@@ -9,15 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
+import math
 import os
-import pickle
-import re
-import stat
-import struct
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,21 +20,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from svda_analysis.errors import InputError, one_line
+from svda_analysis.errors import InputError, check_name, one_line
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import Trace
 from svda_analysis.vocabulary import known_bounds
+from svda_analysis.weight_files import is_plain, read_weights_only, tensor_digest
 
 FORMAT = 1
 _MAGIC = "svda_analysis checkpoint"
+_LONGEST_TEXT = 10_000  # characters of a name or a value
 
-# What torch.load was seen to raise on broken bytes; anything else is a fault of ours and may show its traceback.
-_UNREADABLE = (
-    RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError,
-    OverflowError, MemoryError, struct.error, zipfile.BadZipFile, AssertionError, NotImplementedError, ImportError,
-)  # fmt: skip
-# Likewise, what the contents of a file that was read can make its config, table and model raise.
+# What the contents of a file that was read can make its config, table and model raise.
 _UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
 
 
@@ -80,6 +71,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         "history": _pack(checkpoint.history),
         "trace": None if checkpoint.trace is None else _pack_trace(checkpoint.trace),
     }
+    content["digest"] = tensor_digest(_tensors(content))
     path, buffer = Path(path), io.BytesIO()
     torch.save(content, buffer)  # in memory first: torch hides a full disk behind an error of its own
     with _naming_the_output(path):
@@ -100,8 +92,9 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint onto the CPU. Nothing in the file is executed.
 
-    Raises :class:`InputError` when the file is missing, a directory, empty, not a checkpoint, damaged, of a newer
-    format, or when its config is invalid or its weights do not fit the config.
+    What it holds is checked against its checksums, and its tensors against the digest that was saved with them (files
+    of earlier versions have no digest). Raises :class:`InputError` when the file is missing, a directory, empty, not a
+    checkpoint, damaged, of a newer format, or when its config is invalid or its weights do not fit the config.
     """
     content = read_weights_only(Path(path))
     if not isinstance(content, dict) or content.get("kind") != _MAGIC:
@@ -135,41 +128,22 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> No
     save(dataclasses.replace(load(source), optimizer=None), target)
 
 
-def read_weights_only(path: Path) -> object:
-    """What ``torch.save`` put into a file, onto the CPU, if it is plain weights and values; nothing is executed.
-
-    Raises :class:`InputError` when the file is missing, not such a file, damaged, or holds anything else.
-    """
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the name holds a NUL
-        raise InputError(f"no such file: {path}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a directory, expected a checkpoint file")
-    if not status.st_size:
-        raise InputError(f"{path} is empty, expected a checkpoint file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on a file that is refused in the next line anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise InputError(f"{path} cannot be read: permission denied") from None
-    except _UNREADABLE as error:
-        raise InputError(_why_unreadable(path, str(error))) from None
+def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint under names of their own: of its weights, its trace and its optimizer."""
+    state = (content["optimizer"] or {}).get("state", {})
+    parts = {"model": content["model"], "trace": content.get("trace") or {}}
+    parts |= {f"optimizer.{key}": values for key, values in state.items()}
+    return {f"{part}.{name}": x for part, held in parts.items() for name, x in held.items() if isinstance(x, Tensor)}
 
 
-def _why_unreadable(path: Path, message: str) -> str:
-    with open(path, "rb") as file:
-        start = file.read(4)
-    named = re.search(r"GLOBAL ([\w.]+)", message)
-    if "Weights only load failed" in message and (named or start.startswith((b"\x80", b"PK"))):
-        what = named[1] if named else "more than plain weights"
-        return f"{path} was refused: it holds {what}, and loading it could run code; only plain weights are read"
-    if start == b"PK\x03\x04" and not zipfile.is_zipfile(path):
-        return f"{path} is cut off or damaged: it begins as a checkpoint and has no end"
-    return f"{path} is not a checkpoint, or is damaged"
+def _check_digest(content: Mapping[str, Any]) -> None:
+    if "digest" not in content:  # files of earlier versions have none
+        return
+    tensors = _tensors(content)
+    if broken := next((name for name, x in tensors.items() if not is_plain(x)), None):
+        raise InputError(f"is a damaged checkpoint: {broken} is no plain tensor")
+    if tensor_digest(tensors) != content["digest"]:
+        raise InputError("is damaged: its tensors are not those that were saved, their digest does not fit")
 
 
 def _from_content(content: dict[str, Any]) -> Checkpoint:
@@ -183,6 +157,7 @@ def _from_content(content: dict[str, Any]) -> Checkpoint:
     checkpoint = Checkpoint(**given, trace=None if trace is None else _unpack_trace(trace))
     _check_fields(checkpoint)
     _check_weights(checkpoint)
+    _check_digest(content)
     return checkpoint
 
 
@@ -193,6 +168,8 @@ def _pack_trace(trace: Trace) -> dict[str, Tensor | None]:
 
 def _unpack_trace(packed: dict[str, Any]) -> Trace:
     sigma = packed["sigma"]
+    if not all(is_plain(x) for x in packed.values() if x is not None):
+        raise TypeError("trace holds something else than tensors")
     return Trace(packed["epochs"].numpy(), None if sigma is None else sigma.numpy(), packed["maps"].numpy())
 
 
@@ -201,17 +178,65 @@ def _check_fields(checkpoint: Checkpoint) -> None:
     for name, kind in kinds.items():
         if not isinstance(getattr(checkpoint, name), kind):
             raise TypeError(f"{name} is a {type(getattr(checkpoint, name)).__name__}")
-    json.dumps([checkpoint.recipe, checkpoint.data], sort_keys=True)  # names and plain values alone get through
-    for number in (checkpoint.epoch, checkpoint.seed or 0):
-        if not 0 <= number < 2**63:
+    for name in ("recipe", "data", "versions"):
+        for key, value in getattr(checkpoint, name).items():
+            _check_plain(f"{name}.{key}", value)
+    seed = checkpoint.recipe.get("seed")
+    for number in (checkpoint.epoch, 0 if seed is None else seed):
+        if type(number) is not int or not 0 <= number < 2**63:
             raise ValueError(f"epoch or seed is {number}")
-    if checkpoint.data and not isinstance(checkpoint.data.get("name"), str):
+    if checkpoint.data:
+        _check_data(checkpoint.data, checkpoint.config)
+    if checkpoint.trace is not None:
+        _check_trace(checkpoint.trace, checkpoint)
+
+
+def _check_plain(name: str, value: object) -> None:
+    """Words, numbers and flat lists of them: what can be shown and compared at no cost."""
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if part is not None and not isinstance(part, str | int | float):
+            raise TypeError(f"{name} holds a {type(part).__name__}")
+        if isinstance(part, str) and (len(part) > _LONGEST_TEXT or "\0" in part):
+            raise ValueError(f"{name} holds a text of {len(part)} characters")
+        if isinstance(part, str):
+            check_name(part, name)
+        if isinstance(part, int) and abs(part) >= 2**63:
+            raise ValueError(f"{name} holds a number beyond 64 bits")
+
+
+def _check_data(data: dict[str, Any], config: ViTConfig) -> None:
+    if not isinstance(data.get("name"), str):
         raise TypeError("data has no name")
+    for key in ("mean", "std"):
+        values = data.get(key) or []
+        right = isinstance(values, list | tuple) and all(type(x) in (int, float) and math.isfinite(x) for x in values)
+        if (
+            not right
+            or (values and len(values) != config.in_channels)
+            or (key == "std" and min(values, default=1) <= 0)
+        ):
+            raise ValueError(f"data.{key} must be finite numbers, of std above 0")
+    classes = data.get("classes") or []
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("data.classes must be names")
+    if len(classes) > config.num_classes:
+        raise ValueError(f"data.classes are {len(classes)} names, the model has {config.num_classes} classes")
+
+
+def _check_trace(trace: Trace, checkpoint: Checkpoint) -> None:
+    config, epochs = checkpoint.config, trace.epochs.tolist()
+    if epochs != sorted(set(epochs)) or not all(type(e) is int and 1 <= e <= checkpoint.epoch for e in epochs):
+        raise ValueError("trace.epochs must rise from 1 to the checkpoint's epoch")
+    if trace.maps.shape[2:] != (config.depth, config.grid**2) or trace.maps.dtype.kind != "f":
+        raise ValueError(f"trace.maps is {trace.maps.dtype} of shape {trace.maps.shape}")
+    heads = (config.depth, config.heads, config.head_dim)
+    if trace.sigma is not None and (trace.sigma.shape[1:] != heads or trace.sigma.dtype.kind != "f"):
+        raise ValueError(f"trace.sigma is {trace.sigma.dtype} of shape {trace.sigma.shape}")
 
 
 def _check_weights(checkpoint: Checkpoint) -> None:
     found, depth = checkpoint.model, checkpoint.config.depth
-    if not isinstance(found, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in found.items()):
+    if not isinstance(found, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in found.items()):
         raise InputError("is a damaged checkpoint: its weights are not a state dict")
     if depth > len(found):  # to build the model of a wrong depth could take for ever
         raise InputError(f"holds weights that do not fit its config: {len(found)} tensors for depth {depth}")
@@ -228,10 +253,6 @@ def check_fit(
         wanted, got = (_describe(state, name, dtypes) for state in (expected, found))
         if wanted != got:
             raise InputError(f"{complaint}: {name} is {got}, expected {wanted}")
-
-
-def _is_plain(x: object) -> bool:
-    return isinstance(x, Tensor) and x.layout is torch.strided and not x.is_meta
 
 
 def _describe(state: Mapping[str, Tensor], name: str, dtypes: bool) -> str:

@@ -1,7 +1,13 @@
 """What "bad input" means here: one exception, shown by the command line as a single line with exit code 2."""
 
+import contextlib
+import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+_LONGEST_LINE = 1000  # characters; what a file holds may be shown in full nowhere
 
 
 class InputError(ValueError):
@@ -22,7 +28,44 @@ def check_writable(folder: Path, name: str) -> None:
         raise InputError(f"{name} {folder} cannot be written: {error.strerror}") from None
 
 
+def check_file(path: str | os.PathLike[str], expected: str = "a file") -> None:
+    """Raise :class:`InputError` unless there is a file with something in it: no folder, pipe, socket or device, which
+    would be waited for or never end."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the name holds a NUL
+        raise InputError(f"no such file: {path}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a directory, expected {expected}")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is a pipe, a socket or a device, expected {expected}")
+    if not status.st_size:
+        raise InputError(f"{path} is empty, expected {expected}")
+
+
+def check_name(text: str, what: str = "the name") -> None:
+    """Raise :class:`InputError` for a name that is no valid UTF-8, which no report could show."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise InputError(f"{what} must be valid UTF-8, got {shown!r}: rename it") from None
+
+
+@contextlib.contextmanager
+def reading(complaint: str) -> Iterator[None]:
+    """Around a library that reads what a user gave: whatever it fails with becomes one line that begins so."""
+    try:
+        yield
+    except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # what fails in a library of Rust is no Exception
+        raise InputError(f"{complaint}: {one_line(error)[:300]}") from None
+
+
 def one_line(text: object) -> str:
-    """A text on one line; of an error without words its type."""
-    said = " ".join(line.strip() for line in str(text).splitlines()).strip()
+    """A text on one line of a bounded length; of an error without words its type."""
+    said = " ".join(line.strip() for line in str(text).splitlines()).strip()[:_LONGEST_LINE]
     return said or (type(text).__name__ if isinstance(text, BaseException) else "")

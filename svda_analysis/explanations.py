@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from svda_analysis.attribution import METHODS, attribute, choose_method
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_name
 from svda_analysis.maps import class_scores
 from svda_analysis.sources import image_files, open_images
 from svda_analysis.specs import Given, open_model
@@ -77,6 +77,8 @@ def explain(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     subject, files = open_model(model), image_files(images)
+    for file in files:
+        check_name(file, "the name of an image")
     return _pages(subject, files, methods, target, batch_size)
 
 

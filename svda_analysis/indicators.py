@@ -161,8 +161,11 @@ def _singular_values(x: Tensor) -> Tensor:
     reference="our definition (Shannon entropy over its maximum; the name is from arXiv 2602.10994)",
 )
 def spectral_entropy(spectrum: Tensor) -> Tensor:
-    """``-sum p log p / log R`` with ``p = s / sum(s)``, in [0, 1] (our definition)."""
-    return (_entropy(_scale_to_one(spectrum)) / _log_size(spectrum)).clamp(0, 1)
+    """``-sum p log p / log R`` with ``p = s / sum(s)``, in [0, 1] (our definition).
+
+    Computed in float64: off by 1e-6 of itself from 1e-5 on, and by less than 1e-14 in all below.
+    """
+    return (_spectrum_entropy(spectrum) / _log_size(spectrum)).clamp(0, 1)
 
 
 @indicator(
@@ -175,8 +178,11 @@ def spectral_entropy(spectrum: Tensor) -> Tensor:
     direction={"scores": -1},
 )
 def effective_rank(spectrum: Tensor) -> Tensor:
-    """``exp(-sum p log p)`` with ``p = s / sum(s)``, in [1, R] (Roy & Vetterli 2007)."""
-    return _entropy(_scale_to_one(spectrum)).exp().clamp(1, spectrum.shape[-1])
+    """``exp(-sum p log p)`` with ``p = s / sum(s)``, in [1, R] (Roy & Vetterli 2007).
+
+    The entropy is computed in float64: off by 1e-6 of itself in float32.
+    """
+    return _spectrum_entropy(spectrum).exp().clamp(1, spectrum.shape[-1])
 
 
 @indicator(
@@ -188,8 +194,12 @@ def effective_rank(spectrum: Tensor) -> Tensor:
     reference="Hoyer 2004, sparseness, applied to the spectrum",
 )
 def spectral_sparsity(spectrum: Tensor) -> Tensor:
-    """``(sqrt R - ||s||_1 / ||s||_2) / (sqrt R - 1)``, in [0, 1] (Hoyer 2004, sparseness)."""
-    return _hoyer(_scale_to_one(spectrum)).clamp(0, 1)
+    """``(sqrt R - ||s||_1 / ||s||_2) / (sqrt R - 1)``, in [0, 1] (Hoyer 2004, sparseness).
+
+    Computed in float64: off by 1e-6 of itself from 1e-8 on, and by less than 1e-13 in all below.
+    """
+    sparsity = _hoyer(_scale_to_one(_double(spectrum))).clamp(0, 1)
+    return sparsity.to(spectrum.device, _wide_dtype(spectrum))
 
 
 @indicator(
@@ -392,9 +402,18 @@ def _weights(a: Tensor) -> Tensor:
 
 
 def _entropy(weights: Tensor) -> Tensor:
-    """Entropy in nats of ``p = w / sum(w)`` over the last dimension, as ``sum(-w log w) / sum(w) + log sum(w)``."""
+    """Entropy in nats of ``p = w / sum(w)`` over the last dimension, as ``sum(-w log w) / sum(w) + log sum(w)``.
+
+    Near 0, where one weight has it all, the two terms all but cancel: float32 is then off by 1e-7 in all, which is 1 %
+    of an entropy of 1e-5. Give float64 where that matters.
+    """
     total = _or_one(weights.sum(-1))
     return torch.special.entr(weights).sum(-1) / total + total.log()
+
+
+def _spectrum_entropy(spectrum: Tensor) -> Tensor:
+    """:func:`_entropy` of a spectrum in float64, which costs nothing beside what made it; in the dtype that it has."""
+    return _entropy(_scale_to_one(_double(spectrum))).to(spectrum.device, _wide_dtype(spectrum))
 
 
 def _log_size(x: Tensor) -> float:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from svda_analysis.checkpoint import check_fit, read_weights_only
+from svda_analysis.checkpoint import check_fit
 from svda_analysis.data.preprocessing import Preprocessing
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_file, reading
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.weight_files import check_torch_file, is_plain, read_safetensors, read_weights_only
 
+_LARGEST_CONFIG = 10**7  # bytes
 Made = tuple[nn.Module, str, Preprocessing]
 
 
@@ -78,16 +86,66 @@ def make_model(spec: Spec) -> Made:
 
 def _made(spec: Spec, make: Callable[..., Any], *given: Any, **named: Any) -> Any:
     """What ``make`` gives with the spec's arguments; its complaint about them becomes one line."""
-    try:
+    _check_arguments(spec)
+    shown = "&".join(f"{key}={value}" for key, value in spec.arguments.items())
+    complaint = f"{spec.library}:{spec.name} cannot be made{' with ' * bool(shown)}{shown}"
+    with reading(complaint):
+        if spec.arguments:
+            _check_size(lambda: make(*given, **{**named, **spec.arguments}), complaint)
         return make(*given, **{**named, **spec.arguments})
-    except InputError:
-        raise
-    except Exception as error:
-        if not spec.arguments:
-            raise
-        shown = "&".join(f"{key}={value}" for key, value in spec.arguments.items())
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{spec.library}:{spec.name} cannot be made with {shown}: {said}") from None
+
+
+_WEIGHTS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "weights_backbone"}
+_DEEPEST, _LARGEST, _MOST_PARAMETERS = 1000, 2**17, 2**31  # layers, any other number, parameters
+
+
+def _check_arguments(spec: Spec) -> None:
+    """Weights come as a file that is checked, not by arguments of a library; numbers that no model has are refused."""
+    if spec.library in ("timm", "torchvision") and (named := sorted(_WEIGHTS & spec.arguments.keys())):
+        raise InputError(f"{spec.library}:{spec.name} takes weights as @FILE, not by {named[0]}")
+    if spec.library != "module":  # a function of one's own may take any number
+        _check_numbers(spec.arguments, f"{spec.library}:{spec.name}")
+
+
+def _check_numbers(fields: Any, where: str) -> None:
+    """Raise :class:`InputError` for a number in a table or a list, or in those that it holds, that no model has."""
+    left = [("", fields)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [(str(name), held) for name, held in value.items()]
+        elif isinstance(value, list | tuple):
+            left += [(key, held) for held in value]
+        elif isinstance(value, int):
+            most = _DEEPEST if re.search(r"layers|depth|blocks", key) else max(_LARGEST, 2**21 * ("vocab" in key))
+            if abs(value) > most:
+                raise InputError(f"{where}: {key} must be at most {most}, got {value:.3e}")
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Tensors that become weights are made without their memory; a few numbers that a model is built by are made."""
+
+    made = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.normal)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in self.made and given.get("device") is None:
+            given = {**given, "device": "meta"}
+        return func(*args, **given)
+
+
+def _check_size(make: Callable[[], Any], complaint: str) -> None:
+    """Raise :class:`InputError` for a model of too many parameters before its memory is taken."""
+    try:
+        with _WithoutMemory(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parameters = sum(x.numel() for x in make().parameters())
+    except Exception:  # not every model can be made without its numbers; what is wrong shows when it is made with them
+        return
+    if parameters > _MOST_PARAMETERS:
+        raise InputError(f"{complaint}: a model has at most {_MOST_PARAMETERS:,} parameters here, got {parameters:,}")
 
 
 def _from_timm(spec: Spec) -> Made:
@@ -148,18 +206,80 @@ def _from_hugging_face(spec: Spec) -> Made:
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"hf: must name a folder that save_pretrained wrote (with config.json), got {folder!r}")
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        kind = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
-        model = kind.from_pretrained(folder, local_files_only=True, attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise InputError(f"hf:{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    return model, Path(folder).resolve().name, _processor(transformers, folder)
+        with reading("it fails with"), _quietly(transformers):
+            return _from_folder_of_weights(transformers, Path(folder))
+    except InputError as error:
+        raise InputError(f"hf:{folder} cannot be loaded: {error}") from None
 
 
-def _processor(transformers: Any, folder: str) -> Preprocessing:
-    if not (Path(folder) / "preprocessor_config.json").is_file():
+def _from_folder_of_weights(transformers: Any, place: Path) -> Made:
+    _check_hugging_face(place)
+    local = {"local_files_only": True, "trust_remote_code": False}
+    config = transformers.AutoConfig.from_pretrained(str(place), **local)
+    kind = _architecture(transformers, config)
+    base = kind is transformers.AutoModel
+    _check_size(lambda: kind.from_config(config) if base else kind(config), "config.json asks for too much")
+    strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # these are told, and refused below
+    model, found = kind.from_pretrained(str(place), attn_implementation="sdpa", **strict, **local)
+    _check_loaded(found)
+    return model, place.resolve().name, _processor(transformers, place, local)
+
+
+def _check_hugging_face(place: Path) -> None:
+    """The files that are about to be read: none is waited for, holds code, or says what no model is."""
+    for file in sorted(place.iterdir()):
+        if file.suffix in (".json", ".safetensors") or re.fullmatch(r"pytorch_model.*\.bin", file.name):
+            check_file(file)
+        if re.fullmatch(r"pytorch_model.*\.bin", file.name):
+            check_torch_file(file)
+    if (place / "config.json").stat().st_size > _LARGEST_CONFIG:
+        raise InputError(f"config.json must have at most {_LARGEST_CONFIG:,} bytes")
+    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(fields, dict):
+        raise InputError("config.json must hold a table")
+    _check_numbers({key: value for key, value in fields.items() if not key.endswith("token_id")}, "config.json")
+
+
+def _architecture(transformers: Any, config: Any) -> Any:
+    """The class of transformers' own that the config names; code that lies in a folder is not run."""
+    named = config.architectures or ["AutoModel"]
+    kind = getattr(transformers, str(named[0]), None)
+    if kind is transformers.AutoModel or (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        return kind
+    raise InputError(f"{str(named[0])[:100]!r} is no model of transformers itself, and code in a folder is not run")
+
+
+def _check_loaded(found: Mapping[str, Any]) -> None:
+    """As strict as with ``@weights``: what the files lack would be random, what they have too much another model's."""
+    kinds = {"missing_keys": "lack", "mismatched_keys": "have in another size", "unexpected_keys": "have too much"}
+    for key, how in kinds.items():
+        if names := sorted(str(name[0] if isinstance(name, tuple) else name) for name in found.get(key) or ()):
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise InputError(f"its weights do not fit the model: they {how} {', '.join(names[:3])}{more}")
+    if errors := found.get("error_msgs"):
+        raise InputError(f"its weights do not fit the model: {errors}")
+
+
+@contextlib.contextmanager
+def _quietly(transformers: Any) -> Iterator[None]:
+    """Without the library's own lines and bars: what is wrong is said by what is raised."""
+    said, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(logging.CRITICAL + 1)
+    transformers.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(said)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _processor(transformers: Any, place: Path, local: dict[str, bool]) -> Preprocessing:
+    if not (place / "preprocessor_config.json").is_file():
         return Preprocessing()
-    found = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True).to_dict()
+    found = transformers.AutoImageProcessor.from_pretrained(str(place), **local).to_dict()
     size, crop = found.get("size") or {}, found.get("crop_size") or {}
     shorter = int(size.get("shortest_edge") or size.get("height") or 224)
     return Preprocessing(
@@ -184,12 +304,10 @@ def _from_module(spec: Spec) -> Made:
     path, colon, function = name.partition(":")
     if not colon:
         raise InputError(f"module: must be module:package.module:function, got {name!r}")
-    try:
-        build = getattr(importlib.import_module(path), function)
-    except ImportError as error:
-        raise InputError(f"module: {path} cannot be imported: {error}") from None
-    except AttributeError:
-        raise InputError(f"module: {path} has no function {function!r}") from None
+    with reading(f"module: {path} cannot be imported"):
+        module = importlib.import_module(path)
+    if (build := getattr(module, function, None)) is None:
+        raise InputError(f"module: {path} has no function {function!r}")
     model = _made(spec, build)
     if not isinstance(model, nn.Module):
         raise InputError(f"module: {path}:{function} must return an nn.Module, got {type(model).__name__}")
@@ -224,12 +342,14 @@ def _state_dict(path: Path, known: Iterable[str] = ()) -> dict[str, Tensor]:
 
     ``known`` are the model's own names, where its parameters may begin like such a prefix.
     """
-    found: Any = _safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
+    found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path} holds no state dict (names and tensors)")
+    if broken := [name for name, value in found.items() if not isinstance(name, str) or not is_plain(value)]:
+        raise InputError(f"{path} holds no plain tensor as {broken[0]!r}")
     return _unwrapped(found, set(known))
 
 
@@ -239,17 +359,6 @@ def _unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
         if known.isdisjoint(state) and all(name.startswith(prefix) for name in state):
             return _unwrapped({name.removeprefix(prefix): value for name, value in state.items()}, known)
     return state
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    error = _library("safetensors", "timm").SafetensorError
-    safetensors = _library("safetensors.torch", "timm")
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        return safetensors.load_file(path)
-    except error as why:
-        raise InputError(f"{path} is not a safetensors file, or is damaged: {why}") from None
 
 
 def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]:
@@ -264,6 +373,10 @@ def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> None:
     how = _ARGUMENTS.get(spec.library, "")
     told = f" (made otherwise? say how, as in {spec.library}:{spec.name}?{how})" if how else ""
     complaint = f"{spec.weights} holds weights that do not fit the model{told}"
-    check_fit(model.state_dict(), state, complaint, dtypes=False)
+    own = model.state_dict()
+    for name in sorted(own.keys() & state.keys()):
+        if own[name].is_floating_point() != state[name].is_floating_point():
+            raise InputError(f"{complaint}: {name} holds {state[name].dtype}, expected {own[name].dtype}")
+    check_fit(own, state, complaint, dtypes=False)
     with torch.no_grad():
         model.load_state_dict(state)

@@ -24,6 +24,18 @@ from svda_analysis.compact import CompactSelfAttention, OwnAttention, check_kept
 from svda_analysis.errors import InputError
 from svda_analysis.kinds import attention_kind
 
+# The most that a config may ask for: far beyond any model, and short of what would never end or take all memory.
+_AT_MOST = {
+    "image_size": 2**14,
+    "in_channels": 1024,
+    "patch_size": 2**14,
+    "dim": 2**16,
+    "depth": 1000,
+    "heads": 2**15,
+    "num_classes": 2**20,
+}
+_WIDEST_MLP, _MOST_TOKENS, _MOST_WEIGHTS = 64, 2**16, 2**31
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig:
@@ -55,15 +67,22 @@ class ViTConfig:
     norm_dims: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "in_channels", "patch_size", "dim", "depth", "heads", "num_classes"):
-            check_count(name, getattr(self, name))
+        for name, most in _AT_MOST.items():
+            check_count(name, getattr(self, name), most)
         if self.image_size % self.patch_size:
             raise InputError(f"image_size must be a multiple of patch_size {self.patch_size}, got {self.image_size}")
         check_heads(self.dim, self.heads)
         if self.dim % 4:
             raise InputError(f"dim must be a multiple of 4 (the position code needs it), got {self.dim}")
-        if not self.dim * self.mlp_ratio >= 1:
-            raise InputError(f"mlp_ratio must be above 0 and give at least one hidden feature, got {self.mlp_ratio!r}")
+        if not self.dim * self.mlp_ratio >= 1 or self.mlp_ratio > _WIDEST_MLP:
+            raise InputError(
+                f"mlp_ratio must be above 0, give at least one hidden feature and be at most {_WIDEST_MLP}, "
+                f"got {self.mlp_ratio!r}"
+            )
+        if (tokens := self.grid**2) > _MOST_TOKENS:
+            raise InputError(f"image_size and patch_size must give at most {_MOST_TOKENS} patches, got {tokens}")
+        if (weights := self._weights()) > _MOST_WEIGHTS:
+            raise InputError(f"dim and depth must give at most {_MOST_WEIGHTS:,} weights, got {weights:,}")
         attention_kind(self.attention)
         check_choice("sigma_form", self.sigma_form, get_args(SigmaForm))
         for name in ("dropout", "attention_dropout"):
@@ -78,6 +97,12 @@ class ViTConfig:
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
+
+    def _weights(self) -> int:
+        """The weights of the matrices, which are nearly all."""
+        patch = self.in_channels * self.patch_size**2
+        layer = (4 + 2 * self.mlp_ratio) * self.dim
+        return int(self.dim * (self.depth * layer + patch + self.grid**2 + self.num_classes))
 
     @property
     def grid(self) -> int:

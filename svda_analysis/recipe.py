@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from torch import nn
 
+from svda_analysis.attention import check_count
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 
+_MOST_THINGS, _WIDEST_PADDING = 2**31 - 1, 512  # of any number of things; pixels
 Precision = Literal["auto", "no", "bf16", "fp16"]  # what training computes in; auto: bf16 on CUDA
 
 
@@ -54,11 +56,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("train_images", "monitor_images"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                raise InputError(f"{name} must be at least 1, got {number}")
+            if (number := getattr(self, name)) is not None:
+                check_count(name, number, _MOST_THINGS)
         for name in ("epochs", "batch_size", "probe_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), _MOST_THINGS)
+        padding = 0 if self.crop_padding is None else self.crop_padding
+        if type(padding) is not int or not 0 <= padding <= _WIDEST_PADDING:
+            raise InputError(f"crop_padding must be a whole number from 0 to {_WIDEST_PADDING}, got {padding!r}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type == "float" and not 0 <= value < math.inf:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from svda_analysis.compression.report import render_compression_again
 from svda_analysis.compression.result import COMPRESSION_META
-from svda_analysis.errors import InputError
-from svda_analysis.results import META
+from svda_analysis.errors import InputError, reading
+from svda_analysis.results import META, read_json
 from svda_analysis.sections import render_again
 from svda_analysis.study import render_study_again
 
@@ -26,14 +25,15 @@ def render_folder(folder: str | os.PathLike[str]) -> list[list[Path]]:
     if not found:
         raise InputError(f"{folder} holds no report: there is no {' or '.join(_METAS)} in it")
     kinds = [_kind_of(path) for path in found]
-    return [_KINDS[kind](folder) for kind in kinds]
+    with reading(f"{folder} holds numbers or words that make no report"):
+        return [_KINDS[kind](folder) for kind in kinds]
 
 
 def _kind_of(meta: Path) -> str:
     try:
-        kind = json.loads(meta.read_text(encoding="utf-8")).get("kind", _METAS[meta.name])
-    except (OSError, ValueError, AttributeError):
+        kind = read_json(meta).get("kind", _METAS[meta.name])
+    except (InputError, AttributeError):
         raise InputError(f"{meta.parent} holds no report: its {meta.name} cannot be read") from None
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"{meta} must be of one of the kinds {', '.join(_KINDS)}, got {kind!r}")
-    return str(kind)
+    return kind

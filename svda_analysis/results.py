@@ -23,12 +23,13 @@ import pandas as pd
 
 import svda_analysis
 from svda_analysis.comparison import compare
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_file, reading
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register
 
 ANALYSIS_FORMAT = 1
 META = "meta.json"
+_LARGEST_ARRAYS = 2**30  # bytes, unpacked
 T = TypeVar("T")
 
 
@@ -226,23 +227,28 @@ class Analysis:
     def load(folder: str | os.PathLike[str]) -> Analysis:
         """What :meth:`save` wrote. Raises :class:`InputError` naming the file that is missing or damaged."""
         place = Path(folder)
-        meta = _read_meta(place)
-        register_records(meta["quantities"])
-        holds = meta["holds"]
-        history, examples, traces = place / "history.csv", place / "examples.npz", place / "traces.npz"
-        maps = {name: place / f"maps_{name}.csv" for name in MAP_COLUMNS if f"maps_{name}" in holds}
-        return Analysis(
-            table=read_frame(place / "indicators.csv", TABLE_COLUMNS),
-            spectra=read_frame(place / "spectra.csv", SPECTRA_COLUMNS),
-            history=read_frame(history, TABLE_COLUMNS) if "history" in holds else make_frame([], TABLE_COLUMNS),
-            examples=_arrays_by_model(examples, _examples) if "examples" in holds else {},
-            traces=_arrays_by_model(traces, _trace) if "traces" in holds else {},
-            maps={name: read_frame(path, MAP_COLUMNS[name]) for name, path in maps.items()},
-            runs=tuple(Run(**run) for run in meta["runs"]),
-            warnings=tuple(meta["warnings"]),
-            versions=meta["versions"],
-            baseline=meta["baseline"],
-        )
+        with reading(f"{place} holds a damaged analysis"):
+            return _loaded(place)
+
+
+def _loaded(place: Path) -> Analysis:
+    meta = _read_meta(place)
+    register_records(meta["quantities"])
+    holds = meta["holds"]
+    history, examples, traces = place / "history.csv", place / "examples.npz", place / "traces.npz"
+    maps = {name: place / f"maps_{name}.csv" for name in MAP_COLUMNS if f"maps_{name}" in holds}
+    return Analysis(
+        table=read_frame(place / "indicators.csv", TABLE_COLUMNS),
+        spectra=read_frame(place / "spectra.csv", SPECTRA_COLUMNS),
+        history=read_frame(history, TABLE_COLUMNS) if "history" in holds else make_frame([], TABLE_COLUMNS),
+        examples=_arrays_by_model(examples, _examples) if "examples" in holds else {},
+        traces=_arrays_by_model(traces, _trace) if "traces" in holds else {},
+        maps={name: read_frame(path, MAP_COLUMNS[name]) for name, path in maps.items()},
+        runs=tuple(Run(**run) for run in meta["runs"]),
+        warnings=tuple(meta["warnings"]),
+        versions=meta["versions"],
+        baseline=meta["baseline"],
+    )
 
 
 def nothing_measured() -> Analysis:
@@ -252,6 +258,7 @@ def nothing_measured() -> Analysis:
 
 def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     """A csv with the given columns and dtypes; every digit as it was written, only an empty cell is missing."""
+    check_file(path, "a table")
     try:
         kinds = {name: kind if kind == "boolean" else "string" for name, kind in columns.items()}
         text = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])[list(columns)]
@@ -266,16 +273,20 @@ def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
 
 def _read_meta(place: Path) -> dict[str, Any]:
     path = place / META
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{place} holds no analysis: there is no {META} in it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not path.exists():
+        raise InputError(f"{place} holds no analysis: there is no {META} in it")
+    meta = read_json(path)
     needed = ("quantities", "runs", "warnings", "versions", "baseline", "holds")
     if not isinstance(meta, dict) or meta.get("format") != ANALYSIS_FORMAT or not all(key in meta for key in needed):
         raise InputError(f"{path} is not of an analysis of this version (format {ANALYSIS_FORMAT})")
     return meta
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises :class:`InputError` with one line where there is none that can be read."""
+    check_file(path, "a JSON file")
+    with reading(f"{path} cannot be read"):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _list_of_files(place: Path) -> dict[str, Any]:
@@ -321,7 +332,11 @@ def _packed(by_model: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _arrays_by_model(path: Path, make: Callable[[dict[str, np.ndarray]], T]) -> dict[str, T]:
     found: dict[str, dict[str, np.ndarray]] = {}
+    check_file(path, "arrays")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (size := sum(member.file_size for member in archive.infolist())) > _LARGEST_ARRAYS:
+                raise InputError(f"{path} must unpack to at most {_LARGEST_ARRAYS:,} bytes, got {size:,}")
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
                 name, _, field = key.rpartition("//")

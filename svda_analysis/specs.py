@@ -26,7 +26,7 @@ from torch import nn
 
 from svda_analysis.checkpoint import build_model, load
 from svda_analysis.data.preprocessing import Preprocessing
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_name
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.subject import Subject, resolve_device
@@ -87,6 +87,7 @@ def _opened(given: Given) -> Subject:
         own = Preprocessing(image_size=size)
         return Subject(model=given, name=type(given).__name__, attention=_kind(given), preprocessing=own, device=home)
     text = os.fspath(given)
+    check_name(text, "the name of a model")
     library, colon, rest = text.partition(":")
     if colon and is_library(library):
         return _from_library(Spec.parse(library, rest), text)

@@ -234,9 +234,19 @@ def _additive(mask: Tensor, q: Tensor) -> Tensor:
 
 
 def _softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    """The kernel's map: scores add up in float32 at least, and a query that may see no key attends to nothing."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    scores = q.to(wide) * scale @ k.to(wide).transpose(-2, -1)  # (B, H, N, N)
+    """The kernel's map: scores add up in float32 at least, and a query that may see no key attends to nothing.
+
+    Under autocast the kernel takes rows in half precision, as here, and adds up in float32 all the same.
+    """
+    device, wide = q.device.type, torch.promote_types(q.dtype, torch.float32)
+    if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
+        q, k = (x.to(torch.get_autocast_dtype(device)) for x in (q, k))
+    with torch.autocast(device, enabled=False):
+        return _softmax_of(q.to(wide) * scale @ k.to(wide).transpose(-2, -1), mask)
+
+
+def _softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """The map of ``scores (B, H, N, N)`` under a mask that is added, or true where a key is seen."""
     if mask is None:
         return scores.softmax(dim=-1)
     scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import itertools
@@ -11,11 +12,13 @@ import pickle
 import random
 import re
 import sys
+import warnings
 import zipfile
 
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from svda_analysis.checkpoint import FORMAT, Checkpoint, build_model, export, load, load_model, save
 from svda_analysis.errors import InputError
@@ -250,6 +253,7 @@ def test_a_plain_state_dict_is_told_from_a_checkpoint(tmp_path):
 # --- checkpoints that were changed ----------------------------------------------------------------------------------
 
 STATE = ViT(CONFIG).state_dict()
+TRACE = {"epochs": torch.tensor([1]), "sigma": torch.zeros(1, 1, 2, 4), "maps": torch.zeros(1, 1, 1, 49)}
 CHANGES = {
     "a newer format": ({"format": FORMAT + 1}, f"format {FORMAT + 1}, this version reads {FORMAT}"),
     "a format of no sense": ({"format": torch.ones(2)}, "format"),
@@ -257,9 +261,9 @@ CHANGES = {
     "an unknown key in the config": ({"config.width": 3}, "width"),
     "an invalid value in the config": ({"config.dim": 9}, "dim must be a multiple of heads 2, got 9"),
     "a value of another type": ({"config.mlp_ratio": "big"}, "damaged"),
-    "an endless model": ({"config.depth": 10**12}, "depth 1000000000000"),
-    "a model beyond any memory": ({"config.dim": 2**40}, "damaged"),
-    "an infinite model": ({"config.mlp_ratio": torch.inf}, "damaged"),
+    "an endless model": ({"config.depth": 10**12}, "depth must be at most 1000, got 1000000000000"),
+    "a model beyond any memory": ({"config.dim": 2**40}, "dim must be at most 65536"),
+    "an infinite model": ({"config.mlp_ratio": torch.inf}, "mlp_ratio must be"),
     "a config for other weights": ({"config.dim": 16}, "proj.bias is (8,) float32, expected (16,) float32"),
     "a weight of another shape": ({"model.norm.weight": torch.ones(9)}, "norm.weight is (9,)"),
     "a weight of another type": ({"model.norm.weight": torch.ones(8).long()}, "norm.weight is (8,) int64"),
@@ -278,6 +282,22 @@ CHANGES = {
     "a seed in words": ({"recipe.seed": "zero"}, "damaged"),
     "a seed beyond 64 bits": ({"recipe.seed": 2**80}, "seed"),
     "data without a name": ({"data": {"mean": [0.5]}}, "data has no name"),
+    "a recipe that is deep": ({"recipe": {"lr": [[[1]]]}}, "recipe.lr holds a list"),
+    "a recipe of endless words": ({"recipe": {"dataset": "x" * 10**6}}, "a text of 1000000 characters"),
+    "a recipe of endless digits": ({"recipe": {"lr": 2**70}}, "beyond 64 bits"),
+    "a seed that is true": ({"recipe.seed": True}, "seed is True"),
+    "a mean for other channels": ({"data": {"name": "x", "mean": [0.5, 0.5]}}, "data.mean"),
+    "a deviation of 0": ({"data": {"name": "x", "std": [0.0]}}, "data.std"),
+    "a mean that is no number": ({"data": {"name": "x", "mean": [float("nan")]}}, "data.mean"),
+    "classes that are no names": ({"data": {"name": "x", "classes": [1, 2]}}, "data.classes"),
+    "more classes than the model has": ({"data": {"name": "x", "classes": ["a"] * 11}}, "the model has 10"),
+    "a name that is no text": ({"data": {"name": "\udcff"}}, "must be valid UTF-8"),
+    "a trace of other layers": ({"trace": TRACE | {"maps": torch.zeros(1, 1, 3, 49)}}, "trace.maps"),
+    "a trace of other heads": ({"trace": TRACE | {"sigma": torch.zeros(1, 1, 3, 4)}}, "trace.sigma"),
+    "a trace of later epochs": ({"trace": TRACE | {"epochs": torch.tensor([2])}}, "trace.epochs"),
+    "a trace of broken epochs": ({"trace": TRACE | {"epochs": torch.tensor([torch.nan])}}, "trace.epochs"),
+    "a trace larger than its bytes": ({"trace": TRACE | {"maps": torch.zeros(1).expand(1, 10**9, 1, 49)}}, "trace"),
+    "a digest that is none": ({"digest": 3}, "digest"),
     "an optimizer that is no dict": ({"optimizer": 3}, "optimizer"),
     "a history that is no dict": ({"history": torch.ones(2)}, "history"),
     "a history that lacks a column": ({"history.mean": ...}, "mean"),
@@ -331,6 +351,107 @@ def loads_or_refuses(data, path):
         refusal(path)
         return False
     return True
+
+
+# --- rot, and what is not weights ------------------------------------------------------------------------------------
+
+
+def members(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archive_of(parts, path, packed=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", packed) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_one_flipped_bit_in_the_weights_is_refused_by_name(small, tmp_path):
+    """Of the bytes that tensors are stored as, in a file whose size and directory are whole."""
+    with zipfile.ZipFile(small) as archive:
+        held = [member for member in archive.infolist() if "/data/" in member.filename]
+    largest = max(held, key=lambda member: member.file_size)
+    rng, data = random.Random(4), small.read_bytes()
+    start = data.index(largest.filename.encode()) + len(largest.filename) + 64
+    for _ in range(20):
+        rotten = bytearray(data)
+        rotten[start + rng.randrange(largest.file_size - 64)] ^= 1 << rng.randrange(8)
+        (tmp_path / "rotten.pt").write_bytes(rotten)
+        assert f"checksum of its member {largest.filename} does not fit" in refusal(tmp_path / "rotten.pt")
+
+
+def test_other_weights_under_whole_checksums_are_refused_by_the_digest(small, tmp_path):
+    parts = members(small)
+    name = max((name for name in parts if "/data/" in name), key=lambda name: len(parts[name]))
+    changed = bytes([parts[name][0] ^ 1]) + parts[name][1:]
+    assert "digest does not fit" in refusal(archive_of({**parts, name: changed}, tmp_path / "changed.pt"))
+    assert load(archive_of(parts, tmp_path / "same.pt")).epoch == 1
+
+
+def test_a_file_of_an_earlier_version_has_no_digest_and_loads(small, tmp_path):
+    content = torch.load(small, weights_only=True)
+    del content["digest"]
+    torch.save(content, tmp_path / "old.pt")
+    assert load(tmp_path / "old.pt").epoch == 1
+
+
+def test_the_digest_covers_the_optimizer_and_the_trace(tiny, tmp_path):
+    content = torch.load(tiny["svda"], weights_only=True)
+    moments = content["optimizer"]["state"][0]
+    for tensor in (moments["exp_avg"], moments["exp_avg_sq"], content["trace"]["maps"], content["trace"]["sigma"]):
+        before = tensor.clone()
+        tensor += 1
+        torch.save(content, tmp_path / "changed.pt")
+        assert "digest does not fit" in refusal(tmp_path / "changed.pt")
+        tensor.copy_(before)
+    torch.save(content, tmp_path / "changed.pt")
+    load(tmp_path / "changed.pt")
+
+
+def test_a_script_is_refused_before_torch_sees_it(tmp_path, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would like other ways
+        torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    archive_of({"archive/data.pkl": b"\x80\x02}.", "archive/code/__torch__.py": b""}, tmp_path / "code.pt")
+    archive_of({"archive/data.pkl": b"\x80\x02}.", "archive/constants.pkl": b""}, tmp_path / "constants.pt")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was given a file that holds code"))
+    for name in ("script", "code", "constants"):
+        assert "was refused: it holds code" in refusal(tmp_path / f"{name}.pt")
+
+
+def test_members_that_grow_are_refused(small, tmp_path):
+    parts = members(small)
+    bomb = archive_of({**parts, "small/data/bomb": bytes(10**7)}, tmp_path / "bomb.pt", zipfile.ZIP_DEFLATED)
+    assert "is packed, which torch.save never does" in refusal(bomb)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("c/data.pkl", b"\x80\x02}.")
+        archive.writestr("c/data/0", bytes(1000))
+        archive.filelist.extend(copy.copy(archive.filelist[-1]) for _ in range(9))  # ten names for the same bytes
+        for at, member in enumerate(archive.filelist[1:]):
+            member.filename = f"c/data/{at}"
+        archive._didModify = True
+    (tmp_path / "overlap.pt").write_bytes(buffer.getvalue())
+    assert "members are larger than the file" in refusal(tmp_path / "overlap.pt")
+
+
+@pytest.mark.parametrize(
+    "name", ["__builtin__\nbytearray", "builtins\nbytearray", "torch\nFloatTensor", "torch\nTensor"]
+)
+@pytest.mark.parametrize("in_archive", [True, False])
+def test_a_pickle_that_asks_for_memory_is_refused_before_torch_sees_it(tmp_path, monkeypatch, name, in_archive):
+    asking = b"\x80\x02c" + name.encode() + b"\nJ\x00\x00\x00\x7f\x85R."
+    path = tmp_path / "c.pt"
+    archive_of({"c/data.pkl": asking, "c/version": b"3"}, path) if in_archive else path.write_bytes(asking)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was given a file that asks for memory"))
+    assert "which can ask for any memory" in refusal(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "c.pt")
+    assert "is a pipe, a socket or a device" in refusal(tmp_path / "c.pt")
 
 
 def test_a_checkpoint_cut_anywhere_is_refused(tiny, tmp_path):

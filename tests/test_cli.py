@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,34 @@ def test_every_help_text_ends_in_an_example(name, capsys):
 @pytest.mark.parametrize("name", cli.commands)
 def test_every_command_is_in_the_readme(name):
     assert re.search(rf"\bsvda[ -]{name}\b", README.read_text(encoding="utf-8"))
+
+
+# --- where output goes ------------------------------------------------------------------------------------------------
+
+
+def run_in_shell(words, **environment):
+    """Exit code and stderr of ``python -m svda_analysis WORDS`` under a shell."""
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; '{sys.executable}' -m svda_analysis {words}"],
+        capture_output=True, env={**os.environ, **environment}, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr.decode(), done.stdout.decode()
+
+
+def test_a_closed_or_full_or_narrow_output_gives_no_traceback():
+    assert run_in_shell("--help >&- 2>&-")[:2] == (0, "")
+    assert run_in_shell("--help | true")[1] == ""
+    code, said, _ = run_in_shell("--help > /dev/full")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "No space left on device" in said
+    code, said, out = run_in_shell("indicators", PYTHONIOENCODING="ascii")
+    assert (code, said) == (0, "")
+    assert out.isascii()
+
+
+@pytest.mark.parametrize("words", ["analyze", "report", "export x", "train --dataset sample --out", "paper"])
+def test_a_name_that_is_no_text_is_refused_in_one_line(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*words.split(), os.fsdecode(b"a\xff.pt")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: an argument must be valid UTF-8, got 'a\\\\xff.pt': rename it\n"

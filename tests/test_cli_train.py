@@ -36,7 +36,7 @@ BAD_TRAINING = {
     "a switch in words": (["--dataset", "sample", "--set", "flip=maybe"], "flip must be true or false, got 'maybe'"),
     "a number for a word": (["--dataset", "sample", "--set", "sigma_form=1"], "sigma_form must be one of"),
     "sizes that do not fit": (["--dataset", "sample", "--set", "dim=9"], "dim must be a multiple of heads 2, got 9"),
-    "no epochs": (["--dataset", "sample", "--epochs", "0"], "epochs must be at least 1, got 0"),
+    "no epochs": (["--dataset", "sample", "--epochs", "0"], "epochs must be a whole number of at least 1, got 0"),
     "a stop before the start": (["--dataset", "sample", "--stop-after", "0"], "stop_after must be at least 1, got 0"),
     "a negative seed": (["--dataset", "sample", "--seed", "-1"], "seed must lie in"),
     "an unknown tracker": (["--dataset", "sample", "--track", "notebook"], "notebook"),

@@ -85,7 +85,7 @@ def test_broken_image_is_named_in_one_line(tmp_path, breakage, workers):
     data = load_dataset(f"imagefolder:{tmp_path}", image_size=16)
     with pytest.raises(InputError) as caught:
         list(data.batches(1, workers=workers))
-    assert str(caught.value).startswith(f"{path} is not a readable image: ")
+    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -1,5 +1,6 @@
 """Indicators against slow float64 references written from the definitions, plus their properties and edge cases."""
 
+import decimal
 import inspect
 import math
 import sys
@@ -584,3 +585,42 @@ def test_effective_rank_of_nearly_uniform_float32_maps_is_precise():
         a = torch.softmax(temperature * torch.randn(1, 1, 100, 100, generator=generator), -1)
         want = effective_rank(np.linalg.svd(a[0, 0].double().numpy(), compute_uv=False))
         assert ind.attention_rank(ind.attention_spectrum(a)).item() == pytest.approx(want, rel=1e-6)
+
+
+# --- numbers near 0 ---------------------------------------------------------------------------------------------------
+
+
+def exact_spectrum(values):
+    """Entropy in nats and Hoyer's sparseness of ``values`` by sums of 50 digits."""
+    with decimal.localcontext(prec=50):
+        weights = [decimal.Decimal(value) for value in values if value]
+        total, size = sum(weights), decimal.Decimal(len(values)).sqrt()
+        entropy = -sum(w / total * (w / total).ln() for w in weights)
+        sparsity = (size - total / sum(w * w for w in weights).sqrt()) / (size - 1)
+        return float(entropy), float(sparsity)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("small", [0.3, 1e-3, 1e-5, 6e-8, 1e-12])
+def test_a_spectrum_of_all_but_one_direction_keeps_its_digits(small, dtype):
+    """Down to entropies of 1e-12, and with halves below their normal range (6e-8), at any scale of the spectrum."""
+    spectrum = torch.tensor([1.0, *[small] * 3, 0.0], dtype=dtype)
+    entropy, sparsity = exact_spectrum([float(x) for x in spectrum])
+    for scale in (1.0, 2.0**-14, 2.0**10):
+        scaled = (spectrum.float() * scale)[None]
+        within = {"rtol": 1e-6, "atol": 1e-14, "check_dtype": False}
+        wanted = {
+            "spectral_entropy": entropy / math.log(5),
+            "effective_rank": math.exp(entropy),
+            "spectral_sparsity": sparsity,
+        }
+        for name, value in wanted.items():
+            got = getattr(ind, name)(scaled)[0].double()
+            torch.testing.assert_close(got, torch.tensor(value, dtype=torch.float64), **within)
+
+
+@pytest.mark.parametrize("apart", [0.1, 1e-2, 1e-4])
+def test_a_spectrum_that_is_nearly_flat_keeps_the_digits_of_its_sparsity(apart):
+    spectrum = 1 + apart * torch.linspace(-1, 1, 16)
+    wanted = torch.tensor(exact_spectrum(spectrum.tolist())[1], dtype=torch.float64)
+    torch.testing.assert_close(ind.spectral_sparsity(spectrum).double(), wanted, rtol=1e-6, atol=1e-13)

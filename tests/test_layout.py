@@ -20,7 +20,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"frames", "document"},
     {"comparison"},
     {"results"},
-    {"data", "attention", "figures"},
+    {"data", "attention", "figures", "weight_files"},
     {"compact", "render"},
     {"sections"},
     {"model", "indicators"},

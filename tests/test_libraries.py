@@ -1,5 +1,7 @@
 """Specs taken apart, and models made with arguments."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,109 @@ def test_names_of_timm_carry_a_tag_and_its_preprocessing():
     name = "vit_small_patch16_224.dino"
     assert open_model(f"timm:{name}").preprocessing.mean == timm.get_pretrained_cfg(name).mean
     assert open_model("timm:vit_small_patch16_224").preprocessing.mean != timm.get_pretrained_cfg(name).mean
+
+
+# --- folders of Hugging Face ------------------------------------------------------------------------------------------
+
+SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+@pytest.fixture
+def hugging_face(tmp_path):
+    """A folder that save_pretrained wrote, its weights, and how to write changed ones."""
+    transformers = pytest.importorskip("transformers", reason="transformers is optional")
+    from safetensors.torch import load_file, save_file
+
+    config = transformers.ViTConfig(**SIZES, image_size=32, patch_size=8)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "hf")
+    path = tmp_path / "hf" / "model.safetensors"
+    return tmp_path / "hf", load_file(path), lambda state: save_file(state, path, metadata={"format": "pt"})
+
+
+def refusal(spec):
+    with pytest.raises(InputError) as caught:
+        open_model(spec)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused_as_strictly_as_ours(hugging_face, capfd):
+    folder, state, write = hugging_face
+    name = sorted(state)[5]
+    rest = {key: value for key, value in state.items() if key != name}
+    write(rest)
+    assert "its weights do not fit the model: they lack " in refusal(f"hf:{folder}")
+    write({**rest, f"{name}x": state[name]})
+    assert "they lack " in refusal(f"hf:{folder}")
+    write({**state, "another": torch.ones(1)})
+    assert refusal(f"hf:{folder}").endswith("they have too much another")
+    write({**state, name: torch.ones(3, 3)})
+    assert "they have in another size " in refusal(f"hf:{folder}")
+    capfd.readouterr()
+    write(state)
+    assert open_model(f"hf:{folder}").model.config.hidden_size == 24
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 1000"),
+        ({"hidden_size": 2**17}, "has at most 2,147,483,648 parameters"),
+        ({"hidden_size": "wide"}, "cannot be loaded"),
+        ({"patch_size": 0}, "division"),
+        ({"architectures": ["pipeline"]}, "'pipeline' is no model of transformers itself"),
+        ({"architectures": ["OwnViT"]}, "code in a folder is not run"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "cannot be loaded"),
+        ({"num_hidden_layers": 3}, "they lack "),
+        ({"num_hidden_layers": 1}, "they have too much "),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_in_one_line(hugging_face, fields, said):
+    folder = hugging_face[0]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Config: pass\n")
+    assert said in refusal(f"hf:{folder}")
+    assert not (folder / "ran").exists()
+
+
+def test_damaged_files_of_a_folder_are_refused_in_one_line(hugging_face):
+    folder, state, _ = hugging_face
+    whole = (folder / "model.safetensors").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"\xff" * 100, whole[:8] + b"[" * 50 + whole[58:]):
+        (folder / "model.safetensors").write_bytes(content)
+        refusal(f"hf:{folder}")
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    assert "is a pipe" in refusal(f"hf:{folder}")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    open_model(f"hf:{folder}")
+    rotten = bytearray((folder / "pytorch_model.bin").read_bytes())
+    rotten[rotten.index(bytes(state["classifier.weight"].numpy().tobytes()[:32])) + 3] ^= 64
+    (folder / "pytorch_model.bin").write_bytes(rotten)
+    assert "checksum of its member" in refusal(f"hf:{folder}")
+    for content in ("[" * 10**5, "3", "{", '{"model_type": 3}'):
+        (folder / "config.json").write_text(content)
+        refusal(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("words", ["pretrained=true", "checkpoint_path=w.pt", "pretrained_cfg=x"])
+def test_weights_come_as_a_file_that_is_checked(words):
+    pytest.importorskip("timm", reason="timm is optional")
+    assert "takes weights as @FILE" in refusal(f"timm:vit_tiny_patch16_224?{words}")
+
+
+@pytest.mark.parametrize("words", ["depth=100000000", "embed_dim=12288", "img_size=100000", "num_classes=99999999999"])
+def test_numbers_that_no_model_has_are_refused_before_their_memory_is_taken(words):
+    pytest.importorskip("timm", reason="timm is optional")
+    assert "must be at most" in (said := refusal(f"timm:vit_tiny_patch16_224?{words}")) or "has at most" in said
+
+
+def test_weights_of_another_kind_of_number_are_refused(tmp_path):
+    state = ViT(ViTConfig.preset("vit_tiny", image_size=32, depth=1)).state_dict()
+    torch.save({**state, "cls_token": state["cls_token"].int()}, tmp_path / "w.pt")
+    assert "cls_token holds torch.int32" in refusal(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'w.pt'}")
+    torch.save({**state, "cls_token": torch.zeros(1).expand(1, 1, 192)}, tmp_path / "w.pt")
+    assert "no plain tensor as 'cls_token'" in refusal(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'w.pt'}")

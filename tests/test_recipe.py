@@ -36,7 +36,11 @@ def test_rate_rises_then_falls_to_zero():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 10**30}, "epochs must be at most 2147483647, got more"),
+        ({"train_images": 0}, "train_images must be a whole number of at least 1"),
+        ({"crop_padding": -1}, "crop_padding must be a whole number from 0 to 512, got -1"),
+        ({"crop_padding": 10**9}, "crop_padding must be a whole number from 0 to 512"),
         ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
         ({"lr": math.nan}, "lr must be at least 0, got nan"),
         ({"label_smoothing": 1.0}, "label_smoothing must be below 1"),

@@ -15,7 +15,7 @@ from test_sections_analysis import an_analysis, some_maps
 from svda_analysis.document import Picture
 from svda_analysis.errors import InputError
 from svda_analysis.frames import COMPARISON_COLUMNS, TABLE_COLUMNS
-from svda_analysis.results import Analysis, Examples, Trace
+from svda_analysis.results import Analysis, Examples, Trace, read_frame
 from svda_analysis.sections import render_again, write_report
 
 
@@ -62,7 +62,7 @@ def test_the_folder_holds_the_whole_analysis(tmp_path):
         *("examples.npz", "traces.npz", "meta.json", "summary.md", "report.html", "table.tex"),
         *("figures/means.pdf", "figures/means.png"),
     }
-    read = pd.read_csv(tmp_path / "out" / "indicators.csv").astype(TABLE_COLUMNS)
+    read = read_frame(tmp_path / "out" / "indicators.csv", TABLE_COLUMNS)
     np.testing.assert_array_equal(read["mean"], analysis.table["mean"])
     assert list(pd.read_csv(tmp_path / "out" / "comparison.csv")) == list(COMPARISON_COLUMNS)
     meta = json.loads(found["meta.json"])

@@ -46,7 +46,7 @@ def test_what_stands_nearer_wins(tmp_path):
         ("[datasets.sampel]", "did you mean sample"),
         ("[datasets.sample]\n[recipe]\nepoch = 3", "there is no recipe.epoch; did you mean epochs"),
         ("[datasets.sample]\n[recipe]\nepochs = '3'", "recipe.epochs must be of the type int, got '3'"),
-        ("[datasets.sample]\n[recipe]\nepochs = 0", "epochs must be at least 1, got 0"),
+        ("[datasets.sample]\n[recipe]\nepochs = 0", "epochs must be a whole number of at least 1, got 0"),
         ("[datasets.sample]\n[model]\nattention = 'dot'", "there is no model.attention"),
         ("[datasets.sample]\nmodel = {dept = 3}", "there is no datasets.sample.model.dept; did you mean depth"),
         ("[datasets.sample]\n[variants.a]\nsigma_statr = 1", "there is no variants.a.sigma_statr; did you mean sigma_"),
@@ -86,3 +86,29 @@ def test_an_unknown_manifest_names_those_there_are(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
         load_manifest(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 10**5,
+        "seeds = [" + "9" * 5000 + "]",
+        "seeds = [0x" + "f" * 5000 + "]",
+        "title = '" + "x" * 2**20 + "'",
+        "seeds = [" + ", ".join(map(str, range(1001))) + "]\n[datasets.sample]",
+        "[recipe]\nepochs = 10000000000\n[datasets.sample]",
+        "[model]\ndepth = 100000000\n[datasets.sample]",
+        "a." * 10**5 + "b = 1",
+    ],
+    ids=["deep", "digits", "hexadecimal", "long", "seeds", "epochs", "depth", "dotted"],
+)
+def test_a_manifest_without_measure_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(InputError, match=r"^manifest [^\n]+$"):
+        load_manifest(tmp_path / "m.toml")
+
+
+def test_a_manifest_that_is_no_text_is_refused_in_one_line(tmp_path):
+    (tmp_path / "m.toml").write_bytes(b"title = '\xff'")
+    with pytest.raises(InputError, match=r"m\.toml cannot be read: [^\n]+$"):
+        load_manifest(tmp_path / "m.toml")

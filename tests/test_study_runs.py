@@ -130,7 +130,7 @@ def test_train_images_are_the_same_for_every_seed(tmp_path, fashion):
         done = train(config, recipe, tmp_path / f"{seed}.pt", data_root=fashion)
         seen[seed] = done.history.query("indicator == 'loss' and source == 'train'")["n"].item()
     assert seen == {0: 30, 1: 30}
-    with pytest.raises(InputError, match="train_images must be at least 1, got 0"):
+    with pytest.raises(InputError, match="train_images must be a whole number of at least 1, got 0"):
         TrainConfig(train_images=0)
 
 

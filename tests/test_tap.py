@@ -126,6 +126,26 @@ def test_scores_of_half_precision_add_up_in_float32():
     torch.testing.assert_close(record.a.double(), exact, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_scores_far_apart_in_half_precision_give_the_map_of_their_rows(autocast):
+    """Logits of deviation 10: added up in bf16, the map would be off by 0.02 to 0.2."""
+    torch.manual_seed(0)
+    q, k = (10**0.5 * torch.randn(2, 3, 50, 64) for _ in range(2))
+    low_q, low_k = q.bfloat16(), k.bfloat16()
+    logits = low_q.double() @ low_k.double().mT / 8
+    assert logits.std() == pytest.approx(10, rel=0.05)
+
+    class Half(nn.Module):
+        def forward(self, x):
+            rows = (q, k, k) if autocast else (low_q, low_k, low_k)
+            return F.scaled_dot_product_attention(*rows)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        (record,) = records(Half(), torch.zeros(2))
+    assert record.a.dtype == torch.float32
+    torch.testing.assert_close(record.a.double(), logits.softmax(-1), rtol=1e-4, atol=1e-6)
+
+
 def test_layers_count_from_zero_in_each_forward():
     model, images = model_and_images()
     layers = []

@@ -261,5 +261,5 @@ def test_between_epochs_few_test_images_are_enough_and_the_last_epoch_uses_all(t
     assert tested["n"].tolist() == [40, 40, 120]
     whole = train(small("dot"), recipe(epochs=3), tmp_path / "b.pt", data_root=fashion)
     assert tested["mean"].iloc[-1] == whole.history.query(wanted)["mean"].iloc[-1]
-    with pytest.raises(InputError, match="monitor_images must be at least 1, got 0"):
+    with pytest.raises(InputError, match="monitor_images must be a whole number of at least 1, got 0"):
         TrainConfig(monitor_images=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +18,7 @@ from svda_analysis.cli.paper import paper_command
 from svda_analysis.cli.report import report_command
 from svda_analysis.cli.shared import CONTEXT
 from svda_analysis.cli.train import train_command
-from svda_analysis.errors import InputError, one_line
+from svda_analysis.errors import InputError, check_name, one_line
 
 
 @click.group(context_settings=CONTEXT)
@@ -58,8 +60,13 @@ def analyze_main(arguments: Sequence[str] | None = None) -> None:
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> None:
     """Run a command; bad input becomes one line on stderr and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _show_any_text()
     try:
+        for word in given:
+            check_name(word, "an argument")
         code = command.main(given, prog_name=name, standalone_mode=False, obj=given)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written shows here, not when Python ends
     except InputError as error:
         click.echo(f"error: {one_line(error)}", err=True)
         code = 2
@@ -72,4 +79,29 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     except click.ClickException as error:
         click.echo(f"error: {one_line(error.format_message())}", err=True)
         code = 2
+    except BrokenPipeError:  # the reader has seen enough, as head does
+        _give_up_output()
+        code = 141  # as a shell says it
+    except OSError as error:
+        _give_up_output()
+        click.echo(f"error: {one_line(error)}", err=True)
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _give_up_output() -> None:
+    """Where output cannot be written, what is left of it is dropped: Python would try again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (open until the end)
+
+
+def _show_any_text() -> None:
+    """What a terminal's encoding lacks is escaped, and a closed one is written to in vain: neither stops a command."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open until the end)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

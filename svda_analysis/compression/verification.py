@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from svda_analysis.analysis import analyze
@@ -207,7 +208,9 @@ def count_parameters(model: nn.Module) -> int:
 def macs(model: nn.Module, images: Tensor) -> int:
     """Multiply-accumulates of one forward of ``images (B, C, H, W)``, as torch counts them (matrix products alone)."""
     counter = FlopCounterMode(display=False)
-    with evaluating(model), counter:  # with gradients: else nn.MultiheadAttention hides behind its fast path
+    # with gradients: else nn.MultiheadAttention hides behind its fast path; by plain products: not every version of
+    # torch counts its fused kernels
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH), counter:
         model(for_model(images, model))
     return counter.get_total_flops() // 2
 

@@ -9,28 +9,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svda_analysis.errors import InputError, one_line
+from svda_analysis.errors import InputError, check_file, check_name, reading
 
 if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_MOST_PIXELS = 2**26
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image in a file as 8-bit RGB, upright as its EXIF orientation says, which is how viewers show it.
 
-    :class:`InputError` names a file that is broken or has deeper pixels.
+    Only the formats of :data:`IMAGE_SUFFIXES` are opened, whatever a file is called: what others would start (an EPS is
+    drawn by Ghostscript) is not. :class:`InputError` names a file that is broken, is too large or has deeper pixels.
     """
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            deep = mode in ("I", "F") or mode.startswith("I;")
-            rgb = None if deep else ImageOps.exif_transpose(_without_palette(image)).convert("RGB")
-    except Exception as error:  # a broken image can fail in any way
-        raise InputError(f"{path} is not a readable image: {one_line(error)}") from None
+    check_file(path, "an image")
+    with reading(f"{path} is not a readable image"), Image.open(path, formats=_FORMATS) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise InputError(f"{path} must have at most {_MOST_PIXELS:,} pixels, got {image.width} x {image.height}")
+        mode = image.mode
+        deep = mode in ("I", "F") or mode.startswith("I;")
+        rgb = None if deep else ImageOps.exif_transpose(_without_palette(image)).convert("RGB")
     if rgb is None:
         raise InputError(f"{path} must have 8 bits a channel, got mode {mode}")
     if max(rgb.size) > 100 * min(rgb.size):  # resizing the short side would need gigabytes
@@ -47,6 +50,8 @@ def class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    for name in names:
+        check_name(name, f"the name of a class in {folder}")
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 

@@ -9,6 +9,7 @@ from svda_analysis.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LARGEST_SIDE = 2**14  # pixels along a side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "resize"):
+            if (pixels := getattr(self, name)) is not None and not 1 <= pixels <= _LARGEST_SIDE:
+                raise InputError(f"{name} must lie from 1 to {_LARGEST_SIDE} pixels, got {pixels}")
         mean, std = self.mean or (), self.std or ()
         if len(mean) != len(std):
             raise InputError(f"mean and std must have as many numbers each, got {len(mean)} and {len(std)}")

@@ -29,17 +29,20 @@ import difflib
 import math
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 from svda_analysis.data import DATASETS
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, reading
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import PRESETS, ViTConfig
 from svda_analysis.recipe import Precision, TrainConfig
 
+_LARGEST_MANIFEST, _MOST_SEEDS = 2**20, 1000  # bytes; seeds of a study
+_MOST_DOTS = 500  # a dotted key takes memory and time with the square of its length
 _PACKAGED = resources.files("svda_analysis") / "manifests"
 _MODEL = {field.name: field for field in dataclasses.fields(ViTConfig)}
 _RECIPE = {field.name: field for field in dataclasses.fields(TrainConfig) if field.name not in ("dataset", "seed")}
@@ -133,10 +136,13 @@ def load_manifest(given: str | os.PathLike[str]) -> Manifest:
         text, name = _read_manifest(path), path.stem
     else:
         raise InputError(f"manifest must be a file or one of {', '.join(packaged)}, got {str(given)!r}")
+    if max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
+        raise InputError(f"manifest {given} must not have more than {_MOST_DOTS} dots on a line")
+    with reading(f"manifest {given} is not TOML"):
+        content = tomllib.loads(text)
     try:
-        return _manifest(name, tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"manifest {given} is not TOML: {error}") from None
+        with reading("it cannot be read"):
+            return _manifest(name, content)
     except InputError as error:
         raise InputError(f"manifest {given}: {error}") from None
 
@@ -156,10 +162,10 @@ def default_preset(dataset: str) -> str:
 
 
 def _read_manifest(path: Path) -> str:
-    try:
+    if (size := path.stat().st_size) > _LARGEST_MANIFEST:
+        raise InputError(f"manifest {path} must have at most {_LARGEST_MANIFEST} bytes, got {size}")
+    with reading(f"manifest {path} cannot be read"):
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"manifest {path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _manifest(name: str, content: dict[str, Any]) -> Manifest:
@@ -183,9 +189,11 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
     if not made.datasets:
         raise InputError("datasets must name at least one, as [datasets.fashion_mnist]")
     # every value is checked by its field now, not after hours of training
-    files = [run.file for dataset in made.datasets for run in made.runs(dataset)]
-    if double := next((file for file in files if files.count(file) > 1), None):
-        raise InputError(f"datasets must end in different names: two would write {double}")
+    if len(made.seeds) > _MOST_SEEDS:
+        raise InputError(f"seeds must be at most {_MOST_SEEDS}, got {len(made.seeds)}")
+    files = Counter(run.file for dataset in made.datasets for run in made.runs(dataset))
+    if files and (most := files.most_common(1)[0])[1] > 1:
+        raise InputError(f"datasets must end in different names: two would write {most[0]}")
     return made
 
 
