@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import shutil
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,11 @@ def indicators_command(names: tuple[str, ...]) -> None:
         every = {one.name: [one] for group in groups.values() for one in group} | groups
         for name in names:
             if name not in every:
-                raise InputError(f"NAME must be among {', '.join(filter(None, every))}, got {name!r}")
+                near = difflib.get_close_matches(name, every, 1, 0.5)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise InputError(
+                    f"NAME must be one that 'svda indicators' lists, or a group of them, got {name!r}{hint}"
+                )
         _print_entries({one.name: one for name in names for one in every[name]}.values())
         return
     for group, entries in groups.items():
