@@ -31,11 +31,11 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure: ``draw()`` makes it (a matplotlib Figure), ``name`` is that of its files, ``caption`` says what it
-    shows, also to those who cannot see it (default: its name)."""
+    """A figure: ``draw()`` makes it (a matplotlib Figure; None: its files are there already), ``name`` is that of its
+    files, ``caption`` says what it shows, also to those who cannot see it (default: its name)."""
 
     name: str
-    draw: Callable[[], Any]
+    draw: Callable[[], Any] | None
     caption: str = ""
 
     @property

@@ -31,7 +31,8 @@ def render_folder(folder: str | os.PathLike[str]) -> list[list[Path]]:
 
 def _kind_of(meta: Path) -> str:
     try:
-        kind = read_json(meta).get("kind", _METAS[meta.name])
+        found = read_json(meta)
+        kind = found.get("kind", "study" if "manifest" in found else _METAS[meta.name])  # studies of 0.1 name no kind
     except (InputError, AttributeError):
         raise InputError(f"{meta.parent} holds no report: its {meta.name} cannot be read") from None
     if not isinstance(kind, str) or kind not in _KINDS:

@@ -102,3 +102,13 @@ def test_the_command_says_what_it_leaves_out(pictures, tmp_path, capsys):
         main(["explain", spec, str(pictures / "b.png"), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 0
     assert "has no classifier: left out relevance, integrated_gradients, " in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_said_once(pictures, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setattr("svda_analysis.cli.explain._ROWS", 1)
+    spec = "timm:vit_tiny_patch16_224?num_classes=0&depth=1&img_size=32"
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", spec, str(pictures), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().err.count("has no classifier") == 1

@@ -8,8 +8,9 @@ import shutil
 import pytest
 from study_cases import every_file
 
+from svda_analysis.reports import render_folder
 from svda_analysis.results import Analysis
-from svda_analysis.study.report import read_study, render_study_again
+from svda_analysis.study.report import read_study
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -33,7 +34,7 @@ def test_a_report_of_the_first_version_is_read_with_limits_and_keeps_its_figures
     ]
     before = every_file(old)
     for _ in range(2):  # the second time from today's layout
-        render_study_again(old)
+        render_folder(old)
         after = every_file(old)
         for name, content in before.items():
             if name.endswith(".md") or "over_epochs_" in name or "maps_over" in name:

@@ -7,6 +7,8 @@ from study_cases import result, with_frames
 
 from svda_analysis.document import Picture, Points, Table
 from svda_analysis.frames import MAP_COLUMNS, make_frame
+from svda_analysis.render.html import to_html
+from svda_analysis.render.markdown import to_markdown
 from svda_analysis.results import nothing_measured
 from svda_analysis.study.result import NOT_AT_HAND, StudyResult
 from svda_analysis.study.sections import study_document, study_pictures
@@ -66,5 +68,8 @@ def test_figures_are_named_for_their_data_set_and_what_is_carried_or_missing_is_
     assert all(picture.name.startswith("x_") and picture.caption for picture in drawn)
     old = dataclasses.replace(shown, carried=("x_sigma_over_epochs_svda",), untraced=("vit", "svda"))
     *_, figures = study_document(study(old)).sections
-    assert figures.blocks[len(drawn)].endswith("(figures/x_sigma_over_epochs_svda.png)")
+    carried = figures.blocks[len(drawn)]
+    assert (carried.name, carried.draw) == ("x_sigma_over_epochs_svda", None)
+    assert "](figures/x_sigma_over_epochs_svda.png)" in to_markdown(study_document(study(old)), figures="figures")
+    assert '<img src="figures/x_sigma_over_epochs_svda.png"' in to_html(study_document(study(old)), figures="figures")
     assert "not drawn for vit, svda" in figures.blocks[-1]

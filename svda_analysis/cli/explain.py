@@ -51,7 +51,7 @@ def explain_command(
     drawn: set[str] = set()
     pages = math.ceil(len(image_files(images)) / _ROWS)
     for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
-        if page.left_out:
+        if page.left_out and at == 1:
             warn([f"{subject.name} has no classifier: left out {', '.join(page.left_out)}"])
         for picture in pictures(page, "explanations"):
             drawn.add(picture.name)

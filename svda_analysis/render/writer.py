@@ -121,16 +121,20 @@ def _files_of(meta: Path) -> list[str]:
 
 
 def _write_pictures(pictures: list[Picture], folder: Path, progress: Callable[[int, int], None] | None) -> None:
-    for at, picture in enumerate(pictures):
+    drawn = [picture for picture in pictures if picture.draw is not None]
+    for at, picture in enumerate(drawn):
         if progress:
-            progress(at, len(pictures))
+            progress(at, len(drawn))
         save_picture(picture, folder)
     if progress:
-        progress(len(pictures), len(pictures))
+        progress(len(drawn), len(drawn))
 
 
-def save_picture(picture: Picture, folder: Path) -> tuple[Path, Path]:
-    """Draw a picture, write it into ``folder`` as pdf and png, and close it; returns both."""
+def save_picture(picture: Picture, folder: Path) -> tuple[Path, ...]:
+    """Draw a picture, write it into ``folder`` as pdf and png, and close it; returns both, nothing of one that is not
+    drawn."""
+    if picture.draw is None:
+        return ()
     import matplotlib.pyplot as plt  # it takes a while, and not every report has pictures
 
     from svda_analysis.figures.saving import save_figure

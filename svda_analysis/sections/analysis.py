@@ -56,7 +56,8 @@ def _faithfulness_section(analysis: Analysis) -> Section | None:
     comparison = analysis.comparison
     lines = () if comparison is None else tuple(statements(comparison, "faithful"))
     title = "Whose maps are more faithful?"
-    return Section(name="faithfulness", title=title, blocks=(_FAITHFUL, Points(lines))) if lines else None
+    rankings = [_RANKINGS] if {"brightness", "centre"} & set(analysis.table["source"]) else []
+    return Section(name="faithfulness", title=title, blocks=(_FAITHFUL, *rankings, Points(lines))) if lines else None
 
 
 @section("comparison")
@@ -110,8 +111,9 @@ are shared. p is adjusted by Holm's method, over the rows of faithfulness and ov
 difference in units of its own spread over seeds (Hedges' correction)."""
 _FAITHFUL = """How much faster the predicted class falls when the patches that a map ranks highest are taken away
 (deletion), and rises when they are brought back (insertion), than under a random ranking of the same model. Above 0 the
-map tells something; brightness and centre, which rank patches by how bright they are and how near to the middle, tell
-what can be had without asking the model. Raw areas depend on how confident a model is, and are not compared here."""
+map tells something. Raw areas depend on how confident a model is, and are not compared here."""
+_RANKINGS = """Brightness and centre, which rank patches by how bright they are and how near to the middle, tell what
+can be had without asking the model."""
 _MATCHING = """Similarity (one minus the Jensen-Shannon distance) of what the class token attends to, between the heads
 of two models: in the order the heads have, matched one to one, and by chance. Heads were matched on one half of the
 images and are judged on the other. Intervals are over pairs of runs where there are several (those of one model share

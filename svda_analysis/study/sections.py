@@ -81,7 +81,7 @@ def _figures_sections(study: StudyResult) -> list[Section]:
     made = []
     for result in study.datasets:
         if result.trained:
-            carried = [f"![{spoken(name)}](figures/{name}.png)" for name in result.carried]
+            carried = [Picture(name=name, draw=None, caption=spoken(name)) for name in result.carried]
             drawn = study_pictures(result, of_variants=study.of_variants)
             blocks: list[Content] = [*drawn, *carried, *_untraced(result)]
             name, title = f"figures_{file_word(result.name)}", f"{result.title}: figures"
