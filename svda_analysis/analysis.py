@@ -256,7 +256,8 @@ class _Bench:
 
     def _key(self, subject: Subject, source: ImageSource) -> str:
         settings = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.extras), "maps": None}
-        return run_key(subject, source, settings, self.options.chosen)
+        metrics = [] if self.extras.faithfulness is None else choose_metrics(self.extras.metrics)
+        return run_key(subject, source, settings, [*self.options.chosen, *metrics])
 
 
 def _named(

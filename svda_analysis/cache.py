@@ -6,6 +6,7 @@ place, so that a killed run leaves no half of one; a damaged entry counts as non
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import Indicator
+from svda_analysis.kinds import ATTENTIONS
+from svda_analysis.metrics import Metric
 from svda_analysis.results import Analysis
 from svda_analysis.sources import ImageSource
 from svda_analysis.subject import Subject
@@ -30,7 +33,7 @@ UNFINISHED = ".unfinished-"  # how the folder of an entry that is being written 
 # A change in any other file of the package is another key: numbers may come from there.
 NOT_MEASURING = ("cli", "figures", "formatting", "render", "reports", "sections", "study", "training")
 _PACKAGE = Path(__file__).parent
-_SAMPLED = 16  # images whose pixels are part of the key
+_SAMPLED, _BATCH = 16, 64  # images whose pixels are part of the key, at once
 
 
 def kept(entry: Path, measure: Callable[[], Analysis]) -> Analysis:
@@ -66,25 +69,39 @@ def _write_entry(entry: Path, analysis: Analysis) -> None:
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-def run_key(subject: Subject, source: ImageSource, settings: dict[str, Any], indicators: Iterable[Indicator]) -> str:
-    """A name for all that the numbers of one run depend on: weights, what the model is, seed and epoch, the images in
-    the model's way, ``settings``, the indicators and the code that measures.
+def run_key(
+    subject: Subject, source: ImageSource, settings: dict[str, Any], measures: Iterable[Indicator | Metric]
+) -> str:
+    """A name for all that the numbers of one run depend on: weights, what the model is and the text of its classes,
+    seed and epoch, the images in the model's way, ``settings``, the indicators and metrics, and the code that measures.
 
-    Of the images count the first of each class as the model gets them, and the labels of all. Of an indicator counts
-    what :func:`indicator_source` tells. What a function of one's own calls in other files is not seen.
+    Of a data set found by name count the first images of each class as the model gets them, and the labels of all; of
+    any other images, all. Of a measure counts what :func:`measure_source` tells. What a function of one's own calls in
+    other files is not seen.
     """
     config = getattr(subject.model, "config", None)
     about: list[Any] = [subject.seed, subject.epoch, repr(config), repr(subject.model), subject.prefix_tokens]
     about += [settings, source.name, source.total, source.scores, source.normalisation, measuring_code()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
-    for one in indicators:
-        digest.update(json.dumps(indicator_source(one)).encode())
+    for text in [*(measure_source(one) for one in measures), *_model_source(subject)]:
+        digest.update(json.dumps(text).encode())
     for name, weights in sorted(subject.model.state_dict().items()):
         digest.update(name.encode() + _bytes(weights))
-    images, labels, _ = source.examples(_SAMPLED)
-    for tensor in (images, labels, source.labels):
+    shown = source.batches(_BATCH, None, 0) if source.labels is None else [source.examples(_SAMPLED)[:2]]
+    for tensor in (tensor for batch in (*shown, (source.labels,)) for tensor in batch):
         digest.update(b"" if tensor is None else _bytes(tensor))
     return digest.hexdigest()[:24]
+
+
+def _model_source(subject: Subject) -> list[list[str]]:
+    """The text of what is the user's own in a model: the classes of its modules, and the rule of its attention."""
+    own = {type(module) for module in subject.model.modules()}
+    classes = sorted(
+        _code_text(one) for one in own if one.__module__.partition(".")[0] not in ("torch", "svda_analysis")
+    )
+    kind = ATTENTIONS.get(subject.attention or "")
+    rule = [] if kind is None else [getattr(kind.rule, field.name) for field in dataclasses.fields(kind.rule)]
+    return [classes, *(_function_text(function) for function in rule)]
 
 
 def _bytes(x: Tensor) -> bytes:
@@ -96,9 +113,9 @@ def joint_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def indicator_source(one: Indicator) -> list[str]:
-    """All that tells an indicator from another of its name: sources, bounds, and its function's text, or its bytecode
-    where there is no text, with default arguments and the plain values that it closes over."""
+def measure_source(one: Indicator | Metric) -> list[str]:
+    """All that tells an indicator or a metric from another of its name: sources, bounds, and its function's text, or
+    its bytecode where there is no text, with default arguments and the plain values that it closes over."""
     return [one.name, *one.sources, str(one.low), str(one.high), str(one.is_share), *_function_text(one.function)]
 
 
@@ -110,7 +127,7 @@ def _function_text(function: Callable[..., Any]) -> list[str]:
     return [_code_text(function), *(_value_text(value) for value in [*constants, *bound])]
 
 
-def _code_text(function: Callable[..., Any]) -> str:
+def _code_text(function: Callable[..., Any] | type) -> str:
     code = getattr(function, "__code__", None)
     try:
         return inspect.getsource(function)

@@ -195,7 +195,7 @@ def _from_dataset(data: Dataset[Any]) -> ImageSource:
         chosen = Subset(data, _draw(total, images, seed).tolist())
         return map(_image_and_label, DataLoader(chosen, batch_size=size))
 
-    return ImageSource(name, f"{total} images of a {name}", total, batches, _first_of(data))
+    return ImageSource(name, f"{total} images of a {name}", total, batches, _first_of(data), **_classes_of(data))
 
 
 def _from_loader(data: DataLoader[Any]) -> ImageSource:
@@ -213,7 +213,16 @@ def _from_loader(data: DataLoader[Any]) -> ImageSource:
                 return
 
     name = type(data.dataset).__name__
-    return ImageSource(name, f"{total} images of a DataLoader", total, batches, _first_of(data.dataset))
+    about = f"{total} images of a DataLoader"
+    return ImageSource(name, about, total, batches, _first_of(data.dataset), **_classes_of(data.dataset))
+
+
+def _classes_of(data: Dataset[Any]) -> dict[str, Any]:
+    """The names of the classes, and so how many scores a classifier of them gives, where a data set tells them as
+    torchvision's do."""
+    told = getattr(data, "classes", None)
+    classes = tuple(map(str, told)) if isinstance(told, Sequence) and not isinstance(told, str) else ()
+    return {"classes": classes, "scores": len(classes)}
 
 
 def _same_each_time(data: DataLoader[Any]) -> Iterator[Any]:

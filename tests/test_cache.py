@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
 
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from svda_analysis import cache
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, choose_indicators, indicator
+from svda_analysis.kinds import ATTENTIONS
+from svda_analysis.metrics import METRICS, metric
 from svda_analysis.results import Analysis
 from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
@@ -149,9 +154,9 @@ def test_the_text_of_a_function_is_the_same_in_every_process_and_tells_constants
         space = {}
         exec(f"def function(a, more={constant}):\n    return a * {constant}", space)
         made = dataclasses.replace(INDICATORS["effective_rank"], function=space["function"])
-        texts.append(cache.indicator_source(made))
+        texts.append(cache.measure_source(made))
     assert texts[0] != texts[1]
-    assert not any(" at 0x" in text for one in INDICATORS.values() for text in cache.indicator_source(one))
+    assert not any(" at 0x" in text for one in INDICATORS.values() for text in cache.measure_source(one))
 
 
 def test_the_code_that_measures_is_part_of_the_key(subject, data, monkeypatch):
@@ -182,3 +187,65 @@ def test_what_measures_counts():
         "analysis.py",
     } <= files
     assert not any(name.startswith(("figures/", "render/", "cli/", "study/")) for name in files)
+
+
+def test_a_changed_metric_and_a_new_one_give_their_numbers_from_a_warm_cache(subject, data, tmp_path, own_metrics):
+    def found(name):
+        measured = analyze_runs(subject, data, faithfulness=4, metrics=[name], cache=tmp_path, images=8, examples=0)
+        return means(measured, name)
+
+    for value in (1.0, 2.0):
+        enter_metric("always_this", value)
+        assert found("always_this") == {value}
+
+
+@pytest.fixture
+def own_metrics():
+    before = [(registry, dict(registry)) for registry in (METRICS, QUANTITIES)]
+    yield
+    for registry, held in before:
+        registry.clear()
+        registry.update(held)
+
+
+def enter_metric(name: str, value: float) -> None:
+    def function(trial):
+        return torch.full((len(trial.images),), value, dtype=torch.float64)
+
+    metric(name=name, label="Always", higher_means="nothing", reference="a test")(function)
+
+
+def test_what_a_module_of_ones_own_does_is_part_of_the_key(data, tmp_path):
+    keys = []
+    for scale in (1, 2):
+        file = tmp_path / f"own{scale}.py"
+        body = f"class Own(nn.Linear):\n    def forward(self, x):\n        return {scale} * x\n"
+        file.write_text(f"from torch import nn\n{body}")
+        spec = importlib.util.spec_from_file_location("own_module", file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["own_module"] = module
+        spec.loader.exec_module(module)
+        torch.manual_seed(0)
+        one = open_model(module.Own(2, 2))
+        keys.append(cache.run_key(one, open_source(data, one), {}, []))
+    del sys.modules["own_module"]
+    assert keys[0] != keys[1]
+
+
+def test_the_rule_of_an_attention_is_part_of_the_key(subject, data, monkeypatch):
+    def key():
+        return cache.run_key(subject, open_source(data, subject), {}, [])
+
+    before, kind = key(), ATTENTIONS["svda"]
+    other = dataclasses.replace(kind, layer=dataclasses.replace(kind.rule, rows=lambda qk: 2 * qk))
+    monkeypatch.setitem(ATTENTIONS, "svda", other)
+    assert key() != before
+
+
+@pytest.mark.parametrize("wrap", [lambda images: images, lambda images: TensorDataset(images)])
+def test_every_image_counts_where_images_are_given(subject, wrap):
+    images = torch.rand(40, 1, 28, 28)
+    other = images.clone()
+    other[-1] = 0
+    keys = [cache.run_key(subject, open_source(wrap(x), subject), {}, []) for x in (images, other, images)]
+    assert keys[0] == keys[2] != keys[1]

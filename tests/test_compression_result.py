@@ -13,6 +13,7 @@ from scipy import stats
 
 from svda_analysis.compression.result import Compressions, over_runs
 from svda_analysis.errors import InputError
+from svda_analysis.vocabulary import quantity
 
 
 def test_runs_are_pooled_by_the_t_interval_of_their_changes():
@@ -135,3 +136,13 @@ def test_a_sweep_that_is_missing_or_damaged_is_named(tmp_path):
     (tmp_path / "compression.csv").unlink()
     with pytest.raises(InputError, match=r"no such file: .*compression\.csv"):
         Compressions.load(tmp_path)
+
+
+def test_no_change_over_runs_leaves_what_the_quantity_can_change():
+    frames = [
+        pd.DataFrame({"quantity": ["attention_entropy"], "change": [x], "ci_low": x, "ci_high": x}) for x in (0.0, 0.4)
+    ]
+    quantity("attention_entropy")  # known where it was measured, and where a report of it is read
+    pooled = over_runs(frames, keys=["quantity"]).iloc[0]
+    assert (pooled["ci_low"], pooled["ci_high"]) == (-1.0, 1.0)
+    assert pooled["change"] == pytest.approx(0.2)

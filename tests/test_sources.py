@@ -135,3 +135,20 @@ def test_images_that_do_not_fit_are_named(tiny, fashion):
         as_learned(data, open_model(ViT(ViTConfig(attention="dot", image_size=12, dim=24, depth=1, heads=2))))
     with pytest.raises(InputError, match=r"a number for each channel of the data \(1\), got 3"):
         as_learned(data, open_model(tiny["svda"], preprocessing={"mean": (0.5,) * 3, "std": (0.5,) * 3}))
+
+
+def test_a_data_set_that_names_its_classes_says_how_many_scores_a_classifier_has(model, numbered):
+    class Named(Dataset):
+        classes = ("ant", "bee", "cow")
+
+        def __len__(self):
+            return 9
+
+        def __getitem__(self, index):
+            return torch.zeros(1, 12, 12), index % 3
+
+    subject = open_model(model)
+    for given in (Named(), DataLoader(Named(), 3)):
+        source = open_source(given, subject)
+        assert (source.classes, source.scores) == (Named.classes, 3)
+    assert (open_source(numbered, subject).classes, open_source(numbered, subject).scores) == ((), 0)

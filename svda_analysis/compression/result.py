@@ -18,6 +18,7 @@ from svda_analysis.errors import InputError, one_line
 from svda_analysis.frames import NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.results import quantity_records, read_frame, register_records
 from svda_analysis.stats import paired_test
+from svda_analysis.vocabulary import QUANTITIES, known_bounds
 
 RATIOS = ("parameters", "macs", "bytes", "seconds_1", "seconds_32")  # whose change is after / before
 ACCURACIES = ("accuracy", "before_finetuning", "finetuning")  # whose change lies in [-1, 1]
@@ -211,12 +212,20 @@ def over_runs(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFra
     return pd.DataFrame(pooled, columns=list(together)).astype(together.dtypes.to_dict())
 
 
+def _span(name: str) -> float:
+    """How far a quantity can change."""
+    if name in ACCURACIES:
+        return 1.0
+    low, high = known_bounds(name) if name in QUANTITIES else (-math.inf, math.inf)
+    return math.inf if name in RATIOS else high - low
+
+
 def _change_over_runs(rows: pd.DataFrame, change: str) -> tuple[float, float, float, float]:
     """Mean, 95 % interval and p against no change."""
     quantity = rows["quantity"].iloc[0] if "quantity" in rows else "accuracy"
     values, is_ratio = rows[change].to_numpy(float), quantity in RATIOS
     values = np.log(values) if is_ratio else values
-    found = paired_test(np.zeros(len(values)), values, span=1.0 if quantity in ACCURACIES else math.inf)
+    found = paired_test(np.zeros(len(values)), values, span=_span(str(quantity)))
     ends = (found.difference, *found.interval)
     middle, low, high = (math.exp(x) for x in ends) if is_ratio else ends
     return middle, low, high, found.p
