@@ -7,6 +7,7 @@ started program, a file outside of the case's folder, or wrong content that was 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -85,6 +86,7 @@ def _work(cases: Sequence[Case], base: Path, place: Path, seed: int, start: int,
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.chdir(place)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a library of another language says
+    faulthandler.disable()  # pytest's, which writes of a crash to a descriptor of its own
     for at in range(start, len(cases)):
         folder = place / "case"
         shutil.rmtree(folder, ignore_errors=True)
