@@ -16,7 +16,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.maps import WholeMaps, class_row, logits_of
+from svda_analysis.maps import WholeMaps, logits_of, to_pixels
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
+from svda_analysis.tokens import Layout, TokensGiven
 
 _IG_STEPS = 50
 _SHAP_SAMPLES, _SHAP_GROUP, _SHAP_NOISE = 32, 8, 0.1
@@ -42,7 +43,7 @@ class Job(NamedTuple):
     batch_size: int
 
 
-MapFunction = Callable[[Job], Tensor]  # gives (B, H, W), or one value for each patch (B, rows, columns)
+MapFunction = Callable[[Job], Tensor]  # gives (B, H, W)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +82,17 @@ def attribute(
     method: str = "rollout",
     target: int | Tensor | None = None,
     batch_size: int = 16,
+    **tokens: Unpack[TokensGiven],
 ) -> Tensor:
     """How much each pixel spoke for the target class, ``(B, H, W)`` float32 on the CPU, on the method's own scale.
 
-    ``model`` is what :func:`~svda_analysis.specs.open_model` takes. ``images (B, C, H, W)`` float, preprocessed;
-    ``method`` a name from :data:`METHODS`; ``target`` a class for all
-    images, one for each ``(B,)``, or None for the model's own predictions (``rollout`` and ``cls_attention`` are the
-    same for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8).
-    A value of a patch stands at each of its pixels (nearest neighbour).
+    ``model`` and ``tokens`` (``grid``, ``prefix_tokens``, ``suffix_tokens``, ``frames``) are what
+    :func:`~svda_analysis.specs.open_model` takes. ``images (B, C, H, W)`` float, preprocessed (videos
+    ``(B, T, C, H, W)`` for the methods of attention: then each frame of tokens has its map, ``(B, frames, H, W)``);
+    ``method`` a name from :data:`METHODS`; ``target`` a class for all images, one for each ``(B,)``, or None for the
+    model's own predictions (``rollout`` and ``cls_attention`` are the same for every class). ``batch_size`` images go
+    through the model at once (of ``gradient_shap`` always 8). A value of a patch stands at each of its pixels (nearest
+    neighbour).
 
     The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included. An image's map depends
     on no other image and on no random state. Raises :class:`InputError` when an argument is outside what is allowed,
@@ -96,15 +100,14 @@ def attribute(
     self-attention over whole images.
     """
     chosen = choose_method(method)
-    check_images(images, batch_size)
+    check_images(images, batch_size, dimensions=(4, 5) if chosen.function in _OF_MAPS else (4,))
     batches = images.split(batch_size)
     targets = [None] * len(batches) if target is None else class_of_each(target, len(images)).split(batch_size)
-    subject, maps = open_model(model), []
+    subject, maps = open_model(model, **tokens), []
     with subject.running(), torch.inference_mode(False):
         for batch, classes in zip(batches, targets, strict=True):
             job = Job(subject, batch.detach().to(subject.device, copy=True), classes, batch_size)
-            found = chosen.function(job).detach()
-            maps.append(F.interpolate(found[:, None].float(), images.shape[-2:], mode="nearest-exact")[:, 0].cpu())
+            maps.append(chosen.function(job).detach().float().cpu())
     return torch.cat(maps)
 
 
@@ -117,7 +120,7 @@ def _rollout(job: Job) -> Tensor:
     with torch.no_grad():
         found = _stack(job)
     maps = [a.mean(1) for a in found.layers]
-    return _patches_of_row(found, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
+    return _row_of(job, found, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
 
 
 @_method("Relevance", "Chefer, Gur & Wolf 2021 (ICCV), eq. 5 and 6", signed=False)
@@ -128,25 +131,30 @@ def _relevance(job: Job) -> Tensor:
         found = _stack(job, gradients=True)
         logits = logits_of(found.output, job.subject.model)
         score = logits.gather(1, resolve(job.target, logits)[:, None]).sum()
-    gradients = torch.autograd.grad(score, found.layers, materialize_grads=True)
-    bars = [(gradient * a.detach()).relu().mean(1) for gradient, a in zip(gradients, found.layers, strict=True)]
-    return _patches_of_row(found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
+    gradients = torch.autograd.grad(score, [one.raw for one in found.maps], materialize_grads=True)
+    pairs = zip(found.maps, gradients, strict=True)
+    bars = [one.laid((gradient * one.raw.detach()).relu()).mean(1) for one, gradient in pairs]
+    return _row_of(job, found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
 
 
 @_method("CLS attention", "the map itself", gradient=False, target=False, signed=False)
 def _cls_attention(job: Job) -> Tensor:
     """The row of CLS in the last layer, mean over heads."""
     with torch.no_grad():
-        found = _whole(job)
-    return class_row(found.layers[-1].mean(1), found.prefix).unflatten(-1, found.grid)
+        last = _whole(job).last
+        layout = last.whole or Layout((1, 1))
+        return _drawn(layout.class_row(last.map().mean(1)), layout, job)
+
+
+_OF_MAPS = (_rollout, _relevance, _cls_attention)
 
 
 def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:
-    """The whole stack of layers; an error where some have another number of tokens."""
+    """The whole stack of layers; an error where it has gaps."""
     found = _whole(job, gradients=gradients)
-    if found.left_out:
-        tokens = sorted({*found.left_out, found.layers[0].shape[-1]})
-        raise InputError(f"rollout and relevance need the same tokens in every layer, got {tokens} tokens")
+    if found.gaps:
+        needed = "rollout and relevance need the same tokens in every layer"
+        raise InputError(f"{needed}; of {type(job.subject.model).__name__}: {'; '.join(found.gaps)}")
     return found
 
 
@@ -157,14 +165,21 @@ def _whole(job: Job, *, gradients: bool = False) -> WholeMaps:
     return found
 
 
-def _patches_of_row(found: WholeMaps, layers: list[Tensor]) -> Tensor:
-    """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, (B, rows, columns)."""
+def _row_of(job: Job, found: WholeMaps, layers: list[Tensor]) -> Tensor:
+    """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, at the pixels."""
     N = layers[0].shape[-1]
-    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if found.prefix else torch.full((1, 1, N), 1 / N)
+    layout = found.layout
+    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if layout.prefix else torch.full((1, 1, N), 1 / N)
     row = row.to(layers[0])
     for layer in reversed(layers):
         row = row @ layer  # (B, 1, N)
-    return row[:, 0, found.prefix :].unflatten(-1, found.grid)
+    return _drawn(layout.of_patches(row[:, 0]), layout, job)
+
+
+def _drawn(patches: Tensor, layout: Layout, job: Job) -> Tensor:
+    """``(B, patches)`` at the pixels, ``(B, H, W)``; of a video ``(B, frames, H, W)``."""
+    grid = (layout.frames, *layout.grid) if job.images.ndim == 5 else layout.grid
+    return to_pixels(patches.unflatten(-1, grid), layout, job.images.shape[-2:])
 
 
 # --- methods of pixels, by captum (whose import takes seconds, and waits until a method is called) ------------------
@@ -209,7 +224,7 @@ def _gradient_shap(job: Job) -> Tensor:
 def _occlusion(job: Job) -> Tensor:
     """The fall of the target's logit when a patch is set to zero. It stands in every channel: one is read, no sum."""
     with torch.no_grad():
-        rows, columns = job.subject.maps_of(job.images[:1]).grid
+        rows, columns = job.subject.maps_of(job.images[:1]).layout.grid
     C, H, W = job.images.shape[1:]
     window = (C, -(-H // rows), -(-W // columns))
     method, classes = _by_captum("Occlusion", job)
@@ -266,9 +281,14 @@ def class_of_each(target: int | Tensor, B: int) -> Tensor:
     return target.long()
 
 
-def check_images(images: Tensor, batch_size: int) -> None:
+def check_images(images: Tensor, batch_size: int, *, dimensions: tuple[int, ...] = (4,)) -> None:
     """Raise :class:`InputError` unless images are float ``(B, C, H, W)`` and the batch size is a whole number."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim not in dimensions
+        or not images.is_floating_point()
+        or not len(images)
+    ):
         came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images must be float (B, C, H, W), got {came}")
     if not isinstance(batch_size, int) or batch_size < 1:

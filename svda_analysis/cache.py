@@ -74,7 +74,7 @@ def run_key(subject: Subject, source: ImageSource, settings: dict[str, Any], ind
     what :func:`indicator_source` tells. What a function of one's own calls in other files is not seen.
     """
     config = getattr(subject.model, "config", None)
-    about: list[Any] = [subject.seed, subject.epoch, repr(config), repr(subject.model), subject.prefix_tokens]
+    about: list[Any] = [subject.seed, subject.epoch, repr(config), repr(subject.model), *subject.tokens.values()]
     about += [settings, source.name, source.total, source.scores, source.normalisation, measuring_code()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for one in indicators:

@@ -20,6 +20,7 @@ from torch import Tensor
 from svda_analysis.attribution import attribute, check_images
 from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.maps import to_pixels
 from svda_analysis.metrics import METRICS, Trial, rank_correlation, redrawn
 from svda_analysis.perturbation import (
     Baseline,
@@ -27,9 +28,8 @@ from svda_analysis.perturbation import (
     check_methods,
     check_whole,
     draws_of_images,
-    patch_grid,
+    patch_layout,
     targets_of,
-    to_pixels,
 )
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
@@ -117,16 +117,16 @@ def _measure(
     (subject, other), B = subjects, len(batch)
     with torch.no_grad():
         target = targets_of(subject.model, batch, None, B).cpu()
-        grid = patch_grid(subject, batch, settings.patch_size)
+        layout = patch_layout(subject, batch, settings.patch_size)
     control = Trial(
         subject=subject,
         redrawn=other,
         images=batch,
-        maps=to_pixels(draws_of_images("ranking", B, grid, settings.seed, first), batch.shape[-2:]),
+        maps=to_pixels(draws_of_images("ranking", B, layout.grid, settings.seed, first), layout, batch.shape[-2:]),
         target=target,
         method="random",
         baseline=settings.baseline,
-        steps=None if settings.steps is None else min(settings.steps, grid[0] * grid[1]),
+        steps=None if settings.steps is None else min(settings.steps, layout.patches),
         at_once=settings.at_once,
         places={"patch_size": settings.patch_size},
         draws={"samples": settings.samples, "seed": settings.seed, "first": first},

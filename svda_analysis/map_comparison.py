@@ -120,7 +120,8 @@ def _neighbours(runs: list[Opened]) -> list[tuple[Opened, Opened]]:
 
 def _map_batch(subject: Subject, images: Tensor) -> MapBatch:
     found = subject.maps_of(for_model(images, subject.model))
-    return MapBatch([a.float().cpu().numpy() for a in found.layers], found.grid, found.prefix)
+    how = found.layout
+    return MapBatch([a.float().cpu().numpy() for a in found.layers], how.grid, how.prefix, how.suffix, how.frames)
 
 
 def _frames(comparisons: dict[str, MapComparison]) -> dict[str, pd.DataFrame]:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
 from svda_analysis.errors import InputError
-from svda_analysis.maps import logits_of
+from svda_analysis.maps import logits_of, to_pixels
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject, for_model
+from svda_analysis.tokens import Layout
 
 Baseline = Literal["mean", "blur"]
 
@@ -57,13 +57,13 @@ def deletion_insertion(
     subject, maps, B = open_model(model), maps.detach().cpu().double(), len(images)
     with subject.running() as network, torch.no_grad():
         images = for_model(images.detach(), network)
-        grid = patch_grid(subject, images, patch_size)
-        P = grid[0] * grid[1]
+        layout = patch_layout(subject, images, patch_size)
+        grid, P = layout.grid, layout.patches
         steps = P if steps is None else steps
         if not isinstance(steps, int) or not 1 <= steps <= P:
             raise InputError(f"steps must be a whole number in 1..{P}, the number of patches, got {steps!r}")
         counts = (torch.arange(steps + 1) * P + steps // 2) // steps  # patches changed at each point, 0 to P
-        patch_of_pixel = to_pixels(torch.arange(P).view(1, *grid).double(), maps.shape[-2:]).long()[0]  # (H, W)
+        patch_of_pixel = to_pixels(torch.arange(P).view(grid), layout, maps.shape[-2:])  # (H, W)
         ranks = _ranks(maps, patch_of_pixel, P)[:, patch_of_pixel].to(images.device)  # (B, H, W)
         filler = torch.zeros_like(images) if baseline == "mean" else _blurred(images, grid)
         classes = targets_of(network, images, target, batch_size)
@@ -107,9 +107,9 @@ def infidelity(
     subject, (B, C, H, W) = open_model(model), images.shape
     with subject.running() as network, torch.no_grad():
         images = for_model(images.detach(), network)
-        grid = patch_grid(subject, images, patch_size)
-        drawn = draws_of_images("patches", B, (samples, *grid), seed, first) < 0.5  # (B, samples, rows, columns)
-        taken = to_pixels(drawn.flatten(0, 1).to(images), (H, W))[:, None].expand(-1, C, -1, -1)  # (B * samples, ...)
+        layout = patch_layout(subject, images, patch_size)
+        drawn = draws_of_images("patches", B, (samples, *layout.grid), seed, first) < 0.5  # (B, samples, rows, columns)
+        taken = to_pixels(drawn.flatten(0, 1).to(images), layout, (H, W))[:, None].expand(-1, C, -1, -1)
         found = captum.metrics.infidelity(
             lambda x: torch.cat([_probabilities(network, part) for part in x.split(batch_size)]),
             lambda x: (taken, x * (1 - taken)),
@@ -171,20 +171,15 @@ def sensitivity_max(
 # --- patches --------------------------------------------------------------------------------------------------------
 
 
-def patch_grid(subject: Subject, images: Tensor, patch_size: int | None) -> tuple[int, int]:
-    """Rows and columns of patches: by ``patch_size``, or by the tokens that most attention maps of one image have."""
+def patch_layout(subject: Subject, images: Tensor, patch_size: int | None) -> Layout:
+    """How the patches lie: by ``patch_size``, or by the tokens that most attention maps of one image have."""
     H, W = images.shape[-2:]
     if patch_size is None:
-        return subject.maps_of(images[:1]).grid
+        return subject.maps_of(images[:1]).layout
     check_whole("patch_size", patch_size)
     if H % patch_size or W % patch_size:
         raise InputError(f"patch_size must divide the images' {H} x {W} pixels, got {patch_size}")
-    return H // patch_size, W // patch_size
-
-
-def to_pixels(patches: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(B, rows, columns) -> (B, H, W)``, the value of a patch at each of its pixels."""
-    return F.interpolate(patches[:, None], tuple(size), mode="nearest-exact")[:, 0]
+    return Layout((H // patch_size, W // patch_size))
 
 
 def _ranks(maps: Tensor, patch_of_pixel: Tensor, P: int) -> Tensor:

@@ -175,7 +175,7 @@ def _check_images(data: ImageData, model: nn.Module) -> None:
 
 
 def _from_tensor(data: Tensor) -> ImageSource:
-    if data.ndim != 4 or not data.is_floating_point() or not len(data):
+    if data.ndim not in (4, 5) or not data.is_floating_point() or not len(data):
         raise InputError(f"data must be float images (B, C, H, W), got {data.dtype} {tuple(data.shape)}")
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
@@ -269,6 +269,10 @@ def _draw(total: int, images: int | None, seed: int) -> Tensor:
 
 
 def _as_pictures(images: Tensor) -> np.ndarray:
-    """Preprocessed images stretched to 0..255 each: their own normalisation is not known."""
+    """Preprocessed images stretched to 0..255 each: their own normalisation is not known. Of a video, the frames side
+    by side."""
+    if images.ndim == 5:
+        frames = images if images.shape[2] in (1, 3) else images.transpose(1, 2)  # (B, T, C, H, W)
+        images = torch.cat(frames[:, :, :3].unbind(1), dim=-1)
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     return ((images - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()

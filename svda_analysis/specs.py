@@ -30,6 +30,7 @@ from svda_analysis.errors import InputError, check_name
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.subject import Subject, resolve_device
+from svda_analysis.tokens import GivenLayout
 
 OpenModel = Subject  # its name in earlier versions
 Given = Subject | nn.Module | str | os.PathLike[str]  # what is opened
@@ -40,26 +41,27 @@ def open_model(
     *,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     prefix_tokens: int | None = None,
+    suffix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None,
+    frames: int | None = None,
     device: str | torch.device | None = None,
     name: str | None = None,
 ) -> Subject:
     """Open a spec (see above), or wrap a module; a checkpoint is read once.
 
     ``preprocessing`` takes the place of the model's own way with images, or changes some of its fields (a mapping);
-    ``prefix_tokens`` is the number of tokens before the first patch, where the model does not say it; ``device`` where
-    to measure (default: where a module is; for a spec, CUDA where there is one); ``name`` the model's in results.
+    ``grid`` (rows, columns of patches), ``prefix_tokens`` and ``suffix_tokens`` (before the first patch and behind the
+    last) and ``frames`` (steps in time) say how tokens lie, where the model does not show it; ``device`` where to
+    measure (default: where a module is; for a spec, CUDA where there is one); ``name`` the model's in results.
     Raises :class:`InputError` with one line to act on.
     """
     found = _opened(given)
-    if prefix_tokens is not None and prefix_tokens < 0:
-        raise InputError(f"prefix_tokens must be at least 0, got {prefix_tokens}")
-    changes: dict[str, Any] = {}
+    said = GivenLayout(grid, prefix_tokens, suffix_tokens, frames).checked()._asdict()
+    changes: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     if isinstance(preprocessing, Preprocessing):
         changes["preprocessing"] = preprocessing
     elif preprocessing:
         changes["preprocessing"] = _changed(found.preprocessing, preprocessing)
-    if prefix_tokens is not None:
-        changes["prefix_tokens"] = prefix_tokens
     if device is not None:
         changes["device"] = resolve_device(device)
     if name is not None:

@@ -18,6 +18,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.maps import WholeMaps, whole_maps
 from svda_analysis.results import Trace
 from svda_analysis.tap import evaluating
+from svda_analysis.tokens import TokensGiven
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class Subject:
 
     ``spec`` is what the user named it by (None: a module was given), ``attention`` its kind where it is ours,
     ``checkpoint`` what was read (None: not one of ours). ``preprocessing`` is how images are brought to it,
-    ``prefix_tokens`` the tokens before the first patch (None: the model says it), ``device`` where it is measured.
+    ``prefix_tokens`` and ``suffix_tokens`` the tokens before the first patch and behind the last, ``grid`` the rows and
+    columns of patches, ``frames`` the steps in time (None: the model shows it), ``device`` where it is measured.
     ``untrained``: the spec names no weights, and they are random.
     """
 
@@ -37,8 +39,21 @@ class Subject:
     checkpoint: Checkpoint | None = None
     preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     prefix_tokens: int | None = None
+    suffix_tokens: int | None = None
+    grid: tuple[int, int] | None = None
+    frames: int | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     untrained: bool = False
+
+    @property
+    def tokens(self) -> TokensGiven:
+        """What was said of its tokens, as the functions that read maps take it."""
+        return {
+            "grid": self.grid,
+            "prefix_tokens": self.prefix_tokens,
+            "suffix_tokens": self.suffix_tokens,
+            "frames": self.frames,
+        }
 
     @property
     def seed(self) -> int | None:
@@ -86,7 +101,7 @@ class Subject:
 
     def maps_of(self, images: Tensor, *, gradients: bool = False) -> WholeMaps:
         """:func:`~svda_analysis.maps.whole_maps` of images that are where the model is (:func:`for_model`)."""
-        return whole_maps(self.model, images, prefix_tokens=self.prefix_tokens, gradients=gradients)
+        return whole_maps(self.model, images, gradients=gradients, **self.tokens)
 
 
 def for_model(images: Tensor, model: nn.Module) -> Tensor:

@@ -61,9 +61,10 @@ data_options = grouped(  # which images
 )
 subject_options = grouped(  # how each model is opened: open_subjects takes them
     click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... Default: cuda where there is one."),
-    click.option(
-        "--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, if the model hides it."
-    ),
+    click.option("--grid", metavar="RxC", help="Rows and columns of patches like 14x14, if the model hides them."),
+    click.option("--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, likewise."),
+    click.option("--suffix-tokens", type=int, metavar="N", help="Tokens behind the last patch, likewise."),
+    click.option("--frames", type=int, metavar="N", help="Steps in time of a video, likewise."),
     click.option(
         "--preprocess",
         multiple=True,
@@ -76,9 +77,12 @@ subject_options = grouped(  # how each model is opened: open_subjects takes them
 def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:
     """The subjects that ``specs`` name, each with what :func:`subject_options` took out of ``options``."""
     from svda_analysis.specs import open_model
+    from svda_analysis.tokens import parse_grid
 
     words = options.pop("preprocess")
-    found = {name: options.pop(name) for name in ("device", "prefix_tokens")}
+    grid = options.pop("grid")
+    found = {name: options.pop(name) for name in ("device", "prefix_tokens", "suffix_tokens", "frames")}
+    found["grid"] = None if grid is None else parse_grid(grid)
     changes = {name: value for name, value in found.items() if value is not None}
     if words:
         changes["preprocessing"] = _preprocessing(words)
