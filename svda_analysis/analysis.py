@@ -22,6 +22,7 @@ from svda_analysis.data import Preprocessing
 from svda_analysis.directions import direction_shares
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import faithfulness as measure_faithfulness
+from svda_analysis.forward import call_model, for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import check_enough, compare_run_maps
@@ -30,7 +31,7 @@ from svda_analysis.results import Analysis, Examples, Run, nothing_measured, ver
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.streaming import Stream
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 from svda_analysis.tokens import TokensGiven
 
 BATCH_SIZE = 64  # images per forward, where none is given
@@ -276,7 +277,7 @@ def _named(
 def _check_classifier(subject: Subject, source: ImageSource) -> None:
     """Raise :class:`InputError` for a model whose outputs are no class scores: no decision to be faithful to."""
     with subject.running() as model, torch.no_grad():
-        logits_of(model(for_model(source.examples(1)[0], model)), model)
+        logits_of(call_model(model, source.examples(1)[0]), model)
 
 
 def _kept_by(subject: Subject) -> dict[str, Any]:

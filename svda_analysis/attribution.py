@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Unpack
 
@@ -23,7 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, reading
+from svda_analysis.forward import (
+    call_model,
+    for_model,
+    gradients_of,
+    naming_the_cut,
+    without_checkpointing,
+)
 from svda_analysis.maps import WholeMaps, logits_of, to_pixels
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
@@ -34,13 +41,32 @@ _SHAP_SAMPLES, _SHAP_GROUP, _SHAP_NOISE = 32, 8, 0.1
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+Score = Callable[[Any], Tensor]  # of a model's output for B images, (B,)
+
+
 class Job(NamedTuple):
-    """What a method works on: one batch of ``images (B, C, H, W)``, its own copy, with ``target (B,)`` where given."""
+    """What a method works on: one batch of ``images (B, C, H, W)``, its own copy, with ``target`` where given: classes
+    ``(B,)``, or a function of the model's output."""
 
     subject: Subject
     images: Tensor
-    target: Tensor | None
+    target: Tensor | Score | None
     batch_size: int
+
+    @property
+    def classes(self) -> Tensor | None:
+        return self.target if isinstance(self.target, Tensor) else None
+
+    def scores(self, output: Any, images: int) -> Tensor:
+        """What may be explained of each image: its logits ``(B, classes)``, or what the function of one's own gives,
+        as one of them."""
+        if callable(self.target):
+            return _own_scores(self.target, output, images)[:, None]
+        return logits_of(output, self.subject.model)
+
+    def chosen(self, scores: Tensor) -> Tensor:
+        """Which of its :meth:`scores` is explained, ``(B,)``."""
+        return resolve(self.classes, scores)
 
 
 MapFunction = Callable[[Job], Tensor]  # gives (B, H, W)
@@ -80,7 +106,7 @@ def attribute(
     images: Tensor,
     *,
     method: str = "rollout",
-    target: int | Tensor | None = None,
+    target: int | Tensor | Score | None = None,
     batch_size: int = 16,
     **tokens: Unpack[TokensGiven],
 ) -> Tensor:
@@ -89,25 +115,31 @@ def attribute(
     ``model`` and ``tokens`` (``grid``, ``prefix_tokens``, ``suffix_tokens``, ``frames``) are what
     :func:`~svda_analysis.specs.open_model` takes. ``images (B, C, H, W)`` float, preprocessed (videos
     ``(B, T, C, H, W)`` for the methods of attention: then each frame of tokens has its map, ``(B, frames, H, W)``);
-    ``method`` a name from :data:`METHODS`; ``target`` a class for all images, one for each ``(B,)``, or None for the
-    model's own predictions (``rollout`` and ``cls_attention`` are the same for every class). ``batch_size`` images go
-    through the model at once (of ``gradient_shap`` always 8). A value of a patch stands at each of its pixels (nearest
-    neighbour).
+    ``method`` a name from :data:`METHODS`; ``target`` a class for all images, one for each ``(B,)``, a function of what
+    the model returns that gives a score for each image ``(B,)`` (a similarity, a regression, a pixel of a
+    segmentation), or None for the model's own predictions (``rollout`` and ``cls_attention`` are the same for every
+    class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8). A value of a patch
+    stands at each of its pixels (nearest neighbour).
 
-    The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included. An image's map depends
-    on no other image and on no random state. Raises :class:`InputError` when an argument is outside what is allowed,
-    from methods that explain a class when the model has no classifier, and from those of attention when it has no
-    self-attention over whole images.
+    The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included; gradient checkpointing
+    is off for the call. An image's map depends on no other image and on no random state. Raises :class:`InputError`
+    when an argument is outside what is allowed, where the model fails or no gradient arrives, from methods that explain
+    a class when the model has no classifier, and from those of attention when it has no self-attention over whole
+    images.
     """
     chosen = choose_method(method)
     check_images(images, batch_size, dimensions=(4, 5) if chosen.function in _OF_MAPS else (4,))
     batches = images.split(batch_size)
-    targets = [None] * len(batches) if target is None else class_of_each(target, len(images)).split(batch_size)
+    if target is None or callable(target):
+        targets: Sequence[Tensor | Score | None] = [target] * len(batches)
+    else:
+        targets = class_of_each(target, len(images)).split(batch_size)
     subject, maps = open_model(model, **tokens), []
-    with subject.running(), torch.inference_mode(False):
+    with subject.running() as network, torch.inference_mode(False), without_checkpointing(network):
         for batch, classes in zip(batches, targets, strict=True):
-            job = Job(subject, batch.detach().to(subject.device, copy=True), classes, batch_size)
-            maps.append(chosen.function(job).detach().float().cpu())
+            job = Job(subject, for_model(batch.detach().clone(), network), classes, batch_size)
+            with naming_the_cut(network, "pixels"):
+                maps.append(chosen.function(job).detach().float().cpu())
     return torch.cat(maps)
 
 
@@ -129,9 +161,9 @@ def _relevance(job: Job) -> Tensor:
     job.images.requires_grad_()  # so that gradients reach the maps of a frozen model too
     with torch.enable_grad():
         found = _stack(job, gradients=True)
-        logits = logits_of(found.output, job.subject.model)
-        score = logits.gather(1, resolve(job.target, logits)[:, None]).sum()
-    gradients = torch.autograd.grad(score, [one.raw for one in found.maps], materialize_grads=True)
+        scores = job.scores(found.output, len(job.images))
+        score = scores.gather(1, job.chosen(scores)[:, None]).sum()
+    gradients = gradients_of(score, [one.raw for one in found.maps], job.subject.model, "attention maps")
     pairs = zip(found.maps, gradients, strict=True)
     bars = [one.laid((gradient * one.raw.detach()).relu()).mean(1) for one, gradient in pairs]
     return _row_of(job, found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
@@ -160,8 +192,8 @@ def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:
 
 def _whole(job: Job, *, gradients: bool = False) -> WholeMaps:
     found = job.subject.maps_of(job.images, gradients=gradients)
-    if job.target is not None:
-        resolve(job.target, logits_of(found.output, job.subject.model))  # a map of no class is refused one as well
+    if job.classes is not None:
+        resolve(job.classes, logits_of(found.output, job.subject.model))  # a map of no class is refused one as well
     return found
 
 
@@ -233,14 +265,14 @@ def _occlusion(job: Job) -> Tensor:
 
 
 def _by_captum(name: str, job: Job) -> tuple[Any, Tensor]:
-    """captum's method on the model's logits, and the class of each image. The images now require gradients."""
+    """captum's method on the model's scores, and which is explained of each image. The images now require gradients."""
     import captum.attr
 
     def forward(images: Tensor) -> Tensor:
-        return logits_of(job.subject.model(images), job.subject.model)
+        return job.scores(call_model(job.subject.model, images), len(images))
 
     with torch.no_grad():
-        classes = resolve(job.target, forward(job.images))
+        classes = job.chosen(forward(job.images))
     job.images.requires_grad_()
     return getattr(captum.attr, name)(forward), classes
 
@@ -259,6 +291,16 @@ def _seeded() -> Iterator[None]:
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _own_scores(target: Score, output: Any, B: int) -> Tensor:
+    """What a function of one's own gives. Raises :class:`InputError` where it fails or gives something else."""
+    with reading("target fails on what the model returns"):
+        scores = target(output)
+    if not isinstance(scores, Tensor) or scores.shape != (B,) or not scores.is_floating_point():
+        came = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"target must give one floating-point score for each image, ({B},), got {came}")
+    return scores
 
 
 def resolve(target: Tensor | None, logits: Tensor) -> Tensor:

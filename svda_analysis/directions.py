@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.sources import ImageSource
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 from svda_analysis.tap import AttentionRecord, capture
 from svda_analysis.vocabulary import Quantity, register
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from svda_analysis.attribution import attribute, check_images
 from svda_analysis.errors import InputError
+from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.maps import to_pixels
 from svda_analysis.metrics import METRICS, Trial, rank_correlation, redrawn
@@ -34,7 +35,7 @@ from svda_analysis.perturbation import (
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 from svda_analysis.vocabulary import quantity
 
 

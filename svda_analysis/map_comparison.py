@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.forward import for_model
 from svda_analysis.frames import MAP_COLUMNS
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 
 Opened = tuple[Subject, ImageSource]  # a model, and the images in its way
 

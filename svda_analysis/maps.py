@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from svda_analysis.errors import InputError
+from svda_analysis.forward import call_model
 from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode
 from svda_analysis.tap import AttentionRecord, capture, check_captured
 from svda_analysis.tokens import GivenLayout, Layout, TokensGiven
@@ -320,7 +321,7 @@ def whole_maps(
         touching.append(_updates_patches(record))
 
     with capture(model, on_record, output="map" if gradients else "kernel"):
-        output = model(images)
+        output = call_model(model, images)
     check_captured(len(found), model)
     maps = [one for one in found if isinstance(one, ImageMap)]
     left_out = [one for one in found if isinstance(one, str)]

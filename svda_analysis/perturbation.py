@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
 from svda_analysis.errors import InputError
+from svda_analysis.forward import call_model, for_model
 from svda_analysis.maps import logits_of, to_pixels
 from svda_analysis.specs import Given, open_model
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 from svda_analysis.tokens import Layout
 
 Baseline = Literal["mean", "blur"]
@@ -35,10 +36,11 @@ def deletion_insertion(
 ) -> tuple[Tensor, Tensor]:
     """Areas under the deletion and the insertion curve, each ``(B,) float64`` in [0, 1] on the CPU.
 
-    The curve is the target's softmax probability over the fraction of patches changed, its area by the trapezoid rule
-    (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are the tokens). A patch weighs the
-    sum of its map; the heaviest goes first, of equal ones the first in reading order. Deletion replaces patches of the
-    image by the baseline's: low is faithful. Insertion puts the image's patches into the baseline: high is faithful.
+    The curve is the target's softmax probability (of a single output its sigmoid) over the fraction of patches changed,
+    its area by the trapezoid rule (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are
+    the tokens). A patch weighs the sum of its map; the heaviest goes first, of equal ones the first in reading order.
+    Deletion replaces patches of the image by the baseline's: low is faithful. Insertion puts the image's patches into
+    the baseline: high is faithful.
 
     ``images (B, C, H, W)`` float, preprocessed; ``maps (B, H, W)``; ``target`` a class, one for each image ``(B,)``, or
     None for the predictions. ``baseline="mean"`` is the zero image: the mean colour where preprocessing subtracts the
@@ -95,7 +97,7 @@ def infidelity(
 
     ``E[(beta phi.z - (f(x) - f(x without z)))^2]`` over ``samples`` draws of z, in which each patch is set to zero with
     probability 1/2 (Yeh et al. 2019, eq. 1, by captum): ``phi.z`` is the sum of the map over what was taken, ``f`` the
-    target's softmax probability, and ``beta`` the best scale for each image, since maps have no unit in common.
+    target's probability, and ``beta`` the best scale for each image, since maps have no unit in common.
 
     The draws follow from ``seed`` and the image's number, ``first`` for the first image. Other arguments and errors as
     for :func:`deletion_insertion`.
@@ -201,14 +203,26 @@ def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    logits = logits_of(model(images), model)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+    logits = logits_of(call_model(model, images), model)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if logits.shape[-1] > 1:
+        return logits.softmax(-1)
+    _check_no_regression(model)
+    return logits.sigmoid()
 
 
 def targets_of(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
     """The class of each image ``(B,)``, where the images lie: the target, or the prediction."""
-    logits = torch.cat([logits_of(model(part), model) for part in images.split(batch_size)])
+    logits = torch.cat([logits_of(call_model(model, part), model) for part in images.split(batch_size)])
     return resolve(None if target is None else class_of_each(target, len(images)), logits)
+
+
+def _check_no_regression(model: nn.Module) -> None:
+    """Raise :class:`InputError` where a model says that its one output is no probability's logit: Hugging Face's models
+    say it of what they were trained for, and take one output for a regression where nothing else is said."""
+    told = getattr(getattr(model, "config", None), "problem_type", "")
+    if told in (None, "regression"):
+        raise InputError(f"{type(model).__name__} has one output, a regression: faithfulness needs probabilities")
 
 
 def _bare(x: Tensor | tuple[Tensor]) -> Tensor:

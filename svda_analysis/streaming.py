@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
 from svda_analysis.maps import ImageMap, check_maps, class_scores, map_of_image
@@ -78,10 +79,12 @@ class Stream:
             seen += 1
 
         with capture(self.model, on_record):
-            output = self.model(batch)
+            output = call_model(self.model, batch)
         check_captured(self.calls, self.model)
         check_maps(range(seen), self.left_out, self.model)
         logits = None if labels is None else class_scores(output, self.model, self.classes)
+        if logits is not None and logits.shape[1] == 1:  # a regression or a sigmoid: its largest is no prediction
+            logits = None
         if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             labels, logits = labels.to(logits.device), logits[:B]
             self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])

@@ -104,12 +104,6 @@ class Subject:
         return whole_maps(self.model, images, gradients=gradients, **self.tokens)
 
 
-def for_model(images: Tensor, model: nn.Module) -> Tensor:
-    """Images where the model is, in the precision of its weights."""
-    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
-    return images.to(weights.device, weights.dtype)
-
-
 def resolve_device(wanted: str | torch.device | None) -> torch.device:
     """A device of this machine; None: CUDA where there is one. Raises :class:`InputError` for any other."""
     try:

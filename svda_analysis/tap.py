@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from svda_analysis.attention import svda_attention
 from svda_analysis.errors import InputError
+from svda_analysis.forward import call_model
 from svda_analysis.places import NOWHERE
 from svda_analysis.products import sums_to_one
 from svda_analysis.tracker import Places, Product, Tracker
@@ -76,14 +77,15 @@ def capture(
             hook.remove()
 
 
-def records(model: nn.Module, images: Tensor) -> list[AttentionRecord]:
-    """All attention records of one forward of ``images (B, C, H, W)`` in eval mode, without gradients.
+def records(model: nn.Module, images: Tensor | Mapping[str, Any]) -> list[AttentionRecord]:
+    """All attention records of one forward of ``images (B, C, H, W)``, or of a mapping as a processor makes it, in
+    eval mode, without gradients.
 
     Raises :class:`InputError` when the model never calls an attention function of torch.
     """
     found: list[AttentionRecord] = []
     with evaluating(model), torch.no_grad(), capture(model, found.append):
-        model(images)
+        call_model(model, images)
     check_captured(len(found), model)
     return found
 

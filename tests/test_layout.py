@@ -20,7 +20,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"frames", "document", "tokens"},
     {"comparison"},
     {"results"},
-    {"data", "attention", "figures", "weight_files", "places"},
+    {"data", "attention", "figures", "weight_files", "places", "forward"},
     {"compact", "render", "products", "trails"},
     {"sections"},
     {"model", "indicators", "tracker"},
