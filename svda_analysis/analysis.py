@@ -27,6 +27,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import check_enough, compare_run_maps
 from svda_analysis.maps import class_scores, in_words, logits_of
+from svda_analysis.perturbation import check_probabilities
 from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model, run_names
@@ -277,7 +278,7 @@ def _named(
 def _check_classifier(subject: Subject, source: ImageSource) -> None:
     """Raise :class:`InputError` for a model whose outputs are no class scores: no decision to be faithful to."""
     with subject.running() as model, torch.no_grad():
-        logits_of(call_model(model, source.examples(1)[0]), model)
+        check_probabilities(model, logits_of(call_model(model, source.examples(1)[0]), model))
 
 
 def _kept_by(subject: Subject) -> dict[str, Any]:

@@ -205,10 +205,8 @@ def _blurred(images: Tensor, grid: tuple[int, int]) -> Tensor:
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
     logits = logits_of(call_model(model, images), model)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if logits.shape[-1] > 1:
-        return logits.softmax(-1)
-    _check_no_regression(model)
-    return logits.sigmoid()
+    check_probabilities(model, logits)
+    return logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()
 
 
 def targets_of(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
@@ -217,12 +215,15 @@ def targets_of(model: nn.Module, images: Tensor, target: int | Tensor | None, ba
     return resolve(None if target is None else class_of_each(target, len(images)), logits)
 
 
-def _check_no_regression(model: nn.Module) -> None:
-    """Raise :class:`InputError` where a model says that its one output is no probability's logit: Hugging Face's models
-    say it of what they were trained for, and take one output for a regression where nothing else is said."""
-    told = getattr(getattr(model, "config", None), "problem_type", "")
-    if told in (None, "regression"):
-        raise InputError(f"{type(model).__name__} has one output, a regression: faithfulness needs probabilities")
+def check_probabilities(model: nn.Module, logits: Tensor) -> None:
+    """Raise :class:`InputError` for a single output that is not known to be the logit of a probability: the softmax of
+    one number is 1 whatever the image, and a regression has none. Hugging Face's models say what they learned."""
+    told = getattr(getattr(model, "config", None), "problem_type", None)
+    if logits.shape[-1] == 1 and told != "multi_label_classification":
+        raise InputError(
+            f"faithfulness needs probabilities, and {type(model).__name__} has one output: of a sigmoid's logit z give "
+            "torch.cat([torch.zeros_like(z), z], 1)"
+        )
 
 
 def _bare(x: Tensor | tuple[Tensor]) -> Tensor:
