@@ -336,7 +336,7 @@ def _as_analysis(
         parameters=sum(p.numel() for p in subject.model.parameters()),
         images=stream.images,
         data=source.description,
-        preprocessing=str(subject.preprocessing),
+        preprocessing=str(source.preprocessing or Preprocessing()),
         seconds=seconds,
         recipe=subject.recipe,
         settings={**settings, "device": str(subject.device), **subject.tokens},

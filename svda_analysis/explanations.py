@@ -101,7 +101,7 @@ def _pages(
             pictures=pictures,
             maps=maps,
             predictions=np.full(len(part), -1) if logits is None else logits.argmax(-1).cpu().numpy(),
-            classes=tuple(subject.data.get("classes") or ()),
+            classes=subject.classes,
             left_out=left_out,
         )
 

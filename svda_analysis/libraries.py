@@ -21,8 +21,10 @@ from torch.overrides import TorchFunctionMode
 from svda_analysis.checkpoint import check_fit
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError, check_file, reading
+from svda_analysis.forward import own_channels, own_size
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.processors import processed, processor_of
 from svda_analysis.weight_files import check_torch_file, is_plain, read_safetensors, read_weights_only
 
 _LARGEST_CONFIG = 10**7  # bytes
@@ -222,7 +224,15 @@ def _from_folder_of_weights(transformers: Any, place: Path) -> Made:
     strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # these are told, and refused below
     model, found = kind.from_pretrained(str(place), attn_implementation="sdpa", **strict, **local)
     _check_loaded(found)
-    return model, place.resolve().name, _processor(transformers, place, local)
+    return model, place.resolve().name, _images_of(transformers, model, place, local)
+
+
+def _images_of(transformers: Any, model: nn.Module, place: Path, local: dict[str, bool]) -> Preprocessing:
+    """How the model's processor brings images; without one the size that the model says."""
+    processor = processor_of(transformers, place, local)
+    if processor is None:
+        return Preprocessing(image_size=own_size(model))
+    return processed(processor, own_channels(model) or 3)
 
 
 def _check_hugging_face(place: Path) -> None:
@@ -276,21 +286,6 @@ def _quietly(transformers: Any) -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _processor(transformers: Any, place: Path, local: dict[str, bool]) -> Preprocessing:
-    if not (place / "preprocessor_config.json").is_file():
-        return Preprocessing()
-    found = transformers.AutoImageProcessor.from_pretrained(str(place), **local).to_dict()
-    size, crop = found.get("size") or {}, found.get("crop_size") or {}
-    shorter = int(size.get("shortest_edge") or size.get("height") or 224)
-    return Preprocessing(
-        image_size=int(crop.get("height", shorter)) if found.get("do_center_crop") else shorter,
-        resize=shorter,
-        interpolation={0: "nearest", 2: "bilinear", 3: "bicubic"}.get(found.get("resample"), "bilinear"),
-        mean=tuple(found["image_mean"]),
-        std=tuple(found["image_std"]),
-    )
-
-
 def _from_preset(attention: str, spec: Spec) -> Made:
     name, weights = spec.name, spec.weights
     state = None if weights is None else _state_dict(weights)
@@ -312,7 +307,7 @@ def _from_module(spec: Spec) -> Made:
     if not isinstance(model, nn.Module):
         raise InputError(f"module: {path}:{function} must return an nn.Module, got {type(model).__name__}")
     _fit(model, None if weights is None else _state_dict(weights, model.state_dict()), spec)
-    return model, function, Preprocessing()
+    return model, function, Preprocessing(image_size=own_size(model))
 
 
 _LIBRARIES: dict[str, Callable[[Spec], Made]] = {

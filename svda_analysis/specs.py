@@ -25,8 +25,10 @@ import torch
 from torch import nn
 
 from svda_analysis.checkpoint import build_model, load
-from svda_analysis.data.preprocessing import Preprocessing
+from svda_analysis.data.catalog import DATASETS
+from svda_analysis.data.preprocessing import Preprocessing, Size, sides, usual_resize
 from svda_analysis.errors import InputError, check_name
+from svda_analysis.forward import own_size
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.subject import Subject, resolve_device
@@ -70,13 +72,23 @@ def open_model(
 
 
 def _changed(own: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:
-    """Some fields changed; a size alone brings the usual shorter side with it, where none is known."""
-    if (size := fields.get("image_size")) and not own.resize:
-        fields = {"resize": round(size * 256 / 224), **fields}
-    known = [field.name for field in dataclasses.fields(Preprocessing)]
+    """Some fields changed, which the model's own processor knows nothing of; a size alone brings what pictures are
+    resized to with it, in the proportion that the model has, or the usual one."""
+    known = [field.name for field in dataclasses.fields(Preprocessing) if field.name != "processor"]
     if unknown := next((name for name in fields if name not in known), None):
         raise InputError(f"preprocessing must change {', '.join(known)}, got {unknown!r}")
-    return dataclasses.replace(own, **fields)
+    if (size := fields.get("image_size")) is not None and "resize" not in fields:
+        fields = {"resize": _in_proportion(own, size), **fields}
+    return dataclasses.replace(own, **fields, processor=None)
+
+
+def _in_proportion(own: Preprocessing, size: Size) -> Size:
+    if own.resize is None or own.image_size is None or not isinstance(size, int):
+        return usual_resize(size)
+    if isinstance(own.resize, int):
+        return round(own.resize * size / min(sides(own.image_size)))
+    height, width = (round(a * size / b) for a, b in zip(own.resize, sides(own.image_size), strict=True))
+    return height, width
 
 
 def _opened(given: Given) -> Subject:
@@ -85,8 +97,7 @@ def _opened(given: Given) -> Subject:
     if isinstance(given, nn.Module):
         check_takes_images(given, type(given).__name__)
         home = next((p.device for p in given.parameters()), torch.device("cpu"))
-        size = given.config.image_size if isinstance(given, ViT) else None
-        own = Preprocessing(image_size=size)
+        own = Preprocessing(image_size=own_size(given))
         return Subject(model=given, name=type(given).__name__, attention=_kind(given), preprocessing=own, device=home)
     text = os.fspath(given)
     check_name(text, "the name of a model")
@@ -117,13 +128,15 @@ def _from_library(spec: Spec, text: str) -> Subject:
 def _from_checkpoint(path: str) -> Subject:
     checkpoint = load(path)
     mean, std = (tuple(checkpoint.data.get(key) or ()) or None for key in ("mean", "std"))
+    size, learned = checkpoint.config.image_size, DATASETS.get(checkpoint.data.get("name", ""))
+    whole = learned is not None and learned.fixed_size  # it learned from images as they are, to their edges
     return Subject(
         model=build_model(checkpoint),
         name=Path(path).stem,
         spec=path,
         attention=checkpoint.config.attention,
         checkpoint=checkpoint,
-        preprocessing=Preprocessing(image_size=checkpoint.config.image_size, mean=mean, std=std),
+        preprocessing=Preprocessing(image_size=size, resize=size if whole else None, mean=mean, std=std),
         device=resolve_device(None),
     )
 

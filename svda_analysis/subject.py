@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +68,26 @@ class Subject:
     def data(self) -> dict[str, Any]:
         """What it was trained on (name, mean, std, classes, source); empty where that is not known."""
         return self.checkpoint.data if self.checkpoint else {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its outputs stand for, in their order: what it was trained on, or its config, names them; empty where
+        that is not known."""
+        if known := self.data.get("classes"):
+            return tuple(known)
+        if isinstance(told := getattr(self.model, "classes", None), list | tuple):
+            return tuple(map(str, told))
+        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        named = [str(names[at]) for at in range(len(names)) if at in names]
+        meant = len(named) == len(names) and not all(re.fullmatch(r"LABEL_\d+", name) for name in named)
+        return tuple(named) if meant else ()
+
+    @property
+    def outputs(self) -> int | None:
+        """How many classes it says that it tells apart; None: not known."""
+        config = getattr(self.model, "config", None)
+        told = getattr(self.model, "num_classes", getattr(config, "num_classes", None))
+        return told if isinstance(told, int) and told > 0 else len(self.classes) or None
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
         key, _, value = word.partition("=")
         try:
             if key in ("image_size", "resize"):
-                given[key] = int(value)
+                height, cross, width = value.partition("x")
+                given[key] = (int(height), int(width)) if cross else int(height)
             elif key in ("mean", "std"):
                 given[key] = tuple(float(x) for x in value.split(","))
             elif key == "interpolation" and value in ("nearest", "bilinear", "bicubic"):
@@ -104,7 +105,7 @@ def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
             else:
                 raise ValueError
         except ValueError:
-            allowed = "image_size=224, resize=256, interpolation=bicubic, mean=0.5,0.5,0.5 or std=0.5,0.5,0.5"
+            allowed = "image_size=224, image_size=32x64, resize=256, interpolation=bicubic, mean=0.5,0.5,0.5 or std=0.5"
             raise InputError(f"--preprocess must be like {allowed}, got {word!r}") from None
     return given
 
