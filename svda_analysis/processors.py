@@ -1,10 +1,10 @@
-"""The image processors of Hugging Face as :class:`Preprocessing`: said in our words where that is proved on pictures,
+"""The image processors of other libraries as :class:`Preprocessing`: said in our words where that is proved on pictures,
 run as they are elsewhere."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +21,34 @@ _ALIKE = 0.03  # of the deviation of what the processor gives: rounding of resiz
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """A picture of PIL -> what the processor makes of it, ``(C, H, W) float32``."""
+    """A library's own function of a picture of PIL, which gives ``(C, H, W) float32``."""
 
-    run: Any
+    name: str
+    function: Callable[[Any], Any]
 
     def __call__(self, picture: Any) -> Tensor:
         with reading(f"{self} fails on a picture"):
-            found = torch.as_tensor(np.asarray(self.run(picture, return_tensors="pt")["pixel_values"]))[0]
+            found = torch.as_tensor(np.asarray(self.function(picture)))
         if found.ndim != 3 or not found.is_floating_point():
             raise InputError(f"{self} gives {found.dtype} {tuple(found.shape)} of a picture, not one image (C, H, W)")
         return found.float()
 
     def __str__(self) -> str:
-        return type(self.run).__name__
+        return self.name
 
 
 def processed(run: Any, channels: int) -> Preprocessing:
-    """How an image processor brings pictures to a model of so many channels.
+    """How an image processor of Hugging Face brings pictures to a model of so many channels."""
+    processor = Processor(type(run).__name__, lambda picture: run(picture, return_tensors="pt")["pixel_values"][0])
+    return proved(_told(run.to_dict()), processor, channels)
 
-    What its settings say - resized, cut, rescaled, normalised - is compared with what it does to pictures of other
-    shapes; where that differs, the processor itself is what the :class:`Preprocessing` holds.
-    """
-    processor = Processor(run)
-    told = _told(run.to_dict())
+
+def proved(told: Preprocessing | None, processor: Processor, channels: int) -> Preprocessing:
+    """What ``told`` says - resized, cut, rescaled, normalised - where that is what the processor does to pictures of
+    other shapes; where it is not, the processor itself is what the :class:`Preprocessing` holds."""
     if told is not None and _same(told, processor, channels):
         return told
-    size = getattr(told, "image_size", None)
-    return Preprocessing(image_size=size, processor=processor)
+    return Preprocessing(image_size=None if told is None else told.image_size, processor=processor)
 
 
 def _told(settings: Mapping[str, Any]) -> Preprocessing | None:

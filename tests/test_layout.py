@@ -21,7 +21,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"comparison"},
     {"results"},
     {"data", "attention", "figures", "weight_files", "places", "forward"},
-    {"items", "meanings"},
+    {"items", "meanings", "state_dicts", "image_text"},
     {"compact", "render", "products", "trails"},
     {"sections"},
     {"model", "indicators", "tracker"},

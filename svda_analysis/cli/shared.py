@@ -71,6 +71,9 @@ subject_options = grouped(  # how each model is opened: open_subjects takes them
         metavar="KEY=VALUE",
         help="image_size, resize, interpolation, mean or std of images.",
     ),
+    click.option(
+        "--text", multiple=True, metavar="TEXT", help="Of hf:CLIP and the like: what images are compared with."
+    ),
 )
 
 
@@ -79,11 +82,13 @@ def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:
     from svda_analysis.specs import open_model
     from svda_analysis.tokens import parse_grid
 
-    words = options.pop("preprocess")
+    words, texts = options.pop("preprocess"), options.pop("text")
     grid = options.pop("grid")
     found = {name: options.pop(name) for name in ("device", "prefix_tokens", "suffix_tokens", "frames")}
     found["grid"] = None if grid is None else parse_grid(grid)
     changes = {name: value for name, value in found.items() if value is not None}
+    if texts:
+        changes["text"] = texts
     if words:
         changes["preprocessing"] = _preprocessing(words)
     return [open_model(spec, **changes) for spec in specs]
