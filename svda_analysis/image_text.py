@@ -15,11 +15,13 @@ from svda_analysis.errors import InputError, reading
 
 class ImageText(nn.Module):
     """The similarity of images with fixed texts, ``(B, C, H, W) -> (B, texts)``, as the model itself gives it:
-    ``exp(logit_scale) cos(image, text)`` (Radford et al. 2021, CLIP), plus ``logit_bias`` where there is one (Zhai et al.
-    2023, SigLIP, whose outputs are logits of a sigmoid). The texts are embedded once.
+    ``exp(logit_scale) cos(image, text)`` (Radford et al. 2021, CLIP), plus ``logit_bias`` where there is one (Zhai et
+    al. 2023, SigLIP, whose outputs are logits of a sigmoid). The texts are embedded once.
     """
 
-    def __init__(self, model: nn.Module, texts: Sequence[str], embedded: Tensor) -> None:
+    embedded: Tensor
+
+    def __init__(self, model: Any, texts: Sequence[str], embedded: Tensor) -> None:
         super().__init__()
         self.model, self.classes, self.num_classes = model, tuple(texts), len(texts)
         self.register_buffer("embedded", F.normalize(embedded, dim=-1))
@@ -28,17 +30,18 @@ class ImageText(nn.Module):
             self.config.problem_type = "multi_label_classification"
 
     @property
-    def _bias(self) -> Tensor | None:
+    def _bias(self) -> Any:
         return getattr(self.model, "logit_bias", None)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         options = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}
-        images = F.normalize(_pooled(self.model.get_image_features(pixel_values=pixel_values, **options)), dim=-1)
-        logits = self.model.logit_scale.exp() * images @ self.embedded.T
+        model: Any = self.model
+        images = F.normalize(_pooled(model.get_image_features(pixel_values=pixel_values, **options)), dim=-1)
+        logits = model.logit_scale.exp() * images @ self.embedded.T
         return logits if self._bias is None else logits + self._bias
 
 
-def with_texts(transformers: Any, model: nn.Module, folder: str, texts: Sequence[str], local: Any) -> ImageText:
+def with_texts(transformers: Any, model: Any, folder: str, texts: Sequence[str], local: Any) -> ImageText:
     """A two-tower model that asks for ``texts``, by the tokenizer in its folder."""
     if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
         raise InputError(f"text needs a model of images and texts as CLIP or SigLIP, got {type(model).__name__}")

@@ -66,7 +66,7 @@ def told(batches: Iterable[Any], name: str) -> Iterator[Any]:
 
 
 @dataclasses.dataclass(eq=False)
-class Pairs(Dataset[tuple[Tensor, Any]]):
+class Items(Dataset[tuple[Tensor, Any]]):
     """The items of ``data`` as an image ``(C, H, W)`` and its label; pictures of PIL go through ``bring``."""
 
     data: Any

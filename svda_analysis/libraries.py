@@ -186,13 +186,12 @@ def _images_of_timm(timm: Any, spec: Spec, config: dict[str, Any]) -> Preprocess
     if not usual:
         return told
     config = {**config, "input_size": (channels, height, width)}
-    return proved(
-        told, Processor("timm's transform", timm.data.create_transform(**config, is_training=False)), channels
-    )
+    own = timm.data.create_transform(**config, is_training=False)
+    return proved(told, Processor("timm's transform", own), channels)
 
 
 def _from_torchvision(spec: Spec) -> Made:
-    name, weights = spec.name, spec.weights
+    name = spec.name
     from torchvision import models
 
     _check_name("torchvision", name, models.list_models(module=models))
@@ -227,10 +226,10 @@ def _from_hugging_face(spec: Spec) -> Made:
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"hf: must name a folder that save_pretrained wrote (with config.json), got {folder!r}")
     try:
-        _check_hugging_face(Path(folder))
-        if (found := _config_of_timm(Path(folder))) is not None:
-            return _from_folder_of_timm(Path(folder), found)
         with reading("it fails with"), _quietly(transformers):
+            _check_hugging_face(Path(folder))
+            if (found := _config_of_timm(Path(folder))) is not None:
+                return _from_folder_of_timm(Path(folder), found)
             return _from_folder_of_weights(transformers, Path(folder), spec.texts)
     except InputError as error:
         raise InputError(f"hf:{folder} cannot be loaded: {error}") from None
@@ -329,15 +328,14 @@ def _quietly(transformers: Any) -> Iterator[None]:
 
 
 def _from_preset(attention: str, spec: Spec) -> Made:
-    name, weights = spec.name, spec.weights
-    state = _weights_of(spec)
+    name, state = spec.name, _weights_of(spec)
     model = ViT(_made(spec, ViTConfig.preset, name, attention=attention, **_classes(state, "head")))
     _fit(model, state, spec)
     return model, f"{attention}_{name}", Preprocessing(image_size=model.config.image_size)
 
 
 def _from_module(spec: Spec) -> Made:
-    name, weights = spec.name, spec.weights
+    name = spec.name
     path, colon, function = name.partition(":")
     if not colon:
         raise InputError(f"module: must be module:package.module:function, got {name!r}")

@@ -1,5 +1,5 @@
-"""The image processors of other libraries as :class:`Preprocessing`: said in our words where that is proved on pictures,
-run as they are elsewhere."""
+"""The image processors of other libraries as :class:`Preprocessing`: said in our words where that is proved
+on pictures, run as they are elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svda_analysis.data import FolderImages, Preprocessing, Size, sides
+from svda_analysis.data import FolderImages, ImageSize, Preprocessing, sides
 from svda_analysis.errors import InputError, reading
 
 _MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -29,7 +29,7 @@ class Processor:
     def __call__(self, picture: Any) -> Tensor:
         with reading(f"{self} fails on a picture"):
             found = torch.as_tensor(np.asarray(self.function(picture)))
-        if found.ndim != 3 or not found.is_floating_point():
+        if found.ndim != 3:
             raise InputError(f"{self} gives {found.dtype} {tuple(found.shape)} of a picture, not one image (C, H, W)")
         return found.float()
 
@@ -46,7 +46,7 @@ def processed(run: Any, channels: int) -> Preprocessing:
 def proved(told: Preprocessing | None, processor: Processor, channels: int) -> Preprocessing:
     """What ``told`` says - resized, cut, rescaled, normalised - where that is what the processor does to pictures of
     other shapes; where it is not, the processor itself is what the :class:`Preprocessing` holds."""
-    if told is not None and _same(told, processor, channels):
+    if told is not None and _does_so(told, processor, channels):
         return told
     return Preprocessing(image_size=None if told is None else told.image_size, processor=processor)
 
@@ -54,8 +54,8 @@ def proved(told: Preprocessing | None, processor: Processor, channels: int) -> P
 def _told(settings: Mapping[str, Any]) -> Preprocessing | None:
     """What the settings of a processor say; None where they leave the size open or say what we do not know."""
     size, crop = settings.get("size"), settings.get("crop_size")
-    resize = _as_size(size) if settings.get("do_resize", True) else None
-    image_size = _as_size(crop) if settings.get("do_center_crop") else resize
+    resize = _read_size(size) if settings.get("do_resize", True) else None
+    image_size = _read_size(crop) if settings.get("do_center_crop") else resize
     shorter = isinstance(size, Mapping) and "shortest_edge" in size
     if image_size is None or (shorter and not settings.get("do_center_crop")):
         return None
@@ -71,7 +71,7 @@ def _told(settings: Mapping[str, Any]) -> Preprocessing | None:
     )
 
 
-def _as_size(given: Any) -> Size | None:
+def _read_size(given: Any) -> ImageSize | None:
     """A number is a shorter side, a pair both sides."""
     if isinstance(given, Mapping):
         pair = given.get("height"), given.get("width")
@@ -81,7 +81,7 @@ def _as_size(given: Any) -> Size | None:
     return None if given is None else int(given)
 
 
-def _same(told: Preprocessing, processor: Processor, channels: int) -> bool:
+def _does_so(told: Preprocessing, processor: Processor, channels: int) -> bool:
     """Whether ours is what the processor does, to a wide and to a tall picture."""
     if told.image_size is None or len(told.mean or ()) != channels:
         return False

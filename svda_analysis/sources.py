@@ -27,7 +27,7 @@ from svda_analysis.data import (
 from svda_analysis.errors import InputError, reading
 from svda_analysis.forward import own_channels
 from svda_analysis.items import (
-    Pairs,
+    Items,
     class_names,
     image_and_label,
     is_picture,
@@ -111,10 +111,10 @@ def open_images(paths: Sequence[str | os.PathLike[str]], subject: Subject) -> tu
     the files: the same as of a folder that is given as data.
     """
     files = image_files(paths)
-    return *_pictures(files, subject).shown(range(len(files))), files
+    return *_unlabelled(files, subject).shown(range(len(files))), files
 
 
-def _pictures(pictures: Sequence[Any], subject: Subject) -> FolderImages:
+def _unlabelled(pictures: Sequence[Any], subject: Subject) -> FolderImages:
     """Files or pictures of PIL, without labels, in the way of the model."""
     spec = DATASETS["images"]
     data = FolderImages(
@@ -247,10 +247,10 @@ def _from_dataset(data: Any, subject: Subject) -> ImageSource:
     names, warnings = class_names(data), list[str]()
     with reading(f"{name} fails"):
         image, _ = image_and_label(data[0])
-    way = _pictures([image], subject) if is_picture(image) else None
+    way = _unlabelled([image], subject) if is_picture(image) else None
     known = meaning(name, names, subject.classes, subject.outputs) if names else UNLABELLED
     warnings += [known.warning] if known.warning else []
-    pairs = Pairs(data, lambda picture: _pictures([picture], subject).shown([0])[0][0])
+    pairs = Items(data, lambda picture: _unlabelled([picture], subject).shown([0])[0][0])
 
     def as_tensors(batch: Any) -> tuple[Tensor, Tensor | None]:
         images, labels = tensors_of(batch, name, warnings)
@@ -258,11 +258,11 @@ def _from_dataset(data: Any, subject: Subject) -> ImageSource:
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
         chosen = Subset(pairs, _draw(total, images, seed).tolist())
-        return map(as_tensors, told(DataLoader(chosen, batch_size=size, collate_fn=Pairs.batch), name))
+        return map(as_tensors, told(DataLoader(chosen, batch_size=size, collate_fn=Items.batch), name))
 
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
         with reading(f"{name} fails"):
-            batch = Pairs.batch([pairs[at] for at in range(min(number, total))])
+            batch = Items.batch([pairs[at] for at in range(min(number, total))])
         return _as_examples(*as_tensors(batch))
 
     about = (name, f"{total} images of a {name}", total)

@@ -4,7 +4,7 @@ A spec is the path of one of our checkpoints, or a model from elsewhere:
 
 - ``timm:vit_tiny_patch16_224@weights.pt`` - a model of timm, with one's own weights;
 - ``torchvision:vit_b_16@weights.safetensors``;
-- ``hf:FOLDER`` - a model of Hugging Face transformers as ``save_pretrained`` left it, or of timm as ``save_for_hf`` did;
+- ``hf:FOLDER`` - a model of Hugging Face transformers as ``save_pretrained`` left it, or of timm by ``save_for_hf``;
 - ``module:package.module:function@weights.pt`` - what a function of one's own returns;
 - ``dot:vit_tiny``, ``svda:vit_tiny``, ``cosine:vit_tiny`` - our own model in one of its sizes (``model.PRESETS``).
 
@@ -28,7 +28,7 @@ from torch import nn
 
 from svda_analysis.checkpoint import build_model, load
 from svda_analysis.data.catalog import DATASETS
-from svda_analysis.data.preprocessing import Preprocessing, Size, sides, usual_resize
+from svda_analysis.data.preprocessing import ImageSize, Preprocessing, sides, usual_resize
 from svda_analysis.errors import InputError, check_name
 from svda_analysis.forward import own_size
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
@@ -86,7 +86,7 @@ def _changed(own: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:
     return dataclasses.replace(own, **fields, processor=None)
 
 
-def _in_proportion(own: Preprocessing, size: Size) -> Size:
+def _in_proportion(own: Preprocessing, size: ImageSize) -> ImageSize:
     if own.resize is None or own.image_size is None or not isinstance(size, int):
         return usual_resize(size)
     if isinstance(own.resize, int):

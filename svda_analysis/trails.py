@@ -112,7 +112,7 @@ def by_shape(call: Call, result: Any) -> Marked:
     if most.rows is None and most.columns is None:
         return [(result, most)]
     like = most.columns if most.rows is None else most.rows
-    shape = torch.Size() if like is None else like.shape
+    shape = torch.ImageSize() if like is None else like.shape
     if shape == result.shape:
         return [(result, most)]
     other_features = len(shape) == result.ndim > 0 and shape[:-1] == result.shape[:-1] and shape[-1:] != (1,)

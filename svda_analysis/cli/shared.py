@@ -72,7 +72,7 @@ subject_options = grouped(  # how each model is opened: open_subjects takes them
         help="image_size, resize, interpolation, mean or std of images.",
     ),
     click.option(
-        "--text", multiple=True, metavar="TEXT", help="Of hf:CLIP and the like: what images are compared with."
+        "--text", multiple=True, metavar="TEXT", help="Of CLIP and the like (hf:FOLDER): compare images with it."
     ),
 )
 

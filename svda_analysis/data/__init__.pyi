@@ -2,7 +2,7 @@ from .catalog import DATASETS, DatasetSpec, dataset_names, register_dataset
 from .files import IMAGE_SUFFIXES, images_under, left_out, open_image
 from .images import FolderImages, ImageData, MemoryImages, crop_and_flip, stretched
 from .loading import load_dataset
-from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Size, in_pixels, sides, usual_resize
+from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Preprocessing, in_pixels, sides, usual_resize
 
 __all__ = [
     "DATASETS",
@@ -12,9 +12,9 @@ __all__ = [
     "DatasetSpec",
     "FolderImages",
     "ImageData",
+    "ImageSize",
     "MemoryImages",
     "Preprocessing",
-    "Size",
     "crop_and_flip",
     "dataset_names",
     "images_under",

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from svda_analysis.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Size
+from svda_analysis.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageSize
 from svda_analysis.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class DatasetSpec:
     download: Download | str | None = None
     usual_folders: tuple[str, ...] = ()
 
-    def look_in(self, folder: Path, train: bool, image_size: Size) -> ImageData | None:
+    def look_in(self, folder: Path, train: bool, image_size: ImageSize) -> ImageData | None:
         """The data if they are in the folder, else None."""
         find: Find = _resolved(self.find) if isinstance(self.find, str) else self.find
         return find(self, folder, train, image_size)

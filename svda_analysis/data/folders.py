@@ -11,7 +11,7 @@ import torch
 from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.data.files import class_folders, images_under, left_out, list_images
 from svda_analysis.data.images import FolderImages, ImageData
-from svda_analysis.data.preprocessing import Size
+from svda_analysis.data.preprocessing import ImageSize
 from svda_analysis.data.readers import describe
 from svda_analysis.errors import DataNotFoundError, InputError
 
@@ -22,7 +22,7 @@ _SPLITS = {
 }
 
 
-def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: Size) -> ImageData:
+def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: ImageSize) -> ImageData:
     """``DIR/<class>/*``; or, where ``DIR/train``, ``test`` or ``val`` hold class folders, the one asked for.
 
     The parts may have other usual names (``Training``, ``valid``). A folder of images alone is one without labels.
@@ -52,7 +52,7 @@ def _splits(folder: Path) -> dict[str, Path]:
     return {split: place for split, place in found.items() if place is not None}
 
 
-def find_images(spec: DatasetSpec, place: Path, train: bool, size: Size) -> ImageData:
+def find_images(spec: DatasetSpec, place: Path, train: bool, size: ImageSize) -> ImageData:
     """One image file, or all under a folder, without labels."""
     if not place.exists():
         raise DataNotFoundError(f"no such file or folder: {place}")
@@ -65,7 +65,7 @@ def find_images(spec: DatasetSpec, place: Path, train: bool, size: Size) -> Imag
     return data
 
 
-def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: Size) -> ImageData | None:
+def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: ImageSize) -> ImageData | None:
     """The class folders of ImageNet-100 among those of ImageNet; for training all of them must be there."""
     classes, split = spec.classes or (), "train" if train else "val"
     for place in (folder / split, folder / spec.name / split, folder / "imagenet" / split):
@@ -81,7 +81,14 @@ def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: Size) -
 
 
 def _from_folder(
-    spec: DatasetSpec, folder: Path, classes: Sequence[str], split: str, size: Size, *, name: str = "", note: str = ""
+    spec: DatasetSpec,
+    folder: Path,
+    classes: Sequence[str],
+    split: str,
+    size: ImageSize,
+    *,
+    name: str = "",
+    note: str = "",
 ) -> FolderImages:
     paths, labels = list_images(folder, classes)
     data = _of_files(spec, paths, labels, classes, split, size, name=name, place=folder, note=note)
@@ -95,7 +102,7 @@ def _of_files(
     labels: np.ndarray,
     classes: Sequence[str],
     split: str,
-    size: Size,
+    size: ImageSize,
     *,
     name: str = "",
     place: Path,

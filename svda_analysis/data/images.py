@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from svda_analysis.data.files import open_image
-from svda_analysis.data.preprocessing import Preprocessing, Size, usual_resize
+from svda_analysis.data.preprocessing import ImageSize, Preprocessing, usual_resize
 from svda_analysis.errors import InputError
 
 
@@ -38,7 +38,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int
-    image_size: Size
+    image_size: ImageSize
     labels: Tensor
     padding: int = 0
     flip: bool = True
@@ -156,7 +156,7 @@ class FolderImages(ImageData):
     """
 
     paths: Sequence[Any]  # files, or pictures of PIL
-    resize: Size = 0
+    resize: ImageSize = 0
     interpolation: str = "bilinear"
     processor: Callable[[Any], Any] | None = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from svda_analysis.data.catalog import DATASETS, OF_A_FOLDER, DatasetSpec, dataset_names
 from svda_analysis.data.fashion_mnist import find_sample
 from svda_analysis.data.images import ImageData
-from svda_analysis.data.preprocessing import Size, in_pixels, sides
+from svda_analysis.data.preprocessing import ImageSize, in_pixels, sides
 from svda_analysis.errors import DataNotFoundError, InputError, one_line
 
 
@@ -18,7 +18,7 @@ def load_dataset(
     *,
     root: str | os.PathLike[str] | None = None,
     train: bool = False,
-    image_size: Size | None = None,
+    image_size: ImageSize | None = None,
     allow_download: bool = True,
     sample_fallback: bool = False,
 ) -> ImageData:
@@ -60,7 +60,7 @@ def _spec(name: str) -> tuple[DatasetSpec, str]:
 
 
 def _search(
-    spec: DatasetSpec, root: str | os.PathLike[str] | None, train: bool, size: Size, download: bool
+    spec: DatasetSpec, root: str | os.PathLike[str] | None, train: bool, size: ImageSize, download: bool
 ) -> ImageData | None:
     if spec.name in OF_A_FOLDER:
         if root is None:

@@ -11,7 +11,7 @@ from svda_analysis.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-Size = int | tuple[int, int]  # the side of a square, or height and width
+ImageSize = int | tuple[int, int]  # the side of a square, or height and width
 _LARGEST_SIDE = 2**14  # pixels along a side
 
 
@@ -27,8 +27,8 @@ class Preprocessing:
     not fit each other or cannot be divided by.
     """
 
-    image_size: Size | None = None
-    resize: Size | None = None
+    image_size: ImageSize | None = None
+    resize: ImageSize | None = None
     interpolation: str = "bilinear"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -71,17 +71,17 @@ class Preprocessing:
         return f"{in_pixels(self.image_size)} from {start}"
 
 
-def sides(size: Size) -> tuple[int, int]:
+def sides(size: ImageSize) -> tuple[int, int]:
     """Height and width."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def in_pixels(size: Size) -> str:
+def in_pixels(size: ImageSize) -> str:
     """``"224 x 224"``."""
     return " x ".join(map(str, sides(size)))
 
 
-def usual_resize(size: Size) -> Size:
+def usual_resize(size: ImageSize) -> ImageSize:
     """What pictures are brought to before ``size`` is cut out, where a model does not say it: a shorter side of 256/224
     of a square; both sides of any other."""
     return round(size * 256 / 224) if isinstance(size, int) else size
