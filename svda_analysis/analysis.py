@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -23,16 +23,18 @@ from svda_analysis.directions import direction_shares
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import check_faithful
 from svda_analysis.faithful import faithfulness as measure_faithfulness
+from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import check_enough, compare_run_maps
-from svda_analysis.maps import class_scores
+from svda_analysis.maps import class_scores, in_words
 from svda_analysis.metrics import choose_metrics
 from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.streaming import Stream
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
+from svda_analysis.tokens import TokensGiven
 
 BATCH_SIZE = 64  # images per forward, where none is given
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
@@ -83,11 +85,11 @@ def analyze(
     noise: float = 0.1,
     examples: int = 4,
     seed: int = 0,
-    prefix_tokens: int | None = None,
     preprocessing: Preprocessing | None = None,
     name: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **tokens: Unpack[TokensGiven],
 ) -> Analysis:
     """Measure every layer and head of a model over a data set.
 
@@ -104,7 +106,8 @@ def analyze(
     ``examples`` images keep their maps, the first of each class; ``batch_size`` go through the model at once (default:
     64).
 
-    ``device``, ``prefix_tokens``, ``preprocessing`` and ``name`` are those of
+    ``device``, ``preprocessing``, ``name`` and ``tokens`` (how tokens lie, where the model does not show it: ``grid``,
+    ``prefix_tokens``, ``suffix_tokens``, ``frames``) are those of
     :func:`~svda_analysis.specs.open_model`; ``data_root`` says where data sets lie. ``progress`` is called with (images
     done, images in all). Raises :class:`InputError` when an argument is outside what is allowed, or the images do not
     suit the model.
@@ -118,8 +121,8 @@ def analyze(
         examples=examples,
         seed=seed,
     )
-    changes: dict[str, Any] = {"prefix_tokens": prefix_tokens, "preprocessing": preprocessing, "name": name}
-    subject = open_model(model, device=device, **changes)
+    changes: dict[str, Any] = {"preprocessing": preprocessing, "name": name}
+    subject = open_model(model, device=device, **changes, **tokens)
     return analyze_subject(subject, open_source(data, subject, data_root), options, progress=progress)
 
 
@@ -308,7 +311,7 @@ def analyze_subject(
             options.chosen,
             noise=options.noise,
             seed=options.seed,
-            prefix_tokens=subject.prefix_tokens,
+            **subject.tokens,
             classes=source.scores,
             normalisation=source.normalisation or subject.preprocessing.normalisation,
         )
@@ -336,10 +339,10 @@ def _as_analysis(
         parameters=sum(p.numel() for p in subject.model.parameters()),
         images=stream.images,
         data=source.description,
-        preprocessing=str(subject.preprocessing),
+        preprocessing=str(source.preprocessing or Preprocessing()),
         seconds=seconds,
         recipe=subject.recipe,
-        settings={**settings, "device": str(subject.device), "prefix_tokens": subject.prefix_tokens},
+        settings={**settings, "device": str(subject.device), **subject.tokens},
     )
     return Analysis(
         table=stream.table(identity),
@@ -363,6 +366,13 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
         lines.append(f"{subject.spec} names no weights (@FILE): they are random, and nothing here was learned")
     if stream.windows:
         lines.append(f"{subject.name} attends inside windows: its numbers speak of windows, not of the whole image")
+    if stream.left_out:
+        count = f"{len(stream.left_out)} of {stream.calls} attention calls are no maps of the image and are left out"
+        lines.append(f"{subject.name}: {count}: {in_words(stream.left_out)}")
+    if stream.starts > 1:
+        measured = stream.calls - len(stream.left_out)
+        passes = f"{stream.starts} of its {measured} layers come of no other: two passes or towers in one forward"
+        lines.append(f"{subject.name}: {passes}, one behind the other in the table")
     if stream.pixels_unknown:
         lines.append(
             f"source_perturbation_robustness of {subject.name}: the mean and deviation that its images were brought to "
@@ -382,6 +392,9 @@ def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples |
         return None
     logits = class_scores(found.output, subject.model, source.scores)
     predictions = np.full(len(images), -1) if logits is None else logits.argmax(-1).cpu().numpy()
-    alike = [a for a in found.layers if a.shape == found.layers[0].shape]  # heads may differ in number
+    heads = found.maps[0].arranged(found.maps[0].raw).shape[1]  # which may differ in number
+    alike = [one.map() for one in found.maps if one.arranged(one.raw).shape[1] == heads]
     maps = np.stack([a.half().cpu().numpy() for a in alike], axis=1)
-    return Examples(pictures, labels.cpu().numpy(), predictions, maps, found.grid, found.prefix, source.classes)
+    how = found.layout
+    lie: dict[str, Any] = {"grid": how.grid, "prefix": how.prefix, "suffix": how.suffix, "frames": how.frames}
+    return Examples(pictures, labels.cpu().numpy(), predictions, maps, classes=source.classes, **lie)

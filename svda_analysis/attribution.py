@@ -14,35 +14,62 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svda_analysis.errors import InputError
-from svda_analysis.maps import WholeMaps, class_row, logits_of
+from svda_analysis.errors import InputError, reading
+from svda_analysis.forward import (
+    call_model,
+    for_model,
+    gradients_of,
+    naming_the_cut,
+    without_checkpointing,
+)
+from svda_analysis.maps import WholeMaps, logits_of, to_pixels
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
+from svda_analysis.tokens import Layout, TokensGiven
 
 _IG_STEPS = 50
 _SHAP_SAMPLES, _SHAP_GROUP, _SHAP_NOISE = 32, 8, 0.1
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+Score = Callable[[Any], Tensor]  # of a model's output for B images, (B,)
+
+
 class Job(NamedTuple):
-    """What a method works on: one batch of ``images (B, C, H, W)``, its own copy, with ``target (B,)`` where given."""
+    """What a method works on: one batch of ``images (B, C, H, W)``, its own copy, with ``target`` where given: classes
+    ``(B,)``, or a function of the model's output."""
 
     subject: Subject
     images: Tensor
-    target: Tensor | None
+    target: Tensor | Score | None
     batch_size: int
 
+    @property
+    def classes(self) -> Tensor | None:
+        return self.target if isinstance(self.target, Tensor) else None
 
-MapFunction = Callable[[Job], Tensor]  # gives (B, H, W), or one value for each patch (B, rows, columns)
+    def scores(self, output: Any, images: int) -> Tensor:
+        """What may be explained of each image: its logits ``(B, classes)``, or what the function of one's own gives,
+        as one of them."""
+        if callable(self.target):
+            return _own_scores(self.target, output, images)[:, None]
+        return logits_of(output, self.subject.model)
+
+    def chosen(self, scores: Tensor) -> Tensor:
+        """Which of its :meth:`scores` is explained, ``(B,)``."""
+        return resolve(self.classes, scores)
+
+
+MapFunction = Callable[[Job], Tensor]  # gives (B, H, W)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,32 +106,40 @@ def attribute(
     images: Tensor,
     *,
     method: str = "rollout",
-    target: int | Tensor | None = None,
+    target: int | Tensor | Score | None = None,
     batch_size: int = 16,
+    **tokens: Unpack[TokensGiven],
 ) -> Tensor:
     """How much each pixel spoke for the target class, ``(B, H, W)`` float32 on the CPU, on the method's own scale.
 
-    ``model`` is what :func:`~svda_analysis.specs.open_model` takes. ``images (B, C, H, W)`` float, preprocessed;
-    ``method`` a name from :data:`METHODS`; ``target`` a class for all
-    images, one for each ``(B,)``, or None for the model's own predictions (``rollout`` and ``cls_attention`` are the
-    same for every class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8).
-    A value of a patch stands at each of its pixels (nearest neighbour).
+    ``model`` and ``tokens`` (``grid``, ``prefix_tokens``, ``suffix_tokens``, ``frames``) are what
+    :func:`~svda_analysis.specs.open_model` takes. ``images (B, C, H, W)`` float, preprocessed (videos
+    ``(B, T, C, H, W)`` for the methods of attention: then each frame of tokens has its map, ``(B, frames, H, W)``);
+    ``method`` a name from :data:`METHODS`; ``target`` a class for all images, one for each ``(B,)``, a function of what
+    the model returns that gives a score for each image ``(B,)`` (a similarity, a regression, a pixel of a
+    segmentation), or None for the model's own predictions (``rollout`` and ``cls_attention`` are the same for every
+    class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8). A value of a patch
+    stands at each of its pixels (nearest neighbour).
 
-    The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included. An image's map depends
-    on no other image and on no random state. Raises :class:`InputError` when an argument is outside what is allowed,
-    from methods that explain a class when the model has no classifier, and from those of attention when it has no
-    self-attention over whole images.
+    The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included; gradient checkpointing
+    is off for the call. An image's map depends on no other image and on no random state. Raises :class:`InputError`
+    when an argument is outside what is allowed, where the model fails or no gradient arrives, from methods that explain
+    a class when the model has no classifier, and from those of attention when it has no self-attention over whole
+    images.
     """
     chosen = choose_method(method)
-    check_images(images, batch_size)
+    check_images(images, batch_size, dimensions=(4, 5) if chosen.function in _OF_MAPS else (4,))
     batches = images.split(batch_size)
-    targets = [None] * len(batches) if target is None else class_of_each(target, len(images)).split(batch_size)
-    subject, maps = open_model(model), []
-    with subject.running(), torch.inference_mode(False):
+    if target is None or callable(target):
+        targets: Sequence[Tensor | Score | None] = [target] * len(batches)
+    else:
+        targets = class_of_each(target, len(images)).split(batch_size)
+    subject, maps = open_model(model, **tokens), []
+    with subject.running() as network, torch.inference_mode(False), without_checkpointing(network):
         for batch, classes in zip(batches, targets, strict=True):
-            job = Job(subject, batch.detach().to(subject.device, copy=True), classes, batch_size)
-            found = chosen.function(job).detach()
-            maps.append(F.interpolate(found[:, None].float(), images.shape[-2:], mode="nearest-exact")[:, 0].cpu())
+            job = Job(subject, for_model(batch.detach().clone(), network), classes, batch_size)
+            with naming_the_cut(network, "pixels"):
+                maps.append(chosen.function(job).detach().float().cpu())
     return torch.cat(maps)
 
 
@@ -117,7 +152,7 @@ def _rollout(job: Job) -> Tensor:
     with torch.no_grad():
         found = _stack(job)
     maps = [a.mean(1) for a in found.layers]
-    return _patches_of_row(found, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
+    return _row_of(job, found, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
 
 
 @_method("Relevance", "Chefer, Gur & Wolf 2021 (ICCV), eq. 5 and 6", signed=False)
@@ -126,45 +161,57 @@ def _relevance(job: Job) -> Tensor:
     job.images.requires_grad_()  # so that gradients reach the maps of a frozen model too
     with torch.enable_grad():
         found = _stack(job, gradients=True)
-        logits = logits_of(found.output, job.subject.model)
-        score = logits.gather(1, resolve(job.target, logits)[:, None]).sum()
-    gradients = torch.autograd.grad(score, found.layers, materialize_grads=True)
-    bars = [(gradient * a.detach()).relu().mean(1) for gradient, a in zip(gradients, found.layers, strict=True)]
-    return _patches_of_row(found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
+        scores = job.scores(found.output, len(job.images))
+        score = scores.gather(1, job.chosen(scores)[:, None]).sum()
+    gradients = gradients_of(score, [one.raw for one in found.maps], job.subject.model, "attention maps")
+    pairs = zip(found.maps, gradients, strict=True)
+    bars = [one.laid((gradient * one.raw.detach()).relu()).mean(1) for one, gradient in pairs]
+    return _row_of(job, found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
 
 
 @_method("CLS attention", "the map itself", gradient=False, target=False, signed=False)
 def _cls_attention(job: Job) -> Tensor:
     """The row of CLS in the last layer, mean over heads."""
     with torch.no_grad():
-        found = _whole(job)
-    return class_row(found.layers[-1].mean(1), found.prefix).unflatten(-1, found.grid)
+        last = _whole(job).last
+        layout = last.whole or Layout((1, 1))
+        return _drawn(layout.class_row(last.map().mean(1)), layout, job)
+
+
+_OF_MAPS = (_rollout, _relevance, _cls_attention)
 
 
 def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:
-    """The whole stack of layers; an error where some have another number of tokens."""
+    """The whole stack of layers; an error where it has gaps."""
     found = _whole(job, gradients=gradients)
-    if found.left_out:
-        tokens = sorted({*found.left_out, found.layers[0].shape[-1]})
-        raise InputError(f"rollout and relevance need the same tokens in every layer, got {tokens} tokens")
+    if found.gaps:
+        needed = "rollout and relevance need the same tokens in every layer"
+        raise InputError(f"{needed}; of {type(job.subject.model).__name__}: {'; '.join(found.gaps)}")
     return found
 
 
 def _whole(job: Job, *, gradients: bool = False) -> WholeMaps:
     found = job.subject.maps_of(job.images, gradients=gradients)
-    if job.target is not None:
-        resolve(job.target, logits_of(found.output, job.subject.model))  # a map of no class is refused one as well
+    if job.classes is not None:
+        resolve(job.classes, logits_of(found.output, job.subject.model))  # a map of no class is refused one as well
     return found
 
 
-def _patches_of_row(found: WholeMaps, layers: list[Tensor]) -> Tensor:
-    """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, (B, rows, columns)."""
+def _row_of(job: Job, found: WholeMaps, layers: list[Tensor]) -> Tensor:
+    """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, at the pixels."""
     N = layers[0].shape[-1]
-    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if found.prefix else torch.full((1, 1, N), 1 / N)
+    layout = found.layout
+    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if layout.prefix else torch.full((1, 1, N), 1 / N)
     row = row.to(layers[0])
     for layer in reversed(layers):
         row = row @ layer  # (B, 1, N)
-    return row[:, 0, found.prefix :].unflatten(-1, found.grid)
+    return _drawn(layout.of_patches(row[:, 0]), layout, job)
+
+
+def _drawn(patches: Tensor, layout: Layout, job: Job) -> Tensor:
+    """``(B, patches)`` at the pixels, ``(B, H, W)``; of a video ``(B, frames, H, W)``."""
+    grid = (layout.frames, *layout.grid) if job.images.ndim == 5 else layout.grid
+    return to_pixels(patches.unflatten(-1, grid), layout, job.images.shape[-2:])
 
 
 # --- methods of pixels, by captum (whose import takes seconds, and waits until a method is called) ------------------
@@ -209,7 +256,7 @@ def _gradient_shap(job: Job) -> Tensor:
 def _occlusion(job: Job) -> Tensor:
     """The fall of the target's logit when a patch is set to zero. It stands in every channel: one is read, no sum."""
     with torch.no_grad():
-        rows, columns = job.subject.maps_of(job.images[:1]).grid
+        rows, columns = job.subject.maps_of(job.images[:1]).layout.grid
     C, H, W = job.images.shape[1:]
     window = (C, -(-H // rows), -(-W // columns))
     method, classes = _by_captum("Occlusion", job)
@@ -218,14 +265,14 @@ def _occlusion(job: Job) -> Tensor:
 
 
 def _by_captum(name: str, job: Job) -> tuple[Any, Tensor]:
-    """captum's method on the model's logits, and the class of each image. The images now require gradients."""
+    """captum's method on the model's scores, and which is explained of each image. The images now require gradients."""
     import captum.attr
 
     def forward(images: Tensor) -> Tensor:
-        return logits_of(job.subject.model(images), job.subject.model)
+        return job.scores(call_model(job.subject.model, images), len(images))
 
     with torch.no_grad():
-        classes = resolve(job.target, forward(job.images))
+        classes = job.chosen(forward(job.images))
     job.images.requires_grad_()
     return getattr(captum.attr, name)(forward), classes
 
@@ -246,26 +293,36 @@ def _seeded() -> Iterator[None]:
 # --- rankings that ask no model ---------------------------------------------------------------------------------------
 
 
-def _brightness(images: Tensor, grid: tuple[int, int]) -> Tensor:
+def _brightness(images: Tensor, layout: Layout) -> Tensor:
     """The mean over channels of the preprocessed image: the brightest patch first."""
     return images.detach().mean(1).float().cpu()
 
 
-def _centre(images: Tensor, grid: tuple[int, int]) -> Tensor:
+def _centre(images: Tensor, layout: Layout) -> Tensor:
     """How much closer a patch lies to the middle of the grid than the corners do: the middle first."""
-    (rows, columns), (B, _C, H, W) = grid, images.shape
+    (rows, columns), (B, _C, H, W) = layout.grid, images.shape
     middle = torch.tensor([(rows - 1) / 2, (columns - 1) / 2])
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).view(rows, columns, 2)
     closeness = middle.norm() - (places - middle).norm(dim=-1)  # (rows, columns)
-    return F.interpolate(closeness[None, None], (H, W), mode="nearest-exact")[0].expand(B, -1, -1)
+    return to_pixels(closeness, layout, (H, W)).expand(B, -1, -1)
 
 
-# By name: functions of images (B, C, H, W) and the grid of patches, that give maps (B, H, W). What a map ranks above
+# By name: functions of images (B, C, H, W) and how patches lie, that give maps (B, H, W). What a map ranks above
 # these, it does not owe to where things lie or how bright they are.
-RANKINGS: dict[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {"brightness": _brightness, "centre": _centre}
+RANKINGS: dict[str, Callable[[Tensor, Layout], Tensor]] = {"brightness": _brightness, "centre": _centre}
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _own_scores(target: Score, output: Any, B: int) -> Tensor:
+    """What a function of one's own gives. Raises :class:`InputError` where it fails or gives something else."""
+    with reading("target fails on what the model returns"):
+        scores = target(output)
+    if not isinstance(scores, Tensor) or scores.shape != (B,) or not scores.is_floating_point():
+        came = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"target must give one floating-point score for each image, ({B},), got {came}")
+    return scores
 
 
 def resolve(target: Tensor | None, logits: Tensor) -> Tensor:
@@ -288,9 +345,14 @@ def class_of_each(target: int | Tensor, B: int) -> Tensor:
     return target.long()
 
 
-def check_images(images: Tensor, batch_size: int) -> None:
+def check_images(images: Tensor, batch_size: int, *, dimensions: tuple[int, ...] = (4,)) -> None:
     """Raise :class:`InputError` unless images are float ``(B, C, H, W)`` and the batch size is a whole number."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim not in dimensions
+        or not images.is_floating_point()
+        or not len(images)
+    ):
         came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images must be float (B, C, H, W), got {came}")
     if not isinstance(batch_size, int) or batch_size < 1:

@@ -80,7 +80,7 @@ def run_key(
     other files is not seen.
     """
     config = getattr(subject.model, "config", None)
-    about: list[Any] = [subject.seed, subject.epoch, repr(config), repr(subject.model), subject.prefix_tokens]
+    about: list[Any] = [subject.seed, subject.epoch, repr(config), repr(subject.model), *subject.tokens.values()]
     about += [settings, source.name, source.total, source.scores, source.normalisation, measuring_code()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for text in [*(measure_source(one) for one in measures), *_model_source(subject)]:

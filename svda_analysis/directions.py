@@ -6,9 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from svda_analysis.errors import InputError
+from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.sources import ImageSource
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 from svda_analysis.tap import AttentionRecord, capture
 from svda_analysis.vocabulary import Quantity, register
 
@@ -37,6 +39,8 @@ def direction_shares(subject: Subject, source: ImageSource, images: int, share: 
     seen = 0
 
     def add(record: AttentionRecord) -> None:
+        if record.q is None or record.k is None:
+            raise InputError(f"{subject.name} multiplies its maps by hand: its queries and keys are not seen")
         now = torch.stack([x.double().square().mean(2).sum(0).cpu() for x in (record.q, record.k)])  # (2, H, D)
         energy.setdefault(record.layer, []).append(now)
         if record.sigma is not None:

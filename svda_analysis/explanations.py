@@ -13,10 +13,11 @@ import torch
 
 from svda_analysis.attribution import METHODS, attribute, choose_method
 from svda_analysis.errors import InputError, check_name
+from svda_analysis.forward import call_model, for_model
 from svda_analysis.maps import class_scores
 from svda_analysis.sources import image_files, open_images
 from svda_analysis.specs import Given, open_model
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def _pages(
         with subject.running() as model:
             inputs = for_model(given, model)
             with torch.no_grad():
-                logits = class_scores(model(inputs), model)
+                logits = class_scores(call_model(model, inputs), model)
             options: dict[str, Any] = {"target": target, "batch_size": size}
             names, left_out = _names(methods, has_class=logits is not None or target is not None)
             maps = {name: attribute(subject, inputs, method=name, **options).numpy() for name in names}
@@ -100,7 +101,7 @@ def _pages(
             pictures=pictures,
             maps=maps,
             predictions=np.full(len(part), -1) if logits is None else logits.argmax(-1).cpu().numpy(),
-            classes=tuple(subject.data.get("classes") or ()),
+            classes=subject.classes,
             left_out=left_out,
         )
 

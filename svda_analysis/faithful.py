@@ -23,23 +23,24 @@ from torch import Tensor
 from svda_analysis.attribution import RANKINGS, attribute, check_images
 from svda_analysis.errors import InputError
 from svda_analysis.fillers import choose_filler
+from svda_analysis.forward import call_model, for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
-from svda_analysis.maps import logits_of
+from svda_analysis.maps import logits_of, to_pixels
 from svda_analysis.metrics import Metric, choose_metrics
 from svda_analysis.perturbation import (
     check_methods,
     check_whole,
+    class_logits,
     draws_of_images,
-    patch_grid,
+    patch_layout,
     step_counts,
     targets_of,
-    to_pixels,
 )
 from svda_analysis.redrawing import cascade, rank_correlation, redrawn
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 from svda_analysis.trial import Trial
 from svda_analysis.vocabulary import quantity
 
@@ -117,7 +118,7 @@ def check_faithful(
     for name in dict.fromkeys([baseline, *(name for one in wanted for name in one.fillers)]):
         choose_filler(name).check(subject)
     with subject.running() as model, torch.no_grad():
-        logits_of(model(for_model(source.examples(1)[0], model)), model)
+        class_logits(logits_of(call_model(model, source.examples(1)[0]), model), model)
     return subject
 
 
@@ -172,10 +173,10 @@ def _measure(
     """The values of one batch, ``(indicator, source) -> (B,)``; its first image is the stream's number ``first``."""
     (subject, other), (B, *_, H, W) = subjects, batch.shape
     with torch.no_grad():
-        logits = logits_of(subject.model(batch), subject.model).cpu()
-        grid = patch_grid(subject, batch, settings.patch_size)
-    target = logits.argmax(-1)
-    P = math.prod(grid)
+        outputs = logits_of(call_model(subject.model, batch), subject.model).cpu()
+        layout = patch_layout(subject, batch, settings.patch_size)
+    target, logits = outputs.argmax(-1), class_logits(outputs, subject.model)
+    P = math.prod(layout.grid)
     control = Trial(
         subject=subject,
         redrawn=other,
@@ -191,8 +192,8 @@ def _measure(
         draws={"samples": settings.samples, "seed": settings.seed, "first": first},
     )
     purposes = ["ranking", *(f"ranking {draw}" for draw in range(1, settings.draws))]
-    rankings = [draws_of_images(what, B, grid, settings.seed, first) for what in purposes]
-    random = tuple(dataclasses.replace(control, maps=to_pixels(drawn, (H, W))) for drawn in rankings)
+    rankings = [draws_of_images(what, B, layout.grid, settings.seed, first) for what in purposes]
+    random = tuple(dataclasses.replace(control, maps=to_pixels(drawn, layout, (H, W))) for drawn in rankings)
     wanted = [one for one in settings.metrics if settings.samples or not one.sampled]
     values = {
         (one.name, "random"): torch.stack([one.function(trial) for trial in random]).mean(0)
@@ -200,7 +201,7 @@ def _measure(
         if one.measures(control)
     }
     shown = {name: partial(control.explain, subject, name) for name in settings.methods}
-    shown |= {name: partial(RANKINGS[name], batch, grid) for name in settings.rankings}
+    shown |= {name: partial(RANKINGS[name], batch, layout) for name in settings.rankings}
     for name, explain in shown.items():
         trial = dataclasses.replace(control, maps=explain(), method=name, random=random)
         values |= {(one.name, name): one.function(trial) for one in wanted if one.measures(trial)}

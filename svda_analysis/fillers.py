@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,18 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.errors import InputError
-from svda_analysis.maps import logits_of
+from svda_analysis.forward import call_model
+from svda_analysis.maps import logits_of, to_pixels
 from svda_analysis.model import ViT
 from svda_analysis.subject import Subject
+from svda_analysis.tokens import Layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Images ``(B, C, H, W)`` whose ``grid`` = (rows, columns) of patches are to be taken away, where the model is."""
+    """Images ``(B, C, H, W)`` whose patches, as they lie, are to be taken away, where the model is."""
 
     subject: Subject
     images: Tensor
-    grid: tuple[int, int]
+    layout: Layout
 
 
 Answer = Callable[[Tensor, Tensor], Tensor]  # (numbers of images (b,), patches that stay (b, P) bool) -> logits
@@ -56,12 +59,12 @@ def filler(label: str, reference: str, check: Callable[[Subject], Any] = lambda 
     def enter(function: Pixels) -> Pixels:
         def prepare(scene: Scene) -> Answer:
             filling, size = function(scene), scene.images.shape[-2:]
-            place = patch_of_pixels(scene.grid, size).to(scene.images.device)
+            place = patch_of_pixels(scene.layout, size).to(scene.images.device)
 
             def answer(at: Tensor, kept: Tensor) -> Tensor:
                 from_image = kept[:, place][:, None]  # (b, 1, H, W)
                 mixed = torch.where(from_image, scene.images[at], filling[at])
-                return logits_of(scene.subject.model(mixed), scene.subject.model)
+                return logits_of(call_model(scene.subject.model, mixed), scene.subject.model)
 
             return answer
 
@@ -95,7 +98,8 @@ def _blur(scene: Scene) -> Tensor:
     from torchvision.transforms.v2 import functional as transforms
 
     H, W = scene.images.shape[-2:]
-    sides = (max(1, W // scene.grid[1]), max(1, H // scene.grid[0]))  # horizontal first, as torchvision has it
+    rows, columns = scene.layout.grid
+    sides = (max(1, W // columns), max(1, H // rows))  # horizontal first, as torchvision has it
     kernel = [min(4 * side + 1, 2 * size - 1) for side, size in zip(sides, (W, H), strict=True)]  # it reflects at edges
     return transforms.gaussian_blur(scene.images, kernel, [float(side) for side in sides])
 
@@ -131,10 +135,9 @@ def pixel_fillers() -> list[str]:
     return [name for name in FILLERS if name != TOKENS]
 
 
-def patch_of_pixels(grid: tuple[int, int], size: Sequence[int]) -> Tensor:
-    """The number of the patch of each pixel, ``(H, W) int64``, by nearest neighbour."""
-    numbers = torch.arange(grid[0] * grid[1], dtype=torch.float64).view(1, 1, *grid)
-    return F.interpolate(numbers, tuple(size), mode="nearest-exact")[0, 0].long()
+def patch_of_pixels(layout: Layout, size: Sequence[int]) -> Tensor:
+    """The number of the patch of each pixel, ``(H, W) int64``: of the one whose middle is nearest."""
+    return to_pixels(torch.arange(math.prod(layout.grid)).view(layout.grid), layout, size)
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ def _answer_without_tokens(scene: Scene) -> Answer:
         for count in counts.unique():
             rows = (counts == count).nonzero()[:, 0]
             with dropped_tokens(model, kept[rows]):
-                logits = logits_of(model(scene.images[at[rows]]), model)
+                logits = logits_of(call_model(model, scene.images[at[rows]]), model)
             found |= dict(zip(rows.tolist(), logits, strict=True))
         return torch.stack([found[row] for row in range(len(at))])
 

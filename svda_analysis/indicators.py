@@ -325,20 +325,23 @@ def mass_90(a: Tensor) -> Tensor:
     higher_means="attends farther",
     reference="Dosovitskiy et al. 2021, fig. 7 (here in patches, prefix tokens left out)",
 )
-def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
+def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int, suffix: int = 0, frames: int = 1) -> Tensor:
     """``sum_j a_ij ||x_i - x_j||`` over patches j, mean over patches i: the mean attended distance, in patches.
 
-    After Dosovitskiy et al. 2021, fig. 7. Prefix tokens are left out as queries and as keys, and what remains of each
-    row is renormalised; a row that gives the patches nothing has no distance and is left out of the mean (0 if all
-    are). At most the distance between opposite corners, ``hypot(rows - 1, columns - 1)``. Raises :class:`InputError`
-    unless ``N = prefix + rows * columns``.
+    After Dosovitskiy et al. 2021, fig. 7. Tokens before and behind the patches are left out as queries and as keys, and
+    what remains of each row is renormalised; a row that gives the patches nothing has no distance and is left out of
+    the mean (0 if all are). A step in time counts as one patch (our definition). At most the distance between opposite
+    corners, ``hypot(rows - 1, columns - 1)`` for one frame. Raises :class:`InputError` unless
+    ``N = prefix + frames * rows * columns + suffix``.
     """
-    if a.shape[-1] != prefix + grid[0] * grid[1]:
-        raise InputError(f"a must have prefix + rows * columns tokens, got N={a.shape[-1]}, {prefix=}, {grid=}")
-    patches = widen(a)[..., prefix:, prefix:]  # (B, H, P, P)
+    if a.shape[-1] != prefix + frames * grid[0] * grid[1] + suffix:
+        tokens = f"N={a.shape[-1]}, {prefix=}, {grid=}, {frames=}, {suffix=}"
+        raise InputError(f"a must have prefix + frames * rows * columns + suffix tokens, got {tokens}")
+    P, sides = a.shape[-1] - prefix - suffix, (frames, *grid)
+    patches = widen(a).narrow(-2, prefix, P).narrow(-1, prefix, P)  # (B, H, P, P)
     mass = patches.sum(-1)  # (B, H, P)
-    distance = (patches * _patch_distances(grid, patches)).sum(-1) / _or_one(mass)
-    return _mean_over_queries(distance, patches).clamp(0, _diagonal(grid))
+    distance = (patches * _patch_distances(sides, patches)).sum(-1) / _or_one(mass)
+    return _mean_over_queries(distance, patches).clamp(0, _diagonal(sides))
 
 
 @indicator(
@@ -432,12 +435,12 @@ def _cosine_share(cosine: Tensor) -> Tensor:
     return ((1 + cosine) / 2).clamp(0, 1)
 
 
-def _diagonal(grid: tuple[int, int]) -> float:
-    return math.hypot(grid[0] - 1, grid[1] - 1)
+def _diagonal(sides: tuple[int, ...]) -> float:
+    return math.hypot(*(side - 1 for side in sides))
 
 
-def _patch_distances(grid: tuple[int, int], like: Tensor) -> Tensor:
+def _patch_distances(sides: tuple[int, ...], like: Tensor) -> Tensor:
     """Euclidean distances between the patches of a grid, ``(P, P)``, exactly 0 on the diagonal."""
-    rows, columns = (torch.arange(size, dtype=like.dtype, device=like.device) for size in grid)
-    y, x = rows.repeat_interleave(grid[1]), columns.repeat(grid[0])  # (P,)
-    return torch.hypot(y[:, None] - y, x[:, None] - x)
+    axes = [torch.arange(side, dtype=like.dtype, device=like.device) for side in sides]
+    at = torch.cartesian_prod(*axes)  # (P, axes)
+    return torch.linalg.vector_norm(at[:, None] - at, dim=-1)

@@ -21,21 +21,27 @@ from torch.overrides import TorchFunctionMode
 from svda_analysis.checkpoint import check_fit
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError, check_file, reading
+from svda_analysis.forward import own_channels, own_size
+from svda_analysis.image_text import with_texts
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.weight_files import check_torch_file, is_plain, read_safetensors, read_weights_only
+from svda_analysis.processors import Processor, processed, processor_of, proved
+from svda_analysis.state_dicts import read_state_dict
+from svda_analysis.weight_files import check_torch_file
 
 _LARGEST_CONFIG = 10**7  # bytes
 Made = tuple[nn.Module, str, Preprocessing]
 
 
 class Spec(NamedTuple):
-    """``library:name?arguments@weights``, taken apart."""
+    """``library:name?arguments@weights#part``, taken apart; ``texts`` are what images are compared with."""
 
     library: str
     name: str
     arguments: dict[str, Any]
     weights: Path | None
+    part: str | None = None  # the key of the weights in their file
+    texts: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, library: str, rest: str) -> Spec:
@@ -45,7 +51,10 @@ class Spec(NamedTuple):
         named, _, weights = rest.partition("@")
         name, _, words = named.partition("?")
         arguments = dict(_argument(word, f"{library}:{rest}") for word in words.split("&") if word)
-        return cls(library, name, arguments, Path(weights) if weights else None)
+        path, mark, part = weights.rpartition("#")
+        if not mark or Path(weights).exists():
+            path, part = weights, ""
+        return cls(library, name, arguments, Path(path) if path else None, part or None)
 
 
 def _argument(word: str, spec: str) -> tuple[str, Any]:
@@ -148,34 +157,45 @@ def _check_size(make: Callable[[], Any], complaint: str) -> None:
         raise InputError(f"{complaint}: a model has at most {_MOST_PARAMETERS:,} parameters here, got {parameters:,}")
 
 
-def _from_timm(spec: Spec) -> Made:
-    name, weights = spec.name, spec.weights
+def _from_timm(spec: Spec, own: Mapping[str, Any] | None = None) -> Made:
+    """``own`` is the configuration that came with the weights (default: that of the name)."""
+    name = spec.name
     timm = _library("timm", "timm")
     _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])  # with a tag: NAME.dino
-    state = None if weights is None else _state_dict(weights)
+    state = _weights_of(spec)
     classifier = timm.get_pretrained_cfg(name).classifier if timm.get_pretrained_cfg(name) else None
     model = _made(spec, timm.create_model, name, pretrained=False, **_classes(state, classifier))
     _fit(model, state, spec)
-    config = timm.data.resolve_model_data_config(model)
-    size = spec.arguments.get("img_size", config["input_size"][-1])
-    side = size if isinstance(size, int) else config["input_size"][-1]
-    usual = spec.arguments.get("in_chans", 3) == len(config["mean"])  # of other channels nothing is known
-    made = Preprocessing(
-        image_size=side,
-        resize=int(side / config["crop_pct"]),
+    config = timm.data.resolve_data_config({}, pretrained_cfg=dict(own), model=model) if own else None
+    return model, name, _images_of_timm(timm, spec, config or timm.data.resolve_model_data_config(model))
+
+
+def _images_of_timm(timm: Any, spec: Spec, config: dict[str, Any]) -> Preprocessing:
+    size = spec.arguments.get("img_size", config["input_size"][1:])
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    shorter, squashed = config["crop_pct"], config.get("crop_mode") == "squash"
+    channels = spec.arguments.get("in_chans", 3)
+    usual = channels == len(config["mean"])  # of other channels nothing is known
+    told = Preprocessing(
+        image_size=(height, width),
+        resize=(int(height / shorter), int(width / shorter)) if squashed else int(min(height, width) / shorter),
         interpolation=config["interpolation"],
         mean=tuple(config["mean"]) if usual else None,
         std=tuple(config["std"]) if usual else None,
     )
-    return model, name, made
+    if not usual:
+        return told
+    config = {**config, "input_size": (channels, height, width)}
+    own = timm.data.create_transform(**config, is_training=False)
+    return proved(told, Processor("timm's transform", own), channels)
 
 
 def _from_torchvision(spec: Spec) -> Made:
-    name, weights = spec.name, spec.weights
+    name = spec.name
     from torchvision import models
 
     _check_name("torchvision", name, models.list_models(module=models))
-    state = None if weights is None else _state_dict(weights)
+    state = _weights_of(spec)
     model = _made(spec, models.get_model, name, weights=None, **_classes(state, "heads.head"))
     _fit(model, state, spec)
     default = models.get_model_weights(name).DEFAULT.transforms()  # how torchvision's own weights were evaluated
@@ -207,13 +227,34 @@ def _from_hugging_face(spec: Spec) -> Made:
         raise InputError(f"hf: must name a folder that save_pretrained wrote (with config.json), got {folder!r}")
     try:
         with reading("it fails with"), _quietly(transformers):
-            return _from_folder_of_weights(transformers, Path(folder))
+            _check_hugging_face(Path(folder))
+            if (found := _config_of_timm(Path(folder))) is not None:
+                return _from_folder_of_timm(Path(folder), found)
+            return _from_folder_of_weights(transformers, Path(folder), spec.texts)
     except InputError as error:
         raise InputError(f"hf:{folder} cannot be loaded: {error}") from None
 
 
-def _from_folder_of_weights(transformers: Any, place: Path) -> Made:
-    _check_hugging_face(place)
+def _config_of_timm(place: Path) -> dict[str, Any] | None:
+    """What timm's ``save_for_hf`` wrote beside its weights; None for a folder of transformers."""
+    fields: dict[str, Any] = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    return fields if isinstance(fields.get("architecture"), str) and "architectures" not in fields else None
+
+
+def _from_folder_of_timm(place: Path, fields: dict[str, Any]) -> Made:
+    """A folder that timm wrote for the hub: the architecture and its arguments stand in its configuration."""
+    own = fields.get("pretrained_cfg") if isinstance(fields.get("pretrained_cfg"), dict) else None
+    given = fields.get("model_args") if isinstance(fields.get("model_args"), dict) else {}
+    known = ("model.safetensors", "pytorch_model.bin")
+    weights = next((place / name for name in known if (place / name).is_file()), None)
+    if weights is None:
+        raise InputError(f"it has no {' or '.join(known)}")
+    classes = {key: fields[key] for key in ("num_classes", "global_pool") if fields.get(key) is not None}
+    model, _, way = _from_timm(Spec("timm", fields["architecture"], {**classes, **(given or {})}, weights), own)
+    return model, place.resolve().name, way
+
+
+def _from_folder_of_weights(transformers: Any, place: Path, texts: Sequence[str]) -> Made:
     local = {"local_files_only": True, "trust_remote_code": False}
     config = transformers.AutoConfig.from_pretrained(str(place), **local)
     kind = _architecture(transformers, config)
@@ -222,7 +263,17 @@ def _from_folder_of_weights(transformers: Any, place: Path) -> Made:
     strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # these are told, and refused below
     model, found = kind.from_pretrained(str(place), attn_implementation="sdpa", **strict, **local)
     _check_loaded(found)
-    return model, place.resolve().name, _processor(transformers, place, local)
+    if texts:
+        model = with_texts(transformers, model, str(place), texts, local)
+    return model, place.resolve().name, _images_of(transformers, model, place, local)
+
+
+def _images_of(transformers: Any, model: nn.Module, place: Path, local: dict[str, bool]) -> Preprocessing:
+    """How the model's processor brings images; without one the size that the model says."""
+    processor = processor_of(transformers, place, local)
+    if processor is None:
+        return Preprocessing(image_size=own_size(model))
+    return processed(processor, own_channels(model) or 3)
 
 
 def _check_hugging_face(place: Path) -> None:
@@ -276,31 +327,15 @@ def _quietly(transformers: Any) -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _processor(transformers: Any, place: Path, local: dict[str, bool]) -> Preprocessing:
-    if not (place / "preprocessor_config.json").is_file():
-        return Preprocessing()
-    found = transformers.AutoImageProcessor.from_pretrained(str(place), **local).to_dict()
-    size, crop = found.get("size") or {}, found.get("crop_size") or {}
-    shorter = int(size.get("shortest_edge") or size.get("height") or 224)
-    return Preprocessing(
-        image_size=int(crop.get("height", shorter)) if found.get("do_center_crop") else shorter,
-        resize=shorter,
-        interpolation={0: "nearest", 2: "bilinear", 3: "bicubic"}.get(found.get("resample"), "bilinear"),
-        mean=tuple(found["image_mean"]),
-        std=tuple(found["image_std"]),
-    )
-
-
 def _from_preset(attention: str, spec: Spec) -> Made:
-    name, weights = spec.name, spec.weights
-    state = None if weights is None else _state_dict(weights)
+    name, state = spec.name, _weights_of(spec)
     model = ViT(_made(spec, ViTConfig.preset, name, attention=attention, **_classes(state, "head")))
     _fit(model, state, spec)
     return model, f"{attention}_{name}", Preprocessing(image_size=model.config.image_size)
 
 
 def _from_module(spec: Spec) -> Made:
-    name, weights = spec.name, spec.weights
+    name = spec.name
     path, colon, function = name.partition(":")
     if not colon:
         raise InputError(f"module: must be module:package.module:function, got {name!r}")
@@ -311,8 +346,8 @@ def _from_module(spec: Spec) -> Made:
     model = _made(spec, build)
     if not isinstance(model, nn.Module):
         raise InputError(f"module: {path}:{function} must return an nn.Module, got {type(model).__name__}")
-    _fit(model, None if weights is None else _state_dict(weights, model.state_dict()), spec)
-    return model, function, Preprocessing()
+    _fit(model, _weights_of(spec, model.state_dict()), spec)
+    return model, function, Preprocessing(image_size=own_size(model))
 
 
 _LIBRARIES: dict[str, Callable[[Spec], Made]] = {
@@ -337,28 +372,8 @@ def _check_name(library: str, name: str, known: Sequence[str]) -> None:
         raise InputError(f"{library} has no model {name!r}{hint}")
 
 
-def _state_dict(path: Path, known: Iterable[str] = ()) -> dict[str, Tensor]:
-    """A state dict: bare, under the usual keys, or with the prefixes of the wrappers that trained it.
-
-    ``known`` are the model's own names, where its parameters may begin like such a prefix.
-    """
-    found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path} holds no state dict (names and tensors)")
-    if broken := [name for name, value in found.items() if not isinstance(name, str) or not is_plain(value)]:
-        raise InputError(f"{path} holds no plain tensor as {broken[0]!r}")
-    return _unwrapped(found, set(known))
-
-
-def _unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
-    """Names without what data-parallel training (``module.``), ``torch.compile`` and Lightning put before all."""
-    for prefix in ("module.", "_orig_mod.", "model.", "net."):
-        if known.isdisjoint(state) and all(name.startswith(prefix) for name in state):
-            return _unwrapped({name.removeprefix(prefix): value for name, value in state.items()}, known)
-    return state
+def _weights_of(spec: Spec, known: Iterable[str] = ()) -> dict[str, Tensor] | None:
+    return None if spec.weights is None else read_state_dict(spec.weights, spec.part, known)
 
 
 def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]:

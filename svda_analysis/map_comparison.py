@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.forward import for_model
 from svda_analysis.frames import MAP_COLUMNS
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 
 Opened = tuple[Subject, ImageSource]  # a model, and the images in its way
 
@@ -120,7 +121,8 @@ def _neighbours(runs: list[Opened]) -> list[tuple[Opened, Opened]]:
 
 def _map_batch(subject: Subject, images: Tensor) -> MapBatch:
     found = subject.maps_of(for_model(images, subject.model))
-    return MapBatch([a.float().cpu().numpy() for a in found.layers], found.grid, found.prefix)
+    how = found.layout
+    return MapBatch([a.float().cpu().numpy() for a in found.layers], how.grid, how.prefix, how.suffix, how.frames)
 
 
 def _frames(comparisons: dict[str, MapComparison]) -> dict[str, pd.DataFrame]:

@@ -7,6 +7,7 @@ second: every matching is found on the first half, every number is read off the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from scipy import optimize, special, stats
 from svda_analysis.errors import InputError
 from svda_analysis.frames import HEAD_COLUMNS, LAYER_COLUMNS, MATCH_COLUMNS, make_frame
 from svda_analysis.stats import NO_INTERVAL, difference_test, mean_interval
+from svda_analysis.tokens import Layout
 
 # similarities, 1 means alike, and what each can be at least; see MapComparison
 _LEAST = {"js": 0.0, "cosine": 0.0, "spearman": -1.0}
@@ -27,13 +29,19 @@ MEASURES = tuple(_LEAST)
 class MapBatch(NamedTuple):
     """One model's post-softmax maps of ``B`` images.
 
-    ``maps``: ``(B, L, H, N, N)``, or a sequence of ``L`` arrays ``(B, H, N, N)``; ``N = prefix + rows * columns``.
-    ``grid`` = (rows, columns) of patches, row by row; ``prefix`` = tokens before the first patch, CLS the first.
+    ``maps``: ``(B, L, H, N, N)``, or a sequence of ``L`` arrays ``(B, H, N, N)``; ``grid``, ``prefix``, ``suffix`` and
+    ``frames`` are those of the tokens' :attr:`layout`, CLS the first of the prefix.
     """
 
     maps: Any
     grid: tuple[int, int]
     prefix: int = 1
+    suffix: int = 0
+    frames: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        return Layout((self.grid[0], self.grid[1]), self.prefix, self.suffix, self.frames)
 
 
 class HeadMatching(NamedTuple):
@@ -68,14 +76,18 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return cosine(*(stats.rankdata(rows, axis=-1) - (rows.shape[-1] + 1) / 2 for rows in (x, y)))
 
 
-def patch_shares(grid: tuple[int, int], to: tuple[int, int]) -> np.ndarray:
+def patch_shares(grid: Sequence[int], to: Sequence[int]) -> np.ndarray:
     """``(cells, patches)``: the share of each patch of ``grid`` that falls into each cell of the grid ``to``, by area.
+    Both are (rows, columns), or (frames, rows, columns).
 
     Columns sum to 1. A cell's attention as key is the sum over its shares, which preserves the mass of every row; as
     query it is the mean over its area.
     """
-    down, across = (_overlap(source, target) for source, target in zip(grid, to, strict=True))
-    return np.kron(down, across)
+    return functools.reduce(np.kron, (_overlap(source, target) for source, target in zip(grid, to, strict=True)))
+
+
+def _sides(batch: MapBatch) -> tuple[int, ...]:
+    return batch.frames, *batch.grid
 
 
 def _overlap(source: int, target: int) -> np.ndarray:
@@ -83,15 +95,17 @@ def _overlap(source: int, target: int) -> np.ndarray:
     return (np.minimum(i + source, j + target) - np.maximum(i, j)).clip(0) / target  # (target, source)
 
 
-def _read(layers: list[np.ndarray], image: int, batch: MapBatch, to: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _read_image(
+    layers: list[np.ndarray], image: int, batch: MapBatch, to: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """One image's CLS rows ``(L * H, P)``, renormalised, and patch-to-patch maps ``(L * H, P * P)`` on the grid ``to``.
 
     A row without any mass on the patches counts as uniform.
     """
-    maps = np.concatenate([layer[image] for layer in layers]).astype(np.float64)[..., batch.prefix :]  # (L * H, N, P)
-    rows, maps = maps[:, 0] if batch.prefix else maps.mean(1), maps[:, batch.prefix :]
-    if tuple(batch.grid) != to:
-        shares = patch_shares(batch.grid, to)  # as queries up to the area of a cell, which cosines do not see
+    layout, maps = batch.layout, np.concatenate([layer[image] for layer in layers]).astype(np.float64)  # (L * H, N, N)
+    rows, maps = layout.class_row(maps), layout.of_patches(layout.of_patches(maps).swapaxes(-1, -2)).swapaxes(-1, -2)
+    if (own := _sides(batch)) != to:
+        shares = patch_shares(own, to)  # as queries up to the area of a cell, which cosines do not see
         rows, maps = rows @ shares.T, shares @ maps @ shares.T
     mass = rows.sum(-1, keepdims=True)
     rows = np.divide(rows, mass, out=np.full_like(rows, 1 / rows.shape[-1]), where=mass > 0)
@@ -132,11 +146,14 @@ class MapComparison:
         images, (H_a, H_b) = len(layers_a[0]), (layers[0].shape[1] for layers in (layers_a, layers_b))
         if len(layers_b[0]) != images:
             raise InputError(f"b must hold the maps of the {images} images of a, got {len(layers_b[0])} images")
-        self._settle(((len(layers_a), H_a, len(layers_b), H_b), tuple(a.grid), tuple(b.grid)))
-        to = (min(a.grid[0], b.grid[0]), min(a.grid[1], b.grid[1]))
+        self._settle(((len(layers_a), H_a, len(layers_b), H_b), _sides(a), _sides(b)))
+        to = tuple(min(sides) for sides in zip(_sides(a), _sides(b), strict=True))
         values = np.empty((images, *self._second.mean.shape))  # (B, M, L, H, L, H)
         for image, out in enumerate(values):
-            (rows_a, maps_a), (rows_b, maps_b) = _read(layers_a, image, a, to), _read(layers_b, image, b, to)
+            (rows_a, maps_a), (rows_b, maps_b) = (
+                _read_image(layers_a, image, a, to),
+                _read_image(layers_b, image, b, to),
+            )
             scores = [1 - jensen_shannon(rows_a, rows_b), cosine(maps_a, maps_b), spearman(rows_a, rows_b)]
             out[:] = np.reshape(scores, out.shape)
         # Thue-Morse order: with plain turns, data that cycle through their classes would part them between the halves
@@ -280,11 +297,11 @@ def _gram(x: np.ndarray) -> np.ndarray:
 @np.errstate(invalid="ignore", over="ignore")  # maps that hold inf are refused, not warned of
 def _checked(batch: MapBatch, name: str) -> list[np.ndarray]:
     """The maps as one array ``(B, H, N, N)`` per layer."""
-    maps, (rows, columns), prefix = batch
-    if min(rows, columns, prefix + 1) < 1:
+    maps, (rows, columns), prefix, suffix, frames = batch
+    if min(rows, columns, prefix + 1, suffix + 1, frames) < 1:
         raise InputError(f"{name} must have a grid of at least (1, 1) and a prefix of at least 0, got {batch[1:]}")
     layers = [np.asarray(layer) for layer in (np.moveaxis(maps, 1, 0) if getattr(maps, "ndim", 0) == 5 else maps)]
-    shapes, N = {layer.shape for layer in layers}, prefix + rows * columns
+    shapes, N = {layer.shape for layer in layers}, batch.layout.tokens
     if len(shapes) != 1 or not all(len(shape) == 4 and shape[2:] == (N, N) and min(shape) > 0 for shape in shapes):
         wanted = f"{name} must hold maps (B, H, {N}, {N}) per layer for prefix {prefix} and grid {rows, columns}"
         raise InputError(f"{wanted}, got {sorted(shapes)}")

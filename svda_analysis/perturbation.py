@@ -10,15 +10,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
 from svda_analysis.errors import InputError
 from svda_analysis.fillers import Answer, Scene, choose_filler, patch_of_pixels
-from svda_analysis.maps import logits_of
+from svda_analysis.forward import call_model, for_model
+from svda_analysis.maps import logits_of, to_pixels
 from svda_analysis.specs import Given, open_model
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
+from svda_analysis.tokens import Layout
 
 
 def deletion_insertion(
@@ -34,10 +35,11 @@ def deletion_insertion(
 ) -> tuple[Tensor, Tensor]:
     """Areas under the deletion and the insertion curve, each ``(B,) float64`` in [0, 1] on the CPU.
 
-    The curve is the target's softmax probability over the fraction of patches changed, its area by the trapezoid rule
-    (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are the tokens). A patch weighs the
-    sum of its map; the heaviest goes first, of equal ones the first in reading order. Deletion takes patches away: low
-    is faithful. Insertion brings the image's patches back where none was: high is faithful.
+    The curve is the target's softmax probability (of a single output its sigmoid) over the fraction of patches changed,
+    its area by the trapezoid rule (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are
+    the tokens). A patch weighs the sum of its map; the heaviest goes first, of equal ones the first in reading order.
+    Deletion takes patches away: low is faithful. Insertion brings the image's patches back where none was: high is
+    faithful.
 
     ``images (B, C, H, W)`` float, preprocessed; ``maps (B, H, W)``; ``target`` a class, one for each image ``(B,)``, or
     None for the predictions. ``baseline`` is what stands where a patch was taken away, a name of
@@ -58,7 +60,7 @@ def deletion_insertion(
     choose_filler(baseline).check(subject)
     with subject.running() as network, torch.no_grad():
         images = for_model(images.detach(), network)
-        P = math.prod(patch_grid(subject, images, patch_size))
+        P = math.prod(patch_layout(subject, images, patch_size).grid)
         points = step_counts(P, steps)
         classes = targets_of(network, images, target, batch_size)
     curves = removal_curves(
@@ -89,20 +91,20 @@ def removal_curves(
     with subject.running() as network, torch.no_grad():
         images = for_model(images.detach(), network)
         classes = classes.to(images.device)
-        grid = patch_grid(subject, images, patch_size)
-        ranks = _ranks(maps.detach().cpu().double(), grid).to(images.device)  # (B, P)
-        answer = filler.prepare(Scene(subject=subject, images=images, grid=grid))
+        layout = patch_layout(subject, images, patch_size)
+        ranks = _ranks(maps.detach().cpu().double(), layout).to(images.device)  # (B, P)
+        answer = filler.prepare(Scene(subject=subject, images=images, layout=layout))
         jobs = torch.cartesian_prod(torch.arange(2), counts.cpu(), torch.arange(B))  # (2 * S * B, 3)
-        found = [_answered(answer, part.to(images.device), ranks, classes) for part in jobs.split(batch_size)]
+        found = [_answered(network, answer, part.to(images.device), ranks, classes) for part in jobs.split(batch_size)]
     return torch.cat(found).view(2, len(counts), B, -1).transpose(1, 2)
 
 
-def _answered(answer: Answer, jobs: Tensor, ranks: Tensor, classes: Tensor) -> Tensor:
+def _answered(model: nn.Module, answer: Answer, jobs: Tensor, ranks: Tensor, classes: Tensor) -> Tensor:
     """Log-probabilities ``(b, K)`` of jobs ``(b, 3)``: kind (0 deletes, 1 inserts), patches, image."""
     kind, count, at = jobs.unbind(1)
     heaviest = ranks[at] < count[:, None]  # (b, P)
     logits = answer(at, heaviest == kind[:, None].bool())
-    return _wide(logits).log_softmax(-1).gather(1, classes[at]).cpu().double()
+    return class_logits(logits, model).log_softmax(-1).gather(1, classes[at]).cpu().double()
 
 
 def areas_under(curves: Tensor, counts: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def infidelity(
 
     ``E[(beta phi.z - (f(x) - f(x without z)))^2]`` over ``samples`` draws of z, in which each patch is set to zero with
     probability 1/2 (Yeh et al. 2019, eq. 1, by captum): ``phi.z`` is the sum of the map over what was taken, ``f`` the
-    target's softmax probability, and ``beta`` the best scale for each image, since maps have no unit in common.
+    target's probability, and ``beta`` the best scale for each image, since maps have no unit in common.
 
     The draws follow from ``seed`` and the image's number, ``first`` for the first image. Other arguments and errors as
     for :func:`deletion_insertion`.
@@ -146,9 +148,9 @@ def infidelity(
     subject, (B, C, H, W) = open_model(model), images.shape
     with subject.running() as network, torch.no_grad():
         images = for_model(images.detach(), network)
-        grid = patch_grid(subject, images, patch_size)
-        drawn = draws_of_images("patches", B, (samples, *grid), seed, first) < 0.5  # (B, samples, rows, columns)
-        taken = to_pixels(drawn.flatten(0, 1).to(images), (H, W))[:, None].expand(-1, C, -1, -1)  # (B * samples, ...)
+        layout = patch_layout(subject, images, patch_size)
+        drawn = draws_of_images("patches", B, (samples, *layout.grid), seed, first) < 0.5  # (B, samples, rows, columns)
+        taken = to_pixels(drawn.flatten(0, 1).to(images), layout, (H, W))[:, None].expand(-1, C, -1, -1)
         found = captum.metrics.infidelity(
             lambda x: torch.cat([_probabilities(network, part) for part in x.split(batch_size)]),
             lambda x: (taken, x * (1 - taken)),
@@ -210,26 +212,21 @@ def sensitivity_max(
 # --- patches --------------------------------------------------------------------------------------------------------
 
 
-def patch_grid(subject: Subject, images: Tensor, patch_size: int | None) -> tuple[int, int]:
-    """Rows and columns of patches: by ``patch_size``, or by the tokens that most attention maps of one image have."""
+def patch_layout(subject: Subject, images: Tensor, patch_size: int | None) -> Layout:
+    """How the patches lie: by ``patch_size``, or by the tokens that most attention maps of one image have."""
     H, W = images.shape[-2:]
     if patch_size is None:
-        return subject.maps_of(images[:1]).grid
+        return subject.maps_of(images[:1]).layout
     check_whole("patch_size", patch_size)
     if H % patch_size or W % patch_size:
         raise InputError(f"patch_size must divide the images' {H} x {W} pixels, got {patch_size}")
-    return H // patch_size, W // patch_size
+    return Layout((H // patch_size, W // patch_size))
 
 
-def to_pixels(patches: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(B, rows, columns) -> (B, H, W)``, the value of a patch at each of its pixels."""
-    return F.interpolate(patches[:, None], tuple(size), mode="nearest-exact")[:, 0]
-
-
-def _ranks(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+def _ranks(maps: Tensor, layout: Layout) -> Tensor:
     """The place of each patch in decreasing order of its sum, ``(B, P)`` from 0; equal ones stay in order."""
-    place = patch_of_pixels(grid, maps.shape[-2:]).flatten()
-    weights = torch.zeros(len(maps), math.prod(grid), dtype=maps.dtype).index_add(1, place, maps.flatten(1))
+    place = patch_of_pixels(layout, maps.shape[-2:]).flatten()
+    weights = torch.zeros(len(maps), math.prod(layout.grid), dtype=maps.dtype).index_add(1, place, maps.flatten(1))
     return weights.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
@@ -237,17 +234,32 @@ def _ranks(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    return _wide(logits_of(model(images), model)).softmax(-1)
+    return class_logits(logits_of(call_model(model, images), model), model).softmax(-1)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def class_logits(logits: Tensor, model: nn.Module) -> Tensor:
+    """Logits of at least float32 whose softmax is the model's probabilities; a single output z, a sigmoid's, is of
+    two classes, ``(z, 0)``. Raises :class:`InputError` as :func:`check_probabilities` does."""
+    check_probabilities(model, logits)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if logits.shape[-1] > 1 else torch.cat([logits, torch.zeros_like(logits)], -1)
 
 
 def targets_of(model: nn.Module, images: Tensor, target: int | Tensor | None, batch_size: int) -> Tensor:
     """The class of each image ``(B,)``, where the images lie: the target, or the prediction."""
-    logits = torch.cat([logits_of(model(part), model) for part in images.split(batch_size)])
+    logits = torch.cat([logits_of(call_model(model, part), model) for part in images.split(batch_size)])
     return resolve(None if target is None else class_of_each(target, len(images)), logits)
+
+
+def check_probabilities(model: nn.Module, logits: Tensor) -> None:
+    """Raise :class:`InputError` for a single output that is not known to be the logit of a probability: the softmax of
+    one number is 1 whatever the image, and a regression has none. Hugging Face's models say what they learned."""
+    told = getattr(getattr(model, "config", None), "problem_type", None)
+    if logits.shape[-1] == 1 and told != "multi_label_classification":
+        raise InputError(
+            f"faithfulness needs probabilities, and {type(model).__name__} has one output: of a sigmoid's logit z give "
+            "torch.cat([torch.zeros_like(z), z], 1)"
+        )
 
 
 def _bare(x: Tensor | tuple[Tensor]) -> Tensor:

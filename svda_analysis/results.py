@@ -25,6 +25,7 @@ import svda_analysis
 from svda_analysis.comparison import compare
 from svda_analysis.errors import InputError, check_file, reading
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
+from svda_analysis.tokens import Layout
 from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register
 
 ANALYSIS_FORMAT = 1
@@ -37,9 +38,9 @@ T = TypeVar("T")
 class Examples:
     """A few images with every attention map, for figures and pages.
 
-    ``images (E, H, W, C) uint8``, ``labels, predictions (E,) int64`` (label -1 where there is none),
-    ``maps (E, layers, heads, N, N) float16``, ``grid`` = (rows, columns) of patches, ``prefix`` = tokens before the
-    first patch (CLS and the like), ``classes`` = class names (may be empty).
+    ``images (E, H, W, C) uint8``, ``labels, predictions (E,) int64`` (label -1 where there is none), ``maps (E, layers,
+    heads, N, N) float16``, ``classes`` = class names (may be empty); ``grid``, ``prefix``, ``suffix`` and ``frames``
+    are those of the tokens' :attr:`layout`. Frames of a video stand side by side in ``images``.
     """
 
     images: np.ndarray
@@ -49,6 +50,12 @@ class Examples:
     grid: tuple[int, int]
     prefix: int
     classes: tuple[str, ...] = ()
+    suffix: int = 0
+    frames: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.grid, self.prefix, self.suffix, self.frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,7 +359,7 @@ def _examples(held: dict[str, np.ndarray]) -> Examples:
     rows, columns = held["grid"].tolist()
     fixed: dict[str, Any] = {
         "grid": (rows, columns),
-        "prefix": int(held["prefix"]),
+        **{name: int(held[name]) for name in ("prefix", "suffix", "frames") if name in held},
         "classes": tuple(held["classes"].tolist()),
     }
     return Examples(**{**held, **fixed})

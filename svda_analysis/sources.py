@@ -6,28 +6,42 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
-from torchvision.transforms import v2
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from svda_analysis.data import (
-    IMAGE_SUFFIXES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    DATASETS,
     FolderImages,
     ImageData,
+    Preprocessing,
+    images_under,
+    in_pixels,
     load_dataset,
-    open_image,
+    stretched,
 )
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, reading
+from svda_analysis.forward import own_channels
+from svda_analysis.items import (
+    Items,
+    class_names,
+    image_and_label,
+    is_picture,
+    length_of,
+    same_each_time,
+    tensors_of,
+    told,
+)
+from svda_analysis.meanings import UNLABELLED, Meaning, meaning
 from svda_analysis.model import ViT
 from svda_analysis.subject import Subject
 
+AnyImages = TypeVar("AnyImages", bound=ImageData)
 Data = str | Tensor | Dataset[Any] | DataLoader[Any]
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 
@@ -38,7 +52,8 @@ class ImageSource:
     labels ``(B,)`` or None; ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing,
     pictures ``(n, H, W, C) uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known).
     ``normalisation``: mean and deviation per channel that pixels in [0, 1] were brought to, ``labels (total,)``: those
-    of all images (None: not known)."""
+    of all images (None: not known), ``preprocessing`` how images are brought to the model, as it is done (None: they
+    come as they are)."""
 
     name: str
     description: str
@@ -50,6 +65,7 @@ class ImageSource:
     warnings: list[str] = dataclasses.field(default_factory=list)
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     labels: Tensor | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def open_source(
@@ -76,28 +92,45 @@ def open_source(
     if isinstance(data, Tensor):
         return _from_tensor(data)
     if isinstance(data, DataLoader):
-        return _from_loader(data)
-    if isinstance(data, Dataset):
-        return _from_dataset(data)
+        return _from_loader(data, subject)
+    if isinstance(data, Dataset) or _is_table(data):
+        return _from_dataset(data, subject)
+    if isinstance(data, dict) and data and all(map(_is_table, data.values())):
+        raise InputError(f"data must be one part of a data set, got {', '.join(map(str, data))}: name one of them")
     raise InputError(f"data must be a data set's name, a tensor, a Dataset or a DataLoader, got {type(data).__name__}")
+
+
+def _is_table(data: Any) -> bool:
+    """Whether it is a data set of Hugging Face, or is like one: rows by number, and ``features``."""
+    return hasattr(data, "features") and hasattr(data, "__getitem__") and not isinstance(data, Tensor | nn.Module)
 
 
 def open_images(paths: Sequence[str | os.PathLike[str]], subject: Subject) -> tuple[Tensor, np.ndarray, list[str]]:
     """Image files, and all those in folders, as ``subject``'s model takes them.
 
     Returns images ``(n, C, H, W)`` float32 preprocessed, pictures of the same for showing ``(n, H, W, C)`` uint8, and
-    the files. The shorter side is resized and the middle cut out; colour becomes grey for a model of one channel.
+    the files: the same as of a folder that is given as data.
     """
-    config = subject.model.config if isinstance(subject.model, ViT) else None
-    own = subject.preprocessing
-    size = own.image_size or 224
     files = image_files(paths)
-    mode = v2.InterpolationMode(own.interpolation)
-    steps = [v2.Resize(own.resize or size, interpolation=mode), v2.CenterCrop(size), v2.PILToTensor()]
-    colours = "L" if config and config.in_channels == 1 else "RGB"
-    pixels = torch.stack([v2.Compose(steps)(open_image(file).convert(colours)) for file in files])  # (n, C, H, W)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (own.mean or IMAGENET_MEAN, own.std or IMAGENET_STD))
-    return (pixels / 255 - mean) / std, pixels.permute(0, 2, 3, 1).numpy(), files
+    return *_unlabelled(files, subject).shown(range(len(files))), files
+
+
+def _unlabelled(pictures: Sequence[Any], subject: Subject) -> FolderImages:
+    """Files or pictures of PIL, without labels, in the way of the model."""
+    spec = DATASETS["images"]
+    data = FolderImages(
+        name=spec.name,
+        split="all",
+        source=f"{len(pictures)} images",
+        classes=(),
+        mean=spec.mean,
+        std=spec.std,
+        channels=spec.channels,
+        image_size=subject.preprocessing.image_size or spec.image_size,
+        labels=torch.full((len(pictures),), -1),
+        paths=pictures,
+    )
+    return as_learned(data, subject)
 
 
 def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -111,7 +144,7 @@ def _files_at(path: str | os.PathLike[str]) -> list[Path]:
         raise InputError(f"no such file: {place}")
     if place.is_file():
         return [place]
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = [Path(file) for file in images_under(place)]
     if not files:
         raise InputError(f"no images in {place}")
     return files
@@ -127,55 +160,77 @@ def _load(
     return opened[wanted]
 
 
-def as_learned(data: ImageData, subject: Subject) -> ImageData:
+def as_learned(data: AnyImages, subject: Subject) -> AnyImages:
     """The images brought to the model in its own way: its size, its mean and deviation. Pixels are shared."""
-    _check_images(data, subject.model)
     own = subject.preprocessing
     changes: dict[str, Any] = {}
-    if own.resize and isinstance(data, FolderImages):
-        changes |= {"resize": own.resize, "interpolation": own.interpolation}
+    takes = own_channels(subject.model)
+    if isinstance(data, FolderImages):
+        if takes == 1 and data.channels == 3:
+            changes |= {"channels": 1, "mean": _as_grey(data.mean), "std": _as_grey(data.std)}
+        changes |= {"processor": own.processor}
+        if own.resize:
+            changes |= {"resize": own.resize, "interpolation": own.interpolation}
+    elif own.processor is not None:
+        raise InputError(f"{data.name} lies in memory, where {own.processor} cannot run: say preprocessing otherwise")
+    channels = changes.get("channels", data.channels)
+    _check_images(data, channels, takes, subject.model)
     if own.mean and own.std:
-        if len(own.mean) != data.channels:
+        if len(own.mean) != channels:
             raise InputError(
-                f"mean and std must have a number for each channel of the data ({data.channels}), got {len(own.mean)}"
+                f"mean and std must have a number for each channel of the data ({channels}), got {len(own.mean)}"
             )
         changes |= {"mean": tuple(own.mean), "std": tuple(own.std)}
     return dataclasses.replace(data, **changes) if changes else data
 
 
+def _as_grey(of_colours: tuple[float, ...]) -> tuple[float, ...]:
+    """A mean or deviation of red, green and blue as that of grey, which is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601):
+    exact for the mean; of the deviation an upper bound, near where the colours go together."""
+    return (sum(weight * x for weight, x in zip((0.299, 0.587, 0.114), of_colours, strict=True)),)
+
+
+def _check_images(data: ImageData, channels: int, takes: int | None, model: nn.Module) -> None:
+    size = model.config.image_size if isinstance(model, ViT) else data.image_size
+    if (takes is not None and takes != channels) or size != data.image_size:
+        kinds = {1: "grey", 3: "RGB"}
+        pairs = ((channels, data.image_size), (takes or channels, size))
+        texts = [f"{kinds.get(c, f'{c}-channel')} {in_pixels(side)}" for c, side in pairs]
+        raise InputError(f"{data.name} images are {texts[0]}, the model takes {texts[1]}")
+
+
 def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
     warnings = [data.warning] if data.warning else []
-    known = tuple(subject.data.get("classes") or ())
-    learned = known or tuple(data.classes)
-    same = learned == tuple(data.classes)
-    if not same:
-        warnings.append(f"the classes of {data.name} are not those that the model learned: no accuracy is given")
+    known = meaning(data.name, data.classes, subject.classes, subject.outputs) if data.classes else UNLABELLED
+    warnings += [known.warning] if known.warning else []
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
         for batch, labels in data.batches(size, indices=_draw(len(data), images, seed)):
-            yield batch, labels if same else None
+            yield batch, known.labels(labels)
 
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
         chosen = data.examples(number)
         images, labels = next(iter(data.batches(len(chosen), indices=chosen)))
-        return images, labels if same else torch.full_like(labels, -1), data.raw(chosen)
+        meant = known.labels(labels)
+        return images, torch.full_like(labels, -1) if meant is None else meant, data.raw(chosen)
 
-    about = (data.name, data.source, len(data))
-    scores = 0 if known else len(learned)
-    return ImageSource(*about, batches, examples, learned, scores, warnings, (data.mean, data.std), data.labels)
-
-
-def _check_images(data: ImageData, model: nn.Module) -> None:
-    if isinstance(model, ViT):
-        has, takes = (data.channels, data.image_size), (model.config.in_channels, model.config.image_size)
-        if has != takes:
-            kinds = {1: "grey", 3: "RGB"}
-            texts = [f"{kinds.get(c, f'{c}-channel')} {size} x {size}" for c, size in (has, takes)]
-            raise InputError(f"{data.name} images are {texts[0]}, the model takes {texts[1]}")
+    return ImageSource(
+        data.name,
+        data.source,
+        len(data),
+        batches,
+        examples,
+        known.classes,
+        known.scores,
+        warnings,
+        None if data.preprocessing.processor else data.preprocessing.normalisation,
+        known.labels(data.labels),
+        data.preprocessing,
+    )
 
 
 def _from_tensor(data: Tensor) -> ImageSource:
-    if data.ndim != 4 or not data.is_floating_point() or not len(data):
+    if data.ndim not in (4, 5) or not data.is_floating_point() or not len(data):
         raise InputError(f"data must be float images (B, C, H, W), got {data.dtype} {tuple(data.shape)}")
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
@@ -188,88 +243,76 @@ def _from_tensor(data: Tensor) -> ImageSource:
     return ImageSource("tensor", f"{len(data)} images given as a tensor", len(data), batches, examples)
 
 
-def _from_dataset(data: Dataset[Any]) -> ImageSource:
-    total, name = _length(data), type(data).__name__
+def _from_dataset(data: Any, subject: Subject) -> ImageSource:
+    total, name = length_of(data), type(data).__name__
+    known, warnings = _known_of(data, subject)
+    as_tensors = partial(_as_tensors, name=name, known=known, warnings=warnings)
+    with reading(f"{name} fails"):
+        image, _ = image_and_label(data[0])
+    way = _unlabelled([image], subject) if is_picture(image) else None
+    pairs = Items(data, lambda picture: _unlabelled([picture], subject).shown([0])[0][0])
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
-        chosen = Subset(data, _draw(total, images, seed).tolist())
-        return map(_image_and_label, DataLoader(chosen, batch_size=size))
+        chosen = Subset(pairs, _draw(total, images, seed).tolist())
+        return map(as_tensors, told(DataLoader(chosen, batch_size=size, collate_fn=Items.batch), name))
 
-    return ImageSource(name, f"{total} images of a {name}", total, batches, _first_of(data), **_classes_of(data))
+    def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        with reading(f"{name} fails"):
+            batch = Items.batch([pairs[at] for at in range(min(number, total))])
+        return _as_examples(*as_tensors(batch))
+
+    about = (name, f"{total} images of a {name}", total)
+    made = ImageSource(*about, batches, examples, *_outputs_of(known), warnings)
+    return made if way is None else dataclasses.replace(made, preprocessing=way.preprocessing)
 
 
-def _from_loader(data: DataLoader[Any]) -> ImageSource:
-    total = _length(data.dataset)
-    if data.batch_sampler is None:  # each entry of the data set is a batch
-        total *= len(_image_and_label(data.dataset[0])[0])
+def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageSource:
+    total, name = length_of(data.dataset), type(data.dataset).__name__
+    known, warnings = _known_of(data.dataset, subject)
+    as_tensors = partial(_as_tensors, name=name, known=known, warnings=warnings)
+    whole = data.batch_sampler is None  # each entry of the data set is a batch
+    if whole:
+        total *= len(tensors_of(data.dataset[0], name, warnings)[0])
 
     def batches(size: int, images: int | None, seed: int) -> Batches:
         left = math.inf if images is None else images
-        for batch, labels in map(_image_and_label, _same_each_time(data)):
+        for made in told(same_each_time(data), name):
+            batch, labels = as_tensors(made)
             part = slice(min(left, len(batch)))
             yield batch[part], None if labels is None else labels[part]
             left -= len(batch)
             if left <= 0:
                 return
 
-    name = type(data.dataset).__name__
-    about = f"{total} images of a DataLoader"
-    return ImageSource(name, about, total, batches, _first_of(data.dataset), **_classes_of(data.dataset))
-
-
-def _classes_of(data: Dataset[Any]) -> dict[str, Any]:
-    """The names of the classes, and so how many scores a classifier of them gives, where a data set tells them as
-    torchvision's do."""
-    told = getattr(data, "classes", None)
-    classes = tuple(map(str, told)) if isinstance(told, Sequence) and not isinstance(told, str) else ()
-    return {"classes": classes, "scores": len(classes)}
-
-
-def _same_each_time(data: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches; one that shuffles gives them in the same order each time, so that models see the same."""
-    given = getattr(data.sampler, "generator", None)
-    before = given.get_state() if given is not None else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if given is not None:
-            given.manual_seed(0)
-        order: dict[str, Any] = (
-            {"batch_sampler": [list(batch) for batch in data.batch_sampler]}
-            if data.batch_sampler is not None
-            else {"sampler": list(data.sampler), "batch_size": None}
-        )
-    if given is not None:
-        given.set_state(before)
-    how: dict[str, Any] = {name: getattr(data, name) for name in ("num_workers", "collate_fn", "worker_init_fn")}
-    return iter(DataLoader(data.dataset, **order, **how, generator=torch.Generator()))
-
-
-def _length(data: Dataset[Any]) -> int:
-    try:
-        total = len(data)  # type: ignore[arg-type]  # not every Dataset has a length, which is what is asked here
-    except TypeError:
-        raise InputError(
-            f"data must have a length, got the stream {type(data).__name__}: take a tensor of it"
-        ) from None
-    if not total:
-        raise InputError(f"data must hold at least one image, got an empty {type(data).__name__}")
-    return total
-
-
-def _first_of(data: Dataset[Any]) -> Callable[[int], tuple[Tensor, Tensor, np.ndarray]]:
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        images, labels = _image_and_label(default_collate([data[i] for i in range(min(number, _length(data)))]))
-        shown = torch.full((len(images),), -1) if labels is None else labels
-        return images, shown, _as_pictures(images)
+        with reading(f"{name} fails"):
+            items = [data.dataset[at] for at in range(1 if whole else min(number, total))]
+            batch = items[0] if whole else data.collate_fn(items)
+        images, labels = as_tensors(batch)
+        return _as_examples(images[:number], None if labels is None else labels[:number])
 
-    return examples
+    about = (name, f"{total} images of a DataLoader", total)
+    return ImageSource(*about, batches, examples, *_outputs_of(known), warnings)
 
 
-def _image_and_label(batch: Any) -> tuple[Tensor, Tensor | None]:
-    if isinstance(batch, Tensor):
-        return batch, None
-    images, *rest = batch
-    return images, rest[0] if rest else None
+def _known_of(data: Any, subject: Subject) -> tuple[Meaning | None, list[str]]:
+    """What the classes that a data set names are to the model (None: it names none), and what is to be said of it."""
+    names = class_names(data)
+    known = meaning(type(data).__name__, names, subject.classes, subject.outputs) if names else None
+    return known, [known.warning] if known and known.warning else []
+
+
+def _as_tensors(batch: Any, *, name: str, known: Meaning | None, warnings: list[str]) -> tuple[Tensor, Tensor | None]:
+    images, labels = tensors_of(batch, name, warnings)
+    return images, labels if known is None or labels is None else known.labels(labels)
+
+
+def _outputs_of(known: Meaning | None) -> tuple[tuple[str, ...], int]:
+    return (known.classes, known.scores) if known else ((), 0)
+
+
+def _as_examples(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray]:
+    return images, torch.full((len(images),), -1) if labels is None else labels, _as_pictures(images)
 
 
 def _draw(total: int, images: int | None, seed: int) -> Tensor:
@@ -278,6 +321,9 @@ def _draw(total: int, images: int | None, seed: int) -> Tensor:
 
 
 def _as_pictures(images: Tensor) -> np.ndarray:
-    """Preprocessed images stretched to 0..255 each: their own normalisation is not known."""
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return ((images - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    """Preprocessed images stretched to 0..255 each: their own normalisation is not known. Of a video, the frames side
+    by side."""
+    if images.ndim == 5:
+        frames = images if images.shape[2] in (1, 3) else images.transpose(1, 2)  # (B, T, C, H, W)
+        images = torch.cat(frames[:, :, :3].unbind(1), dim=-1)
+    return stretched(images)

@@ -4,12 +4,13 @@ A spec is the path of one of our checkpoints, or a model from elsewhere:
 
 - ``timm:vit_tiny_patch16_224@weights.pt`` - a model of timm, with one's own weights;
 - ``torchvision:vit_b_16@weights.safetensors``;
-- ``hf:FOLDER`` - a model of Hugging Face transformers as ``save_pretrained`` left it;
+- ``hf:FOLDER`` - a model of Hugging Face transformers as ``save_pretrained`` left it, or of timm by ``save_for_hf``;
 - ``module:package.module:function@weights.pt`` - what a function of one's own returns;
 - ``dot:vit_tiny``, ``svda:vit_tiny``, ``cosine:vit_tiny`` - our own model in one of its sizes (``model.PRESETS``).
 
 ``?key=value&key=value`` behind the name are arguments of what makes the model: ``timm:NAME?img_size=384&in_chans=1``.
 ``@weights`` is a ``.safetensors`` file, or a ``.pt`` read with ``weights_only=True``; without it the model is random.
+``@weights#key`` names the weights in a file that holds those of several models.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,14 @@ import torch
 from torch import nn
 
 from svda_analysis.checkpoint import build_model, load
-from svda_analysis.data.preprocessing import Preprocessing
+from svda_analysis.data.catalog import DATASETS
+from svda_analysis.data.preprocessing import ImageSize, Preprocessing, sides, usual_resize
 from svda_analysis.errors import InputError, check_name
+from svda_analysis.forward import own_size
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.subject import Subject, resolve_device
+from svda_analysis.tokens import GivenLayout
 
 OpenModel = Subject  # its name in earlier versions
 Given = Subject | nn.Module | str | os.PathLike[str]  # what is opened
@@ -40,26 +45,29 @@ def open_model(
     *,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     prefix_tokens: int | None = None,
+    suffix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None,
+    frames: int | None = None,
+    text: str | Sequence[str] = (),
     device: str | torch.device | None = None,
     name: str | None = None,
 ) -> Subject:
     """Open a spec (see above), or wrap a module; a checkpoint is read once.
 
     ``preprocessing`` takes the place of the model's own way with images, or changes some of its fields (a mapping);
-    ``prefix_tokens`` is the number of tokens before the first patch, where the model does not say it; ``device`` where
-    to measure (default: where a module is; for a spec, CUDA where there is one); ``name`` the model's in results.
+    ``grid`` (rows, columns of patches), ``prefix_tokens`` and ``suffix_tokens`` (before the first patch and behind the
+    last) and ``frames`` (steps in time) say how tokens lie, where the model does not show it; ``device`` where to
+    measure (default: where a module is; for a spec, CUDA where there is one); ``name`` the model's in results.
+    ``text`` makes a classifier of a model of images and texts (CLIP, SigLIP): its outputs are how well each text fits.
     Raises :class:`InputError` with one line to act on.
     """
-    found = _opened(given)
-    if prefix_tokens is not None and prefix_tokens < 0:
-        raise InputError(f"prefix_tokens must be at least 0, got {prefix_tokens}")
-    changes: dict[str, Any] = {}
+    found = _opened(given, (text,) if isinstance(text, str) else tuple(text))
+    said = GivenLayout(grid, prefix_tokens, suffix_tokens, frames).checked()._asdict()
+    changes: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     if isinstance(preprocessing, Preprocessing):
         changes["preprocessing"] = preprocessing
     elif preprocessing:
         changes["preprocessing"] = _changed(found.preprocessing, preprocessing)
-    if prefix_tokens is not None:
-        changes["prefix_tokens"] = prefix_tokens
     if device is not None:
         changes["device"] = resolve_device(device)
     if name is not None:
@@ -68,29 +76,40 @@ def open_model(
 
 
 def _changed(own: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:
-    """Some fields changed; a size alone brings the usual shorter side with it, where none is known."""
-    if (size := fields.get("image_size")) and not own.resize:
-        fields = {"resize": round(size * 256 / 224), **fields}
-    known = [field.name for field in dataclasses.fields(Preprocessing)]
+    """Some fields changed, which the model's own processor knows nothing of; a size alone brings what pictures are
+    resized to with it, in the proportion that the model has, or the usual one."""
+    known = [field.name for field in dataclasses.fields(Preprocessing) if field.name != "processor"]
     if unknown := next((name for name in fields if name not in known), None):
         raise InputError(f"preprocessing must change {', '.join(known)}, got {unknown!r}")
-    return dataclasses.replace(own, **fields)
+    if (size := fields.get("image_size")) is not None and "resize" not in fields:
+        fields = {"resize": _in_proportion(own, size), **fields}
+    return dataclasses.replace(own, **fields, processor=None)
 
 
-def _opened(given: Given) -> Subject:
+def _in_proportion(own: Preprocessing, size: ImageSize) -> ImageSize:
+    if own.resize is None or own.image_size is None or not isinstance(size, int):
+        return usual_resize(size)
+    if isinstance(own.resize, int):
+        return round(own.resize * size / min(sides(own.image_size)))
+    height, width = (round(a * size / b) for a, b in zip(own.resize, sides(own.image_size), strict=True))
+    return height, width
+
+
+def _opened(given: Given, texts: tuple[str, ...] = ()) -> Subject:
+    if texts and not os.fspath(given if isinstance(given, str | os.PathLike) else "").startswith("hf:"):
+        raise InputError("text needs a model of images and texts that is named hf:FOLDER")
     if isinstance(given, Subject):
         return given
     if isinstance(given, nn.Module):
         check_takes_images(given, type(given).__name__)
         home = next((p.device for p in given.parameters()), torch.device("cpu"))
-        size = given.config.image_size if isinstance(given, ViT) else None
-        own = Preprocessing(image_size=size)
+        own = Preprocessing(image_size=own_size(given))
         return Subject(model=given, name=type(given).__name__, attention=_kind(given), preprocessing=own, device=home)
     text = os.fspath(given)
     check_name(text, "the name of a model")
     library, colon, rest = text.partition(":")
     if colon and is_library(library):
-        return _from_library(Spec.parse(library, rest), text)
+        return _from_library(Spec.parse(library, rest)._replace(texts=texts), text)
     if colon and re.fullmatch(r"[a-z_]{2,}", library) and not Path(text).exists():
         raise InputError(f"{text}: no such file, and {library!r} is not one of {', '.join(model_libraries())}")
     return _from_checkpoint(text)
@@ -115,13 +134,15 @@ def _from_library(spec: Spec, text: str) -> Subject:
 def _from_checkpoint(path: str) -> Subject:
     checkpoint = load(path)
     mean, std = (tuple(checkpoint.data.get(key) or ()) or None for key in ("mean", "std"))
+    size, learned = checkpoint.config.image_size, DATASETS.get(checkpoint.data.get("name", ""))
+    whole = learned is not None and learned.fixed_size  # it learned from images as they are, to their edges
     return Subject(
         model=build_model(checkpoint),
         name=Path(path).stem,
         spec=path,
         attention=checkpoint.config.attention,
         checkpoint=checkpoint,
-        preprocessing=Preprocessing(image_size=checkpoint.config.image_size, mean=mean, std=std),
+        preprocessing=Preprocessing(image_size=size, resize=size if whole else None, mean=mean, std=std),
         device=resolve_device(None),
     )
 
@@ -134,7 +155,8 @@ def check_takes_images(model: nn.Module, given: str) -> None:
     """Raise :class:`InputError` for a model of something else, where it says what it takes."""
     takes = getattr(model, "main_input_name", "pixel_values")  # what Hugging Face's models say of themselves
     if takes != "pixel_values":
-        raise InputError(f"{given} must be a model of images, got {type(model).__name__}, which takes {takes}")
+        way = ": say the texts that images are compared with (--text)" if hasattr(model, "get_image_features") else ""
+        raise InputError(f"{given} must be a model of images, got {type(model).__name__}, which takes {takes}{way}")
 
 
 # --- the names of runs ------------------------------------------------------------------------------------------------
@@ -151,8 +173,11 @@ def run_names(opened: Iterable[Subject]) -> list[str]:
     or a number behind it, where two recipes would share it.
     """
     groups: list[tuple[str, Any, set[int | None]]] = []
-    names = []
+    names, opened = [], list(opened)
+    counts = Counter(run.name for run in opened)
     for run in opened:
+        if counts[run.name] > 1 and (weights := _weights_file(run)):  # one architecture: the file says which
+            run = dataclasses.replace(run, name=f"{run.name}-{weights}")
         recipe = (*_config(run), run.epoch, _recipe(run))
         fitting = (g for g in groups if g[1] == recipe and run.seed is not None and run.seed not in g[2])
         group = next(fitting, None)
@@ -162,6 +187,14 @@ def run_names(opened: Iterable[Subject]) -> list[str]:
         group[2].add(run.seed)
         names.append(group[0])
     return names
+
+
+def _weights_file(run: Subject) -> str | None:
+    """What the file that a spec names after its ``@`` is called, without its suffix."""
+    library, colon, rest = (run.spec or "").partition(":")
+    if not colon or not is_library(library) or (weights := Spec.parse(library, rest).weights) is None:
+        return None
+    return weights.stem
 
 
 def _config(run: Subject) -> tuple[Any, str | None]:
@@ -182,7 +215,7 @@ def _new_name(run: Subject, taken: set[str]) -> str:
     how = _config(run)[1] or ""
     start = run.name.removesuffix(how)
     stem = re.sub(r"[_-]?s(?:eed)?[_-]?\d+$", "", start) if run.seed is not None else start
-    stem, folder = (stem or start) + how, Path(run.spec or "").parent.name
+    stem, folder = (stem or start) + how, Path((run.spec or "").partition("@")[2] or run.spec or "").parent.name
     options = [stem, *([f"{folder}/{stem}"] if folder else [])]
     numbered = (f"{stem}-{i}" for i in range(2, len(taken) + 3))
     return next(option for option in (*options, *numbered) if option not in taken)

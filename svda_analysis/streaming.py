@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
-from svda_analysis.maps import class_scores, token_layout
+from svda_analysis.maps import ImageMap, check_maps, class_scores, map_of_image
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
 from svda_analysis.tap import AttentionRecord, capture, check_captured
+from svda_analysis.tokens import GivenLayout, TokensGiven
 from svda_analysis.vocabulary import known_bounds, quantity
 
 
@@ -27,7 +29,8 @@ class Stream:
     begins. Each batch runs together with the noisy copies that indicators need: ``noise`` on the input as it is
     (``a_noisy``), the source's noise on its pixels (``a_pixel_noisy``), for which ``normalisation`` is the mean and
     deviation per channel that the images were brought to (None: not known).
-    ``classes``: how many outputs a classifier of these images has (0: it is not known).
+    ``classes``: how many outputs a classifier of these images has (0: it is not known). ``tokens`` says how tokens lie,
+    where the model does not show it (:class:`~svda_analysis.tokens.GivenLayout`).
     """
 
     def __init__(
@@ -37,11 +40,12 @@ class Stream:
         *,
         noise: float = 0.1,
         seed: int = 0,
-        prefix_tokens: int | None = None,
         classes: int = 0,
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        **tokens: Unpack[TokensGiven],
     ) -> None:
-        self.model, self.indicators, self.noise, self.prefix_tokens = model, indicators, noise, prefix_tokens
+        self.model, self.indicators, self.noise = model, indicators, noise
+        self.given = GivenLayout(**tokens).checked()
         self.classes, self.normalisation = classes, normalisation
         self.generator = torch.Generator().manual_seed(seed)
         self.images = 0
@@ -50,6 +54,9 @@ class Stream:
         self.spectrum_moments: dict[tuple[str, int], Moments] = {}
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
         self.windows = self.pixels_unknown = False
+        self.left_out: list[str] = []  # of the last batch, why attention calls are no maps of the image
+        self.calls = 0  # attention calls of the last batch
+        self.starts = 0  # maps of the last batch that come of no other
         needed = {need for indicator in indicators for need in indicator.needs}
         self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
@@ -57,18 +64,27 @@ class Stream:
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
         B, seen = len(images), 0
+        self.left_out, self.calls, self.starts = [], 0, 0
         batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
 
         def on_record(record: AttentionRecord) -> None:
             nonlocal seen
-            if record.a.shape[-2] == record.a.shape[-1]:  # else pooling or cross-attention: no map of the image
-                self._measure(record._replace(layer=seen), images)
-                seen += 1
+            self.calls += 1
+            found = map_of_image(record, len(batch), self.given)
+            if isinstance(found, str):
+                self.left_out.append(found)
+                return
+            self.starts += record.places is None or record.places.after < 0
+            self._measure(found, seen, B)
+            seen += 1
 
         with capture(self.model, on_record):
-            output = self.model(batch)
-        check_captured(seen, self.model)
+            output = call_model(self.model, batch)
+        check_captured(self.calls, self.model)
+        check_maps(range(seen), self.left_out, self.model)
         logits = None if labels is None else class_scores(output, self.model, self.classes)
+        if logits is not None and logits.shape[1] == 1:  # a regression or a sigmoid: its largest is no prediction
+            logits = None
         if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             labels, logits = labels.to(logits.device), logits[:B]
             self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
@@ -86,36 +102,45 @@ class Stream:
             copies.append(source_noise(images, drawn, known))
         return copies
 
-    def _measure(self, record: AttentionRecord, images: Tensor) -> None:
-        part = len(record.a) // (1 + len(self._noisy))  # images, or the windows of all images
-        q, k, a = record.q[:part], record.k[:part], record.a[:part]
-        noisy = {name: record.a[part * at : part * (at + 1)] for at, name in enumerate(self._noisy, start=1)}
-        size = (images.shape[-2], images.shape[-1])
-        self.windows = self.windows or part > len(images)
-        known = 0 if self.windows else self.prefix_tokens  # a window holds patches alone
-        grid, prefix = token_layout(self.model, a.shape[-1], image_size=size, prefix=known)
+    def _measure(self, found: ImageMap, layer: int, B: int) -> None:
+        record, layout = found.record, found.layout
+        maps = found.arranged(record.a)
+        part = len(maps) // (1 + len(self._noisy))  # images, or the windows of all images
+        a = maps[:part]
+        noisy = {name: maps[part * at : part * (at + 1)] for at, name in enumerate(self._noisy, start=1)}
+        self.windows = self.windows or found.windows > 1
+        at_hand: dict[str, Any] = {"a": a, **noisy}
+        if layout is not None:
+            at_hand |= {"grid": layout.grid, "prefix": layout.prefix, "suffix": layout.suffix, "frames": layout.frames}
+        if record.q is not None and record.k is not None:
+            at_hand |= {name: found.arranged(x)[:part] for name, x in (("q", record.q), ("k", record.k))}
+        spectra = self._spectra(record, at_hand)
+        for source, spectrum in spectra.items():
+            moments = self.spectrum_moments.setdefault((source, layer), Moments())
+            moments.update(_as_numbers(_mean_over_windows(spectrum, B)))
+        for indicator in self.indicators:
+            for source in indicator.sources:
+                given = at_hand | ({"spectrum": spectra[source]} if source in spectra else {})
+                if not set(indicator.needs) <= given.keys():
+                    continue
+                values = indicator.function(**{need: given[need] for need in indicator.needs})
+                self._add(indicator.name, source, layer, _mean_over_windows(values, B))
+                D = record.q.shape[-1] if record.q is not None else 1
+                bounds = indicator.bounds(source, D=D, N=a.shape[-1], grid=layout.extent if layout else (1, 1))
+                self.bounds[indicator.name, source, layer] = bounds
+
+    def _spectra(self, record: AttentionRecord, at_hand: dict[str, Any]) -> dict[str, Tensor]:
+        """The singular values that are asked for and can be had, by source."""
         spectra = {}
-        if "scores" in self._sources:
-            spectra["scores"] = score_spectrum(q, k, record.scale, record.sigma)
+        if "scores" in self._sources and "q" in at_hand:
+            spectra["scores"] = score_spectrum(at_hand["q"], at_hand["k"], record.scale, record.sigma)
         if "attention" in self._sources:
-            spectra["attention"] = attention_spectrum(a)
+            spectra["attention"] = attention_spectrum(at_hand["a"])
         if record.sigma is not None:
             self.kind = "svda"
             if "sigma" in self._sources and not self.images:
                 spectra["sigma"] = sigma_spectrum(record.sigma)[None]
-        for source, spectrum in spectra.items():
-            moments = self.spectrum_moments.setdefault((source, record.layer), Moments())
-            moments.update(_as_numbers(_mean_over_windows(spectrum, len(images))))
-        at_hand: dict[str, Any] = {"q": q, "k": k, "a": a, "grid": grid, "prefix": prefix, **noisy}
-        for indicator in self.indicators:
-            for source in indicator.sources:
-                if "spectrum" in indicator.needs and source not in spectra:
-                    continue
-                given = {**at_hand, "spectrum": spectra.get(source)}
-                values = indicator.function(**{need: given[need] for need in indicator.needs})
-                self._add(indicator.name, source, record.layer, _mean_over_windows(values, len(images)))
-                bounds = indicator.bounds(source, D=q.shape[-1], N=a.shape[-1], grid=grid)
-                self.bounds[indicator.name, source, record.layer] = bounds
+        return spectra
 
     def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
         self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.maps import WholeMaps, whole_maps
 from svda_analysis.results import Trace
 from svda_analysis.tap import evaluating
+from svda_analysis.tokens import TokensGiven
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class Subject:
 
     ``spec`` is what the user named it by (None: a module was given), ``attention`` its kind where it is ours,
     ``checkpoint`` what was read (None: not one of ours). ``preprocessing`` is how images are brought to it,
-    ``prefix_tokens`` the tokens before the first patch (None: the model says it), ``device`` where it is measured.
+    ``prefix_tokens`` and ``suffix_tokens`` the tokens before the first patch and behind the last, ``grid`` the rows and
+    columns of patches, ``frames`` the steps in time (None: the model shows it), ``device`` where it is measured.
     ``untrained``: the spec names no weights, and they are random.
     """
 
@@ -37,8 +40,21 @@ class Subject:
     checkpoint: Checkpoint | None = None
     preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     prefix_tokens: int | None = None
+    suffix_tokens: int | None = None
+    grid: tuple[int, int] | None = None
+    frames: int | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     untrained: bool = False
+
+    @property
+    def tokens(self) -> TokensGiven:
+        """What was said of its tokens, as the functions that read maps take it."""
+        return {
+            "grid": self.grid,
+            "prefix_tokens": self.prefix_tokens,
+            "suffix_tokens": self.suffix_tokens,
+            "frames": self.frames,
+        }
 
     @property
     def seed(self) -> int | None:
@@ -52,6 +68,26 @@ class Subject:
     def data(self) -> dict[str, Any]:
         """What it was trained on (name, mean, std, classes, source); empty where that is not known."""
         return self.checkpoint.data if self.checkpoint else {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its outputs stand for, in their order: what it was trained on, or its config, names them; empty where
+        that is not known."""
+        if known := self.data.get("classes"):
+            return tuple(known)
+        if isinstance(told := getattr(self.model, "classes", None), list | tuple):
+            return tuple(map(str, told))
+        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        named = [str(names[at]) for at in range(len(names)) if at in names]
+        meant = len(named) == len(names) and not all(re.fullmatch(r"LABEL_\d+", name) for name in named)
+        return tuple(named) if meant else ()
+
+    @property
+    def outputs(self) -> int | None:
+        """How many classes it says that it tells apart; None: not known."""
+        config = getattr(self.model, "config", None)
+        told = getattr(self.model, "num_classes", getattr(config, "num_classes", None))
+        return told if isinstance(told, int) and told > 0 else len(self.classes) or None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -86,13 +122,7 @@ class Subject:
 
     def maps_of(self, images: Tensor, *, gradients: bool = False) -> WholeMaps:
         """:func:`~svda_analysis.maps.whole_maps` of images that are where the model is (:func:`for_model`)."""
-        return whole_maps(self.model, images, prefix_tokens=self.prefix_tokens, gradients=gradients)
-
-
-def for_model(images: Tensor, model: nn.Module) -> Tensor:
-    """Images where the model is, in the precision of its weights."""
-    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
-    return images.to(weights.device, weights.dtype)
+        return whole_maps(self.model, images, gradients=gradients, **self.tokens)
 
 
 def resolve_device(wanted: str | torch.device | None) -> torch.device:

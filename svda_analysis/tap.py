@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 from svda_analysis.attention import svda_attention
 from svda_analysis.errors import InputError
+from svda_analysis.forward import call_model
+from svda_analysis.places import NOWHERE
+from svda_analysis.products import sums_to_one
+from svda_analysis.tracker import Places, Product, Tracker
 
 
 class AttentionRecord(NamedTuple):
@@ -27,15 +31,20 @@ class AttentionRecord(NamedTuple):
 
     ``layer`` counts from 0 in the order of calls. ``q, k (B, H, N, D)``, ``v (B, H, N, Dv)``, ``a (B, H, N, N)`` float
     after the softmax. ``sigma (H, D)`` for SVDA, where ``q`` and ``k`` are the unit rows; else ``None`` (identity).
+    ``q`` and ``k`` are None where attention is multiplied by hand and their product was not seen; ``mixed`` says that
+    its heads are mixed after the softmax, so that not ``a`` alone weighs the values. ``places`` = where queries and
+    keys lie in the images (None: they do not come of them, as those of a text).
     """
 
     layer: int
-    q: Tensor
-    k: Tensor
+    q: Tensor | None
+    k: Tensor | None
     v: Tensor
     scale: float
     a: Tensor
     sigma: Tensor | None
+    places: Places | None = None
+    mixed: bool = False
 
 
 @contextlib.contextmanager
@@ -53,27 +62,30 @@ def capture(
     """
     if output not in ("kernel", "map"):
         raise InputError(f"output must be 'kernel' or 'map', got {output!r}")
+    if isinstance(model, torch.jit.ScriptModule):
+        check_captured(0, model)
     tap = _Tap(on_record, output)
     hooks = [
-        model.register_forward_pre_hook(lambda *_: tap.start()),
+        model.register_forward_pre_hook(lambda _, args, kwargs: tap.start((*args, *kwargs.values())), with_kwargs=True),
         model.register_forward_hook(lambda *_: tap.stop(), always_call=True),
     ]
     try:
-        with tap:
+        with tap, _uncompiled():
             yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def records(model: nn.Module, images: Tensor) -> list[AttentionRecord]:
-    """All attention records of one forward of ``images (B, C, H, W)`` in eval mode, without gradients.
+def records(model: nn.Module, images: Tensor | Mapping[str, Any]) -> list[AttentionRecord]:
+    """All attention records of one forward of ``images (B, C, H, W)``, or of a mapping as a processor makes it, in
+    eval mode, without gradients.
 
     Raises :class:`InputError` when the model never calls an attention function of torch.
     """
     found: list[AttentionRecord] = []
     with evaluating(model), torch.no_grad(), capture(model, found.append):
-        model(images)
+        call_model(model, images)
     check_captured(len(found), model)
     return found
 
@@ -81,20 +93,14 @@ def records(model: nn.Module, images: Tensor) -> list[AttentionRecord]:
 def check_captured(number: int, model: nn.Module) -> None:
     """Raise :class:`InputError`, with the likely cause, when a forward gave no attention record."""
     if not number:
-        raise InputError(f"{type(model).__name__} made no call of torch's attention function: {_why_none(model)}")
+        raise InputError(f"{type(model).__name__} shows no attention: {_why_none(model)}")
 
 
 def _why_none(model: nn.Module) -> str:
-    names = {type(module).__name__.lower() for module in model.modules()}
-    if any("swin" in name or "windowattention" in name for name in names):
-        return "its attention stays inside shifted windows and is written by hand; windows are not maps of the image"
-    if any(getattr(module, "fused_attn", True) is False for module in model.modules()):
-        return "its modules have fused_attn=False; set fused_attn = True on them (timm: TIMM_FUSED_ATTN=1)"
-    if getattr(getattr(model, "config", None), "_attn_implementation", "sdpa") != "sdpa":
-        return 'it multiplies its maps by hand; switch with model.set_attn_implementation("sdpa")'
-    if not any("attention" in name or "attn" in name for name in names):
-        return "it seems to have no attention"
-    return "it multiplies its maps by hand; let it call F.scaled_dot_product_attention"
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return "torch.jit made it, which hides its calls; take the module that it was made of"
+    hidden = "a kernel of its own, torch.jit or flex_attention would hide it"
+    return f"no softmax over tokens that weighs values was seen ({hidden})"
 
 
 @contextlib.contextmanager
@@ -109,16 +115,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """What torch.compile made runs as it was written: a compiled graph hides its calls."""
+    stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+    return contextlib.nullcontext() if stance is None else stance("force_eager")
+
+
 class _Tap(TorchFunctionMode):
     def __init__(self, on_record: Callable[[AttentionRecord], None], output: str) -> None:
         super().__init__()
         self.on_record, self.output = on_record, output
         self.owner, self.depth, self.layer = threading.get_ident(), 0, 0
+        self.tracker = Tracker()
 
-    def start(self) -> None:
+    def start(self, given: tuple[Any, ...]) -> None:
         if threading.get_ident() == self.owner:
             if not self.depth:
                 self.layer = 0
+                self.tracker.begin(given)
             self.depth += 1
 
     def stop(self) -> None:
@@ -129,37 +143,99 @@ class _Tap(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        reader = _READERS.get(func) if self.depth else None
-        if reader is None:
+        if not self.depth:
             return func(*args, **kwargs)
+        if func is Tensor.__iter__ and args[0].ndim:
+            return iter(self.__torch_function__(torch.unbind, types, args))
+        reader = _READERS.get(func)
+        if reader is not None:
+            return self._called(func, reader, args, kwargs)
+        result = func(*args, **kwargs)
+        found = self.tracker.follow(func, args, kwargs, result, self.layer)
+        if found is not None:
+            if (
+                self.output == "map" and found.weights is not found.factor
+            ):  # so that the map is on the way to the output
+                back = found.weights.permute([found.order.index(d) for d in range(found.weights.ndim)])
+                made = func(*(_replaced(x, found.factor, back) for x in args), **kwargs)
+                self.tracker.copy(result, made)
+                result = made
+            self._emit(_by_hand(self.layer, found), detached=self.output == "kernel")
+        return result
+
+    def _called(self, func: Callable[..., Any], reader: Callable[..., _Call], args: Any, kwargs: dict[str, Any]) -> Any:
+        if any(isinstance(x, Tensor) and x.is_nested for x in (*args, *kwargs.values())):
+            raise InputError(
+                "attention over nested tensors has no map of one shape: pad the images of a batch, with a mask"
+            )
         if self.output == "kernel":
             result = func(*args, **kwargs)
             with torch.no_grad():
-                record = reader(self.layer, *args, **kwargs).record
-            q, k, v = (x.detach() for x in (record.q, record.k, record.v))
-            sigma = None if record.sigma is None else record.sigma.detach()
-            record = record._replace(q=q, k=k, v=v, sigma=sigma)
+                call = reader(self.layer, *args, **kwargs)
         else:
             call = reader(self.layer, *args, **kwargs)
-            record = call.record
-            result = call.finish(F.dropout(record.a, call.dropout_p).to(record.v.dtype) @ record.v)
+            a = call.record.a
+            result = call.finish(F.dropout(a, call.dropout_p).to(call.record.v.dtype) @ call.record.v)
+        places = self.tracker.places_of(call.queries, call.keys)
+        output = result[0] if isinstance(result, tuple) else result
+        self.tracker.mark_output(output, call.queries, places, self.layer)
+        record = call.record._replace(places=call.arranged(places) if places else None)
+        self._emit(record, detached=self.output == "kernel")
+        return result
+
+    def _emit(self, record: AttentionRecord, *, detached: bool) -> None:
+        if detached:
+            names = ("q", "k", "v", "sigma", "a")
+            record = record._replace(**{n: x.detach() for n in names if (x := getattr(record, n)) is not None})
         self.layer += 1
         self.on_record(record)
-        return result
+
+
+def _replaced(given: Any, old: Tensor, new: Tensor) -> Any:
+    if isinstance(given, list | tuple):
+        return type(given)(_replaced(x, old, new) for x in given)
+    return new if given is old else given
+
+
+def _by_hand(layer: int, found: Product) -> AttentionRecord:
+    """The record of attention that is multiplied by hand.
+
+    The map is what weighs the values, as long as its rows are distributions; else it is the softmax, and heads are
+    mixed after it.
+    """
+    a, whole = found.weights, sums_to_one(found.weights, -1)
+    if not whole and found.soft.shape == a.shape:
+        a = found.soft
+    q = k = None
+    scale = 1.0
+    if found.scores is not None:
+        scale, fit = found.scores.scale, (a.shape[:-1], (*a.shape[:-2], a.shape[-1]))
+        q, k = (_fitted(x, shape) for x, shape in zip(found.scores[:2], fit, strict=True))
+    return AttentionRecord(layer, q, k, found.v, scale, a, None, found.places, not whole)
+
+
+def _fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """``x (..., N, D)`` with the leading dimensions of the map, where it has as many entries."""
+    wanted = (*shape, x.shape[-1])
+    return x if x.shape == wanted else x.reshape(wanted) if x.numel() == math.prod(wanted) else None
 
 
 class _Call(NamedTuple):
-    """An attention call as read: ``finish`` makes the function's result of the output ``(B, H, N, Dv)``."""
+    """An attention call as read: ``finish`` makes the function's result of the output ``(B, H, N, Dv)``; ``queries``
+    and ``keys`` are those that the function was given, ``arranged`` makes the record's places of theirs."""
 
     record: AttentionRecord
     dropout_p: float
+    queries: Tensor
+    keys: Tensor
     finish: Callable[[Tensor], Any] = lambda output: output
+    arranged: Callable[[Places], Places] = lambda places: places
 
 
 def _read_svda(layer: int, q_hat: Tensor, k_hat: Tensor, v: Tensor, sigma: Tensor, *, dropout_p: float = 0.0) -> _Call:
     scale = 1 / math.sqrt(q_hat.shape[-1])
     a = _softmax_map(q_hat * sigma.unsqueeze(-2).to(q_hat.dtype), k_hat, scale)
-    return _Call(AttentionRecord(layer, q_hat, k_hat, v, scale, a, sigma), dropout_p)
+    return _Call(AttentionRecord(layer, q_hat, k_hat, v, scale, a, sigma), dropout_p, q_hat, k_hat)
 
 
 def _read_sdpa(
@@ -173,13 +249,21 @@ def _read_sdpa(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> _Call:
+    given = query, key
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     a = _softmax_map(query, key, scale, attn_mask)
-    return _Call(AttentionRecord(layer, query, key, value, scale, a, None), dropout_p)
+
+    def arranged(places: Places) -> Places:
+        keys = places.keys
+        if keys is not None and keys.ndim > 1 and keys.shape[-2] != key.shape[-3]:  # fewer heads of keys
+            keys = keys.repeat_interleave(key.shape[-3] // keys.shape[-2], dim=-2)
+        return places._replace(keys=keys)
+
+    return _Call(AttentionRecord(layer, query, key, value, scale, a, None), dropout_p, *given, arranged=arranged)
 
 
 def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> _Call:
@@ -212,7 +296,16 @@ def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> _Call:
             result, weights = result.squeeze(1), weights.squeeze(0)
         return result, weights if given["need_weights"] else None
 
-    return _Call(record, given["dropout_p"] if given["training"] else 0.0, finish)
+    def arranged(places: Places) -> Places:
+        """``(N, B)`` or ``(N,)`` as ``(B, H, N)``; keys that the module adds are nowhere."""
+        sides = [None if x is None else x.reshape(len(x), -1).T for x in places[:2]]
+        queries, keys = sides
+        keys = None if keys is None else F.pad(keys, (0, extra_keys), value=NOWHERE)
+        spread = [None if x is None else x[:, None].expand(-1, H, -1) for x in (queries, keys)]
+        return places._replace(queries=spread[0], keys=spread[1])
+
+    dropout = given["dropout_p"] if given["training"] else 0.0
+    return _Call(record, dropout, given["query"], given["key"], finish, arranged)
 
 
 def _merged_mask(mask: Tensor | None, padding: Tensor | None, q: Tensor, extra_keys: int) -> Tensor | None:

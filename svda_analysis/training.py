@@ -32,7 +32,7 @@ from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import choose_indicators
-from svda_analysis.maps import class_row, whole_maps
+from svda_analysis.maps import whole_maps
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.penalties import forget_row_energy, penalty, track_row_energy
 from svda_analysis.recipe import Precision, TrainConfig, all_fields, changes, lr_share, parameter_groups
@@ -293,7 +293,7 @@ class _Run:
     def _traced(self) -> Trace:
         """This epoch's learned diagonals, and where the class token looks in a few test images."""
         found = whole_maps(self.model, self.data.traced().to(self.accelerator.device))
-        maps = torch.stack([class_row(a, found.prefix).mean(1) for a in found.layers], dim=1)  # (n, layers, N)
+        maps = torch.stack([found.layout.class_row(a).mean(1) for a in found.layers], dim=1)  # (n, layers, N)
         sigmas = [sigma for attention in self.model.attention_layers() if (sigma := attention.sigma) is not None]
         return Trace(
             np.array([self.epoch]),

@@ -79,7 +79,7 @@ class Quantity:
         *,
         D: int | None = None,
         N: int | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, ...] | None = None,
     ) -> tuple[float, float]:
         """The numeric range for one of :attr:`sources`; only the sizes that the range depends on are needed.
 
@@ -94,13 +94,13 @@ class Quantity:
 
 
 def _resolve(
-    limit: float | str, source: str | None, D: int | None, N: int | None, grid: tuple[int, int] | None
+    limit: float | str, source: str | None, D: int | None, N: int | None, grid: tuple[int, ...] | None
 ) -> float:
     if not isinstance(limit, str):
         return float(limit)
     size_word, of_size = LIMITS[limit]
     needed = ("D", "N") if size_word == "D" and source == "scores" else (size_word,)
-    sizes = {"D": D, "N": N, "grid": None if grid is None else math.hypot(grid[0] - 1, grid[1] - 1)}
+    sizes = {"D": D, "N": N, "grid": None if grid is None else math.hypot(*(side - 1 for side in grid))}
     given = [size for name in needed if (size := sizes[name]) is not None]
     if len(given) < len(needed):
         raise InputError(f"{' and '.join(needed)} must be given for the range of {source}, got {D=}, {N=}, {grid=}")

@@ -7,6 +7,7 @@ header, a size or a pickle that makes no sense is seen, a flipped bit in a weigh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import mmap
@@ -15,7 +16,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def read_weights_only(path: Path, expected: str = "a checkpoint file") -> object
         check_torch_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on a file that is refused in the next line anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with _settings_unread(path):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except PermissionError:
@@ -64,6 +66,31 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError('these weights need safetensors: pip install "svda-analysis[timm]"') from None
     with reading(f"{path} is not a safetensors file, or is damaged"):
         return safetensors.load_file(path)
+
+
+class Unread:
+    """What stands in a file beside its weights and is none of torch's: it takes what comes, and keeps nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+_SETTINGS = ("argparse.Namespace", "numpy.", "pathlib.", "datetime.")  # what training scripts save beside weights
+
+
+@contextlib.contextmanager
+def _settings_unread(path: Path) -> Iterator[None]:
+    """Inside, plain settings and numbers in a file are read as :class:`Unread`: nothing of their code runs."""
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # an older format, or a damaged file: what is wrong shows when it is read
+        named = []
+    known = named if all(name.startswith(_SETTINGS) for name in named) else []
+    with torch.serialization.safe_globals([(Unread, name) for name in known]):
+        yield
 
 
 def check_torch_file(path: Path) -> None:

@@ -193,7 +193,7 @@ def test_bad_arguments_are_named(change, message):
 
 
 def test_a_model_without_attention_is_an_error(images):
-    with pytest.raises(InputError, match="made no call of torch's attention function"):
+    with pytest.raises(InputError, match="shows no attention: no softmax over tokens that weighs values was seen"):
         analyze(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), images)
 
 

@@ -62,6 +62,12 @@ BAD_INPUT = {
     "a file on the way": (["GOOD", "--out", "OTHERS/text.pt/sub/folder"], "cannot be written"),
     "unknown indicators": (["GOOD", "--indicators", "effective_rank,entropie"], "got 'entropie'"),
     "an unknown baseline": (["GOOD", "--baseline", "vit"], "baseline must be one of dot, got 'vit'"),
+    "a grid in words": (["GOOD", "--grid", "seven"], "--grid must be ROWSxCOLUMNS like 14x14, got 'seven'"),
+    "another grid": (
+        ["GOOD", "--grid", "3x3", "--prefix-tokens", "1", "--suffix-tokens", "0"],
+        "not those of grid=(3, 3)",
+    ),
+    "no frames": (["GOOD", "--frames", "0"], "frames must be at least 1, got 0"),
     "an unknown device": (["GOOD", "--device", "tpu9"], "tpu9"),
     "a device that is not there": (["GOOD", "--device", "cuda:99"], "cuda:99"),
 }

@@ -8,6 +8,8 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
 
+UNSAID = dict.fromkeys(("grid", "prefix_tokens", "suffix_tokens", "frames"))  # how tokens lie
+
 
 def test_settings_go_to_their_class_with_the_type_of_their_field():
     words = ["depth=3", "lr=1e-3", "flip=true", "sigma_form=free", "out=x"]
@@ -35,11 +37,11 @@ def test_a_setting_that_is_none_is_named(word, said):
 @pytest.mark.parametrize("word", ["size=3", "image_size=big", "mean=a,b", "interpolation=sharp", "mean"])
 def test_preprocessing_that_is_none_is_refused_before_a_model_is_opened(word):
     with pytest.raises(InputError, match=f"--preprocess must be like .*, got '{word}'"):
-        open_subjects(["no model"], {"preprocess": ["resize=8", word], "device": None, "prefix_tokens": None})
+        open_subjects(["no model"], {"preprocess": ["resize=8", word], "device": None, **UNSAID})
 
 
 def test_what_a_model_is_opened_with_leaves_the_other_options(tiny):
-    options = {"preprocess": ["mean=0.25", "std=0.5"], "device": "cpu", "prefix_tokens": None, "images": 3}
+    options = {"preprocess": ["mean=0.25", "std=0.5"], "device": "cpu", **UNSAID, "images": 3}
     (subject,) = open_subjects([str(tiny["dot"])], options)
     assert options == {"images": 3}
     assert subject.preprocessing.normalisation == ((0.25,), (0.5,))
@@ -66,3 +68,11 @@ def test_names_warnings_and_the_command_as_it_was_given(capsys):
     ):
         with click.Context(click.Command("any"), obj=given):
             assert command_line(program) == wanted
+
+
+def test_how_tokens_lie_is_said_and_checked(tiny):
+    said = {"device": "cpu", "prefix_tokens": 1, "suffix_tokens": 2, "grid": "7x9", "frames": 4, "preprocess": ()}
+    (subject,) = open_subjects([str(tiny["dot"])], said)
+    assert subject.tokens == {"grid": (7, 9), "prefix_tokens": 1, "suffix_tokens": 2, "frames": 4}
+    with pytest.raises(InputError, match="--grid must be ROWSxCOLUMNS like 14x14, got 'seven'"):
+        open_subjects([str(tiny["dot"])], {"device": "cpu", "preprocess": (), **UNSAID, "grid": "seven"})

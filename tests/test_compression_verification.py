@@ -140,17 +140,17 @@ def test_predictions_are_made_where_the_subject_is_measured_and_leave_the_model_
     assert torch.equal(guesses, again[0])
 
 
-def test_maps_of_a_model_that_hides_its_prefix_are_those_of_the_subject():
+def test_maps_of_a_model_that_hides_its_tokens_are_those_of_the_subject():
     class Hidden(nn.Module):
         def __init__(self, whole):
             super().__init__()
-            self.whole = [whole]  # not a part: what is inside cannot be told
+            self.whole = [whole]  # not a part of it
 
         def forward(self, x):
-            return self.whole[0](x)
+            return self.whole[0](x.sort(dim=1).values)  # as it was, and out of sight
 
     images = torch.randn(2, 1, 28, 28)
-    with pytest.raises(InputError, match="give prefix"):
+    with pytest.raises(InputError, match="give grid and prefix_tokens"):
         map_divergence(open_model(Hidden(small())), open_model(Hidden(small())), images)
-    told = [open_model(Hidden(small()), prefix_tokens=1) for _ in range(2)]
+    told = [open_model(Hidden(small()), grid=(7, 7), prefix_tokens=1) for _ in range(2)]
     assert map_divergence(*told, images) == 0

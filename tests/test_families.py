@@ -1,13 +1,23 @@
-"""Vision Transformers that nobody here wrote, small and random: the tap sees each layer and changes nothing."""
+"""Vision Transformers that nobody here wrote, small and random: which layers are the image's, and nothing changes."""
+
+import dataclasses
+import warnings
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from svda_analysis.analysis import analyze
+from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
+from svda_analysis.indicators import attention_entropy
+from svda_analysis.maps import ImageMap, map_of_image, whole_maps
 from svda_analysis.tap import capture, records
+from svda_analysis.tokens import GivenLayout, Layout
 
 TIMM_SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 5}
 HF_SIZE = {
@@ -22,6 +32,8 @@ HF_SIZE = {
 
 def answer_of(output):
     """What a model returned: a tensor, or the first that Hugging Face's outputs hold."""
+    if isinstance(output, dict) and "logits" in output:
+        return output["logits"]
     names = ("logits", "pooler_output", "last_hidden_state")
     return output if isinstance(output, torch.Tensor) else next(getattr(output, n) for n in names if hasattr(output, n))
 
@@ -33,12 +45,16 @@ def of_timm(name, **size):
     return build
 
 
-def of_transformers(name, **size):
+def of_transformers(name, kernel="sdpa", usual=HF_SIZE, **size):
     def build():
         library = pytest.importorskip("transformers", reason="transformers is optional")
-        config = getattr(library, name.replace("ForImageClassification", "").replace("Model", "") + "Config")
-        model = getattr(library, name)(config(**{**HF_SIZE, **size}))
-        model.set_attn_implementation("sdpa")
+        bare = name
+        for ending in ("ForImageClassification", "ForVideoClassification", "ConvProcessing", "Model"):
+            bare = bare.removesuffix(ending)
+        config = getattr(library, bare + "Config")
+        model = getattr(library, name)(config(**{**usual, **size}))
+        if kernel:
+            model.set_attn_implementation(kernel)
         return model
 
     return build
@@ -48,6 +64,19 @@ def open_clip_tower():
     library = pytest.importorskip("open_clip", reason="open_clip is optional")
     size = library.model.CLIPVisionCfg(layers=2, width=24, head_width=12, patch_size=8, image_size=32)
     return library.model._build_vision_tower(16, size)
+
+
+def of_timm_stages(name, **size):
+    def build():
+        return pytest.importorskip("timm", reason="timm is optional").create_model(name, **{"num_classes": 5, **size})
+
+    return build
+
+
+def unfused(model):
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    return model
 
 
 def torchvision_vit():
@@ -74,35 +103,310 @@ class Own(nn.Module):
         return self.head(self.encoder(x).mean(1))
 
 
-# name -> (how to build it, image size, attention layers, prefix tokens)
+class Cut(nn.Module):
+    """Patches that ``embed`` cuts, ``depth`` layers whose attention is multiplied by hand."""
+
+    def __init__(self, embed, depth=2):
+        super().__init__()
+        self.embed = embed
+        self.qkv = nn.ModuleList(nn.Linear(24, 72) for _ in range(depth))
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        t = self.embed(x)
+        for layer in self.qkv:
+            q, k, v = layer(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+            t = t + torch.einsum(
+                "bhij,bhjd->bihd", (torch.einsum("bhid,bhjd->bhij", q, k) / 12**0.5).softmax(-1), v
+            ).flatten(2)
+        return self.head(t.mean(1))
+
+
+class ByUnfold(nn.Module):
+    """Patches by unfold and a linear layer; ``pad``: up to whole patches."""
+
+    def __init__(self, *, pad=False):
+        super().__init__()
+        self.pad, self.linear = pad, nn.Linear(192, 24)
+
+    def forward(self, x):
+        if self.pad:
+            x = nn.functional.pad(x, (0, -x.shape[-1] % 8, 0, -x.shape[-2] % 8))
+        return self.linear(nn.functional.unfold(x, 8, stride=8).mT)
+
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.flatten(2).mT
+
+
+def conv_stem():
+    return Cut(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 24, 3, 2, 1), nn.MaxPool2d(2), Flat()))
+
+
+class Detr(nn.Module):
+    """An encoder over the patches, then a decoder whose queries are learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.queries = nn.Conv2d(3, 24, 8, 8), nn.Parameter(torch.randn(1, 16, 24))
+        self.transformer = nn.Transformer(24, 2, 2, 2, 48, batch_first=True)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        t = self.patches(x).flatten(2).mT
+        return self.head(self.transformer(t, self.queries.expand(len(t), -1, -1)).mean(1))
+
+
+class Latents(nn.Module):
+    """Perceiver-like: 16 latents look at the patches, then at each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.latents = nn.Conv2d(3, 24, 8, 8), nn.Parameter(torch.randn(1, 16, 24))
+        self.look, self.think = (nn.MultiheadAttention(24, 2, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        t, latents = self.patches(x).flatten(2).mT, self.latents.expand(len(x), -1, -1)
+        latents = latents + self.look(latents, t, t)[0]
+        return self.head((latents + self.think(latents, latents, latents)[0]).mean(1))
+
+
+class Checkpointed(Cut):
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+class Wrapper(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.inner = nn.Sequential(model, nn.Identity())
+
+    def forward(self, x):
+        return {"logits": self.inner(x)}
+
+
+def changed(build, change):
+    return lambda: change(build())
+
+
+def quantised(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def swin_of_torchvision():
+    return torchvision.models.SwinTransformer([4, 4], 12, [2, 2], [1, 2], [4, 4], num_classes=5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """``layouts``: of the layers that are the image's, how many of each layout; ``left_out``: how many calls are none,
+    by the reason. ``about`` is a row of README's table: what is measured, and what is refused and why."""
+
+    build: Callable[[], nn.Module]
+    layouts: dict[Layout, int]
+    about: str
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    images: tuple[int, ...] = (3, 32, 32)
+    gaps: str = ""  # why rollout and relevance are refused
+    gradients: bool = True
+
+    def __hash__(self):
+        return id(self)
+
+
+GRID, POOLED, FEWER = (4, 4), "of one query that pools", "with other keys than queries"
+QUERIES = "of queries or latents that stand for no patches"
+TEXT = "over what is not the image (text, or queries that were learned)"
+PLAIN, BY_HAND = "every layer", "every layer, multiplied by hand"
+STAGES = "layers where queries and keys are the same tokens"
+WINDOWS = "every layer, by window; drawn where windows make up the image"
+
+
+def plain(prefix=1, suffix=0, layers=2):
+    return {Layout(GRID, prefix, suffix): layers}
+
+
 FAMILIES = {
-    "timm vit": (of_timm("vit_tiny_patch16_224"), 32, 2, 1),
-    "timm vit, no class token": (of_timm("vit_base_patch16_siglip_gap_224"), 32, 2, 0),
-    "timm deit, distilled": (of_timm("deit_tiny_distilled_patch16_224"), 32, 2, 2),
-    "timm eva02, rotary": (of_timm("eva02_tiny_patch14_224"), 32, 2, 1),
-    "timm beit, bias": (of_timm("beit_base_patch16_224"), 32, 2, 1),
-    "timm dinov2, registers": (of_timm("vit_small_patch14_reg4_dinov2"), 32, 2, 5),
-    "timm dinov3": (of_timm("vit_small_patch16_dinov3"), 32, 2, 5),
-    "timm siglip, pooling": (of_timm("vit_base_patch16_siglip_224"), 32, 2, 0),
-    "torchvision vit": (torchvision_vit, 32, 2, 1),
-    "hf vit": (of_transformers("ViTForImageClassification"), 32, 2, 1),
-    "hf deit": (of_transformers("DeiTForImageClassification"), 32, 2, 2),
-    "hf dinov2": (of_transformers("Dinov2ForImageClassification", mlp_ratio=2), 32, 2, 1),
-    "hf dinov2, registers": (of_transformers("Dinov2WithRegistersForImageClassification", mlp_ratio=2), 32, 2, 5),
-    "hf clip": (of_transformers("CLIPVisionModel"), 32, 2, 1),
-    "open_clip": (open_clip_tower, 32, 2, 1),
-    "nn.MultiheadAttention": (Own, 32, 2, 0),
+    "timm vit": Family(of_timm("vit_tiny_patch16_224"), plain(), PLAIN),
+    "timm vit, no class token": Family(of_timm("vit_base_patch16_siglip_gap_224"), plain(0), PLAIN),
+    "timm vit, unfused": Family(changed(of_timm("vit_tiny_patch16_224"), unfused), plain(), BY_HAND),
+    "timm vit, padding": Family(
+        of_timm("vit_tiny_patch16_224", dynamic_img_size=True, dynamic_img_pad=True),
+        {Layout((4, 6), 1): 2},
+        PLAIN,
+        images=(3, 28, 45),
+    ),
+    "timm vit, parallel": Family(
+        of_timm("vit_small_patch16_18x2_224"), plain(layers=4), PLAIN, gaps="its layers do not follow one another"
+    ),
+    "timm naflexvit": Family(
+        of_timm("naflexvit_base_patch16_gap"),
+        {Layout((2, 8), 4): 2},
+        "every layer, any aspect ratio",
+        images=(3, 16, 64),
+    ),
+    "timm deit, distilled": Family(of_timm("deit_tiny_distilled_patch16_224"), plain(2), PLAIN),
+    "timm eva02, rotary": Family(of_timm("eva02_tiny_patch14_224"), plain(), PLAIN),
+    "timm beit, bias": Family(of_timm("beit_base_patch16_224"), plain(), PLAIN),
+    "timm dinov2, registers": Family(of_timm("vit_small_patch14_reg4_dinov2"), plain(5), PLAIN),
+    "timm dinov3": Family(of_timm("vit_small_patch16_dinov3"), plain(5), PLAIN),
+    "timm siglip, pooling": Family(of_timm("vit_base_patch16_siglip_224"), plain(0), PLAIN, {POOLED: 1}),
+    "timm cait": Family(
+        of_timm("cait_xxs24_224"), plain(0), BY_HAND, {POOLED: 2}, gaps="heads are mixed after the softmax"
+    ),
+    "timm convit": Family(of_timm("convit_tiny", depth=4, embed_dim=12), plain(0, layers=4), BY_HAND),
+    "timm xcit": Family(
+        of_timm("xcit_nano_12_p16_224", img_size=64, patch_size=16, embed_dim=128),
+        {},
+        "nothing",
+        {"between 64 channels, each of the whole image": 2, POOLED: 2},
+        images=(3, 64, 64),
+    ),
+    "timm swin": Family(
+        of_timm_stages(
+            "swin_tiny_patch4_window7_224",
+            img_size=32,
+            patch_size=4,
+            window_size=4,
+            embed_dim=12,
+            depths=(2, 2),
+            num_heads=(1, 2),
+        ),
+        {Layout((8, 8)): 2, Layout(GRID): 2},
+        WINDOWS,
+        gaps="layers have another grid",
+    ),
+    "timm swin, padded windows": Family(
+        of_timm_stages(
+            "swin_tiny_patch4_window7_224",
+            img_size=32,
+            patch_size=4,
+            window_size=3,
+            embed_dim=12,
+            depths=(2,),
+            num_heads=(1,),
+        ),
+        {Layout((8, 8)): 2},
+        WINDOWS,
+    ),
+    "timm swinv2": Family(
+        of_timm_stages(
+            "swinv2_tiny_window8_256",
+            img_size=32,
+            patch_size=4,
+            window_size=4,
+            embed_dim=12,
+            depths=(2,),
+            num_heads=(2,),
+        ),
+        {Layout((8, 8)): 2},
+        WINDOWS,
+    ),
+    "timm pvt v2": Family(
+        of_timm_stages("pvt_v2_b0", depths=(1, 1, 1, 2)),
+        {Layout((2, 2)): 2},
+        STAGES,
+        {FEWER: 3},
+        images=(3, 64, 64),
+        gaps="3 calls with other keys than queries",
+    ),
+    "torchvision vit": Family(torchvision_vit, plain(), PLAIN),
+    "torchvision swin": Family(
+        swin_of_torchvision, {Layout((8, 8)): 2, Layout(GRID): 2}, WINDOWS, gaps="layers have another grid"
+    ),
+    "hf vit": Family(of_transformers("ViTForImageClassification"), plain(), PLAIN),
+    "hf vit, eager": Family(of_transformers("ViTForImageClassification", "eager"), plain(), BY_HAND),
+    "hf deit": Family(of_transformers("DeiTForImageClassification"), plain(2), PLAIN),
+    "hf dinov2": Family(of_transformers("Dinov2ForImageClassification", mlp_ratio=2), plain(), PLAIN),
+    "hf dinov2, registers": Family(
+        of_transformers("Dinov2WithRegistersForImageClassification", mlp_ratio=2), plain(5), PLAIN
+    ),
+    "hf clip": Family(of_transformers("CLIPVisionModel"), plain(), PLAIN),
+    "hf yolos": Family(of_transformers("YolosModel", image_size=[32, 32], num_detection_tokens=3), plain(1, 3), PLAIN),
+    "hf vitmae": Family(
+        of_transformers("ViTMAEModel"), {}, "nothing", {"of other patches in each image (some are dropped)": 2}
+    ),
+    "hf swin": Family(
+        of_transformers(
+            "SwinForImageClassification",
+            usual={"image_size": 32},
+            patch_size=4,
+            embed_dim=12,
+            depths=[2, 2],
+            num_heads=[2, 2],
+            window_size=4,
+        ),
+        {Layout((8, 8)): 2, Layout(GRID): 2},
+        WINDOWS,
+        gaps="layers have another grid",
+    ),
+    "hf segformer": Family(
+        of_transformers(
+            "SegformerForImageClassification",
+            None,
+            usual={},
+            depths=[1, 1, 1, 2],
+            hidden_sizes=[8, 16, 16, 32],
+            num_attention_heads=[1, 2, 2, 4],
+        ),
+        {Layout((2, 2)): 2},
+        STAGES,
+        {FEWER: 3},
+        images=(3, 64, 64),
+        gaps="3 calls with other keys than queries",
+    ),
+    "hf videomae": Family(
+        of_transformers("VideoMAEForVideoClassification", num_frames=4, tubelet_size=2),
+        {Layout(GRID, frames=2): 2},
+        "every layer, over frames",
+        images=(4, 3, 32, 32),
+    ),
+    "hf timesformer": Family(
+        of_transformers("TimesformerForVideoClassification", None, num_frames=4),
+        {Layout(GRID, frames=4): 2, "windows": 2},
+        "every layer: in time by patch, in space by frame",
+        images=(4, 3, 32, 32),
+        gaps="inside windows or frames",
+    ),
+    "open_clip": Family(open_clip_tower, plain(), PLAIN),
+    "nn.MultiheadAttention": Family(Own, plain(0), PLAIN),
+    "unfold and linear": Family(lambda: Cut(ByUnfold()), {Layout((2, 8)): 2}, BY_HAND, images=(3, 16, 64)),
+    "unfold, padding": Family(lambda: Cut(ByUnfold(pad=True)), {Layout((4, 6)): 2}, BY_HAND, images=(3, 28, 45)),
+    "conv stem": Family(conv_stem, {Layout((2, 8)): 2}, BY_HAND, images=(3, 16, 64)),
+    "detr-like": Family(Detr, plain(0), "the encoder", {QUERIES: 1, TEXT: 1, FEWER: 2}),
+    "perceiver-like": Family(Latents, {}, "nothing", {FEWER: 1, QUERIES: 1}),
+    "checkpointed": Family(lambda: Checkpointed(ByUnfold()), plain(0), BY_HAND, gradients=False),
+    "compiled": Family(
+        changed(of_timm("vit_tiny_patch16_224"), lambda model: torch.compile(model, backend="eager")), plain(), PLAIN
+    ),
+    "quantised": Family(changed(of_timm("vit_tiny_patch16_224"), quantised), plain(), PLAIN, gradients=False),
+    "wrapped": Family(changed(of_timm("vit_tiny_patch16_224"), Wrapper), plain(), PLAIN),
 }
+
+
+def family_table():
+    """The families as a table in Markdown: what of each is measured, and what is refused and why."""
+    rows = {}
+    for name, kind in FAMILIES.items():
+        refused = [f"{why} ({count})" for why, count in kind.left_out.items()]
+        refused += [f"rollout and relevance: {kind.gaps}"] if kind.gaps else []
+        rows.setdefault((kind.about, "; ".join(refused)), []).append(name)
+    lines = [f"| {'; '.join(names)} | {about} | {refused} |" for (about, refused), names in rows.items()]
+    return "\n".join(["| family | measured | refused, and why (calls) |", "|---|---|---|", *lines])
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
-    build, size, layers, prefix = FAMILIES[request.param]
+    kind = FAMILIES[request.param]
     torch.manual_seed(0)
-    model = build().eval()
+    model = kind.build().eval()
     for parameter in model.parameters():  # many libraries begin with a head, or a scale, of zeros
         nn.init.normal_(parameter, std=0.2)
-    return model, torch.randn(3, 3, size, size), layers, prefix
+    return kind, model, torch.randn(2, *kind.images)
 
 
 @pytest.fixture(autouse=True)
@@ -112,49 +416,97 @@ def slow_path():
     torch.backends.mha.set_fastpath_enabled(True)
 
 
-def test_every_layer_is_recorded_and_nothing_changes(family):
-    model, images, layers, _ = family
+def judged(model, images):
+    """What became of each attention call of one forward: an ImageMap, or a reason."""
+    return [map_of_image(record, len(images), GivenLayout()) for record in records(model, images)]
+
+
+def test_the_images_layers_are_told_from_what_is_none(family):
+    kind, model, images = family
+    torch.manual_seed(0)
+    found = judged(model, images)
+    layouts = Counter(one.whole or "windows" for one in found if isinstance(one, ImageMap))
+    assert layouts == kind.layouts
+    assert Counter(one for one in found if isinstance(one, str)) == kind.left_out
+
+
+def test_nothing_changes(family):
+    _, model, images = family
     with torch.no_grad():
+        torch.manual_seed(0)
         plain = answer_of(model(images))
-        found = []
-        with capture(model, found.append):
+        torch.manual_seed(0)
+        with capture(model, lambda record: None):
             assert torch.equal(answer_of(model(images)), plain)
-        square = [record for record in found if record.a.shape[-2] == record.a.shape[-1]]
-        assert len(square) == layers
-        assert all(record.a.shape[:2] == record.q.shape[:2] for record in found)
+        torch.manual_seed(0)
         assert torch.equal(answer_of(model(images)), plain)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in [model])
-
-
-def test_the_rebuilt_output_leads_to_the_same_logits(family):
-    model, images, _, _ = family
-    with torch.no_grad(), capture(model, lambda record: None, output="map"):
-        rebuilt = answer_of(model(images))
-        outside = model
-    with torch.no_grad():
-        plain = answer_of(outside(images))
+        torch.manual_seed(0)
+        with capture(model, lambda record: None, output="map"):
+            rebuilt = answer_of(model(images))
     assert plain.abs().max() > 1e-3
     torch.testing.assert_close(rebuilt, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
 
 
-def test_gradients_reach_the_maps(family):
-    model, images, layers, _ = family
-    found = []
-    with capture(model, found.append, output="map"):
+def test_maps_weigh_the_values(family):
+    """a @ v is what the layer goes on with: rows are distributions, and gradients reach them."""
+    kind, model, images = family
+    found = records(model, images)
+    for record in found:
+        torch.testing.assert_close(record.a.sum(-1), torch.ones(record.a.shape[:-1]), rtol=1e-4, atol=1e-4)
+    if not kind.gradients:
+        return
+    maps = []
+    with capture(model, maps.append, output="map"):
         logits = answer_of(model(images))
-    square = [record.a for record in found if record.a.shape[-2] == record.a.shape[-1]]
-    gradients = torch.autograd.grad(logits[..., 0].sum(), square)
-    assert len(gradients) == layers
-    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    gradients = torch.autograd.grad(logits[..., 0].sum(), [record.a for record in maps], allow_unused=True)
+    heard = [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in gradients]
+    assert sum(heard) >= len(maps) - (TEXT in kind.left_out)
 
 
-def test_analysis_tells_patches_from_prefix_tokens(family):
-    model, images, layers, prefix = family
-    result = analyze(model, images, indicators=["attention_entropy", "attention_distance"], examples=2)
+def test_rollout_is_of_an_unbroken_stack_or_refused(family):
+    kind, model, images = family
+    if not kind.layouts:
+        with pytest.raises(InputError, match="no self-attention over whole images"):
+            attribute_any(model, images)
+    elif kind.gaps:
+        with pytest.raises(InputError, match=kind.gaps):
+            attribute_any(model, images)
+    else:
+        found = whole_maps(model, images)
+        N = found.layout.tokens
+        whole = torch.eye(N)
+        for a in found.layers:
+            whole = (a.mean(1) + torch.eye(N)) / 2 @ whole
+        row = whole[:, 0] if found.layout.prefix else whole.mean(1)
+        patches = found.layout.of_patches(row).unflatten(-1, (found.layout.frames, *found.layout.grid))
+        got = attribute_any(model, images)
+        got = got if got.ndim == 4 else got[:, None]
+        rows, columns = found.layout.cells(images.shape[-2:])
+        torch.testing.assert_close(got, patches[:, :, rows][..., columns], rtol=1e-4, atol=1e-6)
+
+
+def attribute_any(model, images):
+    with torch.no_grad():
+        return attribute(model, images, method="rollout")
+
+
+def test_analysis_measures_the_images_layers_and_draws_them(family):
+    kind, model, images = family
+    names = ["attention_entropy", "attention_distance"]
+    if not kind.layouts:
+        with pytest.raises(InputError, match="no self-attention over whole images"):
+            analyze(model, images, indicators=names)
+        return
+    result = analyze(model, images, indicators=names, examples=2)
+    layers = sum(kind.layouts.values())
     assert sorted(result.table["layer"].unique()) == list(range(layers))
+    assert result.table["mean"].notna().all()
     shown = next(iter(result.examples.values()))
-    assert shown.prefix == prefix
-    assert shown.grid == (4, 4)
+    assert shown.layout in kind.layouts
+    assert shown.maps.shape[-1] == shown.layout.tokens
+    count = sum(kind.left_out.values())
+    said = f"{count} of {layers + count} attention calls are no maps of the image and are left out"
+    assert any(said in line for line in result.meta["warnings"]) == bool(count)
 
 
 def test_square_windows_are_measured_and_average_over_an_image():
@@ -162,19 +514,36 @@ def test_square_windows_are_measured_and_average_over_an_image():
     torch.manual_seed(0)
     model = timm.create_model("maxvit_rmlp_pico_rw_256", img_size=64).eval()
     images = torch.randn(2, 3, 64, 64)
-    result = analyze(model, images, indicators=["attention_entropy"])
+    result = analyze(model, images, indicators=["attention_entropy", "attention_distance"])
     assert (result.table["n"] == 2).all()
-    assert not result.examples
     assert result.meta["warnings"] == [
         "MaxxVit attends inside windows: its numbers speak of windows, not of the whole image"
     ]
-    first = next(record for record in records(model, images))
-    from svda_analysis.indicators import attention_entropy
-
+    first, second = records(model, images)[:2]
     by_window = attention_entropy(first.a)  # (images * windows, heads)
     expected = by_window.view(2, -1, by_window.shape[-1]).mean((0, 1))
-    got = result.table[result.table["layer"] == 0].sort_values("head")["mean"].to_numpy()
+    entropy = result.table[result.table["indicator"] == "attention_entropy"]
+    got = entropy[entropy["layer"] == 0].sort_values("head")["mean"].to_numpy()
     torch.testing.assert_close(torch.tensor(got), expected.double(), rtol=1e-5, atol=1e-6)
+    distances = result.table[result.table["indicator"] == "attention_distance"]
+    assert 1 not in set(distances["layer"])  # its windows are of patches that are far from each other
+    spread = map_of_image(second, 2, GivenLayout())
+    a = spread.map()[0, 0].unflatten(-1, (16, 16)).unflatten(0, (16, 16))
+    assert bool((a[0, 0].nonzero() % 8 == 0).all())  # every eighth patch, each way
+
+
+def test_windows_of_swin_are_stitched_to_the_image():
+    torch.manual_seed(0)
+    model, images = swin_of_torchvision().eval(), torch.randn(2, 3, 32, 32)
+    plain, shifted = (one.map() for one in judged(model, images)[:2])  # (2, 1, 64, 64)
+    same = torch.zeros(64, 64, dtype=torch.bool)
+    for i in range(64):
+        for j in range(64):
+            same[i, j] = (i // 32, i % 8 // 4) == (j // 32, j % 8 // 4)
+    assert bool(((plain > 0) == same).all())
+    moved = shifted.view(2, 1, 8, 8, 8, 8).roll((-2, -2, -2, -2), (2, 3, 4, 5)).reshape(2, 1, 64, 64)
+    assert bool((moved[..., ~same] == 0).all())
+    torch.testing.assert_close(shifted.sum(-1), torch.ones(2, 1, 64))
 
 
 @pytest.mark.parametrize(
@@ -213,39 +582,29 @@ def test_multihead_attention_in_all_its_forms(options):
                 torch.testing.assert_close(rebuilt[1], plain[1], rtol=1e-4, atol=1e-5)
 
 
-def test_models_that_hide_their_maps_say_what_to_switch():
-    timm = pytest.importorskip("timm", reason="timm is optional")
-    images = torch.randn(1, 3, 32, 32)
-    swin = timm.create_model(
-        "swin_tiny_patch4_window7_224", img_size=56, window_size=7, embed_dim=8, depths=(1, 1), num_heads=(1, 1)
-    )
-    with pytest.raises(InputError, match="windows are not maps of the image"):
-        records(swin, torch.randn(1, 3, 56, 56))
-    unfused = of_timm("vit_tiny_patch16_224")()
-    for block in unfused.blocks:
-        block.attn.fused_attn = False
-    with pytest.raises(InputError, match="set fused_attn = True"):
-        records(unfused, images)
-    with pytest.raises(InputError, match="it seems to have no attention"):
-        records(torchvision.models.resnet18(), images)
+def test_a_model_that_has_no_attention_says_what_was_looked_for():
+    with pytest.raises(
+        InputError, match="ResNet shows no attention: no softmax over tokens that weighs values was seen"
+    ):
+        records(torchvision.models.resnet18(), torch.randn(1, 3, 32, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        scripted = torch.jit.trace(Own().eval(), torch.randn(1, 3, 32, 32))
+    with pytest.raises(InputError, match=r"torch\.jit made it, which hides its calls"):
+        records(scripted, torch.randn(1, 3, 32, 32))
 
 
-def test_hugging_face_eager_names_the_switch():
-    model = of_transformers("ViTForImageClassification")()
-    model.set_attn_implementation("eager")
-    with pytest.raises(InputError, match=r'switch with model.set_attn_implementation\("sdpa"\)'):
-        records(model, torch.randn(1, 3, 32, 32))
-
-
-def test_a_layout_that_cannot_be_told_is_an_error_and_can_be_given():
-    class Plain(nn.Module):
+def test_nested_tensors_are_refused():
+    class Ragged(nn.Module):
         def forward(self, x):
-            x = x.flatten(2).transpose(1, 2)
-            return nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]).mean((1, 2))
+            t = torch.nested.nested_tensor([torch.randn(n, 2, 12) for n in (9, 16)], layout=torch.jagged).transpose(
+                1, 2
+            )
+            return nn.functional.scaled_dot_product_attention(t, t, t)
 
-    images = torch.randn(2, 3, 4, 4)
-    with pytest.raises(InputError, match="does not say which of its 16 tokens are patches"):
-        analyze(Plain(), images, indicators=["attention_distance"])
-    assert analyze(Plain(), images, prefix_tokens=0, indicators=["attention_distance"]).examples["Plain"].grid == (4, 4)
-    with pytest.raises(InputError, match="16 tokens with prefix 3 leave no square grid"):
-        analyze(Plain(), images, prefix_tokens=3, indicators=["attention_distance"])
+    with pytest.raises(InputError, match="attention over nested tensors has no map of one shape: pad the images"):
+        records(Ragged(), torch.randn(2, 3, 8, 8))
+
+
+if __name__ == "__main__":
+    print(family_table())  # what README says of the families

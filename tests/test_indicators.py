@@ -83,8 +83,9 @@ def mass_90(a):
     return np.mean(shares)
 
 
-def attention_distance(a, grid, prefix):
-    places = [(r, c) for r in range(grid[0]) for c in range(grid[1])]
+def attention_distance(a, grid, prefix, suffix=0, frames=1):
+    places = [(t, r, c) for t in range(frames) for r in range(grid[0]) for c in range(grid[1])]
+    assert len(a) == prefix + len(places) + suffix
     rows = []
     for i, here in enumerate(places):
         weights = [a[prefix + i, prefix + j] for j in range(len(places))]
@@ -132,6 +133,8 @@ def example(seed=0):
         "a": softmax(scores),
         "a_noisy": softmax(scores + rng.normal(size=scores.shape)),
         "grid": GRID,
+        "suffix": 0,
+        "frames": 1,
         "prefix": PREFIX,
     }
 
@@ -219,7 +222,18 @@ def test_half_precision_spectra_are_float32(dtype):
 
 
 def test_entries_describe_their_functions():
-    names_the_caller_offers = {"spectrum", "a", "q", "k", "grid", "prefix", "a_noisy", "a_pixel_noisy"}
+    names_the_caller_offers = {
+        "spectrum",
+        "a",
+        "q",
+        "k",
+        "grid",
+        "prefix",
+        "suffix",
+        "frames",
+        "a_noisy",
+        "a_pixel_noisy",
+    }
     for name, entry in {**OURS, **{entry.name: entry for entry in ind.choose_indicators(["source"])}}.items():
         assert entry is ind.INDICATORS[name]
         assert entry.function is getattr(sys.modules[entry.function.__module__], name)
@@ -309,7 +323,7 @@ def test_map_indicators_stay_in_bounds(a, data):
     prefix = data.draw(st.sampled_from([0, n - columns]))
     grid = ((n - prefix) // columns, columns)
     a_noisy = a[..., torch.randperm(n, generator=torch.Generator().manual_seed(n)), :]
-    offered = {"a": a, "a_noisy": a_noisy, "q": q, "k": k, "grid": grid, "prefix": prefix}
+    offered = {"a": a, "a_noisy": a_noisy, "q": q, "k": k, "grid": grid, "prefix": prefix, "suffix": 0, "frames": 1}
     for name, entry in OURS.items():
         if entry.needs != ("spectrum",):
             low, high = entry.bounds(entry.sources[0], D=2, N=n, grid=grid)
@@ -515,12 +529,15 @@ def test_attention_distance_of_the_identity_is_zero(prefix):
     assert torch.equal(ind.attention_distance(torch.eye(n).expand(2, 3, n, n), (14, 14), prefix), torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize(("grid", "prefix"), [((2, 3), 0), ((3, 2), 1), ((1, 6), 2), ((4, 4), 3)])
-def test_attention_distance_equals_loops(grid, prefix):
-    n = prefix + grid[0] * grid[1]
-    a = softmax(np.random.default_rng(n).normal(size=(1, 1, n, n)))
-    want = attention_distance(a[0, 0], grid, prefix)
-    assert ind.attention_distance(torch.as_tensor(a), grid, prefix).item() == pytest.approx(want, rel=1e-9)
+@pytest.mark.parametrize(
+    ("grid", "prefix", "suffix", "frames"),
+    [((2, 3), 0, 0, 1), ((3, 2), 1, 0, 1), ((1, 6), 2, 0, 1), ((4, 4), 3, 0, 1), ((2, 3), 1, 4, 1), ((2, 2), 1, 1, 3)],
+)
+def test_attention_distance_equals_loops(grid, prefix, suffix, frames):
+    n = prefix + frames * grid[0] * grid[1] + suffix
+    a, lie = softmax(np.random.default_rng(n).normal(size=(1, 1, n, n))), (grid, prefix, suffix, frames)
+    want = attention_distance(a[0, 0], *lie)
+    assert ind.attention_distance(torch.as_tensor(a), *lie).item() == pytest.approx(want, rel=1e-9)
 
 
 def test_attention_distance_reaches_its_bound():
@@ -540,7 +557,7 @@ def test_attention_distance_leaves_out_prefix_and_rows_without_patch_mass():
 
 @pytest.mark.parametrize(("grid", "prefix"), [((2, 2), 0), ((2, 2), 2)])
 def test_attention_distance_refuses_another_number_of_tokens(grid, prefix):
-    with pytest.raises(InputError, match=r"a must have prefix \+ rows \* columns tokens, got N=5"):
+    with pytest.raises(InputError, match=r"a must have prefix \+ frames \* rows \* columns \+ suffix tokens, got N=5"):
         ind.attention_distance(torch.eye(5).expand(1, 1, 5, 5), grid, prefix)
 
 

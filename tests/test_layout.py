@@ -17,16 +17,18 @@ MODULES = {
 FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a whole
     {"errors"},
     {"vocabulary", "stats", "kinds", "formatting"},
-    {"frames", "document"},
+    {"frames", "document", "tokens"},
     {"comparison"},
     {"results"},
-    {"data", "attention", "figures", "weight_files"},
-    {"compact", "render"},
+    {"data", "attention", "figures", "weight_files", "places", "forward"},
+    {"items", "meanings", "state_dicts", "image_text"},
+    {"compact", "render", "products", "trails"},
     {"sections"},
-    {"model", "indicators"},
+    {"model", "indicators", "tracker"},
     {"checkpoint", "tap", "matching", "source_indicators"},
     {"maps", "recipe", "penalties"},
-    {"libraries", "subject", "streaming"},
+    {"processors", "subject", "streaming"},
+    {"libraries"},
     {"specs"},
     {"sources", "attribution", "fillers", "redrawing", "training_data"},
     {"perturbation", "map_comparison", "directions", "explanations", "training"},
@@ -41,7 +43,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
 ]
 FLOOR = {wing: at for at, wings in enumerate(FLOORS) for wing in wings}
 WITHOUT_TORCH = {
-    *("errors", "vocabulary", "stats", "kinds", "formatting", "frames", "document", "comparison", "results"),
+    *("errors", "vocabulary", "stats", "kinds", "formatting", "frames", "document", "tokens", "comparison", "results"),
     *("matching", "figures", "render", "sections", "cli", "data.catalog", "data.preprocessing"),
     *("study.claims", "study.tables", "study.sections", "study.result", "reports"),
     *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),

@@ -1,5 +1,7 @@
 """Deletion, insertion, infidelity and sensitivity against loops written from the definitions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -260,3 +262,30 @@ def test_features_are_no_probabilities():
     ):
         with pytest.raises(InputError, match="features of ViT, which has no classifier"):
             measure()
+
+
+class OneOutput(nn.Module):
+    """The logit of a sigmoid, alone or beside a zero."""
+
+    def __init__(self, pack, **config):
+        super().__init__()
+        self.pack, self.config = pack, SimpleNamespace(**config)
+
+    def forward(self, images):
+        return self.pack(images[:, 0].sum((1, 2))[:, None])
+
+
+def test_one_output_is_a_sigmoid_where_the_model_says_so_and_refused_elsewhere():
+    images, maps = torch.randn(3, 1, 4, 6), torch.rand(3, 4, 6)
+    told = OneOutput(lambda z: z, problem_type="multi_label_classification")
+    pair = OneOutput(lambda z: torch.cat([torch.zeros_like(z), z], 1))
+    for found, wanted in zip(
+        deletion_insertion(told, images, maps, target=0, patch_size=2),
+        deletion_insertion(pair, images, maps, target=1, patch_size=2),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted)
+    for model in (OneOutput(lambda z: z), OneOutput(lambda z: z, problem_type="regression")):
+        for measure in (deletion_insertion, infidelity):
+            with pytest.raises(InputError, match="needs probabilities, and OneOutput has one output: of a sigmoid's"):
+                measure(model, images, maps, patch_size=2)

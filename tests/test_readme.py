@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_families import family_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +26,10 @@ def test_the_python_block_runs(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "reports" / "mine" / "summary.md").exists()
+
+
+def test_the_table_of_families_is_that_of_the_tests():
+    assert family_table() in README
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)", README))))

@@ -215,7 +215,9 @@ def test_half_precision_maps_are_float32_rows_that_sum_to_one():
 
 
 def test_a_model_without_attention_is_an_error():
-    with pytest.raises(InputError, match="Linear made no call of torch's attention function"):
+    with pytest.raises(
+        InputError, match="Linear shows no attention: no softmax over tokens that weighs values was seen"
+    ):
         records(nn.Linear(4, 4), torch.randn(2, 4))
     with (
         pytest.raises(InputError, match="output must be 'kernel' or 'map'"),

@@ -61,14 +61,18 @@ data_options = grouped(  # which images
 )
 subject_options = grouped(  # how each model is opened: open_subjects takes them
     click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... Default: cuda where there is one."),
-    click.option(
-        "--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, if the model hides it."
-    ),
+    click.option("--grid", metavar="RxC", help="Rows and columns of patches like 14x14, if the model hides them."),
+    click.option("--prefix-tokens", type=int, metavar="N", help="Tokens before the first patch, likewise."),
+    click.option("--suffix-tokens", type=int, metavar="N", help="Tokens behind the last patch, likewise."),
+    click.option("--frames", type=int, metavar="N", help="Steps in time of a video, likewise."),
     click.option(
         "--preprocess",
         multiple=True,
         metavar="KEY=VALUE",
         help="image_size, resize, interpolation, mean or std of images.",
+    ),
+    click.option(
+        "--text", multiple=True, metavar="TEXT", help="Of CLIP and the like (hf:FOLDER): compare images with it."
     ),
 )
 
@@ -76,10 +80,15 @@ subject_options = grouped(  # how each model is opened: open_subjects takes them
 def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:
     """The subjects that ``specs`` name, each with what :func:`subject_options` took out of ``options``."""
     from svda_analysis.specs import open_model
+    from svda_analysis.tokens import parse_grid
 
-    words = options.pop("preprocess")
-    found = {name: options.pop(name) for name in ("device", "prefix_tokens")}
+    words, texts = options.pop("preprocess"), options.pop("text")
+    grid = options.pop("grid")
+    found = {name: options.pop(name) for name in ("device", "prefix_tokens", "suffix_tokens", "frames")}
+    found["grid"] = None if grid is None else parse_grid(grid)
     changes = {name: value for name, value in found.items() if value is not None}
+    if texts:
+        changes["text"] = texts
     if words:
         changes["preprocessing"] = _preprocessing(words)
     return [open_model(spec, **changes) for spec in specs]
@@ -92,7 +101,8 @@ def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
         key, _, value = word.partition("=")
         try:
             if key in ("image_size", "resize"):
-                given[key] = int(value)
+                height, cross, width = value.partition("x")
+                given[key] = (int(height), int(width)) if cross else int(height)
             elif key in ("mean", "std"):
                 given[key] = tuple(float(x) for x in value.split(","))
             elif key == "interpolation" and value in ("nearest", "bilinear", "bicubic"):
@@ -100,7 +110,7 @@ def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
             else:
                 raise ValueError
         except ValueError:
-            allowed = "image_size=224, resize=256, interpolation=bicubic, mean=0.5,0.5,0.5 or std=0.5,0.5,0.5"
+            allowed = "image_size=224, image_size=32x64, resize=256, interpolation=bicubic, mean=0.5,0.5,0.5 or std=0.5"
             raise InputError(f"--preprocess must be like {allowed}, got {word!r}") from None
     return given
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from svda_analysis.data import ImageData, load_dataset
+from svda_analysis.data import ImageData, ImageSize, load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.sources import ImageSource, as_learned, open_source
 from svda_analysis.subject import Subject
@@ -20,9 +20,9 @@ class OpenedData:
     """Data sets as they were found in ``root`` and the usual places; each part is read once, whoever looks at it."""
 
     root: str | os.PathLike[str] | None = None
-    parts: dict[tuple[str, int | None, bool], ImageData] = dataclasses.field(default_factory=dict)
+    parts: dict[tuple[str, ImageSize | None, bool], ImageData] = dataclasses.field(default_factory=dict)
 
-    def part(self, name: str, size: int | None, *, train: bool, or_sample: bool = False) -> ImageData:
+    def part(self, name: str, size: ImageSize | None, *, train: bool, or_sample: bool = False) -> ImageData:
         """The training or the test part at the ``size`` that a model takes; the bundled sample in the place of
         FashionMNIST only ``or_sample``."""
         known = self.parts.get((name, size, train))
@@ -31,7 +31,7 @@ class OpenedData:
             self.parts[name, size, train] = known
         return known
 
-    def both(self, name: str, size: int | None) -> tuple[ImageData, ImageData]:
+    def both(self, name: str, size: ImageSize | None) -> tuple[ImageData, ImageData]:
         """The training part and the test part; no sample takes their place."""
         return self.part(name, size, train=True), self.part(name, size, train=False)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from svda_analysis.compact import COMPACT_KINDS, CompactSelfAttention, OwnAttention
 from svda_analysis.errors import InputError
-from svda_analysis.subject import for_model
+from svda_analysis.forward import for_model
 from svda_analysis.tap import evaluating
 
 MOST_TOKENS = 64  # of each image, spread evenly: enough for moments of at most a few hundred dimensions

@@ -18,12 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
+from svda_analysis.forward import for_model
 from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
 from svda_analysis.maps import logits_of
 from svda_analysis.sources import ImageSource
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import difference_test, mcnemar, mean_interval
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject
 from svda_analysis.tap import evaluating
 
 

@@ -1,8 +1,8 @@
 from .catalog import DATASETS, DatasetSpec, dataset_names, register_dataset
-from .files import IMAGE_SUFFIXES, open_image
-from .images import FolderImages, ImageData, MemoryImages, crop_and_flip
+from .files import IMAGE_SUFFIXES, images_under, left_out, open_image
+from .images import FolderImages, ImageData, MemoryImages, crop_and_flip, stretched
 from .loading import load_dataset
-from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Preprocessing, in_pixels, sides, usual_resize
 
 __all__ = [
     "DATASETS",
@@ -12,11 +12,18 @@ __all__ = [
     "DatasetSpec",
     "FolderImages",
     "ImageData",
+    "ImageSize",
     "MemoryImages",
     "Preprocessing",
     "crop_and_flip",
     "dataset_names",
+    "images_under",
+    "in_pixels",
+    "left_out",
     "load_dataset",
     "open_image",
     "register_dataset",
+    "sides",
+    "stretched",
+    "usual_resize",
 ]

@@ -9,13 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from svda_analysis.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from svda_analysis.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageSize
 from svda_analysis.errors import InputError
 
 if TYPE_CHECKING:
     from svda_analysis.data.images import ImageData
 
-Find: TypeAlias = "Callable[[DatasetSpec, Path, bool, int], ImageData | None]"
+Find: TypeAlias = "Callable[[DatasetSpec, Path, bool, Any], ImageData | None]"
 Download: TypeAlias = Callable[[Path], None]
 
 BUNDLED = resources.files("svda_analysis") / "sample"
@@ -46,7 +46,7 @@ class DatasetSpec:
     download: Download | str | None = None
     usual_folders: tuple[str, ...] = ()
 
-    def look_in(self, folder: Path, train: bool, image_size: int) -> ImageData | None:
+    def look_in(self, folder: Path, train: bool, image_size: ImageSize) -> ImageData | None:
         """The data if they are in the folder, else None."""
         find: Find = _resolved(self.find) if isinstance(self.find, str) else self.find
         return find(self, folder, train, image_size)
@@ -146,8 +146,21 @@ DATASETS: dict[str, DatasetSpec] = {
             how_to_get="imagefolder:DIR, with the images as DIR/<class>/*.jpg",
             find="svda_analysis.data.folders:find_imagefolder",
         ),
+        DatasetSpec(
+            name="images",
+            title="images",
+            fixed_size=False,
+            classes=(),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            how_to_get="images:DIR or images:FILE, with no labels",
+            find="svda_analysis.data.folders:find_images",
+        ),
     )
 }
+
+
+OF_A_FOLDER = ("imagefolder", "images")  # what is named with its folder
 
 
 def register_dataset(spec: DatasetSpec) -> None:
@@ -159,4 +172,4 @@ def register_dataset(spec: DatasetSpec) -> None:
 
 def dataset_names() -> list[str]:
     """What :func:`svda_analysis.data.load_dataset` takes, as a help text says it."""
-    return ["imagefolder:DIR" if name == "imagefolder" else name for name in DATASETS]
+    return [f"{name}:DIR" if name in OF_A_FOLDER else name for name in DATASETS]

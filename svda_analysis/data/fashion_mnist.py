@@ -12,13 +12,14 @@ import numpy as np
 from svda_analysis.data.catalog import BUNDLED, DatasetSpec
 from svda_analysis.data.downloads import fetch
 from svda_analysis.data.images import ImageData, MemoryImages
+from svda_analysis.data.preprocessing import ImageSize
 from svda_analysis.data.readers import check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
 _LARGEST_IDX = 2**26  # bytes, unpacked; the original files have at most 47 million
 
 
-def find_fashion_mnist(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:
+def find_fashion_mnist(spec: DatasetSpec, folder: Path, train: bool, size: ImageSize) -> ImageData | None:
     """The original idx files, packed or not, in the folder or where torchvision and others put them below it."""
     part = "train" if train else "t10k"
     for place in (folder, folder / spec.name, folder / "fashion-mnist", folder / "FashionMNIST" / "raw"):
@@ -57,7 +58,7 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def find_sample(spec: DatasetSpec, folder: Path, train: bool, size: int) -> MemoryImages:
+def find_sample(spec: DatasetSpec, folder: Path, train: bool, size: ImageSize) -> MemoryImages:
     """The first 200 training and 100 test images of each class, in file order; the folder is not looked at."""
     split = "train" if train else "test"
     with (BUNDLED / "fashion_mnist.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:

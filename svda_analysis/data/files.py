@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +16,33 @@ from svda_analysis.errors import InputError, check_file, check_name, reading
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k"),
+}
+IMAGE_SUFFIXES = tuple(suffix for suffixes in _FORMATS.values() for suffix in suffixes)
+_NO_PICTURES = (".txt", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".db", ".ini", ".log", ".py")
 _MOST_PIXELS = 2**26
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The image in a file as 8-bit RGB, upright as its EXIF orientation says, which is how viewers show it.
+def open_image(path: str | os.PathLike[str] | Image.Image) -> Image.Image:
+    """The image in a file, or an image of PIL, as 8-bit RGB, upright as its EXIF orientation says: as viewers show it.
 
     Only the formats of :data:`IMAGE_SUFFIXES` are opened, whatever a file is called: what others would start (an EPS is
     drawn by Ghostscript) is not. :class:`InputError` names a file that is broken, is too large or has deeper pixels.
     """
     from PIL import Image, ImageOps
 
-    check_file(path, "an image")
-    with reading(f"{path} is not a readable image"), Image.open(path, formats=_FORMATS) as image:
+    if not isinstance(path, Image.Image):
+        check_file(path, "an image")
+    with reading(f"{path} is not a readable image"), _as_image(path) as image:
         if image.width * image.height > _MOST_PIXELS:
             raise InputError(f"{path} must have at most {_MOST_PIXELS:,} pixels, got {image.width} x {image.height}")
         mode = image.mode
@@ -39,6 +53,15 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     if max(rgb.size) > 100 * min(rgb.size):  # resizing the short side would need gigabytes
         raise InputError(f"{path} is too narrow: {rgb.width} x {rgb.height}")
     return rgb
+
+
+def _as_image(path: str | os.PathLike[str] | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    from PIL import Image
+
+    if isinstance(path, Image.Image):
+        return contextlib.nullcontext(path)
+    Image.init()
+    return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
 def _without_palette(image: Image.Image) -> Image.Image:
@@ -55,14 +78,31 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
-def _image_files(folder: str) -> Iterator[str]:
+def images_under(folder: str | os.PathLike[str]) -> Iterator[str]:
     """Image files under a folder, sorted; hidden ones and links to folders are left out."""
+    return (path for path in _files_under(folder) if path.lower().endswith(IMAGE_SUFFIXES))
+
+
+def left_out(folder: Path, classes: Iterable[str] | None = None) -> str | None:
+    """A line on files under a folder that may be pictures and are not read: those of other formats and, where
+    ``classes`` are the folders that count, images elsewhere. None where there are none."""
+    inside = [folder] if classes is None else [folder / name for name in classes if (folder / name).is_dir()]
+    suffixes = (Path(path).suffix.lower() for place in inside for path in _files_under(place))
+    others = Counter(one for one in suffixes if one and one not in (*IMAGE_SUFFIXES, *_NO_PICTURES))
+    told = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
+    if classes is not None:
+        beside = sum(1 for _ in images_under(folder)) - sum(1 for place in inside for _ in images_under(place))
+        told += [f"{beside} images outside its class folders"] * (beside > 0)
+    return f"left out of {folder}, as no images that are read: {', '.join(told)}" if told else None
+
+
+def _files_under(folder: str | os.PathLike[str]) -> Iterator[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _image_files(entry.path)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+            yield from _files_under(entry.path)
+        elif entry.is_file() or entry.is_symlink():
             yield entry.path
 
 
@@ -75,4 +115,4 @@ def list_images(folder: Path, classes: Iterable[str]) -> tuple[list[str], np.nda
 
 
 def _class_images(folder: Path) -> Iterator[str]:
-    return _image_files(str(folder)) if folder.is_dir() else iter(())
+    return images_under(folder) if folder.is_dir() else iter(())

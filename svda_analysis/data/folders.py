@@ -5,31 +5,67 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from svda_analysis.data.catalog import DatasetSpec
-from svda_analysis.data.files import class_folders, list_images
+from svda_analysis.data.files import class_folders, images_under, left_out, list_images
 from svda_analysis.data.images import FolderImages, ImageData
+from svda_analysis.data.preprocessing import ImageSize
 from svda_analysis.data.readers import describe
 from svda_analysis.errors import DataNotFoundError, InputError
 
+_SPLITS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation", "eval", "dev"),
+}
 
-def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData:
-    """``DIR/<class>/*``; or, where ``DIR/train``, ``test`` or ``val`` hold class folders, the one asked for."""
+
+def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: ImageSize) -> ImageData:
+    """``DIR/<class>/*``; or, where ``DIR/train``, ``test`` or ``val`` hold class folders, the one asked for.
+
+    The parts may have other usual names (``Training``, ``valid``). A folder of images alone is one without labels.
+    """
     if not folder.is_dir():
         raise DataNotFoundError(f"{folder} is not a folder")
-    splits = [split for split in ("train", "test", "val") if class_folders(folder / split)]
+    splits = _splits(folder)
     wanted = [split for split in splits if (split == "train") == train]
     if splits and not wanted:
-        raise InputError(f"{folder} has {', '.join(splits)}, but no {'train' if train else 'test or val'} folder")
-    place, split = (folder / wanted[0], wanted[0]) if splits else (folder, "all")
-    classes = class_folders(folder / splits[0]) if splits else class_folders(folder)  # train's numbering, for all
+        named = ", ".join(place.name for place in splits.values())
+        raise InputError(f"{folder} has {named}, but no {'train' if train else 'test or val'} folder")
+    place, split = (splits[wanted[0]], wanted[0]) if splits else (folder, "all")
+    numbering = next(iter(splits.values()), folder)  # train's, for all
+    classes = class_folders(numbering)
+    if not classes and any(images_under(folder)):
+        return find_images(spec, folder, train, size)
     if strangers := sorted(set(class_folders(place)) - set(classes)):
-        raise InputError(f"{place} has classes that {folder / splits[0]} lacks: {', '.join(strangers[:5])}")
+        raise InputError(f"{place} has classes that {numbering} lacks: {', '.join(strangers[:5])}")
     return _from_folder(spec, place, classes, split, size, name=f"imagefolder:{folder}")
 
 
-def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: int) -> ImageData | None:
+def _splits(folder: Path) -> dict[str, Path]:
+    """The folders of parts that hold class folders, by the part's usual name, train first."""
+    own = {name.lower(): folder / name for name in class_folders(folder)}
+    parts = {split: [own[name] for name in names if name in own] for split, names in _SPLITS.items()}
+    found = {split: next(filter(class_folders, places), None) for split, places in parts.items()}
+    return {split: place for split, place in found.items() if place is not None}
+
+
+def find_images(spec: DatasetSpec, place: Path, train: bool, size: ImageSize) -> ImageData:
+    """One image file, or all under a folder, without labels."""
+    if not place.exists():
+        raise DataNotFoundError(f"no such file or folder: {place}")
+    paths = list(images_under(place)) if place.is_dir() else [str(place)]
+    if not paths:
+        raise InputError(f"no images in {place}; {spec.how_to_get}")
+    labels = np.full(len(paths), -1)
+    data = _of_files(spec, paths, labels, (), "all", size, name=f"{spec.name}:{place}", place=place)
+    data.warning = left_out(place) if place.is_dir() else None
+    return data
+
+
+def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: ImageSize) -> ImageData | None:
     """The class folders of ImageNet-100 among those of ImageNet; for training all of them must be there."""
     classes, split = spec.classes or (), "train" if train else "val"
     for place in (folder / split, folder / spec.name / split, folder / "imagenet" / split):
@@ -45,13 +81,37 @@ def find_imagenet100(spec: DatasetSpec, folder: Path, train: bool, size: int) ->
 
 
 def _from_folder(
-    spec: DatasetSpec, folder: Path, classes: Sequence[str], split: str, size: int, *, name: str = "", note: str = ""
+    spec: DatasetSpec,
+    folder: Path,
+    classes: Sequence[str],
+    split: str,
+    size: ImageSize,
+    *,
+    name: str = "",
+    note: str = "",
 ) -> FolderImages:
     paths, labels = list_images(folder, classes)
+    data = _of_files(spec, paths, labels, classes, split, size, name=name, place=folder, note=note)
+    data.warning = left_out(folder, classes) if name else None  # of ImageNet's folders the rest is another data set
+    return data
+
+
+def _of_files(
+    spec: DatasetSpec,
+    paths: Sequence[str],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    split: str,
+    size: ImageSize,
+    *,
+    name: str = "",
+    place: Path,
+    note: str = "",
+) -> FolderImages:
     return FolderImages(
         name=name or spec.name,
         split=split,
-        source=describe(spec.title, split, len(paths), folder) + note,
+        source=describe(spec.title, split, len(paths), place) + note,
         classes=tuple(classes),
         mean=spec.mean,
         std=spec.std,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from svda_analysis.data.files import open_image
+from svda_analysis.data.preprocessing import ImageSize, Preprocessing, usual_resize
 from svda_analysis.errors import InputError
 
 
@@ -37,7 +38,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int
-    image_size: int
+    image_size: ImageSize
     labels: Tensor
     padding: int = 0
     flip: bool = True
@@ -51,13 +52,21 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         pixels = torch.from_numpy(self.raw([index])).permute(0, 3, 1, 2)
         return self.normalise(pixels)[0], int(self.labels[index])
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are brought to the model, as it is done."""
+        return Preprocessing(image_size=self.image_size, mean=self.mean, std=self.std)
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """``(pixels / 255 - mean) / std`` per channel: ``(B, C, H, W) uint8`` in, float32 of that shape out."""
         mean, std = (255 * torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
 
     def examples(self, number: int) -> Tensor:
-        """Indices of the images to show: the first of each class, in their order, at most ``number`` of them."""
+        """Indices of the images to show: the first of each class, in their order, at most ``number`` of them; without
+        classes the first ones."""
+        if not self.classes:
+            return torch.arange(min(number, len(self)))
         _, firsts = np.unique(self.labels.numpy(), return_index=True)
         return torch.from_numpy(np.sort(firsts)[:number])
 
@@ -142,16 +151,36 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
 class FolderImages(ImageData):
     """Image files, read when they are asked for and brought to ``image_size`` (Inception crops for training).
 
-    For testing, the shorter side is brought to ``resize`` pixels first (0: 256/224 of ``image_size``).
+    For testing they are brought to ``resize`` first (0: :func:`usual_resize`), or as ``processor`` does it: see
+    :class:`Preprocessing`. One channel is grey.
     """
 
-    paths: Sequence[str]
-    resize: int = 0
+    paths: Sequence[Any]  # files, or pictures of PIL
+    resize: ImageSize = 0
     interpolation: str = "bilinear"
+    processor: Callable[[Any], Any] | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(
+            image_size=self.image_size,
+            resize=self.resize or usual_resize(self.image_size),
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            processor=self.processor,
+        )
 
     def raw(self, indices: Sequence[int] | Tensor) -> np.ndarray:
-        pixels, _ = _BatchReader(self, augment=False).read([(i, 0) for i in self._check(indices).tolist()])
-        return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        return self.shown(indices)[1]
+
+    def shown(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, np.ndarray]:
+        """Images as the model gets them, ``(n, C, H, W) float32``, and to be shown, as :meth:`raw` has them."""
+        reader = _BatchReader(self, augment=False)
+        found = reader.read([(i, 0) for i in self._check(indices).tolist()])[0]
+        if self.processor is not None:
+            return found, stretched(found)
+        return self.normalise(found), found.permute(0, 2, 3, 1).contiguous().numpy()
 
     def _batches(
         self, indices: Tensor, batch_size: int, augment: bool, generator: torch.Generator | None, workers: int
@@ -180,7 +209,8 @@ class _BatchReader(Dataset[Any]):
 
         size, self.data, self.augment = data.image_size, data, augment
         mode = v2.InterpolationMode(data.interpolation)
-        test = [v2.Resize(data.resize or round(size * 256 / 224), interpolation=mode), v2.CenterCrop(size)]
+        resize = data.resize or usual_resize(size)
+        test = [v2.Resize(resize, interpolation=mode), v2.CenterCrop(size)]
         train = [v2.RandomResizedCrop(size), *([v2.RandomHorizontalFlip()] if data.flip else [])]
         self.transform = v2.Compose([*(train if augment else test), v2.PILToTensor()])
 
@@ -189,16 +219,30 @@ class _BatchReader(Dataset[Any]):
             pixels, labels = self.read(job)
         except InputError as error:  # raised here, a DataLoader would bury it in a traceback of many lines
             return error
-        return self.data.normalise(pixels), labels
+        return pixels if self._processed else self.data.normalise(pixels), labels
 
     def read(self, job: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Pixels ``(B, 3, H, W) uint8`` and labels ``(B,)``."""
-        pixels = torch.stack([self._one(index, seed) for index, seed in job])
-        return pixels, self.data.labels[[index for index, _ in job]]
+        """Pixels ``(B, C, H, W) uint8``, or what the processor makes of them, and labels ``(B,)``."""
+        found = [self._one(index, seed) for index, seed in job]
+        if shapes := {tuple(one.shape) for one in found} - {tuple(found[0].shape)}:
+            raise InputError(f"{self.data.processor} gives images of shapes {tuple(found[0].shape)} and {shapes.pop()}")
+        return torch.stack(found), self.data.labels[[index for index, _ in job]]
+
+    @property
+    def _processed(self) -> bool:
+        return self.data.processor is not None and not self.augment
 
     def _one(self, index: int, seed: int) -> Tensor:
-        image = open_image(self.data.paths[index])
+        image = open_image(self.data.paths[index]).convert("L" if self.data.channels == 1 else "RGB")
+        if self._processed and self.data.processor is not None:
+            return self.data.processor(image)
         with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's own generator
             if self.augment:
                 torch.default_generator.manual_seed(seed)
             return self.transform(image)
+
+
+def stretched(images: Tensor) -> np.ndarray:
+    """Images whose normalisation is not known, each stretched to 0..255: ``(n, H, W, C) uint8``."""
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return ((images - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -6,9 +6,10 @@ import difflib
 import os
 from pathlib import Path
 
-from svda_analysis.data.catalog import DATASETS, DatasetSpec, dataset_names
+from svda_analysis.data.catalog import DATASETS, OF_A_FOLDER, DatasetSpec, dataset_names
 from svda_analysis.data.fashion_mnist import find_sample
 from svda_analysis.data.images import ImageData
+from svda_analysis.data.preprocessing import ImageSize, in_pixels, sides
 from svda_analysis.errors import DataNotFoundError, InputError, one_line
 
 
@@ -17,11 +18,12 @@ def load_dataset(
     *,
     root: str | os.PathLike[str] | None = None,
     train: bool = False,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     allow_download: bool = True,
     sample_fallback: bool = False,
 ) -> ImageData:
-    """Open a data set of :data:`DATASETS`, or any folder of class folders as ``imagefolder:DIR``.
+    """Open a data set of :data:`DATASETS`, or any folder of class folders as ``imagefolder:DIR``,
+    or images without labels as ``images:DIR`` or ``images:FILE``.
 
     Looks in ``root``, in ``$SVDA_DATA``, where the data set's Debian package puts it, then in
     ``~/.cache/svda_analysis``; downloads into the first of root, ``$SVDA_DATA`` and the cache if ``allow_download``.
@@ -31,11 +33,10 @@ def load_dataset(
     """
     spec, folder = _spec(name)
     size = spec.image_size if image_size is None else image_size
-    if size < 1:
+    if min(sides(size)) < 1:
         raise InputError(f"image_size must be at least 1, got {size}")
     if spec.fixed_size and size != spec.image_size:
-        own = f"{spec.image_size} x {spec.image_size}"
-        raise InputError(f"{name} images are {own}, the model takes {size} x {size}")
+        raise InputError(f"{name} images are {in_pixels(spec.image_size)}, the model takes {in_pixels(size)}")
     fallback = sample_fallback and name == "fashion_mnist"
     try:
         data = _search(spec, folder or root, train, size, allow_download and not fallback)
@@ -51,7 +52,7 @@ def load_dataset(
 
 def _spec(name: str) -> tuple[DatasetSpec, str]:
     base, _, folder = name.partition(":")
-    if base not in DATASETS or (folder and base != "imagefolder"):
+    if base not in DATASETS or (folder and base not in OF_A_FOLDER):
         near = difflib.get_close_matches(name.lower(), DATASETS, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"the data set must be one of {', '.join(dataset_names())}, got {name!r}{hint}")
@@ -59,11 +60,11 @@ def _spec(name: str) -> tuple[DatasetSpec, str]:
 
 
 def _search(
-    spec: DatasetSpec, root: str | os.PathLike[str] | None, train: bool, size: int, download: bool
+    spec: DatasetSpec, root: str | os.PathLike[str] | None, train: bool, size: ImageSize, download: bool
 ) -> ImageData | None:
-    if spec.name == "imagefolder":
+    if spec.name in OF_A_FOLDER:
         if root is None:
-            raise InputError("imagefolder needs a folder: imagefolder:DIR")
+            raise InputError(f"{spec.name} needs a folder: {spec.name}:DIR")
         return spec.look_in(_path(root), train, size)
     own = [_path(place) for place in (root, os.environ.get("SVDA_DATA"), "~/.cache/svda_analysis") if place]
     for place in [*own[:-1], *map(Path, spec.usual_folders), own[-1]]:

@@ -70,10 +70,11 @@ def _chosen_images(examples: Mapping[str, Examples], images: Sequence[int] | Non
 
 
 def _maps_by_layer(shown: Examples, index: int) -> np.ndarray:
-    """Attention to the patches ``(layers + 1, rows, columns)``, mean over heads; the last map is the layers' mean."""
+    """Attention to the patches ``(layers + 1, rows, columns)``, frames side by side, mean over heads; the last map is
+    the layers' mean."""
     maps = shown.maps[index].astype(np.float32).mean(axis=1)  # (layers, N, N)
-    paid = maps[:, 0, shown.prefix :] if shown.prefix else maps.mean(axis=1)  # (layers, patches)
-    return np.concatenate([paid, paid.mean(axis=0, keepdims=True)]).reshape(-1, *shown.grid)
+    paid = shown.layout.class_row(maps)  # (layers, patches)
+    return shown.layout.drawn(np.concatenate([paid, paid.mean(axis=0, keepdims=True)]))
 
 
 def _show_example(ax: Axes, shown: Examples, index: int, room: int) -> None:
@@ -145,7 +146,7 @@ def _write_upwards(ax: Axes, text: str) -> None:
 def _map_of_head(shown: Examples, image: int, layer: int, head: int) -> np.ndarray:
     """Attention of the class token (without one: of all tokens on average) to the patches, ``(rows, columns)``."""
     a = shown.maps[image, layer, head].astype(np.float32)  # (N, N)
-    return (a[0] if shown.prefix else a.mean(axis=0))[shown.prefix :].reshape(shown.grid)
+    return shown.layout.drawn(shown.layout.class_row(a))
 
 
 # --- explanations -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""The weights of a model in the files that people have: under which key, behind which prefixes, beside what else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from svda_analysis.errors import InputError
+from svda_analysis.weight_files import is_plain, read_safetensors, read_weights_only
+
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+_NO_WEIGHTS = ("optim", "sched", "scaler", "loss")  # what keys of other states begin with
+
+
+def read_state_dict(path: Path, part: str | None = None, known: Iterable[str] = ()) -> dict[str, Tensor]:
+    """The state dict of a file: bare, or under a key, without what data-parallel training (``module.``),
+    ``torch.compile`` (``_orig_mod.``), Lightning and others put before all names.
+
+    ``part`` names the key where a file holds several; ``known`` are the model's own names, where its parameters may
+    begin like such a prefix. Raises :class:`InputError` that says what the file holds.
+    """
+    found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_weights_only(path)
+    held = dict(_state_dicts(found))
+    if part is None and len(held) > 1:
+        keys = ", ".join(held)
+        raise InputError(f"{path} holds the weights of several models: {keys}; name one, as {path}#{next(iter(held))}")
+    if part is not None and part not in held:
+        raise InputError(f"{path} holds no state dict {part!r}; {_in_file(found, held)}")
+    if not held:
+        raise InputError(f"{path} holds no state dict (names and tensors); {_in_file(found, held)}")
+    state = held[part] if part is not None else next(iter(held.values()))
+    if broken := [name for name, value in state.items() if not isinstance(name, str) or not is_plain(value)]:
+        raise InputError(f"{path} holds no plain tensor as {broken[0]!r}")
+    return _unwrapped(state, set(known))
+
+
+def _state_dicts(found: Any, key: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The tables of tensors in a file with the keys that lead to them, joined by points."""
+    if not isinstance(found, Mapping) or not found:
+        return
+    if all(isinstance(value, Tensor) for value in found.values()):
+        yield key, dict(found)
+        return
+    for name, value in found.items():
+        if isinstance(name, str) and not name.lower().startswith(_NO_WEIGHTS):
+            yield from _state_dicts(value, f"{key}.{name}" if key else name)
+
+
+def _in_file(found: Any, held: Mapping[str, Any]) -> str:
+    if held:
+        return f"it has {', '.join(held)}"
+    if isinstance(found, Mapping) and found:
+        keys = [f"{str(name)[:40]} ({type(value).__name__})" for name, value in list(found.items())[:8]]
+        return f"it has {', '.join(keys)}; save model.state_dict() alone"
+    return f"it has a {type(found).__name__}; save model.state_dict() alone"
+
+
+def _unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if known.isdisjoint(state) and all(name.startswith(prefix) for name in state):
+            return _unwrapped({name.removeprefix(prefix): value for name, value in state.items()}, known)
+    return state

@@ -1,0 +1,217 @@
+"""What comes of the images while a model runs: the places of every tensor, from pixels to attention.
+
+A softmax over the last dimension that then weighs values is attention multiplied by hand (:class:`Product`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from svda_analysis.places import encode, mixed, tried
+from svda_analysis.products import Contraction, as_scores, as_weighing, contraction, sums_to_one, to_names
+from svda_analysis.trails import NO_NUMBERS, RULES, Call, Scores, Trail, by_shape, name_of, nowhere, tensors_in
+
+
+class Places(NamedTuple):
+    """Where the tokens of an attention call lie: ``queries (..., N)`` and ``keys (..., M)``, int64 as
+    :func:`~svda_analysis.places.encode` has them (None: that was lost on the way), ``after`` = the call that they come
+    of (-1: none), ``size`` = frames, height and width of the images."""
+
+    queries: Tensor | None
+    keys: Tensor | None
+    after: int
+    size: tuple[int, int, int]
+
+
+class Product(NamedTuple):
+    """Attention multiplied by hand: ``weights (..., N, M)``, ``soft`` = the softmax they came of, ``v (..., M, Dv)``;
+    ``scores`` where the product of queries and keys was seen. ``factor`` is the factor that the weights are, with its
+    dimensions in the order ``order``."""
+
+    factor: Tensor
+    order: tuple[int, ...]
+    weights: Tensor
+    soft: Tensor
+    v: Tensor
+    scores: Scores | None
+    places: Places
+
+
+class Tracker:
+    """The trails of all tensors of one forward."""
+
+    def __init__(self) -> None:
+        self._trails: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.size = (1, 1, 1)
+
+    def begin(self, given: Iterable[Any]) -> None:
+        """A forward begins with these inputs: floats of 4 or 5 dimensions are its images, others are of none."""
+        self._trails.clear()
+        inner = [x for each in given for x in (each.values() if isinstance(each, dict) else [each])]
+        for x in inner:
+            if isinstance(x, Tensor) and x.is_floating_point():
+                self._trails[x] = Trail(self._pixels(x) if x.ndim in (4, 5) else None)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """The place of each pixel."""
+        y, x, t = _axes(images)
+        self.size = (1 if t is None else images.shape[t], images.shape[y], images.shape[x])
+        parts = []
+        for axis in (0, t, y, x):
+            count = 1 if axis is None else images.shape[axis]
+            line = torch.arange(count, dtype=torch.float64, device=images.device)
+            parts.append(
+                line.view([-1 if axis is not None and d == axis % images.ndim else 1 for d in range(images.ndim)])
+            )
+        return encode(torch.stack(torch.broadcast_tensors(*parts))).expand(images.shape)
+
+    def of(self, x: Any) -> Trail | None:
+        """What is known of ``x``; None where it does not come of the inputs."""
+        return self._trails.get(x) if isinstance(x, Tensor) else None
+
+    def copy(self, result: Tensor, made: Tensor) -> None:
+        """``made`` is ``result`` computed again."""
+        trail = self.of(result)
+        if trail is not None:
+            self.mark(made, trail)
+
+    def mark(self, result: Any, trail: Trail) -> None:
+        if isinstance(result, Tensor):
+            self._trails[result] = trail
+
+    # --- attention that is a call of its own --------------------------------------------------------------------------
+
+    def places_of(self, queries: Any, keys: Any) -> Places | None:
+        """Of a call with queries and keys ``(..., N, D)``; None where neither comes of the inputs."""
+        q, k = self.of(queries), self.of(keys)
+        if q is None and k is None:
+            return None
+        found = [_of_tokens(trail, x) for trail, x in ((q, queries), (k, keys))]
+        return Places(found[0], found[1], max(trail.after for trail in (q, k) if trail), self.size)
+
+    def mark_output(self, output: Any, queries: Tensor, places: Places | None, number: int) -> None:
+        """The call's output ``(..., N, Dv)`` lies where its queries lie."""
+        if places is None or not isinstance(output, Tensor):
+            return
+        trail = self.of(queries) or Trail(nowhere(queries))
+        rows = trail.rows
+        if rows is not None:
+            rows = tried(lambda x: mixed(x, [-1]).expand(output.shape), rows, output.shape)
+        self.mark(output, Trail(rows, after=number))
+
+    # --- everything else ----------------------------------------------------------------------------------------------
+
+    def follow(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], result: Any, number: int
+    ) -> Product | None:
+        """Give the result of ``func(*args, **kwargs)`` its trail; the product where it is attention, call
+        ``number``."""
+        known = [trail for x in tensors_in((*args, *kwargs.values())) if (trail := self.of(x)) is not None]
+        name = name_of(func)
+        if not known or name in NO_NUMBERS:
+            return None
+        product = contraction(name, args, alpha=kwargs.get("alpha", 1.0))
+        if product is not None and isinstance(result, Tensor):
+            return self._contracted(product, result, number)
+        call = Call(self.of, func, name, args, kwargs, known)
+        after = max(trail.after for trail in known)
+        for each, trail in RULES.get(name, by_shape)(call, result):
+            self.mark(each, dataclasses.replace(trail, after=after))
+        return None
+
+    def _contracted(self, product: Contraction, result: Tensor, number: int) -> Product | None:
+        for one, map_of in self._weighings(product):
+            orders = as_weighing(one)
+            if orders is not None:
+                found = self._product(one, orders, map_of)
+                if one.a is not product.a and one.a is not product.b:  # a transposed view of it
+                    d = one.a.ndim
+                    order = tuple({d - 1: d - 2, d - 2: d - 1}.get(x, x) for x in found.order)
+                    found = found._replace(factor=product.b, order=order)
+                names = tuple(one.of_a[d] for d in orders[0][:-1])
+                rows = found.places.queries
+                if rows is not None:
+                    rows = tried(
+                        functools.partial(to_names, own=names, out=product.out, shape=result.shape), rows, result.shape
+                    )
+                self.mark(result, Trail(rows, after=number))
+                return found
+        self._multiplied(product, result)
+        return None
+
+    def _weighings(self, product: Contraction) -> Iterator[tuple[Contraction, Trail]]:
+        """The ways in which the product may be values under a map, the map as its first factor."""
+        first, second = (self.of(x) for x in (product.a, product.b))
+        if first is None or second is None:
+            return
+        if first.soft is not None:
+            yield product, first
+        if second.soft is not None:
+            yield product.swapped(), second
+            if product.b.ndim > 2 and sums_to_one(product.b, -2):  # v a^T
+                turned = product.b_transposed().swapped()
+                yield turned, second.over(lambda x: x.transpose(-2, -1), turned.a.shape)
+
+    def _product(self, one: Contraction, orders: tuple[tuple[int, ...], tuple[int, ...]], map_of: Trail) -> Product:
+        plain = orders[0] == tuple(range(one.a.ndim))
+        weights, v = one.a if plain else one.a.permute(orders[0]), one.b.permute(orders[1])
+        moved, values_of = map_of.over(lambda x: x.permute(orders[0]), weights.shape), self.of(one.b) or Trail(None)
+        queries = None if moved.rows is None else mixed(moved.rows, [-1]).squeeze(-1)
+        keys = None if moved.columns is None else mixed(moved.columns, [-2]).squeeze(-2)
+        if map_of.columns is None and values_of.rows is not None:  # scores that are no product
+            keys = mixed(values_of.rows.permute(orders[1]), [-1]).squeeze(-1)
+        places = Places(queries, keys, max(map_of.after, values_of.after), self.size)
+        soft = map_of.soft
+        return Product(one.a, orders[0], weights, weights if soft is None else soft, v, map_of.scores, places)
+
+    def _multiplied(self, product: Contraction, result: Tensor) -> None:
+        """The trail of a product that weighs nothing: scores of two factors, or one tensor under weights."""
+        sides = []
+        for x, own in ((product.a, product.of_a), (product.b, product.of_b)):
+            trail = self.of(x)
+            spread = functools.partial(to_names, own=own, out=product.out, shape=result.shape)
+            sides.append(None if trail is None else trail.over(spread, result.shape))
+        first, second = sides
+        after = max(side.after for side in sides if side is not None)
+        both_data = all(side is not None or _is_data(x) for side, x in zip(sides, (product.a, product.b), strict=True))
+        if both_data and all(side is None or (side.columns is None and side.soft is None) for side in sides):
+            factors = as_scores(product)
+            rows, columns = (nowhere(result) if side is None else side.rows for side in sides)
+            if factors is not None and product.out[-1] in product.of_a:  # k q^T: the softmax is over queries
+                factors, rows, columns = factors[::-1], columns, rows
+            self.mark(result, Trail(rows, columns, after, Scores(*factors, product.scale) if factors else None))
+            return
+        side = first if first is not None else second
+        if side is not None:
+            self.mark(result, dataclasses.replace(side, after=after))
+
+
+def _axes(images: Tensor) -> tuple[int, int, int | None]:
+    """The axes of rows, columns and frames: ``(B, C, H, W)``, or with frames before or behind the channels; or
+    channels last."""
+    few = (1, 3)
+    if images.ndim == 4:
+        return (1, 2, None) if images.shape[-1] in few and images.shape[1] not in few else (2, 3, None)
+    if images.shape[2] in few and (images.shape[1] not in few or images.shape[1] == 1):
+        return 3, 4, 1
+    if images.shape[1] in few:
+        return 3, 4, 2
+    return (2, 3, 1) if images.shape[-1] in few else (3, 4, 1)
+
+
+def _is_data(x: Tensor) -> bool:
+    """Whether a tensor that does not come of the images may be tokens (learned queries), rather than weights."""
+    return x.ndim > 2 and not isinstance(x, nn.Parameter)
+
+
+def _of_tokens(trail: Trail | None, x: Tensor) -> Tensor | None:
+    """Places of tokens ``(..., N)`` of what is ``(..., N, D)``."""
+    rows = nowhere(x) if trail is None else trail.rows
+    return None if rows is None else mixed(rows, [-1]).squeeze(-1)

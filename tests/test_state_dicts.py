@@ -1,0 +1,74 @@
+"""Weights in the files of training scripts: behind keys and prefixes, beside settings."""
+
+import argparse
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+from svda_analysis.errors import InputError
+from svda_analysis.state_dicts import read_state_dict
+
+STATE = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
+
+
+class Harm:
+    """What leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path(self.path),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3},
+        {"net": STATE, "acc": 93.0},
+        {"model_ema": STATE},
+        {"teacher": {f"backbone.{key}": value for key, value in STATE.items()}, "student": {}},
+        {"checkpoint": {"model": {f"module.{key}": value for key, value in STATE.items()}}},
+        {"state_dict": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}},
+        {"state_dict": STATE, "args": argparse.Namespace(lr=1e-3, out=pathlib.PurePosixPath("a"))},
+        {"state_dict": STATE, "best": np.float64(0.9), "history": np.arange(3)},
+    ],
+)
+def test_weights_are_found_where_training_scripts_put_them(tmp_path, content):
+    torch.save(content, tmp_path / "w.pt")
+    found = read_state_dict(tmp_path / "w.pt")
+    assert list(found) == list(STATE)
+    assert all(torch.equal(found[key], value) for key, value in STATE.items())
+
+
+def test_of_several_one_is_named(tmp_path):
+    path = tmp_path / "w.pt"
+    ema = {key: value + 1 for key, value in STATE.items()}
+    torch.save({"state_dict": STATE, "state_dict_ema": ema}, path)
+    with pytest.raises(InputError, match=r"several models: state_dict, state_dict_ema; name one, as .*#state_dict$"):
+        read_state_dict(path)
+    assert torch.equal(read_state_dict(path, "state_dict_ema")["b"], ema["b"])
+    with pytest.raises(InputError, match="holds no state dict 'ema'; it has state_dict, state_dict_ema"):
+        read_state_dict(path, "ema")
+
+
+def test_a_file_without_weights_says_what_it_has(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save({"epoch": 3, "words": ["a"]}, path)
+    with pytest.raises(InputError, match=r"it has epoch \(int\), words \(list\); save model.state_dict\(\) alone"):
+        read_state_dict(path)
+    torch.save([1], path)
+    with pytest.raises(InputError, match="it has a list; save"):
+        read_state_dict(path)
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    harm = tmp_path / "harm"
+    for name, extra in {"alone": {}, "beside": {"args": argparse.Namespace(lr=1)}}.items():
+        torch.save({"state_dict": STATE, "x": Harm(str(harm)), **extra}, tmp_path / f"{name}.pt")
+        with pytest.raises(InputError, match="was refused: it holds "):
+            read_state_dict(tmp_path / f"{name}.pt")
+        assert not harm.exists()

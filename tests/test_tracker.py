@@ -1,0 +1,65 @@
+"""Attention multiplied by hand, in the ways in which people write it, is a record like the kernel's."""
+
+import pytest
+import torch
+from torch import nn
+
+from svda_analysis.tap import capture, records
+
+IMAGES = torch.randn(2, 3, 32, 32)
+
+
+class ByHand(nn.Module):
+    """The same attention in the ways in which people write it."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.way, self.patches, self.qkv = way, nn.Conv2d(3, 24, 8, 8), nn.Linear(24, 72)
+
+    def forward(self, x):
+        t = self.patches(x).flatten(2).mT
+        q, k, v = self.qkv(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
+        out = self.way(q, k, v)
+        return t + out.transpose(1, 2).flatten(2)
+
+
+def behind(q, k, v):
+    """Heads are the last dimension of the scores."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    scores = torch.einsum("nihd,njhd->nhij", q * 12**-0.5, k)
+    return torch.einsum("nhij,njhd->nihd", scores.softmax(-1), v).transpose(1, 2)
+
+
+WAYS = {
+    "matmul": lambda q, k, v: (q @ k.mT * 12**-0.5).softmax(-1) @ v,
+    "divided": lambda q, k, v: nn.functional.dropout((q @ k.mT / 12**0.5).softmax(-1), training=False) @ v,
+    "bmm": lambda q, k, v: torch.bmm(
+        torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT).mul(12**-0.5).softmax(-1), v.flatten(0, 1)
+    ).unflatten(0, q.shape[:2]),
+    "baddbmm": lambda q, k, v: torch.bmm(
+        torch.baddbmm(torch.zeros(1), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=12**-0.5).softmax(-1), v.flatten(0, 1)
+    ).unflatten(0, q.shape[:2]),
+    "einsum, heads behind": behind,
+    "values first": lambda q, k, v: (v.mT @ (q @ k.mT * 12**-0.5).softmax(-1).mT).mT,
+    "float32 softmax": lambda q, k, v: torch.softmax(q @ k.mT * 12**-0.5, dim=-1, dtype=torch.float32).to(v.dtype) @ v,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_attention_by_hand_is_a_record_like_the_kernels(way):
+    (kernel,) = records(ByHand(nn.functional.scaled_dot_product_attention), IMAGES)
+    model = ByHand(WAYS[way])
+    (record,) = records(model, IMAGES)
+    torch.testing.assert_close(record.a.view(2, 2, 16, 16), kernel.a)
+    assert torch.equal(record.places.queries.reshape(2, 2, 16), kernel.places.queries)
+    assert torch.equal(record.places.queries, record.places.keys)
+    torch.testing.assert_close((record.q @ record.k.mT * record.scale).softmax(-1), record.a)
+    torch.testing.assert_close(record.v.reshape(2, 2, 16, 12), kernel.v)
+    maps = []
+    plain = model(IMAGES)
+    with capture(model, maps.append, output="map"):
+        output = model(IMAGES)
+    torch.testing.assert_close(output, plain)
+    (gradient,) = torch.autograd.grad(output[..., 0].sum(), [maps[0].a])
+    assert gradient.abs().sum() > 0
