@@ -8,6 +8,14 @@ class InputError(ValueError):
     """Bad input. The message names the argument or file, what is allowed, and what came."""
 
 
+class HaltedError(Exception):
+    """A run that stopped before its end, through no fault of its input: one line, and the exit code that says why."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class DataNotFoundError(InputError):
     """A data set that is not on this machine; the message says how to get it."""
 

@@ -16,7 +16,7 @@ MODULES = {
 }
 FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a whole
     {"errors"},
-    {"vocabulary", "stats", "kinds", "formatting"},
+    {"vocabulary", "stats", "kinds", "formatting", "writing"},
     {"frames", "document"},
     {"comparison"},
     {"results"},
@@ -25,8 +25,8 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"sections"},
     {"model", "indicators"},
     {"checkpoint", "tap", "matching", "source_indicators"},
-    {"maps", "recipe", "penalties"},
-    {"libraries", "subject", "streaming"},
+    {"maps", "recipe", "penalties", "soundness"},
+    {"libraries", "subject", "streaming", "resuming", "processes"},
     {"specs"},
     {"sources", "attribution", "training_data"},
     {"perturbation", "map_comparison", "directions", "explanations", "training"},

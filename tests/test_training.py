@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from svda_analysis import checkpoint as checkpoints
-from svda_analysis import training
+from svda_analysis import processes
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS
@@ -189,7 +189,7 @@ def test_tracker_writes_beside_the_checkpoint(tmp_path, fashion):
     ],
 )
 def test_a_tracker_that_is_not_there_stops_the_run_before_it_starts(track, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "get_available_trackers", list)
+    monkeypatch.setattr(processes, "get_available_trackers", list)
     out = tmp_path / "runs" / "a.pt"
     with pytest.raises(InputError, match=said) as stopped:  # not that there is no data
         train(small("dot"), recipe(dataset="cifar10"), out, data_root=tmp_path / "nothing", track=track)

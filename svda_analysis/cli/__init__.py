@@ -16,7 +16,7 @@ from svda_analysis.cli.paper import paper_command
 from svda_analysis.cli.report import report_command
 from svda_analysis.cli.shared import CONTEXT
 from svda_analysis.cli.train import train_command
-from svda_analysis.errors import InputError, one_line
+from svda_analysis.errors import HaltedError, InputError, one_line
 
 
 @click.group(context_settings=CONTEXT)
@@ -56,13 +56,16 @@ def analyze_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> None:
-    """Run a command; bad input becomes one line on stderr and exit code 2."""
+    """Run a command; bad input becomes one line on stderr and exit code 2, a run that was stopped says how to go on."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = command.main(given, prog_name=name, standalone_mode=False, obj=given)
     except InputError as error:
         click.echo(f"error: {one_line(error)}", err=True)
         code = 2
+    except HaltedError as halt:
+        click.echo(one_line(halt), err=True)
+        code = halt.code
     except click.Abort:
         click.echo("interrupted", err=True)
         code = 130
