@@ -123,7 +123,7 @@ def train(
             a.init_trackers(out.stem, config=all_fields(config, recipe))
         if on_start and a.is_main_process:
             on_start([data.train.source, data.test.source, f"from {run.place()} of {recipe.epochs}", *lines])
-        last = min(recipe.epochs, stop_after or recipe.epochs)
+        last, checkpoint = min(recipe.epochs, stop_after or recipe.epochs), run.checkpoint()
         while run.epoch < last:
             run.train_epoch(stop, on_progress)
             checkpoint = run.checkpoint()
@@ -132,7 +132,7 @@ def train(
             a.wait_for_everyone()
             if run.epoch < last and stop.asked(a):
                 raise HaltedError(f"stopped by SIGTERM, saved after {run.place()} of {recipe.epochs}", _SIGTERM)
-        return run.checkpoint()
+        return checkpoint
 
 
 def _writing(out: Path) -> contextlib.AbstractContextManager[None]:
