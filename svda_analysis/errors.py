@@ -1,7 +1,10 @@
 """What "bad input" means here: one exception, shown by the command line as a single line with exit code 2."""
 
 import tempfile
+import unicodedata
 from pathlib import Path
+
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"  # bidirectional marks
 
 
 class InputError(ValueError):
@@ -31,6 +34,21 @@ def check_writable(folder: Path, name: str) -> None:
 
 
 def one_line(text: object) -> str:
-    """A text on one line; of an error without words its type."""
+    """A text on one line that is safe to show: control characters as ``\\x1b``, what has no UTF-8 as ``\\udc80``; of an
+    error without words its type."""
     said = " ".join(line.strip() for line in str(text).splitlines()).strip()
-    return said or (type(text).__name__ if isinstance(text, BaseException) else "")
+    return printable(said) or (type(text).__name__ if isinstance(text, BaseException) else "")
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal takes as a command: control characters (all but tab and new line), marks that turn
+    the direction of writing, and surrogates are written out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or not _is_command(c) else repr(c)[1:-1] for c in text)
+
+
+def _is_command(character: str) -> bool:
+    """Whether a character is of Unicode's categories Cc, Cs, or a format character that turns or hides text."""
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character in _TURNING)

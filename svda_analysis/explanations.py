@@ -14,9 +14,10 @@ import torch
 from svda_analysis.attribution import METHODS, attribute, choose_method
 from svda_analysis.errors import InputError
 from svda_analysis.maps import class_scores
+from svda_analysis.soundness import check_weights_finite
 from svda_analysis.sources import image_files, open_images
 from svda_analysis.specs import Given, open_model
-from svda_analysis.subject import Subject, for_model
+from svda_analysis.subject import Subject, for_model, run_label
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ def explain(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     subject, files = open_model(model), image_files(images)
+    check_weights_finite(subject.model, run_label(subject))
     return _pages(subject, files, methods, target, batch_size)
 
 

@@ -78,7 +78,10 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One model as it was measured: who it is, on what, and with which settings (noise, seed, precision ...)."""
+    """One model as it was measured: who it is, on what, and with which settings (noise, seed, precision ...).
+
+    ``broken`` says where its numbers stop being finite (empty: they are): then nothing of it is in any frame.
+    """
 
     model: str
     attention: str | None = None
@@ -91,6 +94,7 @@ class Run:
     data: str = ""
     preprocessing: str | None = None
     seconds: float = 0.0
+    broken: str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -11,15 +11,22 @@ from torch import Tensor, nn
 from svda_analysis.errors import InputError
 from svda_analysis.tap import evaluating
 
+NOT_FINITE = "has numbers that are not finite (NaN or inf)"
+
 
 class NotFiniteError(InputError):
     """A model that holds or gives NaN or inf: nothing can be measured of it. The message names where they begin."""
 
 
+def is_finite(values: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite."""
+    return bool(torch.isfinite(values).all())
+
+
 def broken_weight(model: nn.Module) -> str:
     """The first parameter or buffer, in the order of the model, that holds NaN or inf; empty where there is none."""
     for name, values in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if values.is_floating_point() and not torch.isfinite(values).all():
+        if values.is_floating_point() and not is_finite(values):
             return name
     return ""
 
@@ -35,7 +42,7 @@ def first_broken(model: nn.Module, images: Tensor) -> str:
 
     def watch(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+            if not found and isinstance(output, Tensor) and not is_finite(output):
                 found.append(name)
 
         return hook
@@ -53,11 +60,10 @@ def first_broken(model: nn.Module, images: Tensor) -> str:
 def check_weights_finite(model: nn.Module, name: str) -> None:
     """Raise :class:`NotFiniteError`, one line, for a model called ``name`` with a weight that is not finite."""
     if where := broken_weight(model):
-        raise NotFiniteError(f"{name} holds numbers that are not finite: the first are in the weight {where}")
+        raise NotFiniteError(f"{name} {NOT_FINITE}: the first are in the weight {where}")
 
 
 def not_finite(model: nn.Module, images: Tensor, what: str = "what it gives") -> NotFiniteError:
     """The error for a model whose numbers were not finite on ``images``: it names where they begin."""
     with evaluating(model):
-        where = first_broken(model, images) or what
-    return NotFiniteError(f"its numbers are not finite: the first are in {where}")
+        return NotFiniteError(f"the first are in {first_broken(model, images) or what}")

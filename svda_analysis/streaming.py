@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.errors import InputError
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
 from svda_analysis.maps import class_scores, token_layout
+from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
 from svda_analysis.tap import AttentionRecord, capture, check_captured
@@ -55,20 +57,31 @@ class Stream:
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
+        """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``.
+
+        Raises :class:`InputError` for images, maps or outputs that are not finite numbers; of the latter two it names
+        where they begin (:class:`~svda_analysis.soundness.NotFiniteError`).
+        """
+        if not is_finite(images):
+            raise InputError("images must be finite numbers, got NaN or inf")
         B, seen = len(images), 0
         batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
 
         def on_record(record: AttentionRecord) -> None:
             nonlocal seen
+            if not is_finite(record.a):
+                raise NotFiniteError
             if record.a.shape[-2] == record.a.shape[-1]:  # else pooling or cross-attention: no map of the image
                 self._measure(record._replace(layer=seen), images)
                 seen += 1
 
-        with capture(self.model, on_record):
-            output = self.model(batch)
+        try:
+            with capture(self.model, on_record):
+                output = self.model(batch)
+            logits = class_scores(output, self.model, self.classes)
+        except NotFiniteError:
+            raise not_finite(self.model, batch) from None
         check_captured(seen, self.model)
-        logits = None if labels is None else class_scores(output, self.model, self.classes)
         if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             labels, logits = labels.to(logits.device), logits[:B]
             self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])

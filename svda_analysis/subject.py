@@ -95,6 +95,11 @@ def for_model(images: Tensor, model: nn.Module) -> Tensor:
     return images.to(weights.device, weights.dtype)
 
 
+def run_label(subject: Subject) -> str:
+    """A subject in a sentence: its model's name, and its seed where it has one."""
+    return subject.name if subject.seed is None else f"{subject.name} seed {subject.seed}"
+
+
 def resolve_device(wanted: str | torch.device | None) -> torch.device:
     """A device of this machine; None: CUDA where there is one. Raises :class:`InputError` for any other."""
     try:

@@ -44,7 +44,7 @@ from svda_analysis.resuming import (
     said_of_machine,
     under_way,
 )
-from svda_analysis.soundness import check_weights_finite, first_broken
+from svda_analysis.soundness import NotFiniteError, check_weights_finite, first_broken
 from svda_analysis.stats import ConfidenceInterval, mean_interval, proportion_interval
 from svda_analysis.streaming import Stream
 from svda_analysis.training_data import TrainingData, mixed_seed
@@ -382,7 +382,10 @@ class _Run:
         """Every indicator on the probe, the same on each process."""
         stream = Stream(self.model, choose_indicators(), seed=self.recipe.seed)
         for images, _ in self.data.probe():
-            stream.update(images.to(self.accelerator.device))
+            try:
+                stream.update(images.to(self.accelerator.device))
+            except NotFiniteError:
+                raise self._diverged(images.to(self.accelerator.device)) from None
         return stream.table(self._identity())
 
     def _traced(self) -> Trace:

@@ -15,6 +15,7 @@ from svda_analysis.cli.shared import (
     data_options,
     names_in,
     open_subjects,
+    say,
     subject_options,
     warn,
 )
@@ -67,7 +68,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **opt
     warn(analysis.warnings)
     if not quiet:
         print_document(terminal_document(analysis))
-    click.echo(f"report: {written[0]} ({len(written)} files)")
+    say(f"report: {written[0]} ({len(written)} files)")
 
 
 def _report_name(models: Sequence[str], first: str) -> str:

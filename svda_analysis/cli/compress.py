@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, warn
+from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, say, warn
 from svda_analysis.compression.keep import CRITERIA
 from svda_analysis.errors import InputError, check_writable
 
@@ -92,13 +92,13 @@ def compress_command(checkpoints: tuple[str, ...], out: str | None, report: str 
         found = compress_files(checkpoints, keep, out=out, progress=advance, **work)
         check_writable(folder, "report folder")
         for target, run in found:
-            click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+            say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
             done.append(run)
     runs = Compressions(tuple(done))
     written = write_compression(runs, folder, command=command_line("svda"))
     warn(runs.warnings)
     print_document(terminal_compression(runs))
-    click.echo(f"report: {written[0]} ({len(written)} files)")
+    say(f"report: {written[0]} ({len(written)} files)")
 
 
 def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT
+from svda_analysis.cli.shared import CONTEXT, say
 
 
 @click.command("export", context_settings=CONTEXT)
@@ -22,4 +22,4 @@ def export_command(source: str, target: str) -> None:
     from svda_analysis.checkpoint import export
 
     export(source, target)
-    click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+    say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")

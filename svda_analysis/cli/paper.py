@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from svda_analysis.cli.progress import progress_bars, say_run, training_display
-from svda_analysis.cli.shared import CONTEXT, warn
+from svda_analysis.cli.shared import CONTEXT, say, warn
 from svda_analysis.errors import InputError, check_writable
 
 
@@ -60,5 +60,6 @@ def paper_command(
             command=shlex.join(["svda", "paper", *words]),
             warnings=warnings,
             progress=advance,
+            on_warning=lambda line: warn([line]),
         )
-    click.echo(f"report: {written[0]} ({len(written)} files)")
+    say(f"report: {written[0]} ({len(written)} files)")

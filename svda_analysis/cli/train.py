@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import say_start, training_display
-from svda_analysis.cli.shared import CONTEXT, DataOption, Registered, command_line, split_settings
+from svda_analysis.cli.shared import CONTEXT, DataOption, Registered, command_line, say, split_settings
 from svda_analysis.errors import HaltedError
 from svda_analysis.kinds import ATTENTIONS
 
@@ -63,7 +63,7 @@ def train_command(dataset: str, out: str, preset: str | None, settings: tuple[st
         again = command_line("svda") + ("" if options["resume"] else " --resume")
         raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        click.echo(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
+        say(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
 
 
 def _count_classes(dataset: str, root: str | None) -> int:
