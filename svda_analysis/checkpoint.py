@@ -32,7 +32,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import Trace
 from svda_analysis.vocabulary import known_bounds
-from svda_analysis.writing import unfinished_name
+from svda_analysis.writing import check_target, only_writer, unfinished_name
 
 FORMAT = 1
 _MAGIC = "svda_analysis checkpoint"
@@ -136,9 +136,18 @@ def build_model(checkpoint: Checkpoint) -> ViT:
     return model.requires_grad_(True).eval()
 
 
-def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Copy a checkpoint without its optimizer state, for sharing."""
-    save(dataclasses.replace(load(source), optimizer=None), target)
+def export(source: str | os.PathLike[str], target: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Copy a checkpoint without its optimizer state, for sharing.
+
+    Raises :class:`InputError` for a target that exists (``force`` writes over it) or is the source itself, under
+    whatever name, and for a source that was stopped within an epoch.
+    """
+    with only_writer(target, "target"):
+        check_target(target, [source], force=force)
+        checkpoint = load(source)
+        if checkpoint.under_way is not None:
+            raise InputError(f"{source} was stopped within an epoch: resume it before it is exported")
+        save(dataclasses.replace(checkpoint, optimizer=None), target)
 
 
 def read_weights_only(path: Path) -> object:

@@ -29,6 +29,7 @@ from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, reg
 
 ANALYSIS_FORMAT = 1
 META = "meta.json"
+MARK = {"made_by": "svda-analysis"}  # in meta.json: what it lists is ours
 T = TypeVar("T")
 
 
@@ -282,13 +283,25 @@ def _read_meta(place: Path) -> dict[str, Any]:
     return meta
 
 
-def _list_of_files(place: Path) -> dict[str, Any]:
-    """What the report that stands in a folder has in it; nothing where there is none."""
+def read_own_meta(path: Path) -> dict[str, Any] | None:
+    """What a ``meta.json`` holds if it has our mark, else None; earlier versions said their version instead."""
     try:
-        meta = json.loads((place / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {"files": meta["files"]} if isinstance(meta, dict) and "files" in meta else {}
+        meta = None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(meta, dict):
+        return None
+    marked = all(meta.get(key) == value for key, value in MARK.items())
+    runs = meta.get("runs")
+    tellers = [meta, *(runs if isinstance(runs, list) else [])]
+    known = (one.get("versions") for one in tellers if isinstance(one, dict))
+    return meta if marked or any(isinstance(one, dict) and "svda-analysis" in one for one in known) else None
+
+
+def _list_of_files(place: Path) -> dict[str, Any]:
+    """What the report of ours that stands in a folder has in it; nothing where there is none."""
+    meta = read_own_meta(place / META) or {}
+    return {key: meta[key] for key in ("files", *MARK) if key in meta}
 
 
 def quantity_records(names: Iterable[Any]) -> list[dict[str, Any]]:

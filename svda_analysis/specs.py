@@ -26,7 +26,7 @@ from torch import nn
 
 from svda_analysis.checkpoint import build_model, load
 from svda_analysis.data.preprocessing import Preprocessing
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, one_line
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.subject import Subject, resolve_device
@@ -116,7 +116,7 @@ def _from_checkpoint(path: str) -> Subject:
     mean, std = (tuple(checkpoint.data.get(key) or ()) or None for key in ("mean", "std"))
     return Subject(
         model=build_model(checkpoint),
-        name=Path(path).stem,
+        name=one_line(Path(path).stem),
         spec=path,
         attention=checkpoint.config.attention,
         checkpoint=checkpoint,

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -76,6 +76,27 @@ def _holder(lock: Path) -> str:
         return "another process"
     age = f"{minutes:.0f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"
     return f"process {process}, for {age}"
+
+
+def check_target(
+    target: str | os.PathLike[str],
+    sources: Iterable[str | os.PathLike[str]],
+    *,
+    name: str = "target",
+    force: bool = False,
+) -> None:
+    """Raise :class:`InputError` where a file to be written is one of those it is made of, under whatever name, or
+    exists and ``force`` does not say that it may be lost."""
+    path = Path(target)
+    if path.is_dir():
+        raise InputError(f"{name} must be a file, got the directory {path}")
+    if not os.path.lexists(path):
+        return
+    for source in sources:
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise InputError(f"{name} must not be what it is made from, got {path}")
+    if not force:
+        raise InputError(f"{name} already exists: {path} (force writes over it; or choose another name)")
 
 
 def unfinished_name(target: Path) -> tuple[str, str]:

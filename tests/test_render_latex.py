@@ -37,7 +37,7 @@ def test_names_hold_what_latex_reads_as_its_own():
 
 
 def test_letters_that_the_fonts_of_latex_lack_are_written_as_numbers():
-    assert latex_escape("Ångström naïve 5 × σ") == r"Ångström naïve 5 $\times$ $\sigma$"
+    assert latex_escape("Ångström naïve 5 \u00d7 \u03c3") == r"Ångström naïve 5 $\times$ $\sigma$"
     assert latex_escape("中\x1b[31m") == r"{[}U+4E2D]\textbackslash{}x1b[31m"
 
 
@@ -63,11 +63,8 @@ def test_a_real_latex_sets_every_name(tmp_path):
 def test_escaped_text_is_one_line_with_balanced_braces(text):
     escaped = latex_escape(text)
     assert len(escaped.splitlines()) <= 1
-    bare = re.sub(
-        r"\\[{}$%_&#]|\\textbackslash|\\textasciitilde|\\\^|\\(pm|times|le|ge|surd|sigma|Sigma|lambda|mu|tau)\b",
-        "",
-        escaped,
-    )
+    known = "textbackslash|textasciitilde|pm|times|le|ge|surd|sigma|Sigma|lambda|mu|tau"
+    bare = re.sub(rf"\\[{{}}$%_&#^]|\\({known})\b", "", escaped)
     assert "\\" not in bare
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0

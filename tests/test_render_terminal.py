@@ -62,4 +62,4 @@ def test_no_name_commands_the_terminal():
     section = Section(name="s", title=bad + "!", blocks=(table, Points((bad,)), bad))
     shown = printed(Document(title=bad, sections=(section,), warnings=(bad,)), width=400)
     assert not set(shown) & set("\x1b\x07\r\x9b\u202e\udc80")
-    assert shown.count(r"a\x1b[2J\x1b]0;t\x07b") == 9
+    assert shown.count(r"a\x1b[2J\x1b]0;t\x07b") == 10

@@ -19,7 +19,6 @@ from svda_analysis.cli.shared import (
     subject_options,
     warn,
 )
-from svda_analysis.errors import check_writable
 
 
 @click.command("analyze", context_settings=CONTEXT)
@@ -56,15 +55,18 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **opt
     """
     options["indicators"] = names_in(options["indicators"])
     from svda_analysis.analysis import analyze_runs
+    from svda_analysis.render.staging import check_report_folder
     from svda_analysis.render.terminal import print_document
-    from svda_analysis.sections import terminal_document, write_report
+    from svda_analysis.sections import REPORT_FILES, terminal_document, write_report
+    from svda_analysis.writing import only_writer
 
     subjects = open_subjects(models, options)
     folder = Path(out) if out else Path("reports") / _report_name(models, subjects[0].name)
-    check_writable(folder, "output folder")
-    with progress_bars("images", quiet) as advance:
-        analysis = analyze_runs(subjects, options.pop("data"), progress=advance, **options)
-    written = write_report(analysis, folder, command=command_line("svda-analyze"))
+    with only_writer(folder, "output folder"):
+        check_report_folder(folder, *REPORT_FILES)
+        with progress_bars("images", quiet) as advance:
+            analysis = analyze_runs(subjects, options.pop("data"), progress=advance, **options)
+        written = write_report(analysis, folder, command=command_line("svda-analyze"))
     warn(analysis.warnings)
     if not quiet:
         print_document(terminal_document(analysis))

@@ -67,8 +67,11 @@ _work_options = grouped(
     metavar="PATH",
     help="The smaller checkpoint, or a folder for it (of several: always). Default: beside it, as NAME_e90.pt.",
 )
+@click.option("--force", is_flag=True, help="Write over smaller checkpoints that exist.")
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
-def compress_command(checkpoints: tuple[str, ...], out: str | None, report: str | None, **options: Any) -> None:
+def compress_command(
+    checkpoints: tuple[str, ...], out: str | None, force: bool, report: str | None, **options: Any
+) -> None:
     """Remove weak score directions from checkpoints for good, verify what it costs, and write the smaller ones.
 
     Rows of W_q and W_k are removed, so the file, the parameters and the work shrink. Several checkpoints share a
@@ -89,7 +92,7 @@ def compress_command(checkpoints: tuple[str, ...], out: str | None, report: str 
     folder, done = _report_folder(checkpoints, report), []
     keep, work = _keep(options), _work(options)
     with progress_bars("points", False) as advance:
-        found = compress_files(checkpoints, keep, out=out, progress=advance, **work)
+        found = compress_files(checkpoints, keep, out=out, force=force, progress=advance, **work)
         check_writable(folder, "report folder")
         for target, run in found:
             say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")

@@ -77,6 +77,6 @@ def latex_escape(text: object) -> str:
 def _as_latex(character: str) -> str:
     if character in _ESCAPES:
         return _ESCAPES[character]
-    base, *accents = unicodedata.normalize("NFD", character)
-    known = base.isascii() and len(accents) < 2 and set(accents) <= _ACCENTS
+    parts = unicodedata.normalize("NFD", character)
+    known = parts[0].isascii() and len(parts) < 3 and set(parts[1:]) <= _ACCENTS
     return character if known or character in _LETTERS else f"{{[}}U+{ord(character):04X}]"
