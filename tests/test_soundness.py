@@ -30,7 +30,7 @@ def test_the_first_weight_in_the_order_of_the_model_is_named(value, model):
         model.blocks[layer].mlp[0].weight.data[3, 1] = value
     assert broken_weight(model) == "blocks.1.mlp.0.weight"
     assert first_broken(model, IMAGES) == "the weight blocks.1.mlp.0.weight"
-    with pytest.raises(InputError, match=r"^m holds numbers that are not finite: .* blocks\.1\.mlp\.0\.weight$"):
+    with pytest.raises(InputError, match=r"^m has numbers that are not finite .* blocks\.1\.mlp\.0\.weight$"):
         check_weights_finite(model, "m")
 
 

@@ -344,7 +344,7 @@ def test_a_model_that_breaks_after_the_last_step_is_not_saved(tmp_path, fashion)
 def test_weights_that_are_not_finite_are_no_start(tmp_path, fashion):
     weights = ViT(small("dot")).state_dict()
     weights["blocks.1.norm2.bias"][3] = float("nan")
-    with pytest.raises(InputError, match=r"not finite: the first are in the weight blocks\.1\.norm2\.bias"):
+    with pytest.raises(InputError, match=r"not finite .*: the first are in the weight blocks\.1\.norm2\.bias"):
         train(small("dot"), recipe(epochs=1), tmp_path / "a.pt", data_root=fashion, weights=weights)
 
 

@@ -12,7 +12,7 @@ import click
 from svda_analysis.cli.progress import progress_bars
 from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, say, warn
 from svda_analysis.compression.keep import CRITERIA
-from svda_analysis.errors import InputError, check_writable
+from svda_analysis.errors import InputError
 
 _AMOUNTS = ("energy", "min_logit", "budget", "tolerance")
 
@@ -86,19 +86,22 @@ def compress_command(
       svda compress svda_s0.pt --tolerance 0.5 --finetune 1
     """
     from svda_analysis.compression import Compressions, compress_files, terminal_compression, write_compression
+    from svda_analysis.compression.report import COMPRESSION_FILES
+    from svda_analysis.render.staging import check_report_folder
     from svda_analysis.render.terminal import print_document
+    from svda_analysis.writing import only_writer
 
     _check(options)
     folder, done = _report_folder(checkpoints, report), []
     keep, work = _keep(options), _work(options)
-    with progress_bars("points", False) as advance:
+    with only_writer(folder, "report folder"), progress_bars("points", False) as advance:
         found = compress_files(checkpoints, keep, out=out, force=force, progress=advance, **work)
-        check_writable(folder, "report folder")
+        check_report_folder(folder, *COMPRESSION_FILES, meta_file=COMPRESSION_FILES[0])
         for target, run in found:
             say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
             done.append(run)
-    runs = Compressions(tuple(done))
-    written = write_compression(runs, folder, command=command_line("svda"))
+        runs = Compressions(tuple(done))
+        written = write_compression(runs, folder, command=command_line("svda"))
     warn(runs.warnings)
     print_document(terminal_compression(runs))
     say(f"report: {written[0]} ({len(written)} files)")

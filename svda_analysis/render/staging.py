@@ -78,7 +78,7 @@ def check_free(place: Path, names: Iterable[Path], meta_file: str = META) -> Non
 
 
 def own_files(meta_file: Path) -> set[Path]:
-    """The files that a report says in its ``meta_file`` it consists of, relative to its folder; none if it is not ours."""
+    """The files that a report lists in its ``meta_file``, relative to its folder; none if it is not ours."""
     meta = read_own_meta(meta_file)
     names = meta.get("files") if meta else None
     return _plain_files(meta_file.parent, names if isinstance(names, list) else ())
