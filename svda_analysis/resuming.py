@@ -21,7 +21,7 @@ from svda_analysis.recipe import TrainConfig, changes
 from svda_analysis.soundness import broken_weight
 
 DRAWING = "by image"  # how augmentation is drawn; checkpoints of earlier versions, drawn by batch, do not say
-_DATA = ("name", "image_size", "channels", "mean", "std", "classes")
+_SAME_DATA = ("name", "image_size", "channels", "mean", "std", "classes")
 _SAID = {"device": "device", "processes": "processes", "threads": "threads of torch", "torch": "torch"}
 
 
@@ -41,7 +41,7 @@ def check_resumable(
         raise InputError(f"{path} cannot be resumed with another recipe: {', '.join(changed)}")
     if checkpoint.optimizer is None:
         raise InputError(f"{path} cannot be resumed: it was exported without its optimizer state")
-    for name in _DATA:
+    for name in _SAME_DATA:
         if name in checkpoint.data and _plain(checkpoint.data[name]) != _plain(data[name]):
             found = _first_difference(checkpoint.data[name], data[name])
             raise InputError(f"{path} cannot be resumed with other data: {name} {found}")

@@ -123,16 +123,21 @@ def train(
             a.init_trackers(out.stem, config=all_fields(config, recipe))
         if on_start and a.is_main_process:
             on_start([data.train.source, data.test.source, f"from {run.place()} of {recipe.epochs}", *lines])
-        last, checkpoint = min(recipe.epochs, stop_after or recipe.epochs), run.checkpoint()
-        while run.epoch < last:
-            run.train_epoch(stop, on_progress)
-            checkpoint = run.checkpoint()
-            if a.is_main_process:
-                save(checkpoint, out)
-            a.wait_for_everyone()
-            if run.epoch < last and stop.asked(a):
-                raise HaltedError(f"stopped by SIGTERM, saved after {run.place()} of {recipe.epochs}", _SIGTERM)
-        return checkpoint
+        return _to_the_end(run, min(recipe.epochs, stop_after or recipe.epochs), stop, on_progress)
+
+
+def _to_the_end(run: _Run, last: int, stop: Termination, on_progress: Observer | None) -> Checkpoint:
+    """Train until ``last`` epochs are done, saved after each; :class:`HaltedError` if a stop is asked before."""
+    accelerator, checkpoint = run.accelerator, run.checkpoint()
+    while run.epoch < last:
+        run.train_epoch(stop, on_progress)
+        checkpoint = run.checkpoint()
+        if accelerator.is_main_process:
+            save(checkpoint, run.out)
+        accelerator.wait_for_everyone()
+        if run.epoch < last and stop.asked(accelerator):
+            raise HaltedError(f"stopped by SIGTERM, saved after {run.place()} of {run.recipe.epochs}", _SIGTERM)
+    return checkpoint
 
 
 def _writing(out: Path) -> contextlib.AbstractContextManager[None]:
