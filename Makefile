@@ -53,17 +53,17 @@ reports: .venv/installed
 	$(BIN)/svda-analyze checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt \
 	    --data fashion_mnist --maps 1000 --faithfulness 1000 \
 	    --out reports/fashion_mnist
-	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.27 \
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.27 --force \
 	    --out build/small --report reports/fashion_mnist
-	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt --budget 0.2 --norm-logit inf \
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt --budget 0.2 --norm-logit inf --force \
 	    --finetune 1 --no-sweep --out build/tuned --report reports/fashion_mnist_finetuned
 
 reports-cifar10: .venv/installed
 	$(BIN)/svda-analyze checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt --data cifar10 $(FROM) \
 	    --images 2000 --out reports/cifar10
-	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) --budget 0.27 \
+	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) --budget 0.27 --force \
 	    --images 5000 --sweep-images 1000 --out build/small_cifar10 --report reports/cifar10
-	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt $(FROM) --budget 0.2 --norm-logit inf \
+	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt $(FROM) --budget 0.2 --norm-logit inf --force \
 	    --finetune 1 --no-sweep --out build/tuned_cifar10 --report reports/cifar10_finetuned
 
 # IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra

@@ -30,13 +30,15 @@ from svda_analysis.map_comparison import check_enough, compare_run_maps
 from svda_analysis.maps import class_scores, in_words
 from svda_analysis.metrics import choose_metrics
 from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
+from svda_analysis.soundness import NOT_FINITE, NotFiniteError
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.streaming import Stream
-from svda_analysis.subject import Subject
+from svda_analysis.subject import Subject, run_label
 from svda_analysis.tokens import TokensGiven
 
 BATCH_SIZE = 64  # images per forward, where none is given
+LEFT_OUT = "it is left out of every mean and comparison"  # of a run whose numbers are not finite
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 
 
@@ -155,7 +157,9 @@ def analyze_runs(
     :func:`analyze`: indicators, images, precision, batch_size, noise, examples, seed. ``progress`` is called with
     (label, done, in all).
 
-    Raises :class:`InputError` as :func:`analyze` does, before anything is measured where that can be told.
+    A run whose numbers are not finite is left out of every frame; it stands in ``runs`` and is named in ``warnings``
+    with the first layer where they are not. Raises :class:`InputError` as :func:`analyze` does, before anything is
+    measured where that can be told, and where no run has finite numbers.
     """
     extras = _Extras(maps=maps, faithfulness=faithfulness, metrics=metrics, directions=directions)
     labels, subjects = _named(models, names, baseline)
@@ -169,12 +173,14 @@ def analyze_runs(
         for subject, source in zip(subjects, sources, strict=True):
             check_faithful(subject, source, metrics)
     bench = _Bench(Options(**options), extras, None if cache is None else Path(cache), progress)
-    analysis = Analysis.join([bench.measure(*run) for run in zip(subjects, sources, labels, strict=True)])
-    analysis = dataclasses.replace(analysis, baseline=baseline)
-    if maps is None:
+    analysis = Analysis.join(bench.measure_each(subjects, sources, labels))
+    sound = [at for at, run in enumerate(analysis.runs) if not run.broken]
+    analysis = dataclasses.replace(analysis, baseline=baseline if baseline in analysis.models else None)
+    if maps is None or len(sound) < 2:
         return analysis
-    against = baseline or default_baseline(analysis.table)
-    return dataclasses.replace(analysis, maps=bench.compare_maps(subjects, sources, against))
+    against = analysis.baseline or default_baseline(analysis.table)
+    chosen = ([subjects[at] for at in sound], [sources[at] for at in sound])
+    return dataclasses.replace(analysis, maps=bench.compare_maps(*chosen, against))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,6 +216,21 @@ class _Bench:
     def sizes(self) -> dict[str, Any]:
         """The batch size where one is given; each measurement has a default of its own."""
         return {} if self.options.batch_size is None else {"batch_size": self.options.batch_size}
+
+    def measure_each(
+        self, subjects: Sequence[Subject], sources: Sequence[ImageSource], labels: Sequence[str]
+    ) -> list[Analysis]:
+        """A part for each run, without numbers where they are not finite; where that is so of all, the first error."""
+        parts, errors = [], []
+        for subject, source, label in zip(subjects, sources, labels, strict=True):
+            try:
+                parts.append(self.measure(subject, source, label))
+            except NotFiniteError as error:
+                errors.append(error)
+                parts.append(_left_out(subject, source, error))
+        if len(errors) == len(parts):
+            raise errors[0]
+        return parts
 
     def measure(self, subject: Subject, source: ImageSource, label: str) -> Analysis:
         """All of one run but its maps, from the cache where it was measured before."""
@@ -316,7 +337,10 @@ def analyze_subject(
             normalisation=source.normalisation or subject.preprocessing.normalisation,
         )
         for batch, labels in source.batches(options.batch_size or BATCH_SIZE, options.images, options.seed):
-            stream.update(for_model(batch, model), labels)
+            try:
+                stream.update(for_model(batch, model), labels)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{run_label(subject)} {NOT_FINITE}: {error}") from None
             if progress:
                 progress(stream.images, total)
             if options.precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < options.precision:
@@ -353,6 +377,13 @@ def _as_analysis(
         versions=versions(),
         **_kept_by(subject),
     )
+
+
+def _left_out(subject: Subject, source: ImageSource, error: NotFiniteError) -> Analysis:
+    """The analysis of a run whose numbers are not finite: the run and a warning, no numbers."""
+    where = str(error).rpartition("the first are in ")[2]
+    run = Run(**subject.identity, dataset=source.name, path=subject.spec, data=source.description, broken=where)
+    return dataclasses.replace(nothing_measured(), runs=(run,), warnings=(f"{error}; {LEFT_OUT}",), versions=versions())
 
 
 def _with_rows(part: Analysis, rows: pd.DataFrame) -> Analysis:

@@ -1,7 +1,7 @@
 """Checkpoints: a versioned plain dict on disk, written atomically, read with ``weights_only=True``, never pickle.
 
-Randomness is derived from (seed, epoch) while training and the learning rate from the step, so a checkpoint needs no
-generator or scheduler state to resume exactly.
+Randomness is derived from (seed, epoch, step) while training and the learning rate from the step, so a checkpoint needs
+no generator or scheduler state to resume exactly.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import Trace
 from svda_analysis.vocabulary import known_bounds
 from svda_analysis.weight_files import is_plain, read_weights_only, tensor_digest
+from svda_analysis.writing import check_target, only_writer, unfinished_name
 
 FORMAT = 1
 _MAGIC = "svda_analysis checkpoint"
@@ -37,12 +38,14 @@ _UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, Over
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One training run at the end of an epoch.
+    """One training run at the end of an epoch, or where it was stopped in one.
 
     ``recipe`` is the training recipe (the fields of ``TrainConfig``), ``model`` and ``optimizer`` are state dicts
     (``optimizer`` is ``None`` once exported), ``epoch`` counts the epochs done, ``history`` has
     :data:`~svda_analysis.frames.TABLE_COLUMNS`, ``data`` says what the images were (name, mean, std, classes, source).
-    ``trace`` holds the learned diagonals and a few maps of each epoch, or None.
+    ``trace`` holds the learned diagonals and a few maps of each epoch, or None. ``under_way`` says of a run that was
+    stopped within an epoch how many of its steps are done, the sums of loss, hits and images over them, and their
+    seconds; None at the end of an epoch.
     """
 
     config: ViTConfig
@@ -53,6 +56,7 @@ class Checkpoint:
     history: pd.DataFrame = dataclasses.field(default_factory=lambda: make_frame([], TABLE_COLUMNS))
     trace: Trace | None = None
     optimizer: dict[str, Any] | None = None
+    under_way: dict[str, Any] | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -76,7 +80,8 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     torch.save(content, buffer)  # in memory first: torch hides a full disk behind an error of its own
     with _naming_the_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        start, end = unfinished_name(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=end)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(buffer.getbuffer())
@@ -123,9 +128,18 @@ def build_model(checkpoint: Checkpoint) -> ViT:
     return model.requires_grad_(True).eval()
 
 
-def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Copy a checkpoint without its optimizer state, for sharing."""
-    save(dataclasses.replace(load(source), optimizer=None), target)
+def export(source: str | os.PathLike[str], target: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Copy a checkpoint without its optimizer state, for sharing.
+
+    Raises :class:`InputError` for a target that exists (``force`` writes over it) or is the source itself, under
+    whatever name, and for a source that was stopped within an epoch.
+    """
+    with only_writer(target, "target"):
+        check_target(target, [source], force=force)
+        checkpoint = load(source)
+        if checkpoint.under_way is not None:
+            raise InputError(f"{source} was stopped within an epoch: resume it before it is exported")
+        save(dataclasses.replace(checkpoint, optimizer=None), target)
 
 
 def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -151,9 +165,9 @@ def _from_content(content: dict[str, Any]) -> Checkpoint:
         config = ViTConfig(**content["config"])
     except InputError as error:
         raise InputError(f"holds an invalid config: {error}") from None
-    names = [field.name for field in dataclasses.fields(Checkpoint) if field.name != "trace"]
+    names = [field.name for field in dataclasses.fields(Checkpoint) if field.name not in ("trace", "under_way")]
     given = {**{name: content[name] for name in names}, "config": config, "history": _unpack(content["history"])}
-    trace = content.get("trace")  # files of earlier versions have none
+    trace, given["under_way"] = content.get("trace"), content.get("under_way")  # files of earlier versions have none
     checkpoint = Checkpoint(**given, trace=None if trace is None else _unpack_trace(trace))
     _check_fields(checkpoint)
     _check_weights(checkpoint)
@@ -178,6 +192,10 @@ def _check_fields(checkpoint: Checkpoint) -> None:
     for name, kind in kinds.items():
         if not isinstance(getattr(checkpoint, name), kind):
             raise TypeError(f"{name} is a {type(getattr(checkpoint, name)).__name__}")
+    if (stopped := checkpoint.under_way) is not None:
+        numbers = [*stopped["sums"], stopped["seconds"]]
+        if type(stopped["step"]) is not int or len(numbers) != 4 or not all(0 <= float(x) < math.inf for x in numbers):
+            raise ValueError("the epoch under way is not of numbers at least 0")
     for name in ("recipe", "data", "versions"):
         for key, value in getattr(checkpoint, name).items():
             _check_plain(f"{name}.{key}", value)

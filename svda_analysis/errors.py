@@ -4,14 +4,24 @@ import contextlib
 import os
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 _LONGEST_LINE = 1000  # characters; what a file holds may be shown in full nowhere
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"  # bidirectional marks
 
 
 class InputError(ValueError):
     """Bad input. The message names the argument or file, what is allowed, and what came."""
+
+
+class HaltedError(Exception):
+    """A run that stopped before its end, through no fault of its input: one line, and the exit code that says why."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class DataNotFoundError(InputError):
@@ -66,6 +76,21 @@ def reading(complaint: str) -> Iterator[None]:
 
 
 def one_line(text: object) -> str:
-    """A text on one line of a bounded length; of an error without words its type."""
+    """A text on one line of a bounded length that is safe to show: control characters as ``\\x1b``, what has no UTF-8
+    as ``\\udc80``; of an error without words its type."""
     said = " ".join(line.strip() for line in str(text).splitlines()).strip()[:_LONGEST_LINE]
-    return said or (type(text).__name__ if isinstance(text, BaseException) else "")
+    return printable(said) or (type(text).__name__ if isinstance(text, BaseException) else "")
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal takes as a command: control characters (all but tab and new line), marks that turn
+    the direction of writing, and surrogates are written out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or not _is_command(c) else repr(c)[1:-1] for c in text)
+
+
+def _is_command(character: str) -> bool:
+    """Whether a character is of Unicode's categories Cc, Cs, or a format character that turns or hides text."""
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character in _TURNING)

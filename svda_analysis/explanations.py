@@ -15,9 +15,10 @@ from svda_analysis.attribution import METHODS, attribute, choose_method
 from svda_analysis.errors import InputError, check_name
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.maps import class_scores
+from svda_analysis.soundness import check_weights_finite
 from svda_analysis.sources import image_files, open_images
 from svda_analysis.specs import Given, open_model
-from svda_analysis.subject import Subject
+from svda_analysis.subject import Subject, run_label
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ def explain(
     subject, files = open_model(model), image_files(images)
     for file in files:
         check_name(file, "the name of an image")
+    check_weights_finite(subject.model, run_label(subject))
     return _pages(subject, files, methods, target, batch_size)
 
 

@@ -5,11 +5,14 @@ What is missing (NaN, NA, None) is a dash, an interval that does not exist says 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 MISSING, NO_ENDS = "-", "[no interval]"
+_LONGEST = 150  # bytes of a file's name, with room for what is put behind it
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -117,6 +120,20 @@ def counted(n: int, what: str) -> str:
 def spoken(name: str) -> str:
     """A file's name as words: ``accuracy_structure`` as ``Accuracy structure``."""
     return name.replace("_", " ").capitalize()
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Names as those of files: letters, digits, ``-`` and ``_`` alone, of a length that every system takes, no two
+    alike even where upper and lower case are one."""
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        clean = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+        clean = clean.encode()[:_LONGEST].decode(errors="ignore") or "unnamed"
+        numbered = (f"{clean}-{at}" for at in itertools.count(2))
+        found.append(next(x for x in itertools.chain([clean], numbered) if x.casefold() not in taken))
+        taken.add(found[-1].casefold())
+    return found
 
 
 def file_word(name: str) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode
+from svda_analysis.soundness import NotFiniteError, is_finite
 from svda_analysis.tap import AttentionRecord, capture, check_captured
 from svda_analysis.tokens import GivenLayout, Layout, TokensGiven
 
@@ -377,12 +378,19 @@ def _gaps(chosen: Sequence[ImageMap], others: Sequence[ImageMap], missing: Seque
 # --- what a model answers ---------------------------------------------------------------------------------------------
 
 
+def _answer(logits: Tensor) -> Tensor:
+    if not is_finite(logits):
+        raise NotFiniteError("model must return finite logits, got NaN or inf")
+    return logits
+
+
 def class_scores(output: Any, model: nn.Module, classes: int = 0) -> Tensor | None:
     """The logits ``(B, classes)`` of what a model returned, a tensor or Hugging Face's output, if they are scores of
     ``classes`` classes (0: their number is not known).
 
     None for a model without a classifier: what it returns are features, and their largest is no prediction. A model
     says how many classes it tells apart (``num_classes``, Hugging Face's ``config.num_labels``), or its logits do.
+    Raises :class:`InputError` for scores that are not finite numbers.
     """
     logits = _told_logits(output)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -393,7 +401,7 @@ def class_scores(output: Any, model: nn.Module, classes: int = 0) -> Tensor | No
         told = getattr(config, "num_labels", None)
     if told is not None and told != logits.shape[-1]:
         return None
-    return logits if classes in (0, logits.shape[-1]) else None
+    return _answer(logits) if classes in (0, logits.shape[-1]) else None
 
 
 def logits_of(output: Any, model: nn.Module) -> Tensor:

@@ -8,9 +8,11 @@ from pathlib import Path
 from svda_analysis.compression.report import render_compression_again
 from svda_analysis.compression.result import COMPRESSION_META
 from svda_analysis.errors import InputError, reading
+from svda_analysis.render.staging import recover
 from svda_analysis.results import META, read_json
 from svda_analysis.sections import render_again
 from svda_analysis.study import render_study_again
+from svda_analysis.writing import only_writer
 
 _KINDS = {"analysis": render_again, "study": render_study_again, "compression": render_compression_again}
 _METAS = {META: None, COMPRESSION_META: "compression"}  # by file: the kind where it names none
@@ -21,6 +23,8 @@ def render_folder(folder: str | os.PathLike[str]) -> list[list[Path]]:
 
     Raises :class:`InputError` for a folder that holds no report, or one of an unknown kind, before any is written.
     """
+    with only_writer(folder, "folder"):
+        recover(folder)
     found = [Path(folder) / name for name in _METAS if (Path(folder) / name).is_file()]
     if not found:
         raise InputError(f"{folder} holds no report: there is no {' or '.join(_METAS)} in it")

@@ -31,6 +31,7 @@ from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, reg
 ANALYSIS_FORMAT = 1
 META = "meta.json"
 _LARGEST_ARRAYS = 2**30  # bytes, unpacked
+MARK = {"made_by": "svda-analysis"}  # in meta.json: what it lists is ours
 T = TypeVar("T")
 
 
@@ -86,7 +87,10 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One model as it was measured: who it is, on what, and with which settings (noise, seed, precision ...)."""
+    """One model as it was measured: who it is, on what, and with which settings (noise, seed, precision ...).
+
+    ``broken`` says where its numbers stop being finite (empty: they are): then nothing of it is in any frame.
+    """
 
     model: str
     attention: str | None = None
@@ -99,6 +103,7 @@ class Run:
     data: str = ""
     preprocessing: str | None = None
     seconds: float = 0.0
+    broken: str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -296,13 +301,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _list_of_files(place: Path) -> dict[str, Any]:
-    """What the report that stands in a folder has in it; nothing where there is none."""
+def read_own_meta(path: Path) -> dict[str, Any] | None:
+    """What a ``meta.json`` holds if it has our mark, else None; earlier versions said their version instead."""
     try:
-        meta = json.loads((place / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {"files": meta["files"]} if isinstance(meta, dict) and "files" in meta else {}
+        meta = None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(meta, dict):
+        return None
+    marked = all(meta.get(key) == value for key, value in MARK.items())
+    runs = meta.get("runs")
+    tellers = [meta, *(runs if isinstance(runs, list) else [])]
+    known = (one.get("versions") for one in tellers if isinstance(one, dict))
+    return meta if marked or any(isinstance(one, dict) and "svda-analysis" in one for one in known) else None
+
+
+def _list_of_files(place: Path) -> dict[str, Any]:
+    """What the report of ours that stands in a folder has in it; nothing where there is none."""
+    meta = read_own_meta(place / META) or {}
+    return {key: meta[key] for key in ("files", *MARK) if key in meta}
 
 
 def quantity_records(names: Iterable[Any]) -> list[dict[str, Any]]:

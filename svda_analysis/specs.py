@@ -29,7 +29,7 @@ from torch import nn
 from svda_analysis.checkpoint import build_model, load
 from svda_analysis.data.catalog import DATASETS
 from svda_analysis.data.preprocessing import ImageSize, Preprocessing, sides, usual_resize
-from svda_analysis.errors import InputError, check_name
+from svda_analysis.errors import InputError, check_name, one_line
 from svda_analysis.forward import own_size
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
 from svda_analysis.model import ViT, ViTConfig
@@ -138,7 +138,7 @@ def _from_checkpoint(path: str) -> Subject:
     whole = learned is not None and learned.fixed_size  # it learned from images as they are, to their edges
     return Subject(
         model=build_model(checkpoint),
-        name=Path(path).stem,
+        name=one_line(Path(path).stem),
         spec=path,
         attention=checkpoint.config.attention,
         checkpoint=checkpoint,

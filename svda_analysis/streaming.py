@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
 from svda_analysis.maps import ImageMap, check_maps, class_scores, map_of_image
+from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
 from svda_analysis.tap import AttentionRecord, capture, check_captured
@@ -62,7 +64,13 @@ class Stream:
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
+        """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``.
+
+        Raises :class:`InputError` for images, maps or outputs that are not finite numbers; of the latter two it names
+        where they begin (:class:`~svda_analysis.soundness.NotFiniteError`).
+        """
+        if not is_finite(images):
+            raise InputError("images must be finite numbers, got NaN or inf")
         B, seen = len(images), 0
         self.left_out, self.calls, self.starts = [], 0, 0
         batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
@@ -74,15 +82,20 @@ class Stream:
             if isinstance(found, str):
                 self.left_out.append(found)
                 return
+            if not is_finite(record.a):
+                raise NotFiniteError
             self.starts += record.places is None or record.places.after < 0
             self._measure(found, seen, B)
             seen += 1
 
-        with capture(self.model, on_record):
-            output = call_model(self.model, batch)
-        check_captured(self.calls, self.model)
-        check_maps(range(seen), self.left_out, self.model)
-        logits = None if labels is None else class_scores(output, self.model, self.classes)
+        try:
+            with capture(self.model, on_record):
+                output = call_model(self.model, batch)
+            check_captured(self.calls, self.model)
+            check_maps(range(seen), self.left_out, self.model)
+            logits = None if labels is None else class_scores(output, self.model, self.classes)
+        except NotFiniteError:
+            raise not_finite(self.model, batch) from None
         if logits is not None and logits.shape[1] == 1:  # a regression or a sigmoid: its largest is no prediction
             logits = None
         if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:

@@ -125,6 +125,11 @@ class Subject:
         return whole_maps(self.model, images, gradients=gradients, **self.tokens)
 
 
+def run_label(subject: Subject) -> str:
+    """A subject in a sentence: its model's name, and its seed where it has one."""
+    return subject.name if subject.seed is None else f"{subject.name} seed {subject.seed}"
+
+
 def resolve_device(wanted: str | torch.device | None) -> torch.device:
     """A device of this machine; None: CUDA where there is one. Raises :class:`InputError` for any other."""
     try:

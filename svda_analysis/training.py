@@ -1,8 +1,10 @@
 """A compact training loop: one recipe for every kind of attention, a checkpoint each epoch, exact resume.
 
 Device, mixed precision and several processes go through Hugging Face accelerate, so ``torchrun`` and
-``accelerate launch`` work unchanged. All randomness of an epoch follows from (seed, epoch), and the learning rate from
-the step: an interrupted run that resumes gives the same weights, bit for bit on a CPU.
+``accelerate launch`` work unchanged. All randomness follows from (seed, epoch, step), the augmentation of an image from
+(seed, epoch, its index), and the learning rate from the step: a run that was interrupted anywhere and resumes gives the
+same weights, bit for bit on a CPU; several processes give those of one to rounding (without dropout, whose masks each
+process draws for its own images).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +23,35 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from svda_analysis.checkpoint import Checkpoint, check_fit, load, save
 from svda_analysis.data import ImageData
-from svda_analysis.errors import InputError, check_writable
+from svda_analysis.errors import HaltedError, InputError, check_writable
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.maps import whole_maps
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.penalties import forget_row_energy, penalty, track_row_energy
-from svda_analysis.recipe import Precision, TrainConfig, all_fields, changes, lr_share, parameter_groups
+from svda_analysis.processes import TIMEOUT, Termination, accelerated, check_same, quick_attention
+from svda_analysis.recipe import Precision, TrainConfig, all_fields, lr_share, parameter_groups
 from svda_analysis.results import Trace, versions
+from svda_analysis.resuming import (
+    DRAWING,
+    check_resumable,
+    fitting_state,
+    joined_machine,
+    said_of_machine,
+    under_way,
+)
+from svda_analysis.soundness import NotFiniteError, check_weights_finite, first_broken
 from svda_analysis.stats import ConfidenceInterval, mean_interval, proportion_interval
 from svda_analysis.streaming import Stream
 from svda_analysis.training_data import TrainingData, mixed_seed
 from svda_analysis.vocabulary import known_bounds
+from svda_analysis.writing import only_writer
+
+_SIGTERM = 128 + 15  # the exit code of a process that SIGTERM ended
 
 
 @dataclasses.dataclass
@@ -76,10 +87,11 @@ def train(
     mixed_precision: Precision = "auto",
     compile: bool = False,
     track: str | None = None,
+    timeout: float = TIMEOUT,
     on_start: Callable[[list[str]], None] | None = None,
     on_progress: Observer | None = None,
 ) -> Checkpoint:
-    """Train a ViT and write ``out`` after every epoch.
+    """Train a ViT and write ``out`` after every epoch; of several processes the first alone writes.
 
     Each epoch appends to the checkpoint's history: loss over the training and test images, test accuracy, and every
     indicator on a fixed probe of test images. ``resume`` continues from ``out``, whose config and recipe must be the
@@ -87,31 +99,50 @@ def train(
     part of the recipe's data set where they are open already. ``weights`` is a state dict to start from
     in the place of random weights. A ``teacher`` takes the place of the labels: the loss is the mean squared distance
     from its logits (Ba & Caruana 2014); ``trained`` says by name which parameters are trained (None: all). ``track``
-    names a tracker of accelerate (``"tensorboard"``), written beside ``out``. ``on_start`` gets lines about the data
-    and the start, ``on_progress`` a :class:`Progress` after each step.
+    names a tracker of accelerate (``"tensorboard"``), written beside ``out``. ``timeout`` is how many seconds a
+    process waits for the others. ``on_start`` gets lines about the data and the start, ``on_progress`` a
+    :class:`Progress` after each step.
 
-    Raises :class:`InputError` for bad input, before anything is written.
+    Raises :class:`InputError` for bad input, before anything is written, and for a loss that is no longer finite, which
+    leaves the last sound checkpoint; :class:`~svda_analysis.errors.HaltedError` when SIGTERM came, after the step was
+    finished and saved (to be resumed exactly), and when other processes were lost.
     """
     out = Path(out)
     if stop_after is not None and stop_after < 1:
         raise InputError(f"stop_after must be at least 1, got {stop_after}")
+    if not 0 < timeout < math.inf:
+        raise InputError(f"timeout must be above 0 seconds, got {timeout}")
     _check_output(out, resume)
-    with _accelerator(mixed_precision, track, out.parent) as accelerator:
-        data = TrainingData.load(config, recipe, data_root, accelerator, opened)
-        model = _start(config, recipe, weights, trained)
-        run = _Run(model, recipe, data, out.stem, accelerator, teacher=teacher, compile=compile)
-        if resume and out.exists():
-            run.restore(load(out), out)
+    machine = accelerated(mixed_precision, track, out.parent, timeout)
+    with _writing(out), Termination().listening() as stop, machine as a:
+        data = TrainingData.load(config, recipe, data_root, a, opened)
+        run = _Run(_start(config, recipe, weights, trained), recipe, data, out, a, teacher=teacher, compile=compile)
+        lines = run.restore(load(out)) if resume and out.exists() else []
+        check_same(a, (run.epoch, run.step), f"out must be one file that every process sees, got {out} on some alone")
         if track:
-            accelerator.init_trackers(out.stem, config=all_fields(config, recipe))
-        if on_start and accelerator.is_main_process:
-            on_start([data.train.source, data.test.source, f"from epoch {run.epoch} of {recipe.epochs}"])
-        for epoch in range(run.epoch, min(recipe.epochs, stop_after or recipe.epochs)):
-            run.train_epoch(epoch, on_progress)
-            if accelerator.is_main_process:
-                save(run.checkpoint(), out)
-            accelerator.wait_for_everyone()
-        return run.checkpoint()
+            a.init_trackers(out.stem, config=all_fields(config, recipe))
+        if on_start and a.is_main_process:
+            on_start([data.train.source, data.test.source, f"from {run.place()} of {recipe.epochs}", *lines])
+        return _to_the_end(run, min(recipe.epochs, stop_after or recipe.epochs), stop, on_progress)
+
+
+def _to_the_end(run: _Run, last: int, stop: Termination, on_progress: Observer | None) -> Checkpoint:
+    """Train until ``last`` epochs are done, saved after each; :class:`HaltedError` if a stop is asked before."""
+    accelerator, checkpoint = run.accelerator, run.checkpoint()
+    while run.epoch < last:
+        run.train_epoch(stop, on_progress)
+        checkpoint = run.checkpoint()
+        if accelerator.is_main_process:
+            save(checkpoint, run.out)
+        accelerator.wait_for_everyone()
+        if run.epoch < last and stop.asked(accelerator):
+            raise HaltedError(f"stopped by SIGTERM, saved after {run.place()} of {run.recipe.epochs}", _SIGTERM)
+    return checkpoint
+
+
+def _writing(out: Path) -> contextlib.AbstractContextManager[None]:
+    """The right to write ``out``, for the process that does."""
+    return only_writer(out) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
 
 
 def _start(
@@ -127,6 +158,7 @@ def _start(
     if weights is not None:
         check_fit(model.state_dict(), weights, "weights do not fit the config")
         model.load_state_dict(weights)
+        check_weights_finite(model, "what to start from")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained is None or trained(name))
     return model
@@ -136,98 +168,164 @@ def _start(
 
 
 class _Run:
-    """The state of a training run between epochs."""
+    """The state of a training run between steps: ``epoch`` epochs are done, and ``step`` steps of the next."""
 
     def __init__(
         self,
         model: ViT,
         recipe: TrainConfig,
         data: TrainingData,
-        name: str,
+        out: Path,
         accelerator: Accelerator,
         *,
         teacher: nn.Module | None,
         compile: bool,
     ) -> None:
-        self.model, self.recipe, self.data, self.accelerator = model, recipe, data, accelerator
+        self.model, self.recipe, self.data, self.out, self.accelerator = model, recipe, data, out, accelerator
         self.teacher = None if teacher is None else teacher.to(accelerator.device).eval()
         optimizer = torch.optim.AdamW(parameter_groups(model, recipe), betas=(0.9, 0.99), fused=True)
         self.wrapped, self.optimizer = accelerator.prepare(torch.compile(model) if compile else model, optimizer)
         vars(model).pop("forward", None)  # accelerate's autocast, which would hold while measuring as well
-        self.epoch, self.name = 0, name
+        self.epoch = self.step = 0
+        self.sums, self.seconds = [0.0, 0.0, 0.0], 0.0  # of the epoch under way: loss, hits, images; time
         self.history = make_frame([], TABLE_COLUMNS)
         self.trace: Trace | None = None
+        self.made_with = self._made_with()
 
-    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Continue from ``checkpoint``, which must come from the same config and recipe and hold its optimizer."""
-        if changed := changes(checkpoint, self.model.config, self.recipe):
-            raise InputError(f"{path} cannot be resumed with another recipe: {', '.join(changed)}")
-        if checkpoint.optimizer is None:
-            raise InputError(f"{path} cannot be resumed: it was exported without its optimizer state")
+    def restore(self, checkpoint: Checkpoint) -> list[str]:
+        """Continue from a checkpoint of ``out``; lines about what is not as it was. Raises :class:`InputError` unless
+        it comes from the same config, recipe, data and precision, and holds an optimizer state that fits."""
+        out = self.out
+        check_resumable(checkpoint, out, self.model.config, self.recipe, self._data(), self.made_with)
         self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
         self.epoch, self.history, self.trace = checkpoint.epoch, checkpoint.history, checkpoint.trace
+        self.step, sums, self.seconds = under_way(checkpoint, out, self.data.steps_per_epoch)
+        if self.accelerator.is_main_process:  # the sums are of all processes together
+            self.sums = sums
+        exact = self.accelerator.scaler is None
+        done = self.epoch * self.data.steps_per_epoch + self.step
+        optimizer, found = self.optimizer.optimizer, checkpoint.optimizer or {}
+        state = fitting_state(found, optimizer, self.model, out, steps=done, exact=exact)
+        self.optimizer.load_state_dict(state)
+        said = said_of_machine(checkpoint, self.made_with)
+        self.made_with = joined_machine(checkpoint, self.made_with)
+        return said
 
     def checkpoint(self) -> Checkpoint:
-        data = self.data.train
-        about = {"name": data.name, "source": data.source, "image_size": data.image_size, "channels": data.channels}
-        numbers = {"mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
+        sums = self._over_processes(torch.tensor(self.sums, dtype=torch.float64)).tolist()
         return Checkpoint(
             config=self.model.config,
             model={name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()},
             epoch=self.epoch,
             recipe=dataclasses.asdict(self.recipe),
-            data={**about, **numbers},
+            data=self._data(),
             history=self.history,
             trace=self.trace,
             optimizer=self.optimizer.state_dict(),
-            versions={**versions(), "mixed_precision": str(self.accelerator.mixed_precision)},
+            under_way={"step": self.step, "sums": sums, "seconds": self.seconds} if self.step else None,
+            versions=self.made_with,
         )
+
+    def place(self) -> str:
+        """How far the run is, as words."""
+        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+
+    def _data(self) -> dict[str, Any]:
+        data = self.data.train
+        about = {"name": data.name, "source": data.source, "image_size": data.image_size, "channels": data.channels}
+        return {**about, "mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
+
+    def _made_with(self) -> dict[str, str]:
+        """What numbers depend on beside the recipe; all but the drawing of augmentation in their last bits alone."""
+        accelerator = self.accelerator
+        machine = {"device": accelerator.device.type, "processes": str(accelerator.num_processes)}
+        machine |= {"threads": str(torch.get_num_threads()), "mixed_precision": str(accelerator.mixed_precision)}
+        return {**versions(), **machine, "augmentation": DRAWING}
 
     # --- learning -------------------------------------------------------------------------------------------------
 
-    def train_epoch(self, epoch: int, on_progress: Observer | None) -> None:
-        """One pass over the training images, then what is measured after it."""
+    def train_epoch(self, stop: Termination, on_progress: Observer | None) -> None:
+        """The rest of a pass over the training images, then what is measured after it; or less, if a stop is asked."""
         accelerator, steps = self.accelerator, self.data.steps_per_epoch
-        started, on_cuda = time.perf_counter(), accelerator.device.type == "cuda"
+        started, before, on_cuda = time.perf_counter(), self.seconds, accelerator.device.type == "cuda"
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(accelerator.device)
-        torch.manual_seed(mixed_seed(self.recipe.seed, epoch, accelerator.process_index))  # dropout
         self.wrapped.train()
         observer = on_progress if accelerator.is_main_process else None
-        sums, shown = _Sums(), 0.0
-        for step, batch in enumerate(self.data.batches(epoch, accelerator.process_index, accelerator.num_processes)):
-            sums.add(*self._step(epoch * steps + step, *batch))
+        shown = 0.0
+        share = (accelerator.process_index, accelerator.num_processes)
+        for images, labels in self.data.batches(self.epoch, *share, self.step):
+            self._step(images.to(accelerator.device), labels.to(accelerator.device))
+            self.step += 1
+            self.seconds = before + time.perf_counter() - started
             if observer and time.perf_counter() - shown > 0.1:
                 shown = time.perf_counter()
-                observer(self._progress(epoch, step, sums.totals(), shown - started))
-        loss, hits, seen = self._over_processes(torch.tensor(sums.totals(), dtype=torch.float64)).tolist()
-        seconds = time.perf_counter() - started
-        self.epoch = epoch + 1
-        learned = {"loss": loss / seen, "accuracy": hits / seen, "epoch_seconds": seconds}
-        if on_cuda:  # elsewhere torch does not count
-            learned["peak_memory_mb"] = torch.cuda.max_memory_allocated(accelerator.device) / 1e6
-        rows = self._measured(self._rows("train", {name: {"mean": x} for name, x in learned.items()}, int(seen)))
+                observer(self._progress())
+            if self.step < steps and stop.asked(accelerator):
+                return
+        state, learned = self._progress(), self._learned()
+        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [0.0, 0.0, 0.0], 0.0
+        rows = self._measured(self._rows("train", learned, steps * self.data.batch_size))
         if observer:
-            observer(dataclasses.replace(self._progress(epoch, steps - 1, sums.totals(), seconds), epoch_rows=rows))
+            observer(dataclasses.replace(state, epoch_rows=rows))
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-        """One step of the optimizer; the summed loss, the hits and the number of images."""
+    def _learned(self) -> dict[str, dict[str, float]]:
+        """What the epoch's steps came to, over all processes."""
+        loss, hits, seen = self._over_processes(torch.tensor(self.sums, dtype=torch.float64)).tolist()
+        learned = {"loss": loss / seen, "accuracy": hits / seen, "epoch_seconds": self.seconds}
+        if self.accelerator.device.type == "cuda":  # elsewhere torch does not count
+            learned["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 1e6
+        return {name: {"mean": value} for name, value in learned.items()}
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        """One step of the optimizer; loss, hits and images are added to the epoch's sums."""
         recipe, accelerator = self.recipe, self.accelerator
-        images, labels = images.to(accelerator.device), labels.to(accelerator.device)
-        share = lr_share(step, recipe.epochs * self.data.steps_per_epoch, recipe.warmup_share)
+        done = self.epoch * self.data.steps_per_epoch + self.step
+        share = lr_share(done, recipe.epochs * self.data.steps_per_epoch, recipe.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        with _quick_attention(accelerator), accelerator.autocast():
-            logits = self.wrapped(images)
-        loss = self._loss(logits.float(), images, labels)
+        loss, logits = self._forward(self.wrapped, images, labels)
         accelerator.backward(loss + penalty(self.model, **recipe.penalties))
-        if recipe.clip_norm:
-            accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm or math.inf)
+        hits = (logits.argmax(-1) == labels).sum()
+        found, correct, length = torch.stack([loss.detach().double(), hits.double(), norm.double()]).tolist()
+        scaled = accelerator.scaler is not None  # whose gradients may overflow: it then skips the step
+        if not math.isfinite(found) or not (scaled or math.isfinite(length)):
+            raise self._diverged(images, labels)
         self.optimizer.step()
         self.optimizer.zero_grad()
         forget_row_energy(self.model)
-        return loss.detach() * len(labels), (logits.detach().argmax(-1) == labels).sum(), len(labels)
+        number = len(labels)
+        self.sums = [a + b for a, b in zip(self.sums, (found * number, correct, number), strict=True)]
+
+    def _forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and the logits of a step; its dropout follows from where the run is."""
+        torch.manual_seed(mixed_seed(self.recipe.seed, self.epoch, self.step, self.accelerator.process_index))
+        with quick_attention(self.accelerator), self.accelerator.autocast():
+            logits = model(images)
+        return self._loss(logits.float(), images, labels), logits.detach()
+
+    def _diverged(self, images: Tensor, labels: Tensor | None = None) -> InputError:
+        """What to say when a loss is no number: the step, and the first layer whose numbers are none."""
+        where = first_broken(self.model, images)
+        if not where and labels is not None:
+            where = self._broken_gradient(images, labels)
+        when = f"after epoch {self.epoch}" if labels is None else f"at step {self.step + 1} of epoch {self.epoch + 1}"
+        kept = f"{self.out} keeps what was sound" if self.out.exists() else "nothing was saved yet"
+        return InputError(
+            f"lr is too high for this recipe: {when} {where or 'the loss'} is no longer a finite number; lower it "
+            f"({kept})"
+        )
+
+    def _broken_gradient(self, images: Tensor, labels: Tensor) -> str:
+        """The parameter whose gradient is not finite and stands nearest to the loss; empty where there is none."""
+        self.optimizer.zero_grad()
+        loss, _ = self._forward(self.model, images, labels)
+        (loss + penalty(self.model, **self.recipe.penalties)).backward()
+        broken = [
+            name for name, x in self.model.named_parameters() if x.grad is not None and not x.grad.isfinite().all()
+        ]
+        return f"the gradient of {broken[-1]}" if broken else ""
 
     def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         if self.teacher is None:
@@ -236,13 +334,13 @@ class _Run:
             wanted = self.teacher(images)
         return F.mse_loss(logits, wanted)
 
-    def _progress(self, epoch: int, step: int, totals: list[float], seconds: float) -> Progress:
-        steps, epochs = self.data.steps_per_epoch, self.recipe.epochs
-        loss, correct, images = totals
-        left = (epochs - epoch) * steps - step - 1
+    def _progress(self) -> Progress:
+        steps, epochs, step, seconds = self.data.steps_per_epoch, self.recipe.epochs, self.step, self.seconds
+        loss, correct, images = self.sums
+        left = (epochs - self.epoch) * steps - step
         speed = images * self.accelerator.num_processes / seconds
-        step_seconds = seconds / (step + 1)
-        return Progress(epoch + 1, epochs, step + 1, steps, loss / images, correct / images, speed, left * step_seconds)
+        numbers = {"loss": loss / images, "accuracy": correct / images, "images_per_second": speed}
+        return Progress(self.epoch + 1, epochs, step, steps, **numbers, seconds_left=left * seconds / step)
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:
@@ -272,6 +370,8 @@ class _Run:
             logits = self.model(images.to(accelerator.device)).float().cpu()
             losses = F.cross_entropy(logits, labels, reduction="none").double()
             hits = (logits.argmax(-1) == labels).sum()
+            if not losses.isfinite().all():
+                raise self._diverged(images.to(accelerator.device))
             sums += torch.stack([losses.sum(), losses.square().sum(), hits.double(), torch.tensor(len(labels))])
         loss_sum, loss_squares, hit, n = self._over_processes(sums).tolist()
         loss, accuracy = loss_sum / n, hit / n
@@ -287,7 +387,10 @@ class _Run:
         """Every indicator on the probe, the same on each process."""
         stream = Stream(self.model, choose_indicators(), seed=self.recipe.seed)
         for images, _ in self.data.probe():
-            stream.update(images.to(self.accelerator.device))
+            try:
+                stream.update(images.to(self.accelerator.device))
+            except NotFiniteError:
+                raise self._diverged(images.to(self.accelerator.device)) from None
         return stream.table(self._identity())
 
     def _traced(self) -> Trace:
@@ -302,7 +405,7 @@ class _Run:
         )
 
     def _identity(self) -> dict[str, Any]:
-        names = {"model": self.name, "attention": self.model.config.attention, "dataset": self.data.train.name}
+        names = {"model": self.out.stem, "attention": self.model.config.attention, "dataset": self.data.train.name}
         return {**names, "seed": self.recipe.seed, "epoch": self.epoch}
 
     def _rows(self, source: str, numbers: Mapping[str, Mapping[str, float]], n: int) -> pd.DataFrame:
@@ -319,66 +422,9 @@ def _estimate(mean: float, std: float, interval: ConfidenceInterval) -> dict[str
     return {"mean": mean, "std": std, "ci_low": interval.low, "ci_high": interval.high}
 
 
-class _Sums:
-    """Loss, hits and images so far; the device is waited for only when somebody asks."""
-
-    def __init__(self) -> None:
-        self.done = [0.0, 0.0, 0.0]
-        self.waiting: list[Tensor] = []
-
-    def add(self, loss: Tensor, hits: Tensor, images: int) -> None:
-        self.waiting.append(torch.stack([loss.float(), hits.float(), torch.full_like(loss, images).float()]))
-
-    def totals(self) -> list[float]:
-        """[summed loss, hits, images]. Raises :class:`InputError` once the loss is no number."""
-        if self.waiting:
-            fresh = torch.stack(self.waiting).cpu().double().sum(0).tolist()
-            self.done, self.waiting = [a + b for a, b in zip(self.done, fresh, strict=True)], []
-        if not math.isfinite(self.done[0]):
-            raise InputError("lr is too high for this recipe: the loss is no longer a finite number; lower it")
-        return self.done
-
-
-# --- the machine ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _accelerator(mixed_precision: Precision, track: str | None, folder: Path) -> Iterator[Accelerator]:
-    """The accelerator of one run; after it another may choose its precision and tracker anew."""
-    _check_tracker(track)
-    chosen: str | None = mixed_precision
-    if mixed_precision == "auto":
-        chosen = None if "ACCELERATE_MIXED_PRECISION" in os.environ else "bf16" if torch.cuda.is_available() else "no"
-    without_gpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-    try:
-        accelerator = Accelerator(mixed_precision=chosen, log_with=track, project_dir=folder, cpu=without_gpu)
-    except ValueError as error:
-        raise InputError(f"mixed_precision or track cannot be used here: {error}") from None
-    try:
-        yield accelerator
-    finally:
-        accelerator.end_training()
-        AcceleratorState._reset_state()  # else the next call in this process could not choose its precision
-
-
-def _quick_attention(accelerator: Accelerator) -> contextlib.AbstractContextManager[None]:
-    """On a CPU and in bfloat16, torch's fused attention runs backward ten times slower than its parts one by one."""
-    slow = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
-    return sdpa_kernel(SDPBackend.MATH) if slow else contextlib.nullcontext()
-
-
 def _check_output(out: Path, resume: bool) -> None:
     if out.is_dir():
         raise InputError(f"out must be a file such as {out / 'svda_s0.pt'}, got the directory {out}")
     if out.exists() and not resume:
         raise InputError(f"out already exists: {out} (resume continues it; or choose another name)")
     check_writable(out.parent, "out: the folder")
-
-
-def _check_tracker(track: str | None) -> None:
-    """accelerate would leave out a tracker that is not installed, and train on."""
-    installed = [str(name) for name in get_available_trackers()]
-    if track == "all" and not installed:
-        raise InputError("track needs a tracker and none is installed: pip install tensorboard")
-    if track != "all" and track in LoggerType.list() and track not in installed:
-        raise InputError(f"track needs {track}, which is not installed: pip install {track}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Iterator
 
@@ -41,9 +40,13 @@ class TrainingData:
         :class:`InputError` where they don't suit it."""
         with accelerator.main_process_first():  # a download is for one process, its file for all
             train, test = opened or both_parts(recipe.dataset, config.image_size, root)
-        _check_suits(config, recipe, train, accelerator.num_processes)
+        _check_suits(config, recipe, train)
         padding = train.padding if recipe.crop_padding is None else recipe.crop_padding
-        return cls(dataclasses.replace(train, flip=recipe.flip, padding=padding), test, recipe)
+        made = cls(dataclasses.replace(train, flip=recipe.flip, padding=padding), test, recipe)
+        if made.batch_size % accelerator.num_processes:
+            shared = f"a multiple of the {accelerator.num_processes} processes"
+            raise InputError(f"batch_size must be {shared}, and so must the images, got {made.batch_size}")
+        return made
 
     @functools.cached_property
     def learned_from(self) -> Tensor:
@@ -51,18 +54,22 @@ class TrainingData:
         return _draw_images(len(self.train), self.recipe.train_images, generator(0))
 
     @property
-    def steps_per_epoch(self) -> int:
-        return max(1, len(self.learned_from) // self.recipe.batch_size)
+    def batch_size(self) -> int:
+        """Images of one step, of all processes together."""
+        return min(self.recipe.batch_size, len(self.learned_from))
 
-    def batches(self, epoch: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What process ``rank`` of ``world`` has of an epoch's batches; a last one that is not full is left out."""
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.learned_from) // self.batch_size
+
+    def batches(self, epoch: int, rank: int, world: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """What process ``rank`` of ``world`` has of an epoch's batches from the ``first`` on; a last one that is not
+        full is left out. Each image is augmented as (seed, epoch, its index) say, whoever has it."""
         chosen, seed = self.learned_from, self.recipe.seed
         order = chosen[torch.randperm(len(chosen), generator=generator(seed, epoch))]
-        size = min(self.recipe.batch_size, len(order))
-        order = order[: len(order) // size * size].view(-1, size)[:, rank::world].flatten()
-        augmenting = generator(seed, epoch, rank + 1)
-        share = math.ceil((size - rank) / world)
-        return self.train.batches(share, indices=order, augment=True, generator=augmenting)
+        size = self.batch_size
+        order = order[: len(order) // size * size].view(-1, size)[first:, rank::world].flatten()
+        return self.train.batches(size // world, indices=order, augment=True, generator=generator(seed, epoch, 1))
 
     def tested(self, epoch: int) -> Tensor:
         """Indices of the test images that are classified once ``epoch`` epochs are done; all of them at the end."""
@@ -103,13 +110,11 @@ def mixed_seed(*numbers: int) -> int:
     return mixed
 
 
-def _check_suits(config: ViTConfig, recipe: TrainConfig, data: ImageData, processes: int) -> None:
+def _check_suits(config: ViTConfig, recipe: TrainConfig, data: ImageData) -> None:
     if data.split == "all":
         raise InputError(f"{data.name} has no training and test parts: put its classes into train/ and test/ folders")
     if recipe.orthogonality and config.score_dims is not None:
         raise InputError(f"orthogonality must be 0 for a compressed model, got {recipe.orthogonality}")
-    if recipe.batch_size % processes:
-        raise InputError(f"batch_size must be a multiple of the {processes} processes, got {recipe.batch_size}")
     if data.channels != config.in_channels:
         raise InputError(f"{data.name} images have {data.channels} channels, the model takes {config.in_channels}")
     if len(data.classes) > config.num_classes:

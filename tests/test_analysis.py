@@ -14,11 +14,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from svda_analysis import sources
 from svda_analysis.analysis import analyze, analyze_runs
 from svda_analysis.checkpoint import load, save
+from svda_analysis.compression import compress_and_verify
 from svda_analysis.data import Preprocessing, load_dataset
 from svda_analysis.errors import InputError
+from svda_analysis.explanations import explain
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
 from svda_analysis.indicators import INDICATORS, attention_entropy, choose_indicators, effective_rank, score_spectrum
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.results import Analysis
+from svda_analysis.sections import write_report
 from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
 from svda_analysis.tap import records
@@ -347,3 +351,77 @@ def test_all_of_a_report_is_against_one_baseline(images):
     subject = dataclasses.replace(open_model(foreign), attention=None)
     analysis = analyze_runs([a_model(), subject], images, names=["svda", "foreign"], maps=8, indicators=["mass_90"])
     assert set(analysis.comparison["baseline"]) == set(analysis.maps["layers"]["baseline"]) == {"foreign"}
+
+
+# --- numbers that are not finite --------------------------------------------------------------------------------------
+
+
+def runs_of(tiny, tmp_path, *seeds, broken=None, spoil=lambda state: None):
+    """Copies of one checkpoint under other seeds, the one of seed ``broken`` spoilt; their paths."""
+    paths = []
+    for seed in seeds:
+        run = load(tiny["svda"])
+        state = {name: value.clone() for name, value in run.model.items()}
+        if seed == broken:
+            spoil(state)
+        paths.append(tmp_path / f"svda_s{seed}.pt")
+        recipe, history = {**run.recipe, "seed": seed}, run.history.assign(seed=seed).astype(TABLE_COLUMNS)
+        save(dataclasses.replace(run, recipe=recipe, history=history, model=state), paths[-1])
+    return paths
+
+
+def one_nan(state):
+    state["blocks.1.mlp.0.weight"][2, 1] = float("nan")
+
+
+def overflow(state):
+    state["blocks.0.mlp.3.bias"].fill_(3e38)
+    state["blocks.0.mlp.3.weight"].fill_(3e38)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where"),
+    [(one_nan, "the weight blocks.1.mlp.0.weight"), (overflow, "the output of blocks.0.mlp.3")],
+)
+def test_a_run_of_no_finite_numbers_is_named_and_left_out(spoil, where, tiny, tmp_path, fashion, few_figures):
+    paths = runs_of(tiny, tmp_path, 0, 1, 2, broken=1, spoil=spoil)
+    options = {"data_root": fashion, "maps": 8, "faithfulness": 2, "images": 40}
+    found = analyze_runs([*paths, tiny["dot"]], "fashion_mnist", **options)
+    without = analyze_runs([paths[0], paths[2], tiny["dot"]], "fashion_mnist", **options)
+    line = f"svda seed 1 has numbers that are not finite (NaN or inf): the first are in {where}"
+    assert f"{line}; it is left out of every mean and comparison" in found.warnings
+    assert [(run.seed, run.broken) for run in found.runs] == [(0, ""), (1, where), (2, ""), (0, "")]
+    pd.testing.assert_frame_equal(found.table, without.table)
+    pd.testing.assert_frame_equal(found.history, without.history)
+    pd.testing.assert_frame_equal(found.comparison, without.comparison)
+    pd.testing.assert_frame_equal(found.maps["matching"], without.maps["matching"])
+    page = write_report(found, tmp_path / "out")[0].read_text()
+    assert f"**Warning: {line.partition('(')[0]}" in page
+    assert f"left out, not finite: {where}" in page
+    assert Analysis.load(tmp_path / "out").runs == found.runs
+
+
+def test_a_sole_run_of_no_finite_numbers_is_one_line(tiny, tmp_path, fashion):
+    (path,) = runs_of(tiny, tmp_path, 3, broken=3, spoil=one_nan)
+    said = r"^svda(_s3)? seed 3 has numbers that are not finite .*the weight blocks\.1\.mlp\.0\.weight$"
+    for measure in (lambda: analyze(path, data_root=fashion), lambda: analyze_runs([path], data_root=fashion)):
+        with pytest.raises(InputError, match=said):
+            measure()
+    shoe = tmp_path / "shoe.png"
+    Image.new("L", (28, 28)).save(shoe)
+    for measure in (lambda: compress_and_verify(path, energy=0.9, data_root=fashion), lambda: explain(path, [shoe])):
+        with pytest.raises(InputError, match=said):
+            measure()
+
+
+def test_a_baseline_of_no_finite_numbers_is_replaced(tiny, tmp_path, fashion):
+    (broken,) = runs_of(tiny, tmp_path, 3, broken=3, spoil=one_nan)
+    found = analyze_runs([broken, tiny["dot"]], data_root=fashion, baseline="svda", images=20)
+    assert (found.models, found.baseline, found.comparison) == (["dot"], None, None)
+
+
+def test_images_of_no_finite_numbers_are_not_the_models_fault(images):
+    images = images.clone()
+    images[1, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="images must be finite numbers, got NaN or inf"):
+        analyze(ViT(ViTConfig(depth=1, dim=24, heads=2)), images)

@@ -22,6 +22,19 @@ def images():
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
+def test_numbers_that_are_not_finite_have_no_directions(criterion, images):
+    model = build_model(made("svda"))
+    model.attention_layers()[1].qkv.weight.data[0, 0] = math.nan
+    with pytest.raises(InputError, match=r"not finite .*: the first are in attention layer 1, its weights"):
+        rank(model, images, criterion=criterion)
+    model = build_model(made("dot"))
+    model.blocks[0].mlp[-1].bias.data.fill_(math.inf)
+    if criterion != "sigma":
+        with pytest.raises(InputError, match="the first are in attention layer 1, what it sees of the images"):
+            rank(model, images, criterion=criterion)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("attention", ["svda", "dot"])
 def test_the_triples_add_up_to_sigma(attention, criterion, images):
     model = build_model(made(attention))

@@ -103,3 +103,13 @@ def test_words():
     assert text.dash(None) == "-"
     assert text.dash(0) == "0"
     assert text.spoken("accuracy_structure") == "Accuracy structure"
+
+
+def test_names_of_files_are_safe_and_no_two_alike():
+    given = ["maps_b/svda", "maps_b-svda", "Maps_B:svda", "../x", "", "é" * 200, "a\nb\0", "中", "maps"]
+    found = text.file_names(given)
+    assert found[:5] == ["maps_b-svda", "maps_b-svda-2", "Maps_B-svda-3", "---x", "unnamed"]
+    assert found[6:] == ["a-b-", "中", "maps"]
+    assert len(found[5].encode()) <= 150
+    assert all(c.isalnum() or c in "-_" for name in found for c in name)
+    assert len({name.casefold() for name in found}) == len(given)

@@ -16,7 +16,7 @@ MODULES = {
 }
 FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a whole
     {"errors"},
-    {"vocabulary", "stats", "kinds", "formatting"},
+    {"vocabulary", "stats", "kinds", "formatting", "writing"},
     {"frames", "document", "tokens"},
     {"comparison"},
     {"results"},
@@ -26,8 +26,9 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"sections"},
     {"model", "indicators", "tracker"},
     {"checkpoint", "tap", "matching", "source_indicators"},
+    {"soundness"},
     {"maps", "recipe", "penalties"},
-    {"processors", "subject", "streaming"},
+    {"processors", "subject", "streaming", "resuming", "processes"},
     {"libraries"},
     {"specs"},
     {"sources", "attribution", "fillers", "redrawing", "training_data"},

@@ -53,3 +53,13 @@ def test_a_tables_title_and_note_stand_around_it():
     assert shown.endswith("Note.\n")
     twice = printed(Document(title="", sections=(Section(name="s", title="Same", blocks=(a_table(title="Same"),)),)))
     assert twice.count("Same") == 1
+
+
+def test_no_name_commands_the_terminal():
+    """Escape sequences, bells, carriage returns and marks that turn the writing are shown, not obeyed."""
+    bad = "a\x1b[2J\x1b]0;t\x07b\rc\x9b31m\u202ed\udc80"
+    table = Table(name="t", text=pd.DataFrame({bad: [bad], "x": [bad]}), title=bad, note=bad, group="x")
+    section = Section(name="s", title=bad + "!", blocks=(table, Points((bad,)), bad))
+    shown = printed(Document(title=bad, sections=(section,), warnings=(bad,)), width=400)
+    assert not set(shown) & set("\x1b\x07\r\x9b\u202e\udc80")
+    assert shown.count(r"a\x1b[2J\x1b]0;t\x07b") == 10

@@ -12,7 +12,8 @@ import pytest
 
 from svda_analysis.document import Document, Picture, Section, Table
 from svda_analysis.errors import InputError
-from svda_analysis.render.writer import staged, write_document
+from svda_analysis.render.staging import staged
+from svda_analysis.render.writer import write_document
 
 
 def draw():
@@ -61,7 +62,7 @@ def test_the_files_of_a_study(tmp_path):
     text = (out / "meta.json").read_text()
     assert text.endswith("}\n")
     meta = json.loads(text)
-    assert list(meta) == ["command", "title", "when", "files"]
+    assert list(meta) == ["command", "title", "when", "made_by", "files"]
     assert meta["command"] == "svda paper"
     assert meta["files"] == sorted(tree(out))
     assert "![curve](figures/curve.png)" in written[0].read_text()
@@ -96,7 +97,7 @@ def test_what_an_earlier_report_listed_goes_and_nothing_else(tmp_path):
 def test_no_list_of_files_reaches_out_of_the_folder(name, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "meta.json").write_text(json.dumps({"files": [name]}))
+    (tmp_path / "out" / "meta.json").write_text(json.dumps({"files": [name], "made_by": "svda-analysis"}))
     write_document(a_document(), tmp_path / "out", meta={})
     assert (tmp_path / "mine.txt").exists()
 

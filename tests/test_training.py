@@ -1,6 +1,9 @@
 """Training: exact resume, several processes, what the history says, what stops a run."""
 
+import contextlib
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,12 +14,11 @@ import torch
 from PIL import Image
 
 from svda_analysis import checkpoint as checkpoints
-from svda_analysis import training
 from svda_analysis.data import load_dataset
-from svda_analysis.errors import InputError
+from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.indicators import choose_indicators
-from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.model import Block, ViT, ViTConfig
 from svda_analysis.recipe import TrainConfig, parameter_groups
 from svda_analysis.stats import interval_over, proportion_interval
 from svda_analysis.tap import records
@@ -179,58 +181,168 @@ def test_tracker_writes_beside_the_checkpoint(tmp_path, fashion):
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize(
-    ("track", "said"),
-    [
-        ("tensorboard", "track needs tensorboard, which is not installed: pip install tensorboard"),
-        ("wandb", "track needs wandb, which is not installed: pip install wandb"),
-        ("all", "track needs a tracker and none is installed: pip install tensorboard"),
-        ("tensorbored", "track cannot be used here: Unsupported logging capability: tensorbored"),
-    ],
-)
-def test_a_tracker_that_is_not_there_stops_the_run_before_it_starts(track, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "get_available_trackers", list)
-    out = tmp_path / "runs" / "a.pt"
-    with pytest.raises(InputError, match=said) as stopped:  # not that there is no data
-        train(small("dot"), recipe(dataset="cifar10"), out, data_root=tmp_path / "nothing", track=track)
-    assert "\n" not in str(stopped.value)
-    assert not out.parent.exists()
+PLAIN = {**SMALL, "batch_size": 50, "probe_images": 8}
 
 
-def test_two_processes_train_one_model(tmp_path, fashion):
+def run_train(out, data, *words, processes=1, port=0, **options):
+    """``svda train`` in a process of its own, or in several under torchrun; the process that was started."""
+    command = [sys.executable, "-m", "svda_analysis.cli"]
+    if processes > 1:
+        launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+        command = [sys.executable, *launch, "-m", "svda_analysis.cli"]
+    command += ["train", "--dataset=fashion_mnist", f"--data-root={data}", f"--out={out}"]
+    command += [f"--set={key}={value}" for key, value in PLAIN.items()]
+    return subprocess.Popen(
+        [*command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    out = tmp_path / "two.pt"
-    given = {**SMALL, "batch_size": 50, "probe_images": 8, "flip": False, "crop_padding": 0}
-    settings = [f"--set={key}={value}" for key, value in given.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    command += ["-m", "svda_analysis.cli", "train", "--dataset=fashion_mnist", f"--data-root={fashion}"]
-    command += ["--epochs=2", f"--out={out}", *settings]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("epoch 2/2") == done.stdout.count("checkpoint:") == 1, done.stdout
-    both = checkpoints.load(out)
-    alone = train(
-        small("svda"),
-        TrainConfig(epochs=2, batch_size=50, probe_images=8, flip=False, crop_padding=0),
-        tmp_path / "one.pt",
-        data_root=fashion,
-    )
-    for name, value in alone.model.items():  # each process had half of every batch, and together they had it all
-        torch.testing.assert_close(both.model[name], value, rtol=1e-3, atol=2e-4)
+        return free.getsockname()[1]
+
+
+def close_to(found, wanted):
+    for name, value in wanted.model.items():
+        torch.testing.assert_close(found.model[name], value, rtol=1e-3, atol=2e-4)
+
+
+def test_two_processes_train_one_model_and_go_on_from_each_other(tmp_path, fashion):
+    """Each process has half of every batch, augmented as one process would augment it."""
+    out, plan = tmp_path / "two.pt", TrainConfig(epochs=2, batch_size=50, probe_images=8)
+    running = run_train(out, fashion, "--epochs=2", "--stop-after=1", processes=2, port=free_port())
+    said, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors[:2000]
+    assert said.count("epoch 1/2") == said.count("checkpoint:") == 1, said
+    first = checkpoints.load(out)
+    assert first.versions["processes"] == "2"
+    alone = train(small("svda"), plan, tmp_path / "one.pt", data_root=fashion, stop_after=1)
+    close_to(first, alone)
     for source in ("train", "test"):
         rows = f"indicator == 'loss' and source == '{source}'"
-        losses = [c.history.query(rows)["mean"] for c in (both, alone)]
+        losses = [c.history.query(rows)["mean"] for c in (first, alone)]
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    lines = []
+    both = train(small("svda"), plan, out, data_root=fashion, resume=True, on_start=lines.extend)
+    assert "processes 2 -> 1" in lines[-1]
+    assert both.versions["processes"] == "2, 1"
+    close_to(both, train(small("svda"), plan, tmp_path / "one.pt", data_root=fashion, resume=True))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_in_one_line(tmp_path, fashion):
-    with pytest.raises(InputError, match="lr is too high"):
-        train(small("dot"), recipe(epochs=1, lr=1e12, clip_norm=0), tmp_path / "a.pt", data_root=fashion)
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_others_in_one_line(tmp_path, fashion):
+    words = ("--epochs=1000", "--timeout=5")
+    running = run_train(tmp_path / "a.pt", fashion, *words, processes=2, port=free_port(), start_new_session=True)
+    try:
+        for line in running.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        workers = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(workers.stdout.split()[-1]), signal.SIGSTOP)
+        _, errors = running.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode != 0
+    assert re.search(r"process \d of 2 lost the others: one hangs \(timeout 5 s\) or has died", errors), errors[-3000:]
+
+
+@pytest.mark.parametrize("kind", ["dot", "svda"])
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(kind, tmp_path, fashion):
+    config = small(kind, dropout=0.1)
+    whole = train(config, recipe(epochs=2), tmp_path / "whole.pt", data_root=fashion)
+    out, stops = tmp_path / "stopped.pt", []
+
+    def stop(state):
+        if state.epoch_rows is None and not stops:
+            stops.append(state)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(HaltedError, match="stopped by SIGTERM, saved after step 1 of epoch 1 of 2") as halt:
+        train(config, recipe(epochs=2), out, data_root=fashion, on_progress=stop)
+    assert halt.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    saved = checkpoints.load(out)
+    assert (saved.epoch, saved.under_way["step"], len(saved.history)) == (0, 1, 0)
+    done = train(config, recipe(epochs=2), out, data_root=fashion, resume=True)
+    assert done.under_way is None
+    for name, value in whole.model.items():
+        assert torch.equal(value, done.model[name]), name
+    timeless = [c.history[c.history["indicator"] != "epoch_seconds"]["mean"] for c in (whole, done)]
+    np.testing.assert_array_equal(*timeless)
+
+
+def test_sigterm_after_the_last_step_of_an_epoch_ends_the_run_there(tmp_path, fashion):
+    def stop(state):
+        if state.epoch_rows is not None and state.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(HaltedError, match="saved after epoch 1 of 2"):
+        train(small("dot"), recipe(epochs=2), tmp_path / "a.pt", data_root=fashion, on_progress=stop)
+    assert checkpoints.load(tmp_path / "a.pt").epoch == 1
+
+
+def test_a_run_that_diverges_names_step_and_layer(tmp_path, fashion):
+    said = r"lr is too high for this recipe: at step \d of epoch 1 the .*(blocks|patch_embed|head|norm).* no longer a"
+    with pytest.raises(InputError, match=said) as stopped:
+        train(small("dot"), recipe(epochs=1, lr=1e30, clip_norm=0), tmp_path / "a.pt", data_root=fashion)
+    assert "\n" not in str(stopped.value)
+    assert "nothing was saved yet" in str(stopped.value)
     assert not (tmp_path / "a.pt").exists()
+
+
+def test_a_run_that_diverges_keeps_the_last_sound_checkpoint(tmp_path, fashion, monkeypatch):
+    out, plan = tmp_path / "a.pt", recipe(epochs=3)
+    train(small("svda"), plan, out, data_root=fashion, stop_after=1)
+    before, steps = out.read_bytes(), []
+    forward = Block.forward
+
+    def burst(self, x):
+        steps.append(1)
+        return forward(self, x) * (float("inf") if len(steps) >= 6 else 1.0)  # the second layer at the third step
+
+    monkeypatch.setattr(Block, "forward", burst)
+    with pytest.raises(InputError, match=r"at step 3 of epoch 2 the output of blocks\.\d .*a\.pt keeps what was sound"):
+        train(small("svda"), plan, out, data_root=fashion, resume=True)
+    assert out.read_bytes() == before
+
+
+def test_a_model_that_breaks_after_the_last_step_is_not_saved(tmp_path, fashion):
+    """Weights of 1e30 pass the last step: what they give of the test images is no number."""
+    plan = recipe(epochs=1, batch_size=300, lr=1e30, warmup_share=0.0)
+    with pytest.raises(InputError, match=r"lr is too high for this recipe: after epoch 1 the output of"):
+        train(small("dot"), plan, tmp_path / "a.pt", data_root=fashion)
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_no_start(tmp_path, fashion):
+    weights = ViT(small("dot")).state_dict()
+    weights["blocks.1.norm2.bias"][3] = float("nan")
+    with pytest.raises(InputError, match=r"not finite .*: the first are in the weight blocks\.1\.norm2\.bias"):
+        train(small("dot"), recipe(epochs=1), tmp_path / "a.pt", data_root=fashion, weights=weights)
+
+
+def test_two_writers_of_one_checkpoint_the_second_is_refused(tmp_path, fashion):
+    code = "import sys, time; from svda_analysis.writing import only_writer\nwith only_writer(sys.argv[1]):\n"
+    code += "    print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "a.pt"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=rf"a\.pt is being written by process {other.pid}, for \d+ s: wait for it"):
+            train(small("dot"), recipe(epochs=1), tmp_path / "a.pt", data_root=fashion)
+    finally:
+        other.kill()
+        other.communicate()
+    (tmp_path / ".a.pt.1234.unfinished").write_bytes(b"half")
+    train(small("dot"), recipe(epochs=1), tmp_path / "a.pt", data_root=fashion)  # the lock of the dead is taken over
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt"]
 
 
 def test_a_folder_without_parts_is_not_trained_on_its_test_images(tmp_path):

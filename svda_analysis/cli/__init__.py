@@ -18,7 +18,7 @@ from svda_analysis.cli.paper import paper_command
 from svda_analysis.cli.report import report_command
 from svda_analysis.cli.shared import CONTEXT
 from svda_analysis.cli.train import train_command
-from svda_analysis.errors import InputError, check_name, one_line
+from svda_analysis.errors import HaltedError, InputError, check_name, one_line
 
 
 @click.group(context_settings=CONTEXT)
@@ -58,7 +58,7 @@ def analyze_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> None:
-    """Run a command; bad input becomes one line on stderr and exit code 2."""
+    """Run a command; bad input becomes one line on stderr and exit code 2, a run that was stopped says how to go on."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     _show_any_text()
     try:
@@ -70,6 +70,9 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     except InputError as error:
         click.echo(f"error: {one_line(error)}", err=True)
         code = 2
+    except HaltedError as halt:
+        click.echo(one_line(halt), err=True)
+        code = halt.code
     except click.Abort:
         click.echo("interrupted", err=True)
         code = 130

@@ -15,10 +15,10 @@ from svda_analysis.cli.shared import (
     data_options,
     names_in,
     open_subjects,
+    say,
     subject_options,
     warn,
 )
-from svda_analysis.errors import check_writable
 
 
 @click.command("analyze", context_settings=CONTEXT)
@@ -61,19 +61,22 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **opt
     for name in ("indicators", "metrics"):
         options[name] = names_in(options[name])
     from svda_analysis.analysis import analyze_runs
+    from svda_analysis.render.staging import check_report_folder
     from svda_analysis.render.terminal import print_document
-    from svda_analysis.sections import terminal_document, write_report
+    from svda_analysis.sections import REPORT_FILES, terminal_document, write_report
+    from svda_analysis.writing import only_writer
 
     subjects = open_subjects(models, options)
     folder = Path(out) if out else Path("reports") / _report_name(models, subjects[0].name)
-    check_writable(folder, "output folder")
-    with progress_bars("images", quiet) as advance:
-        analysis = analyze_runs(subjects, options.pop("data"), progress=advance, **options)
-    written = write_report(analysis, folder, command=command_line("svda-analyze"))
+    with only_writer(folder, "output folder"):
+        check_report_folder(folder, *REPORT_FILES)
+        with progress_bars("images", quiet) as advance:
+            analysis = analyze_runs(subjects, options.pop("data"), progress=advance, **options)
+        written = write_report(analysis, folder, command=command_line("svda-analyze"))
     warn(analysis.warnings)
     if not quiet:
         print_document(terminal_document(analysis))
-    click.echo(f"report: {written[0]} ({len(written)} files)")
+    say(f"report: {written[0]} ({len(written)} files)")
 
 
 def _report_name(models: Sequence[str], first: str) -> str:

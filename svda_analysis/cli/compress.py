@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, warn
+from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, say, warn
 from svda_analysis.compression.keep import CRITERIA
-from svda_analysis.errors import InputError, check_writable
+from svda_analysis.errors import InputError
 
 _AMOUNTS = ("energy", "min_logit", "budget", "tolerance")
 
@@ -67,8 +67,11 @@ _work_options = grouped(
     metavar="PATH",
     help="The smaller checkpoint, or a folder for it (of several: always). Default: beside it, as NAME_e90.pt.",
 )
+@click.option("--force", is_flag=True, help="Write over smaller checkpoints that exist.")
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
-def compress_command(checkpoints: tuple[str, ...], out: str | None, report: str | None, **options: Any) -> None:
+def compress_command(
+    checkpoints: tuple[str, ...], out: str | None, force: bool, report: str | None, **options: Any
+) -> None:
     """Remove weak score directions from checkpoints for good, verify what it costs, and write the smaller ones.
 
     Rows of W_q and W_k are removed, so the file, the parameters and the work shrink. Several checkpoints share a
@@ -83,22 +86,25 @@ def compress_command(checkpoints: tuple[str, ...], out: str | None, report: str 
       svda compress svda_s0.pt --tolerance 0.5 --finetune 1
     """
     from svda_analysis.compression import Compressions, compress_files, terminal_compression, write_compression
+    from svda_analysis.compression.report import COMPRESSION_FILES
+    from svda_analysis.render.staging import check_report_folder
     from svda_analysis.render.terminal import print_document
+    from svda_analysis.writing import only_writer
 
     _check(options)
     folder, done = _report_folder(checkpoints, report), []
     keep, work = _keep(options), _work(options)
-    with progress_bars("points", False) as advance:
-        found = compress_files(checkpoints, keep, out=out, progress=advance, **work)
-        check_writable(folder, "report folder")
+    with only_writer(folder, "report folder"), progress_bars("points", False) as advance:
+        found = compress_files(checkpoints, keep, out=out, force=force, progress=advance, **work)
+        check_report_folder(folder, *COMPRESSION_FILES, meta_file=COMPRESSION_FILES[0])
         for target, run in found:
-            click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+            say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
             done.append(run)
-    runs = Compressions(tuple(done))
-    written = write_compression(runs, folder, command=command_line("svda"))
+        runs = Compressions(tuple(done))
+        written = write_compression(runs, folder, command=command_line("svda"))
     warn(runs.warnings)
     print_document(terminal_compression(runs))
-    click.echo(f"report: {written[0]} ({len(written)} files)")
+    say(f"report: {written[0]} ({len(written)} files)")
 
 
 def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, subject_options, warn
+from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, say, subject_options, warn
 from svda_analysis.errors import InputError, check_writable
 
 _ROWS = 8  # images on a page
@@ -57,7 +57,7 @@ def explain_command(
             drawn.add(picture.name)
             name = picture.name if pages == 1 else f"{picture.name}-{at}"
             written += save_picture(dataclasses.replace(picture, name=name), folder)
-            click.echo(f"figure: {written[-1]}")
+            say(f"figure: {written[-1]}")
     for old in folder.glob("*"):  # of an earlier call with other images
         figure = re.fullmatch(r"(.+?)(-\d+)?\.(pdf|png)", old.name)
         if figure and figure[1] in drawn and old not in written:

@@ -6,13 +6,14 @@ import os
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT
+from svda_analysis.cli.shared import CONTEXT, say
 
 
 @click.command("export", context_settings=CONTEXT)
 @click.argument("source")
 @click.argument("target")
-def export_command(source: str, target: str) -> None:
+@click.option("--force", is_flag=True, help="Write over a TARGET that exists.")
+def export_command(source: str, target: str, force: bool) -> None:
     """Copy a checkpoint without its optimizer state, for sharing.
 
     \b
@@ -21,5 +22,5 @@ def export_command(source: str, target: str) -> None:
     """
     from svda_analysis.checkpoint import export
 
-    export(source, target)
-    click.echo(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+    export(source, target, force=force)
+    say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")

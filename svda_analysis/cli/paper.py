@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from svda_analysis.cli.progress import progress_bars, say_run, training_display
-from svda_analysis.cli.shared import CONTEXT, warn
-from svda_analysis.errors import InputError, check_writable
+from svda_analysis.cli.shared import CONTEXT, say, warn
+from svda_analysis.errors import InputError
 
 
 @click.command("paper", context_settings=CONTEXT)
@@ -35,11 +35,13 @@ def paper_command(
       svda paper --from checkpoints
       svda paper sigma --jobs 2
     """
+    from svda_analysis.render.staging import check_report_folder
     from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
+    from svda_analysis.writing import only_writer
 
     study = load_manifest(manifest)
     folder = Path(out) if out else Path("reports") / study.name
-    check_writable(folder, "output folder")
+    check_report_folder(folder, "README.md", "report.html", "meta.json", "tables", "figures", "data")
     warnings: list[str] = []
     if source is not None and (checkpoints is not None or jobs != 1):
         raise InputError("--from trains nothing: leave --checkpoints and --jobs out")
@@ -51,7 +53,7 @@ def paper_command(
             trained = train_missing(study, place, data_root=data_root, jobs=jobs, on_run=say_run, on_progress=observer)
     warn(warnings)
     words = [*([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
-    with progress_bars("", False) as advance:
+    with only_writer(folder, "output folder"), progress_bars("", False) as advance:
         written = write_paper(
             study,
             trained,
@@ -60,5 +62,6 @@ def paper_command(
             command=shlex.join(["svda", "paper", *words]),
             warnings=warnings,
             progress=advance,
+            on_warning=lambda line: warn([line]),
         )
-    click.echo(f"report: {written[0]} ({len(written)} files)")
+    say(f"report: {written[0]} ({len(written)} files)")

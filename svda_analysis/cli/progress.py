@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import click
+from svda_analysis.cli.shared import say
 
 
 @contextlib.contextmanager
@@ -34,18 +34,18 @@ def progress_bars(unit: str, quiet: bool) -> Iterator[Callable[[str, int, int], 
 
 def say_start(lines: Sequence[str]) -> None:
     for line in lines:
-        click.echo(line)
+        say(line)
 
 
 def say_run(run: Any, at: int, total: int) -> None:
-    click.echo(f"run {at} of {total}: {run.dataset} {run.name} seed {run.recipe.seed}")
+    say(f"run {at} of {total}: {run.dataset} {run.name} seed {run.recipe.seed}")
 
 
 @contextlib.contextmanager
 def training_display() -> Iterator[Callable[[Any], None]]:
     """A live bar with speed, loss, accuracy and time left in a terminal; a line for each epoch everywhere."""
     if not sys.stderr.isatty():
-        yield lambda state: None if state.epoch_rows is None else click.echo(epoch_line(state))
+        yield lambda state: None if state.epoch_rows is None else say(epoch_line(state))
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn

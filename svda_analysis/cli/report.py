@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT
+from svda_analysis.cli.shared import CONTEXT, say
 
 
 @click.command("report", context_settings=CONTEXT)
@@ -21,4 +21,4 @@ def report_command(folder: str) -> None:
     from svda_analysis.reports import render_folder
 
     for written in render_folder(folder):
-        click.echo(f"report: {written[0]} ({len(written)} files)")
+        say(f"report: {written[0]} ({len(written)} files)")

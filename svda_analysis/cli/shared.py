@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, one_line
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -128,10 +128,15 @@ def command_line(program: str) -> str:
     return shlex.join([program, *arguments])
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """One line for a terminal; names in it that hold control characters are written out."""
+    click.echo(one_line(line), err=err)
+
+
 def warn(lines: Sequence[str]) -> None:
     """Warnings go to stderr, each once."""
     for line in dict.fromkeys(lines):
-        click.echo(f"warning: {line}", err=True)
+        say(f"warning: {line}", err=True)
 
 
 def split_settings(settings: Sequence[str], given: dict[str, Any], *classes: type) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import say_start, training_display
-from svda_analysis.cli.shared import CONTEXT, DataOption, Registered, split_settings
+from svda_analysis.cli.shared import CONTEXT, DataOption, Registered, command_line, say, split_settings
+from svda_analysis.errors import HaltedError
 from svda_analysis.kinds import ATTENTIONS
 
 
@@ -28,8 +29,11 @@ from svda_analysis.kinds import ATTENTIONS
 )
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--track", metavar="NAME", help="Also log to a tracker that accelerate knows, such as tensorboard.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="How long a process waits for others. Default: 600.")
 def train_command(dataset: str, out: str, preset: str | None, settings: tuple[str, ...], **options: Any) -> None:
     """Train a Vision Transformer with dot-product, SVDA or cosine attention.
+
+    SIGTERM ends the run after its step, saved, with exit code 143 and the line that resumes it exactly.
 
     \b
     Examples:
@@ -50,10 +54,16 @@ def train_command(dataset: str, out: str, preset: str | None, settings: tuple[st
         model_fields["num_classes"] = _count_classes(dataset, options["data_root"])
     config = ViTConfig.preset(preset or default_preset(dataset), **model_fields)
     recipe = TrainConfig(**recipe_fields)
-    with training_display() as observer:
-        checkpoint = train(config, recipe, out, on_start=say_start, on_progress=observer, **options)
+    if options["timeout"] is None:
+        del options["timeout"]  # train has a default
+    try:
+        with training_display() as observer:
+            checkpoint = train(config, recipe, out, on_start=say_start, on_progress=observer, **options)
+    except HaltedError as halt:
+        again = command_line("svda") + ("" if options["resume"] else " --resume")
+        raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        click.echo(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
+        say(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
 
 
 def _count_classes(dataset: str, root: str | None) -> int:

@@ -14,6 +14,7 @@ from svda_analysis.compression.result import Compression
 from svda_analysis.compression.run import OnPoint, Work, compress_subject
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.specs import open_model, run_names
+from svda_analysis.writing import check_target, only_writer
 
 
 def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> list[Path]:
@@ -34,9 +35,8 @@ def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> l
         found = [Path(out)] if as_file else [Path(out) / path.name for path in found]
     if len(set(found)) < len(found):
         raise InputError(f"--out must be left out: {checkpoints[0].name} and another checkpoint would get one name")
-    inputs = {path.resolve() for path in checkpoints}
     for target in found:
-        if target.resolve() in inputs:
+        if any(target.exists() and path.exists() and target.samefile(path) for path in checkpoints):
             raise InputError(f"--out must not be the checkpoint itself, nor another that is compressed, got {target}")
     return found
 
@@ -46,6 +46,7 @@ def compress_files(
     keep: Keep,
     *,
     out: str | None = None,
+    force: bool = False,
     data_root: str | os.PathLike[str] | None = None,
     progress: OnPoint | None = None,
     **work: Any,
@@ -54,10 +55,13 @@ def compress_files(
     share its name.
 
     ``work`` is what :func:`~svda_analysis.compression.run.compress_and_verify` takes beside (epochs, data, images,
-    seed). Names and folders are checked before any work. One model is held at a time, and each data set read once.
+    seed). Names and folders are checked before any work; a file that exists is written over with ``force`` alone. One
+    model is held at a time, and each data set read once.
     """
     paths = [Path(given) for given in checkpoints]
     targets = smaller_files(paths, out, keep)
+    for target in targets:
+        check_target(target, paths, name="--out", force=force)
     names = run_names(open_model(path) for path in paths) if len(paths) > 1 else [paths[0].stem]
     for target in targets:
         check_writable(target.parent, "--out: the folder")
@@ -74,8 +78,9 @@ def _compressed(
     progress: OnPoint | None,
 ) -> Iterator[tuple[Path, Compression]]:
     for path, name, target in files:
-        done = compress_subject(open_model(path, name=name), keep, work, opened, progress)
-        save(done.checkpoint, target)
+        with only_writer(target, "--out"):
+            done = compress_subject(open_model(path, name=name), keep, work, opened, progress)
+            save(done.checkpoint, target)
         numbers = {field: getattr(done, field) for field in ("verification", "norms", "curve", "meta")}
         del done
         yield target, Compression(**numbers)

@@ -7,6 +7,7 @@ truncated singular value decomposition of ``G_q^(1/2) Sigma G_k^(1/2)``, taken b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from svda_analysis.compact import CompactSelfAttention, OwnAttention
 from svda_analysis.compression.keep import check_criterion, check_min_logit, check_share
 from svda_analysis.compression.sites import attention_sites, inputs_of, projections
 from svda_analysis.errors import InputError
+from svda_analysis.soundness import NOT_FINITE, NotFiniteError, is_finite
 from svda_analysis.specs import Given, open_model
 
 Counts = list[list[int]]  # directions to keep, by layer and head
@@ -84,6 +86,7 @@ def rank(given: Given, images: Tensor | None = None, *, criterion: str = "operat
         raise InputError(f"images must be given for criterion {criterion}: it weighs directions by what the data do")
     with open_model(given).running() as model:
         layers = read_layers(model, images)
+    _check_finite(layers)
     parts = [_directions(layer, "operator" if criterion == "random" else criterion) for layer in layers]
     energy = [size.square() / size.shape[-1] for _, size, _ in parts]
     if criterion == "random":
@@ -91,6 +94,15 @@ def rank(given: Given, images: Tensor | None = None, *, criterion: str = "operat
         parts = [_shuffled(_directions(layer, "sigma"), generator) for layer in layers]
     left, size, right = (list(x) for x in zip(*parts, strict=True))
     return Ranking(energy, left, size, right, layers)
+
+
+def _check_finite(layers: Sequence[Layer]) -> None:
+    """Directions of NaN or inf have no order: say where they begin."""
+    for at, layer in enumerate(layers):
+        found = {"its weights": (layer.weight, layer.bias, layer.sigma), "what it sees of the images": (layer.inputs,)}
+        for what, tensors in found.items():
+            if not all(is_finite(values) for values in tensors if values is not None):
+                raise NotFiniteError(f"model {NOT_FINITE}: the first are in attention layer {at}, {what}")
 
 
 def direction_energy(given: Given, images: Tensor | None = None, *, criterion: str = "operator") -> list[Tensor]:

@@ -14,6 +14,8 @@ from svda_analysis.compression.result import COMPRESSION_META, Compression, Comp
 from svda_analysis.compression.sections import compression_document
 from svda_analysis.render.writer import write_document
 
+COMPRESSION_FILES = (COMPRESSION_META, *(f"compression.{kind}" for kind in ("md", "html", "csv", "pdf", "png")))
+
 
 def write_compression(
     runs: Compressions | Sequence[Compression], folder: str | os.PathLike[str], *, command: str = ""

@@ -26,9 +26,10 @@ from svda_analysis.errors import InputError
 from svda_analysis.frames import NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.model import ViT
 from svda_analysis.results import versions
+from svda_analysis.soundness import check_weights_finite
 from svda_analysis.sources import ImageSource
 from svda_analysis.specs import open_model
-from svda_analysis.subject import Subject
+from svda_analysis.subject import Subject, run_label
 
 _CHANGE = ("before", "after", "change", "ci_low", "ci_high", "p", "n")  # of accuracy, in a verification
 OnPoint = Callable[[str, int, int], None]  # (label, done, in all)
@@ -101,6 +102,7 @@ def compress_subject(
 ) -> Compressed:
     """:func:`compress_and_verify` of an opened checkpoint; data sets that are read go into ``opened``."""
     origin = _checkpoint_of(subject)
+    check_weights_finite(subject.model, run_label(subject))
     lessons = _lessons(origin, work.epochs, opened)  # refused now rather than after the search
     source = unseen_images(subject, work.data, opened)
     numbers = {"number": work.rank_images, "held_out": work.held_out, "seed": work.seed}

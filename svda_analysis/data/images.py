@@ -1,7 +1,8 @@
 """Labelled images of one split: :class:`MemoryImages` and :class:`FolderImages` hand out normalised batches.
 
 Small images live in memory as uint8 and are augmented a batch at a time; folders of photographs are read and cropped
-image by image. Random choices come from the caller's generator alone.
+image by image. Random choices come from the caller's generator alone: it gives each image of the split its own, so that
+an image is augmented alike in whichever batch, order or process it comes.
 """
 
 from __future__ import annotations
@@ -86,9 +87,10 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         """Normalised images ``(B, C, H, W) float32`` and labels ``(B,) int64``; the last batch may be smaller.
 
         ``indices (n,) int64`` gives the images in their order (default: all, in file order). ``augment`` crops and
-        mirrors at random, drawn from ``generator`` (CPU; default: torch's own): the same generator state and indices
-        give the same batches bit for bit, with any number of ``workers`` (processes that read folders, by default one
-        for each core up to 8; images in memory need none).
+        mirrors at random, drawn from ``generator`` (CPU; default: torch's own) once for every image of the split: what
+        becomes of an image follows from the generator's state and its index alone, whichever images come with it, and
+        with any number of ``workers`` (processes that read folders, by default one for each core up to 8; images in
+        memory need none).
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -125,25 +127,26 @@ class MemoryImages(ImageData):
     def _batches(
         self, indices: Tensor, batch_size: int, augment: bool, generator: torch.Generator | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        if augment:
+            corners = torch.randint(2 * self.padding + 1, (2, len(self)), generator=generator)  # tops and lefts
+            mirrored = (torch.rand(len(self), generator=generator) < 0.5) & self.flip
         for chosen in indices.split(batch_size) if len(indices) else ():
             images = self.images[chosen]
             if augment:
-                images = crop_and_flip(images, self.padding, self.flip, generator)
+                images = crop_and_flip(images, self.padding, corners[:, chosen], mirrored[chosen])
             yield self.normalise(images), self.labels[chosen]
 
 
-def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator | None = None) -> Tensor:
-    """Crop each image at random out of itself with ``padding`` zero pixels around, then mirror it with chance 1/2.
+def crop_and_flip(images: Tensor, padding: int, corners: Tensor, mirrored: Tensor) -> Tensor:
+    """Crop each image out of itself with ``padding`` zero pixels around, at its own corner, then mirror those chosen.
 
-    ``images (B, C, H, W)`` of any dtype; returns that shape. Draws the tops and lefts ``(2, B)``, then the flips.
+    ``images (B, C, H, W)`` of any dtype; returns that shape. ``corners (2, B) int64`` are tops and lefts in
+    [0, 2 padding], ``mirrored (B,) bool``.
     """
     B, _, H, W = images.shape
-    top, left = torch.randint(2 * padding + 1, (2, B), generator=generator)
+    top, left = corners
     windows = F.pad(images, (padding,) * 4).unfold(2, H, 1).unfold(3, W, 1)  # (B, C, 2p+1, 2p+1, H, W), a view
     crops = windows[torch.arange(B), :, top, left]  # (B, C, H, W)
-    if not flip:
-        return crops
-    mirrored = torch.rand(B, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
 
 
@@ -185,7 +188,7 @@ class FolderImages(ImageData):
     def _batches(
         self, indices: Tensor, batch_size: int, augment: bool, generator: torch.Generator | None, workers: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        seeds = torch.randint(2**62, indices.shape, generator=generator) if augment else torch.zeros_like(indices)
+        seeds = torch.randint(2**62, (len(self),), generator=generator)[indices] if augment else 0 * indices
         todo = list(zip(indices.tolist(), seeds.tolist(), strict=True))
         jobs = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
         loader = DataLoader(

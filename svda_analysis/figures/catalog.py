@@ -155,7 +155,7 @@ def _matched_heads(analysis: Analysis) -> Pictures:
     """For each pair of models: of the runs whose example maps are at hand, which are the first of each model."""
     if "heads" not in analysis.maps:
         return
-    first = {run.model: run.seed for run in reversed(analysis.runs)}
+    first = {run.model: run.seed for run in reversed(analysis.runs) if not run.broken}
     for (model, baseline), heads in analysis.maps["heads"].groupby(["model", "baseline"], sort=False):
         if model == baseline or not {model, baseline} <= analysis.examples.keys() & first.keys():
             continue

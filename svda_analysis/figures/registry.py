@@ -21,6 +21,7 @@ import pandas as pd
 from svda_analysis.document import Picture
 from svda_analysis.errors import InputError
 from svda_analysis.figures.style import Models, Names, model_styles
+from svda_analysis.formatting import file_names
 from svda_analysis.results import Analysis
 
 PLACES = {  # and what a figure is drawn from there
@@ -70,7 +71,12 @@ def pictures(found: Any, where: str = "analysis", *, models: Models = None) -> l
     if where not in PLACES:
         raise InputError(f"where must be one of {', '.join(PLACES)}, got {where!r}")
     shown = _InOrder.of(found, models or drawing_order(found)) if isinstance(found, Analysis) else found
-    return [picture for spec in FIGURES.values() if where in spec.where for picture in spec.draw(shown)]
+    drawn = [picture for spec in FIGURES.values() if where in spec.where for picture in spec.draw(shown)]
+    names = file_names(picture.name for picture in drawn)  # models' names may be in them, and those may hold anything
+    return [
+        dataclasses.replace(picture, name=name, caption=picture.alt) if name != picture.name else picture
+        for picture, name in zip(drawn, names, strict=True)
+    ]
 
 
 def drawing_order(analysis: Analysis) -> list[str]:

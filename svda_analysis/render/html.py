@@ -6,6 +6,7 @@ import re
 from html import escape
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
+from svda_analysis.errors import printable
 from svda_analysis.formatting import file_word
 from svda_analysis.render.markdown import picture_path
 
@@ -42,7 +43,7 @@ def to_html(document: Document, *, figures: str = "figures") -> str:
     known: set[str] = set()
     for section in document.sections:
         body += _html_section(section, figures, known)
-    return _PAGE.format(title=title or "Report", style=_STYLE, body="\n".join(body))
+    return printable(_PAGE.format(title=title or "Report", style=_STYLE, body="\n".join(body)))
 
 
 _PAGE = """<!DOCTYPE html>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,24 +11,36 @@ import pandas as pd
 from svda_analysis.document import Table
 from svda_analysis.errors import one_line
 
-_ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "{": r"\{",
-        "}": r"\}",
-        "$": r"\$",
-        "%": r"\%",
-        "_": r"\_",
-        "&": r"\&",
-        "#": r"\#",
-        "~": r"\textasciitilde{}",
-        "^": r"\^{}",
-        "<": "$<$",
-        ">": "$>$",
-        "|": r"$|$",
-        "±": r"$\pm$",
-    }
-)
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "%": r"\%",
+    "_": r"\_",
+    "&": r"\&",
+    "#": r"\#",
+    "~": r"\textasciitilde{}",
+    "^": r"\^{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": r"$|$",
+    "±": r"$\pm$",
+    "\u00d7": r"$\times$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "\u2212": "$-$",
+    "√": r"$\surd$",
+    "\u03c3": r"$\sigma$",
+    "Σ": r"$\Sigma$",
+    "λ": r"$\lambda$",
+    "μ": r"$\mu$",
+    "τ": r"$\tau$",
+    "\u00a0": "~",
+    "\t": " ",
+}
+_ACCENTS = set("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")  # that its base font can set
+_LETTERS = set("ßæÆøØœŒłŁ§¶©\u2013\u2014\u2018\u2019\u201c\u201d\u2026")  # so too, and no letter with an accent
 _LEFT = ("Source", "Indicator", "Data", "Model", "Claim", "Measure", "Number", "Verdict", "Why", "Changed")
 
 
@@ -57,5 +70,13 @@ def booktabs(frame: pd.DataFrame) -> str:
 
 
 def latex_escape(text: object) -> str:
-    """A text with every character that LaTeX reads as its own written out."""
-    return one_line(text).translate(_ESCAPES)
+    """A text with every character that LaTeX reads as its own written out, and those that its fonts lack by number."""
+    return "".join(map(_as_latex, one_line(text)))
+
+
+def _as_latex(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    parts = unicodedata.normalize("NFD", character)
+    known = parts[0].isascii() and len(parts) < 3 and set(parts[1:]) <= _ACCENTS
+    return character if known or character in _LETTERS else f"{{[}}U+{ord(character):04X}]"

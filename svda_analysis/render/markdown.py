@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
-from svda_analysis.errors import one_line
+from svda_analysis.errors import one_line, printable
+
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # where HTML would begin
+_MARKS = (  # what markdown reads as its own: in a name it is text
+    (re.compile(r"&(?=#?\w+;)"), "&amp;"),
+    (re.compile(r"([\\`*$|])"), r"\\\1"),
+    (re.compile(r"((?<![^\W_])_|_(?![^\W_])|~~)"), r"\\\1"),
+    (re.compile(r"\](?=[(\[])"), r"\]"),
+)
 
 
 def to_markdown(document: Document, *, figures: str = "figures") -> str:
     """The whole document as text; its pictures are the files ``figures/<name>.png`` (``figures`` may be empty)."""
-    parts = [f"# {one_line(document.title)}"] if document.title else []
-    parts += [f"**Warning: {one_line(line)}**" for line in document.warnings]
+    parts = [f"# {markdown_escape(document.title)}"] if document.title else []
+    parts += [f"**Warning: {markdown_escape(line)}**" for line in document.warnings]
     if document.command:
-        parts.append(document.made_by.replace("{command}", one_line(document.command)))
+        parts.append(document.made_by.replace("`{command}`", _code(document.command)))
     for block in document.lead:
         parts += _markdown_block(block, Section(name="lead"), figures)
     for section in document.sections:
         if section.title:
-            parts.append(f"{'#' * section.level} {one_line(section.title)}")
+            parts.append(f"{'#' * section.level} {markdown_escape(section.title)}")
         for block in section.blocks:
             parts += _markdown_block(block, section, figures)
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts) + "\n")
 
 
 def _markdown_block(block: Content, section: Section, figures: str) -> list[str]:
     """The paragraphs of a block. The title of a table is a heading below its section's, unless it is the same."""
     if isinstance(block, Table):
         own = block.title and block.title != section.title
-        heading = [f"{'#' * (section.level + 1)} {one_line(block.title)}"] if own else []
-        return [*heading, markdown_table(block.text), *([block.note] if block.note else [])]
+        heading = [f"{'#' * (section.level + 1)} {markdown_escape(block.title)}"] if own else []
+        return [*heading, markdown_table(block.text), *([_without_tags(block.note)] if block.note else [])]
     if isinstance(block, Picture):
-        return [f"![{one_line(block.alt)}]({picture_path(block, figures)})"]
+        return [f"![{markdown_escape(block.alt)}]({picture_path(block, figures)})"]
     if isinstance(block, Points):
-        return ["\n".join(f"- {one_line(line)}" for line in block.lines)] if block.lines else []
-    return [block]
+        return ["\n".join(f"- {_without_tags(one_line(line))}" for line in block.lines)] if block.lines else []
+    return [_without_tags(block)]
 
 
 def picture_path(picture: Picture, figures: str) -> str:
@@ -45,4 +55,25 @@ def picture_path(picture: Picture, figures: str) -> str:
 def markdown_table(frame: pd.DataFrame) -> str:
     """A frame of text as a pipe table."""
     rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(one_line(cell).replace("|", r"\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)
+
+
+def markdown_escape(text: object) -> str:
+    """A name or a cell on one line, every character in it meant as it stands: no tag, link, formula or emphasis."""
+    found = one_line(text)
+    for pattern, written in _MARKS:
+        found = pattern.sub(written, found)
+    return _without_tags(found)
+
+
+def _without_tags(text: str) -> str:
+    """A text whose markdown counts, and whose HTML does not."""
+    return _TAG.sub("&lt;", text)
+
+
+def _code(text: str) -> str:
+    """A code span of a text, with more backticks around it than stand in it."""
+    said = one_line(text)
+    longest = max(map(len, re.findall("`+", said)), default=0)
+    marks, space = "`" * (longest + 1), " " if longest else ""
+    return f"{marks}{space}{said}{space}{marks}"

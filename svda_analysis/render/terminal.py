@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
+from svda_analysis.errors import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,14 +21,14 @@ def print_document(document: Document, console: Console | None = None) -> None:
 
     console = console or Console(highlight=False)
     if document.title:
-        console.print(document.title, style="bold", markup=False)
+        console.print(printable(document.title), style="bold", markup=False)
     for line in document.warnings:
-        console.print(f"warning: {line}", markup=False)
+        console.print(f"warning: {one_line(line)}", markup=False)
     for block in document.lead:
         _print_block(block, Section(name="lead"), console)
     for section in document.sections:
         if section.title:
-            console.print(f"\n{section.title}", style="bold", markup=False)
+            console.print(f"\n{one_line(section.title)}", style="bold", markup=False)
         for block in section.blocks:
             _print_block(block, section, console)
 
@@ -36,12 +37,12 @@ def _print_block(block: Content, section: Section, console: Console) -> None:
     if isinstance(block, Table):
         console.print(terminal_table(block, title=block.title != section.title))
         if block.note:
-            console.print(block.note, markup=False)
+            console.print(printable(block.note), markup=False)
     elif isinstance(block, Points):
         for line in block.lines:
-            console.print(f"- {line}", markup=False)
+            console.print(f"- {one_line(line)}", markup=False)
     elif not isinstance(block, Picture):
-        console.print(block, markup=False)
+        console.print(printable(block), markup=False)
 
 
 def terminal_table(table: Table, *, title: bool = True) -> RichTable:
@@ -50,15 +51,15 @@ def terminal_table(table: Table, *, title: bool = True) -> RichTable:
     from rich.markup import escape
     from rich.table import Table as Made
 
-    above = escape(table.title) if title and table.title else None
+    above = escape(one_line(table.title)) if title and table.title else None
     made = Made(title=above, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     shown = table.text.drop(columns=table.group) if table.group else table.text
     for at, column in enumerate(shown.columns):
-        made.add_column(escape(str(column)), justify="left" if at == 0 else "right", no_wrap=at > 0)
+        made.add_column(escape(one_line(column)), justify="left" if at == 0 else "right", no_wrap=at > 0)
     heading = None
     for at, row in enumerate(shown.itertuples(index=False)):
         if table.group and table.text[table.group].iloc[at] != heading:
             heading = table.text[table.group].iloc[at]
-            made.add_row(f"[italic]{escape(str(heading))}[/]")
-        made.add_row(*(escape(str(cell)) for cell in row))
+            made.add_row(f"[italic]{escape(one_line(heading))}[/]")
+        made.add_row(*(escape(one_line(cell)) for cell in row))
     return made

@@ -1,26 +1,28 @@
 """A document -> a folder of files: the page, its HTML, pictures, tables, frames. No torch here.
 
-Everything is made in a hidden folder inside it first and moved at the end, so that a failed call leaves what was there.
+Everything is made in a hidden folder beside it first, which takes its place at the end (``staging.py``): a report
+appears whole, and a failed call leaves what was there.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from svda_analysis.document import Document, Picture, Table
-from svda_analysis.errors import InputError, check_writable
+from svda_analysis.errors import check_writable
+from svda_analysis.formatting import file_names
 from svda_analysis.render.html import to_html
 from svda_analysis.render.latex import latex_file
 from svda_analysis.render.markdown import markdown_table, to_markdown
-from svda_analysis.results import META
+from svda_analysis.render.staging import inside, staged
+from svda_analysis.results import MARK, META
 
 
 def write_document(
@@ -46,11 +48,12 @@ def write_document(
     tex (None: none are written). ``frames`` are written as csv with six digits and ``texts`` as they stand, both by
     their path in the folder (frames without ``.csv``); ``save`` may put more into the folder that it is called with.
 
-    ``meta`` goes into ``meta_file``: ``command`` first, then what is given, ``files`` last. None: there is none.
+    ``meta`` goes into ``meta_file``: ``command`` first, then what is given, our mark and ``files`` last. None: there is
+    none.
 
-    Files that an earlier report lists in its ``meta_file`` and that are not written now go away, and nothing else:
-    reports whose ``meta_file`` differ stand in one folder. Files that did not change keep their date. Raises
-    :class:`InputError` when the folder cannot be written.
+    Files that an earlier report of ours lists in its ``meta_file`` and that are not written now go away, and nothing
+    else: reports whose ``meta_file`` differ stand in one folder. Files that did not change keep their date. Raises
+    :class:`~svda_analysis.errors.InputError` as :func:`~svda_analysis.render.staging.staged` does.
     """
     place = Path(folder)
     check_writable(place, "output folder")
@@ -59,62 +62,17 @@ def write_document(
             save(stage)
         for name, frame in (frames or {}).items():
             _write_frame(frame, stage / f"{name}.csv")
-        for table in document.tables:
-            if tables is not None and table.numbers is not None:
-                _write_table_files(table, stage / tables)
+        kept = [table for table in document.tables if tables is not None and table.numbers is not None]
+        for table, name in zip(kept, file_names(table.name for table in kept), strict=True):
+            _write_table_files(dataclasses.replace(table, name=name), stage / (tables or ""))
         _write_pictures(document.pictures, stage / figures, progress)
         pages = {page: to_markdown(document, figures=figures), html: to_html(document, figures=figures)}
         for name, text in {**pages, **(texts or {})}.items():
             _write_text(text, stage / name)
         if meta is not None:
             _write_meta({"command": document.command, **meta}, stage / meta_file)
-        written = _inside(stage)
+        written = inside(stage)
     return sorted((place / name for name in written), key=lambda path: (path != place / page, path))
-
-
-@contextlib.contextmanager
-def staged(folder: Path, meta_file: str = META) -> Iterator[Path]:
-    """A folder to write into; when all went well its files take the place of those of an earlier report.
-
-    What an earlier report lists in its ``meta_file`` and is not written now goes away; equal files are left alone.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as made:
-            stage = Path(made)
-            yield stage
-            fresh = _inside(stage)
-            for old in _files_of(folder / meta_file):
-                if Path(old) not in fresh:
-                    (folder / old).unlink(missing_ok=True)
-            for name in fresh:
-                _move(stage / name, folder / name)
-    except OSError as error:
-        raise InputError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
-
-
-def _move(made: Path, target: Path) -> None:
-    """Put a file in its place; what did not change keeps its date."""
-    if target.is_file() and target.read_bytes() == made.read_bytes():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(made, target)
-
-
-def _inside(folder: Path) -> list[Path]:
-    """Every file in a folder and below, relative to it, in order."""
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-
-
-def _files_of(meta: Path) -> list[str]:
-    """What the report with this file ``meta`` says it consists of; nothing where there is none."""
-    try:
-        files = json.loads(meta.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [
-        name for name in files if isinstance(name, str) and ".." not in Path(name).parts and not name.startswith("/")
-    ]
 
 
 # --- the files of a report --------------------------------------------------------------------------------------------
@@ -156,15 +114,15 @@ def _write_table_files(table: Table, folder: Path) -> None:
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, float_format="%.6g")
+    frame.to_csv(path, index=False, float_format="%.6g", errors="backslashreplace")
 
 
 def _write_text(text: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _write_meta(meta: Mapping[str, Any], path: Path) -> None:
-    files = sorted({*_inside(path.parent), Path(path.name)})
-    content = {**meta, "files": [file.as_posix() for file in files]}
+    files = sorted({*inside(path.parent), Path(path.name)})
+    content = {**meta, **MARK, "files": [file.as_posix() for file in files]}
     _write_text(json.dumps(content, indent=2, default=str) + "\n", path)

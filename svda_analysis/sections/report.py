@@ -15,6 +15,8 @@ from svda_analysis.render.writer import write_document
 from svda_analysis.results import META, Analysis
 from svda_analysis.sections.analysis import analysis_document, latex_tables
 
+REPORT_FILES = ("summary.md", "report.html", META, "indicators.csv", "spectra.csv", "table.tex", "figures")
+
 
 def write_report(
     analysis: Analysis,

@@ -20,7 +20,11 @@ _RUN_SHOWN = ("model", "attention", "seed", "epoch", "parameters", "images", "da
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Which models were measured, on what; a row for each run."""
-    return pd.DataFrame([{key.capitalize(): dash(getattr(run, key)) for key in _RUN_SHOWN} for run in runs])
+    made = [{key.capitalize(): dash(getattr(run, key)) for key in _RUN_SHOWN} for run in runs]
+    for row, run in zip(made, runs, strict=True):
+        if run.broken:
+            row["Data"] = f"left out, not finite: {run.broken}"
+    return pd.DataFrame(made)
 
 
 def layer_table(table: pd.DataFrame, model: str) -> pd.DataFrame:

@@ -14,7 +14,7 @@ _LAYERS = 8  # as many as 80 columns hold
 
 def terminal_document(analysis: Analysis) -> Document:
     """What to print of an analysis: its data and accuracy, then every section registered for ``terminal``."""
-    lines = [f"data: {source}" for source in dict.fromkeys(run.data for run in analysis.runs)]
+    lines = [f"data: {source}" for source in dict.fromkeys(run.data for run in analysis.runs if not run.broken)]
     known = dict.fromkeys(run.preprocessing for run in analysis.runs if run.preprocessing)
     lines += [f"preprocessing: {line}" for line in known]
     lines += [f"test accuracy, {line}" for line in accuracy_lines(analysis.table)]

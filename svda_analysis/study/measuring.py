@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from svda_analysis.analysis import analyze_runs
+from svda_analysis.analysis import LEFT_OUT, analyze_runs
 from svda_analysis.data import DATASETS, ImageData, load_dataset
 from svda_analysis.errors import DataNotFoundError
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.results import Analysis, Run, nothing_measured
+from svda_analysis.soundness import NotFiniteError
 from svda_analysis.study.costs import TIMED, in_order, model_size
 from svda_analysis.study.manifest import Manifest, StudyOptions
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult
@@ -53,7 +54,10 @@ def measure_dataset(
     except DataNotFoundError:
         return dataclasses.replace(nothing, missing=NOT_AT_HAND)
     baseline = nothing.first_of("baseline", [run.name for run in trained])
-    whole = _measure_runs(trained, data, manifest.analysis, baseline, cache, progress)
+    try:
+        whole = _measure_runs(trained, data, manifest.analysis, baseline, cache, progress)
+    except NotFiniteError as error:
+        return dataclasses.replace(nothing, missing="no run has finite numbers", broken=(f"{dataset}: {error}",))
     return dataclasses.replace(
         nothing,
         title=data.source.partition(f" {data.split}, ")[0],
@@ -61,6 +65,7 @@ def measure_dataset(
         sizes={name: size.timed(whole.history[whole.history["model"] == name]) for name, size in sizes.items()},
         untraced=tuple(name for name in sizes if name in whole.models and name not in whole.traces),
         analysis=_for_report(whole, manifest),
+        broken=tuple(f"{dataset}: {line}" for line in whole.warnings if LEFT_OUT in line),
     )
 
 
@@ -89,7 +94,7 @@ def _measure_runs(
         examples=options.examples,
     )
     runs = tuple(_of_study(found, run, whole.versions) for found, run in zip(whole.runs, trained, strict=True))
-    return dataclasses.replace(whole, table=_final(whole.table, whole.history), runs=runs, warnings=())
+    return dataclasses.replace(whole, table=_final(whole.table, whole.history), runs=runs)
 
 
 def _of_study(found: Run, run: Trained, versions: Mapping[str, str]) -> Run:
@@ -117,12 +122,13 @@ def _for_report(whole: Analysis, manifest: Manifest) -> Analysis:
     spectra, no head at an epoch, and traces and examples of the plain models alone, which change their attention."""
     history = whole.history[~whole.history["indicator"].isin(TIMED)]
     if not manifest.study:
-        return dataclasses.replace(whole, history=_shortened(history))
+        return dataclasses.replace(whole, history=_shortened(history), warnings=())
     plain = [name for name in whole.models if len(manifest.variants.get(name, ())) <= 1]
     shown = next((name for name in plain if name in whole.traces and name in whole.examples), None)
     return dataclasses.replace(
         whole,
         spectra=make_frame([], SPECTRA_COLUMNS),
+        warnings=(),
         history=history[history["layer"].isna()].reset_index(drop=True),
         examples={shown: whole.examples[shown]} if shown else {},  # the same images for all
         traces={name: trace for name, trace in whole.traces.items() if name in plain},

@@ -42,11 +42,13 @@ def write_paper(
     command: str = "",
     warnings: Iterable[str] = (),
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+    on_warning: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Measure the checkpoints and write the report of a study into ``out``; returns its files, ``README.md`` first.
 
     ``cache/`` keeps what was measured (it may be removed: it is then measured again). Files whose content did not
-    change are not touched. ``progress`` is called with (label, done, in all).
+    change are not touched. ``progress`` is called with (label, done, in all), ``on_warning`` with a line for each run
+    that is left out because its numbers are not finite.
 
     Raises :class:`InputError` when the folder cannot be written or a checkpoint does not suit its data.
     """
@@ -61,8 +63,15 @@ def write_paper(
     for dataset in dict.fromkeys([*manifest.datasets, *(run.dataset for run in trained)]):
         mine = [run for run in trained if run.dataset == dataset]
         results.append(measure_dataset(manifest, dataset, mine, folder / "cache", root=data_root, progress=progress))
+    broken = [line for result in results for line in result.broken]
+    for line in broken:
+        on_warning(line)
     about = {"manifest": json.loads(json.dumps(dataclasses.asdict(manifest))), "versions": versions()}
-    meta = {"command": command, **about, "warnings": list(warnings)}
+    meta = {
+        "command": command,
+        **about,
+        "warnings": [*warnings, *broken],
+    }
     return write_study(StudyResult.of(about["manifest"], results), folder, meta, progress=progress)
 
 

@@ -25,7 +25,8 @@ class DatasetResult:
     ``analysis`` holds their final numbers (``table``), those of each epoch (``history``), spectra, examples, traces and
     maps; it is empty where ``missing`` says why nothing was run. ``sizes`` go by model, in the order in which models
     are shown; ``source`` says which images were seen; ``untraced`` are the models whose checkpoints hold no trace;
-    ``carried`` names the figures of an earlier report that the analysis cannot draw and that are kept as files.
+    ``carried`` names the figures of an earlier report that the analysis cannot draw and that are kept as files;
+    ``broken`` has a line for each run that is left out because its numbers are not finite.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DatasetResult:
     source: str = ""
     untraced: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:

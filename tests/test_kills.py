@@ -1,0 +1,35 @@
+"""Runs that are killed, also while they write, go on to the same bits: a few of ``benchmarks/kills.py``, slowly all."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
+
+
+@pytest.fixture(scope="module")
+def kills():
+    spec = importlib.util.spec_from_file_location("kills", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checked(found, number):
+    assert found["differs"].tolist() == [""] * number
+    killed = found[found["signal"] == "SIGKILL"]
+    assert (killed["exit_code"] == -9).all()
+    assert (found[found["signal"] == "SIGTERM"]["exit_code"] == 143).all()
+    assert killed["write_cut_short"].any()
+
+
+def test_two_kills_and_a_sigterm(kills):
+    checked(kills.stop_and_resume(2, 1, epochs=3, seed=1), 3)
+
+
+@pytest.mark.slow
+def test_twenty_kills_and_ten_sigterms(kills):
+    found = kills.stop_and_resume(20, 10)
+    checked(found, 30)
+    assert set(found["attention"]) == {"dot", "svda"}
