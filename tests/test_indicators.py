@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from svda_analysis import indicators as ind
 from svda_analysis.errors import InputError
+from svda_analysis.indicators import registry
 
 GRID, PREFIX = (2, 3), 1
 B, H, N, D = 2, 3, PREFIX + GRID[0] * GRID[1], 4
@@ -69,6 +70,10 @@ def selectivity_index(a):
     return np.mean([1 - entropy_of(row) / math.log(len(row)) for row in a])
 
 
+def living_maps(a):
+    return float(selectivity_index(a) >= 0.05)
+
+
 def attention_sparsity(a):
     return np.mean([hoyer_of(row) for row in a])
 
@@ -105,6 +110,7 @@ REFERENCES = {
         mean_alignment,
         attention_entropy,
         selectivity_index,
+        living_maps,
         attention_sparsity,
         mass_90,
         attention_distance,
@@ -141,8 +147,9 @@ def numpy_spectrum(data, source):
     matrix = (
         data["a"] if source == "attention" else np.einsum("bhid,hd,bhjd->bhij", data["q"], data["sigma"], data["k"])
     )
-    values = np.linalg.svd(matrix, compute_uv=False)
-    return values if source == "attention" else values[..., : min(N, D)]
+    if source == "attention":
+        return np.linalg.svd(matrix, compute_uv=False)
+    return np.linalg.svd(matrix - matrix.mean(-1, keepdims=True), compute_uv=False)[..., : min(N - 1, D)]
 
 
 def torch_spectrum(data, source):
@@ -229,11 +236,13 @@ def test_entries_describe_their_functions():
         assert entry.label
         assert entry.higher_means
         assert entry.reference
+        assert entry.question.endswith("?")
+        assert entry.not_said
     assert len({entry.label for entry in ind.INDICATORS.values()}) == len(ind.INDICATORS)
 
 
 def test_the_decorator_registers_and_returns_the_function_unchanged(monkeypatch):
-    monkeypatch.setattr(ind, "INDICATORS", {})
+    monkeypatch.setattr(registry, "INDICATORS", {})
 
     def largest(spectrum, grid):
         return spectrum.amax(-1)
@@ -241,7 +250,7 @@ def test_the_decorator_registers_and_returns_the_function_unchanged(monkeypatch)
     words = {"label": "Largest", "low": 0.0, "high": "N", "higher_means": "larger", "reference": "our definition"}
     assert ind.indicator(sources=("sigma",), **words)(largest) is largest
     expected = ind.Indicator(name="largest", function=largest, needs=("spectrum", "grid"), sources=("sigma",), **words)
-    assert {"largest": expected} == ind.INDICATORS
+    assert {"largest": expected} == registry.INDICATORS
     assert ind.choose_indicators() == [expected]
     assert expected.group == ""
 
@@ -250,7 +259,7 @@ def test_bounds_resolve_sizes_by_source():
     sizes = {"D": 64, "N": 50, "grid": (7, 8)}
     entries = OURS
     assert entries["effective_rank"].bounds("sigma", **sizes) == (1, 64)
-    assert entries["effective_rank"].bounds("scores", **sizes) == (1, 50)
+    assert entries["effective_rank"].bounds("scores", **sizes) == (1, 49)
     assert entries["attention_rank"].bounds("attention", **sizes) == (1, 50)
     assert entries["attention_distance"].bounds("attention", **sizes) == (0, math.hypot(6, 7))
     assert entries["effective_rank"].bounds("sigma", D=64) == (1, 64)
@@ -443,7 +452,7 @@ def test_a_map_that_is_zero_everywhere_has_means_of_0():
 @pytest.mark.parametrize("head_dim", [1, 4])
 def test_one_token(head_dim):
     a, q = torch.ones(2, 3, 1, 1), torch.full((2, 3, 1, head_dim), 2.0)
-    values = {"attention_entropy": 0, "selectivity_index": 1, "attention_sparsity": 1, "mass_90": 1}
+    values = {"attention_entropy": 0, "selectivity_index": 1, "living_maps": 1, "attention_sparsity": 1, "mass_90": 1}
     assert set(values) == set(MAP_NAMES)
     assert all(close(getattr(ind, name)(a), value, 0) for name, value in values.items())
     assert all(close(getattr(ind, name)(0.9 * a), value) for name, value in values.items())
@@ -452,7 +461,7 @@ def test_one_token(head_dim):
     assert close(ind.perturbation_robustness(a, a), 1, 0)
     assert close(ind.angular_alignment(q, q, a), 1)
     assert ind.score_spectrum(q, q, 0.5).shape == (2, 3, 1)
-    assert close(ind.score_spectrum(q, q, 0.5), 2 * head_dim, 1e-5)
+    assert close(ind.score_spectrum(q, q, 0.5), 0, 0)  # nothing to choose between
 
 
 def test_one_direction():
@@ -502,7 +511,9 @@ def test_mean_alignment_is_the_mean_over_all_pairs():
 def test_no_n_by_n_matrix_where_none_is_needed():
     q = torch.ones(1, 1, 300_000, 2)  # N x N would take 360 GB
     assert close(ind.mean_alignment(q, q), 1)
-    assert ind.score_spectrum(q, q, 1.0)[0, 0].tolist() == pytest.approx([600_000, 0], abs=1e-3)
+    k = q.clone()
+    k[..., ::2, 0] = -1
+    assert ind.score_spectrum(q, k, 1.0)[0, 0].tolist() == pytest.approx([300_000, 0], abs=1e-3)
 
 
 # --- attention distance -----------------------------------------------------------------------------------------------
@@ -563,9 +574,10 @@ def test_score_spectrum_is_that_of_the_explicit_matrix(n, d, with_sigma):
     q, k = rng.normal(size=(2, B, H, n, d))
     sigma = rng.normal(size=(H, d))
     matrix = np.einsum("bhid,hd,bhjd->bhij", q, sigma if with_sigma else np.ones((H, d)), k) * 0.3
-    want = np.linalg.svd(matrix, compute_uv=False)[..., : min(n, d)]
+    length = max(min(n - 1, d), 1)
+    want = np.linalg.svd(matrix - matrix.mean(-1, keepdims=True), compute_uv=False)[..., :length]
     got = ind.score_spectrum(*map(torch.as_tensor, (q, k)), 0.3, torch.as_tensor(sigma) if with_sigma else None)
-    assert got.shape == (B, H, min(n, d))
+    assert got.shape == (B, H, length)
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-9, atol=1e-12)
 
 

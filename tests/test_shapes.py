@@ -79,6 +79,6 @@ def test_every_indicator_gives_one_number_per_image_and_head(name):
 def test_spectra_and_logits():
     q, k, _, sigma = inputs()
     assert scores(q, k, sigma).shape == (B, H, D)
-    assert scores(q[:, :, :3], k[:, :, :3], sigma).shape == (B, H, 3)
+    assert scores(q[:, :, :3], k[:, :, :3], sigma).shape == (B, H, 2)
     attention((q @ k.mT).softmax(-1))
     classify(torch.randn(2, 1, 28, 28))

@@ -217,7 +217,7 @@ def test_two_kinds_of_noise_leave_each_other_alone(images):
 def test_models_are_compared_and_what_is_saved_comes_back(images, tmp_path):
     both = analyze_runs([a_model("dot"), a_model("svda")], images, names=["dot", "svda"], indicators=["source"])
     compared = both.comparison
-    assert set(compared["indicator"]) == OF_ANY
+    assert set(compared["indicator"]) == OF_ANY - {"source_angular_alignment"}  # axes of q and k, of one kind alone
     both.save(tmp_path)
     loaded = Analysis.load(tmp_path)
     assert loaded.table.equals(both.table)
@@ -326,7 +326,7 @@ def test_selectivity_and_robustness_stay_in_bounds(a):
 @few
 @given(hnp.arrays(np.float64, st.integers(3, 9), elements=st.floats(0, 1e3)), st.randoms(use_true_random=False))
 def test_the_entropy_of_squares_is_below_that_of_values(values, random):
-    s = torch.as_tensor(np.where(values < 1e-2, 0, values))
+    s = torch.as_tensor(np.where(values < 1, 0, values))  # so that eps is nothing beside the squares
     got = src.source_spectral_entropy(s).item()
     assert -1e-7 <= got <= math.log(len(values)) + 1e-7
     assert src.source_effective_rank(s).item() == pytest.approx(math.exp(got), rel=1e-12)
