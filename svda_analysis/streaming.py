@@ -106,7 +106,8 @@ class Stream:
         for source, spectrum in spectra.items():
             moments = self.spectrum_moments.setdefault((source, record.layer), Moments())
             moments.update(_as_numbers(_mean_over_windows(spectrum, len(images))))
-        at_hand: dict[str, Any] = {"q": q, "k": k, "a": a, "grid": grid, "prefix": prefix, **noisy}
+        sigma = q.new_ones(q.shape[1::2]) if record.sigma is None else record.sigma
+        at_hand: dict[str, Any] = {"q": q, "k": k, "sigma": sigma, "a": a, "grid": grid, "prefix": prefix, **noisy}
         for indicator in self.indicators:
             for source in indicator.sources:
                 if "spectrum" in indicator.needs and source not in spectra:

@@ -63,7 +63,8 @@ class Situation:
             "scores": lambda: score_spectrum(self.q, self.k, 1.0, self.sigma),
             "attention": lambda: attention_spectrum(self.a),
         }
-        return {**at_hand, "grid": GRID, "prefix": PREFIX, "spectrum": spectra[source]()}
+        sigma = torch.ones(H, D, dtype=torch.float64) if self.sigma is None else self.sigma
+        return {**at_hand, "sigma": sigma, "grid": GRID, "prefix": PREFIX, "spectrum": spectra[source]()}
 
     def value(self, name: str, source: str) -> Tensor | None:
         """The indicator ``(B, H)``, of sigma ``(1, H)``; None where there is no sigma to speak of."""

@@ -60,12 +60,12 @@ def test_attention_functions_keep_shape_and_dtype(dtype):
 
 
 @pytest.mark.parametrize(
-    "name", [one.name for names in (None, ["source"]) for one in indicators.choose_indicators(names)]
+    "name", [one.name for names in (None, ["source", "field"]) for one in indicators.choose_indicators(names)]
 )
 def test_every_indicator_gives_one_number_per_image_and_head(name):
     q, k, _, sigma = inputs()
     a = (q @ k.mT).softmax(-1)
-    given = {"q": q, "k": k, "a": a, "grid": (3, 3), "prefix": 1, "spectrum": scores(q, k, sigma)}
+    given = {"q": q, "k": k, "sigma": sigma, "a": a, "grid": (3, 3), "prefix": 1, "spectrum": scores(q, k, sigma)}
     given |= {"a_noisy": a.flip(0), "a_pixel_noisy": a.flip(0)}
     found = indicators.INDICATORS[name]
 

@@ -5,7 +5,7 @@ A function's parameter names say what it needs, and one name means the same thin
 - ``spectrum (..., R)``: non-negative singular values in any order, from :func:`sigma_spectrum`,
   :func:`score_spectrum` (keys centred) or :func:`attention_spectrum`; the result has the leading shape ``(...)``;
 - ``a, a_noisy, a_pixel_noisy (B, H, N, N)``: attention after softmax, queries in rows, of the images and of noisy
-  copies of them; ``q, k (B, H, N, D)``; results are ``(B, H)``;
+  copies of them; ``q, k (B, H, N, D)``; ``sigma (H, D)``, ones where there is none; results are ``(B, H)``;
 - ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
 
 Half precision is computed and returned in float32, float64 stays float64. Rows of a map are read as weights: they are
@@ -48,6 +48,7 @@ from svda_analysis.indicators.rows import (
     perturbation_robustness,
     selectivity_index,
 )
+from svda_analysis.indicators.logits import invisible_energy, largest_logit, logit_spread
 
 # isort: on
 
@@ -65,7 +66,10 @@ __all__ = [
     "effective_rank",
     "indicator",
     "indicator_groups",
+    "invisible_energy",
+    "largest_logit",
     "living_maps",
+    "logit_spread",
     "mass_90",
     "mean_alignment",
     "perturbation_robustness",
