@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ from svda_analysis.streaming import Stream
 from svda_analysis.subject import Subject, for_model
 
 BATCH_SIZE = 64  # images per forward, where none is given
+NEEDED = {  # why what an indicator needs may be lacking
+    "tokens": "the calls before its attention do not tell which tokens it reads",
+    "ablated_loss": "it takes labelled images and a classifier of them",
+    "position_map": "it takes maps of whole images, and two images or more in the first batch",
+}
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 
 
@@ -364,7 +369,16 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
             f"source_perturbation_robustness of {subject.name}: the mean and deviation that its images were brought to "
             "are not known, so the noise lies on them as they are, with nothing clamped to [0, 1]"
         )
+    lines += [f"{one.name} of {subject.name}: not measured, {NEEDED[need]}" for one, need in _lacking(stream)]
     return lines
+
+
+def _lacking(stream: Stream) -> Iterator[tuple[Indicator, str]]:
+    """The indicators that were asked for and could not be measured, and what was lacking."""
+    for one in stream.unmeasured:
+        found = next((need for need in one.needs if need in NEEDED), None)
+        if found:
+            yield one, found
 
 
 def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples | None:

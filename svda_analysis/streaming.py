@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
-from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
+from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum, widen
 from svda_analysis.maps import class_scores, token_layout
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
-from svda_analysis.tap import AttentionRecord, capture, check_captured
+from svda_analysis.tap import AttentionRecord, capture, check_captured, without_head
 from svda_analysis.vocabulary import known_bounds, quantity
 
 
@@ -50,29 +50,38 @@ class Stream:
         self.spectrum_moments: dict[tuple[str, int], Moments] = {}
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
         self.windows = self.pixels_unknown = False
+        self._batch = 0  # images of the batch that runs
+        self._calls: list[tuple[int, int]] = []  # of each layer: which attention call it was, and its heads
+        self._position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the first batch
         needed = {need for indicator in indicators for need in indicator.needs}
         self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
+        self._needed = needed
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``."""
         B, seen = len(images), 0
+        self._batch = B
         batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
 
         def on_record(record: AttentionRecord) -> None:
             nonlocal seen
             if record.a.shape[-2] == record.a.shape[-1]:  # else pooling or cross-attention: no map of the image
+                self._calls[seen:] = [(record.layer, record.a.shape[1])]
                 self._measure(record._replace(layer=seen), images)
                 seen += 1
 
-        with capture(self.model, on_record):
+        with capture(self.model, on_record, tokens="tokens" in self._needed):
             output = self.model(batch)
         check_captured(seen, self.model)
         logits = None if labels is None else class_scores(output, self.model, self.classes)
         if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             labels, logits = labels.to(logits.device), logits[:B]
             self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
-            self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
+            loss = F.cross_entropy(widen(logits), labels, reduction="none")
+            self._add("loss", "test", -1, loss[:, None])
+            if "ablated_loss" in self._needed:
+                self._ablate(images, labels, loss)
         self.images += B
 
     def _noisy_copies(self, images: Tensor) -> list[Tensor]:
@@ -85,6 +94,17 @@ class Stream:
             self.pixels_unknown = known is None
             copies.append(source_noise(images, drawn, known))
         return copies
+
+    def _ablate(self, images: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Run the batch without each head in turn."""
+        for layer, (call, heads) in enumerate(self._calls):
+            ablated = []
+            for head in range(heads):
+                with without_head(self.model, call, head):
+                    logits = class_scores(self.model(images), self.model, self.classes)
+                if logits is not None:  # what it was with the head
+                    ablated.append(F.cross_entropy(widen(logits), labels, reduction="none"))
+            self._evaluate({"loss": loss, "ablated_loss": torch.stack(ablated, dim=1)}, {}, layer)
 
     def _measure(self, record: AttentionRecord, images: Tensor) -> None:
         part = len(record.a) // (1 + len(self._noisy))  # images, or the windows of all images
@@ -108,15 +128,40 @@ class Stream:
             moments.update(_as_numbers(_mean_over_windows(spectrum, len(images))))
         sigma = q.new_ones(q.shape[1::2]) if record.sigma is None else record.sigma
         at_hand: dict[str, Any] = {"q": q, "k": k, "sigma": sigma, "a": a, "grid": grid, "prefix": prefix, **noisy}
+        at_hand |= {"tokens": None if record.tokens is None else record.tokens[:part]}
+        if "position_map" in self._needed and part == len(images):
+            at_hand["position_map"] = self._position_map(record.layer, a)
+        self._evaluate(at_hand, spectra, record.layer, {"D": q.shape[-1], "N": a.shape[-1], "grid": grid})
+
+    def _position_map(self, layer: int, a: Tensor) -> Tensor | None:
+        """The mean map of the first batch's images, for each of these that of the others; None for the first alone."""
+        if layer in self._position_maps:
+            return self._position_maps[layer]
+        self._position_maps[layer] = a.mean(0, keepdim=True)  # (1, H, N, N)
+        return (a.sum(0) - a) / (len(a) - 1) if len(a) > 1 else None
+
+    def _evaluate(
+        self, at_hand: dict[str, Any], spectra: dict[str, Tensor], layer: int, sizes: dict[str, Any] | None = None
+    ) -> None:
+        """Add every indicator that has what it needs, for each of its sources; one of a layer counts for each head."""
         for indicator in self.indicators:
             for source in indicator.sources:
-                if "spectrum" in indicator.needs and source not in spectra:
-                    continue
                 given = {**at_hand, "spectrum": spectra.get(source)}
+                if any(given.get(need) is None for need in indicator.needs):
+                    continue
                 values = indicator.function(**{need: given[need] for need in indicator.needs})
-                self._add(indicator.name, source, record.layer, _mean_over_windows(values, len(images)))
-                bounds = indicator.bounds(source, D=q.shape[-1], N=a.shape[-1], grid=grid)
-                self.bounds[indicator.name, source, record.layer] = bounds
+                if values is None:  # not defined for this layer
+                    continue
+                if values.ndim == 1:
+                    values = values[:, None].expand(-1, at_hand["a"].shape[1])
+                self._add(indicator.name, source, layer, _mean_over_windows(values, self._batch))
+                self.bounds[indicator.name, source, layer] = indicator.bounds(source, **sizes or {})
+
+    @property
+    def unmeasured(self) -> list[Indicator]:
+        """The indicators that nothing was found for: what they need could not be told of this model and data."""
+        measured = {name for name, _, _ in self.moments}
+        return [one for one in self.indicators if one.name not in measured]
 
     def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
         self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from svda_analysis.attention import svda_attention
 from svda_analysis.errors import InputError
+from svda_analysis.token_trail import TokenTrail
 
 
 class AttentionRecord(NamedTuple):
@@ -27,6 +28,8 @@ class AttentionRecord(NamedTuple):
 
     ``layer`` counts from 0 in the order of calls. ``q, k (B, H, N, D)``, ``v (B, H, N, Dv)``, ``a (B, H, N, N)`` float
     after the softmax. ``sigma (H, D)`` for SVDA, where ``q`` and ``k`` are the unit rows; else ``None`` (identity).
+    ``tokens (B, N, C)``: what the layer read (:class:`~svda_analysis.token_trail.TokenTrail`), where it was asked for
+    and can be told.
     """
 
     layer: int
@@ -36,24 +39,44 @@ class AttentionRecord(NamedTuple):
     scale: float
     a: Tensor
     sigma: Tensor | None
+    tokens: Tensor | None = None
 
 
 @contextlib.contextmanager
 def capture(
-    model: nn.Module, on_record: Callable[[AttentionRecord], None], *, output: Literal["kernel", "map"] = "kernel"
+    model: nn.Module,
+    on_record: Callable[[AttentionRecord], None],
+    *,
+    output: Literal["kernel", "map"] = "kernel",
+    tokens: bool = False,
 ) -> Iterator[None]:
     """While the context is open, call ``on_record`` at each attention call inside ``model``'s forward.
 
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
-    computed once, and gradients reach ``record.a``. Speaks of forwards in the thread that opened the context.
+    computed once, and gradients reach ``record.a``. ``tokens``: records hold the tokens that the layer read. Speaks of
+    forwards in the thread that opened the context.
 
     Under a tap torch switches the fast path of ``nn.MultiheadAttention`` off: the logits of such a model are
     bit-identical to those with ``torch.backends.mha.set_fastpath_enabled(False)``.
     """
     if output not in ("kernel", "map"):
         raise InputError(f"output must be 'kernel' or 'map', got {output!r}")
-    tap = _Tap(on_record, output)
+    with _tapped(model, _Tap(on_record, output, TokenTrail() if tokens else None)):
+        yield
+
+
+@contextlib.contextmanager
+def without_head(model: nn.Module, layer: int, head: int) -> Iterator[None]:
+    """While the context is open, the output of one head ``a v`` is 0 in ``model``'s forward, and nothing else is
+    changed (Michel et al. 2019, sec. 3); ``layer`` counts attention calls from 0, as :attr:`AttentionRecord.layer`
+    does."""
+    with _tapped(model, _Muted(layer, head)):
+        yield
+
+
+@contextlib.contextmanager
+def _tapped(model: nn.Module, tap: _Watch) -> Iterator[None]:
     hooks = [
         model.register_forward_pre_hook(lambda *_: tap.start()),
         model.register_forward_hook(lambda *_: tap.stop(), always_call=True),
@@ -109,10 +132,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-class _Tap(TorchFunctionMode):
-    def __init__(self, on_record: Callable[[AttentionRecord], None], output: str) -> None:
+class _Watch(TorchFunctionMode):
+    """Sees the calls inside a model's forward, in the thread that made it; ``layer`` counts those of attention."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.on_record, self.output = on_record, output
         self.owner, self.depth, self.layer = threading.get_ident(), 0, 0
 
     def start(self) -> None:
@@ -125,13 +149,22 @@ class _Tap(TorchFunctionMode):
         if threading.get_ident() == self.owner:
             self.depth -= 1
 
+
+class _Tap(_Watch):
+    def __init__(self, on_record: Callable[[AttentionRecord], None], output: str, trail: TokenTrail | None) -> None:
+        super().__init__()
+        self.on_record, self.output, self.trail = on_record, output, trail
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         reader = _READERS.get(func) if self.depth else None
         if reader is None:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if self.trail and self.depth:
+                self.trail.passed(func, args, result)
+            return result
         if self.output == "kernel":
             result = func(*args, **kwargs)
             with torch.no_grad():
@@ -144,8 +177,30 @@ class _Tap(TorchFunctionMode):
             record = call.record
             result = call.finish(F.dropout(record.a, call.dropout_p).to(record.v.dtype) @ record.v)
         self.layer += 1
+        if self.trail:
+            projects = func is F.multi_head_attention_forward
+            record = record._replace(tokens=self.trail.take(record.a, args[0] if projects else None))
         self.on_record(record)
         return result
+
+
+class _Muted(_Watch):
+    def __init__(self, layer: int, head: int) -> None:
+        super().__init__()
+        self.at, self.head = layer, head
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        reader = _READERS.get(func) if self.depth else None
+        if reader is None:
+            return func(*args, **(kwargs or {}))
+        layer, self.layer = self.layer, self.layer + 1
+        if layer != self.at:
+            return func(*args, **(kwargs or {}))
+        call = reader(layer, *args, **(kwargs or {}))
+        kept = torch.arange(call.record.a.shape[1], device=call.record.a.device) != self.head
+        return call.finish(call.record.a.to(call.record.v.dtype) @ call.record.v * kept[:, None, None])
 
 
 class _Call(NamedTuple):

@@ -7,7 +7,7 @@ from torch import nn
 
 from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
-from svda_analysis.tap import capture, records
+from svda_analysis.tap import capture, records, without_head
 
 TIMM_SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 5}
 HF_SIZE = {
@@ -146,6 +146,40 @@ def test_gradients_reach_the_maps(family):
     gradients = torch.autograd.grad(logits[..., 0].sum(), square)
     assert len(gradients) == layers
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_the_tokens_that_a_layer_reads_are_told(family):
+    model, images, _, _ = family
+    found = []
+    with torch.no_grad(), capture(model, found.append, tokens=True):
+        model(images)
+    found = [record for record in found if record.a.shape[-2] == record.a.shape[-1]]
+    assert [record.tokens.shape[:2] for record in found] == [(3, record.a.shape[-1]) for record in found]
+    first, second = (record.tokens for record in found)
+    assert not torch.equal(first, second)
+
+
+def test_a_head_is_silenced_and_speaks_again(family):
+    model, images, _, _ = family
+    with torch.no_grad():
+        plain = answer_of(model(images))
+        with without_head(model, 0, 1):
+            silent = answer_of(model(images))
+        assert not torch.allclose(silent, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+        with without_head(model, 99, 0):
+            assert torch.equal(answer_of(model(images)), plain)
+        assert torch.equal(answer_of(model(images)), plain)
+
+
+def test_a_silent_head_is_one_whose_output_has_no_weight():
+    build, size, _, _ = FAMILIES["torchvision vit"]
+    model, images = build().eval(), torch.randn(2, 3, size, size)
+    nn.init.normal_(model.heads.head.weight)
+    with torch.no_grad(), without_head(model, 1, 0):
+        silent = model(images)
+    with torch.no_grad():
+        model.encoder.layers[1].self_attention.out_proj.weight[:, :12] = 0
+        torch.testing.assert_close(silent, model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_analysis_tells_patches_from_prefix_tokens(family):

@@ -45,6 +45,8 @@ class Situation:
     sigma: Tensor | None
     q_noisy: Tensor
     shifts: Tensor
+    tokens: Tensor
+    others: Tensor  # scores of other images
 
     @property
     def a(self) -> Tensor:
@@ -64,10 +66,18 @@ class Situation:
             "attention": lambda: attention_spectrum(self.a),
         }
         sigma = torch.ones(H, D, dtype=torch.float64) if self.sigma is None else self.sigma
-        return {**at_hand, "sigma": sigma, "grid": GRID, "prefix": PREFIX, "spectrum": spectra[source]()}
+        at_hand |= {"tokens": self.tokens, "position_map": (self.others + self.shifts).softmax(-1)}
+        at_hand |= {"loss": torch.arange(B), "ablated_loss": self.a.square().sum((-2, -1))}
+        return {
+            **at_hand,
+            "sigma": sigma,
+            "grid": GRID,
+            "prefix": PREFIX,
+            "spectrum": spectra[source]() if source in spectra else 0,
+        }
 
     def value(self, name: str, source: str) -> Tensor | None:
-        """The indicator ``(B, H)``, of sigma ``(1, H)``; None where there is no sigma to speak of."""
+        """The indicator ``(B, H)``, of tokens ``(B,)``, of sigma ``(1, H)``; None where there is none."""
         one, given = INDICATORS[name], self.given(source)
         return None if given["spectrum"] is None else one.function(**{need: given[need] for need in one.needs})
 
@@ -77,7 +87,8 @@ def situation(kind: str) -> Situation:
     if kind != "dot":
         q, k, q_noisy = (torch.nn.functional.normalize(x, dim=-1) for x in (q, k, q_noisy))
     sigma = {"dot": None, "svda": 4 * draw(H, D), "cosine": 3 * draw(H, 1).exp().expand(H, D)}[kind]
-    return Situation(q, k, sigma, q_noisy, torch.zeros(B, H, N, 1, dtype=torch.float64))
+    nothing = torch.zeros(B, H, N, 1, dtype=torch.float64)
+    return Situation(q, k, sigma, q_noisy, nothing, tokens=draw(B, N, 5), others=draw(B, H, N, N))
 
 
 def other_axes(kind: str, was: Situation) -> Situation:
@@ -130,10 +141,10 @@ def test_what_says_that_it_varies_does(name, source):
 @pytest.mark.parametrize(("name", "source"), CASES)
 def test_heads_may_come_in_any_order(name, source, kind):
     was, order = situation(kind), [2, 0, 1]
-    moved = {key: getattr(was, key)[:, order] for key in ("q", "k", "q_noisy", "shifts")}
-    found = Situation(**moved, sigma=None if was.sigma is None else was.sigma[order]).value(name, source)
-    want = was.value(name, source)
-    assert same(found, None if want is None else want[:, order])
+    moved: dict[str, Any] = {key: getattr(was, key)[:, order] for key in ("q", "k", "q_noisy", "shifts", "others")}
+    moved["sigma"] = None if was.sigma is None else was.sigma[order]
+    found, want = dataclasses.replace(was, **moved).value(name, source), was.value(name, source)
+    assert same(found, want if want is None or want.ndim == 1 else want[:, order])
 
 
 @pytest.mark.parametrize(("name", "source"), CASES)
@@ -141,5 +152,6 @@ def test_patches_may_come_in_any_order_unless_it_says_where_they_lie(name, sourc
     was = situation("dot")
     order = [0, *(PREFIX + torch.randperm(N - PREFIX, generator=torch.Generator().manual_seed(1))).tolist()]
     moved = {key: getattr(was, key)[:, :, order] for key in ("q", "k", "q_noisy", "shifts")}
-    found = same(Situation(**moved, sigma=None).value(name, source), was.value(name, source))
+    moved |= {"tokens": was.tokens[:, order], "others": was.others[:, :, order][..., order]}
+    found = same(dataclasses.replace(was, **moved).value(name, source), was.value(name, source))
     assert found == (TOKEN_ORDER not in INDICATORS[name].varies_with)

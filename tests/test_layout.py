@@ -21,7 +21,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"comparison"},
     {"results"},
     {"data", "attention", "figures"},
-    {"compact", "render", "score_operator"},
+    {"compact", "render", "score_operator", "token_trail"},
     {"sections"},
     {"model", "indicators"},
     {"checkpoint", "tap", "matching", "source_indicators"},

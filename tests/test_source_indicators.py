@@ -187,7 +187,7 @@ def test_the_default_measures_none_of_them(images):
     assert not set(table["indicator"]) & (OF_ANY | OF_SIGMA)
     assert not any(one.group for one in choose_indicators())
     assert {one.name for one in choose_indicators(["source"])} == OF_ANY | OF_SIGMA
-    assert set(indicator_groups()) == {"source", "field"}
+    assert set(indicator_groups()) == {"source", "field", "ablation"}
 
 
 def test_names_and_groups_mix_and_count_once(images):

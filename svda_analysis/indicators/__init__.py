@@ -6,14 +6,16 @@ A function's parameter names say what it needs, and one name means the same thin
   :func:`score_spectrum` (keys centred) or :func:`attention_spectrum`; the result has the leading shape ``(...)``;
 - ``a, a_noisy, a_pixel_noisy (B, H, N, N)``: attention after softmax, queries in rows, of the images and of noisy
   copies of them; ``q, k (B, H, N, D)``; ``sigma (H, D)``, ones where there is none; results are ``(B, H)``;
+- ``tokens (B, N, C)``: what the layer reads (``tokens.py``); ``position_map``: the mean map of other images
+  (``places.py``); ``loss (B,)`` and ``ablated_loss (B, H)``: of labelled images (``heads.py``);
 - ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
 
 Half precision is computed and returned in float32, float64 stays float64. Rows of a map are read as weights: they are
 divided by their sum, so rounding of half-precision rows does not count as attention. NaN in, NaN out. A mean over
 queries is one over those that attend: an all-zero row (a mask left its query no key) is left out, and where all are the
 mean is 0. An all-zero spectrum counts as a single direction (entropy 0, effective rank 1, sparsity 1), and so does a
-spectrum or row of length 1, where ``log 1 = 0`` leaves the definitions open. Call outside ``torch.autocast``, which
-would lower products.
+spectrum or row of length 1, where ``log 1 = 0`` leaves the definitions open. None stands for what is
+not defined for a layer. Call outside ``torch.autocast``, which would lower products.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ from svda_analysis.indicators.rows import (
     selectivity_index,
 )
 from svda_analysis.indicators.logits import invisible_energy, largest_logit, logit_spread
+from svda_analysis.indicators.tokens import high_norm_tokens, rank_one_residual, token_similarity
+from svda_analysis.indicators.places import class_mass, position_share, register_mass, sink_mass
+from svda_analysis.indicators.heads import ablation_loss, head_distance
 
 # isort: on
 
@@ -56,6 +61,7 @@ __all__ = [
     "INDICATORS",
     "SOURCES",
     "Indicator",
+    "ablation_loss",
     "angular_alignment",
     "attention_distance",
     "attention_entropy",
@@ -63,7 +69,10 @@ __all__ = [
     "attention_sparsity",
     "attention_spectrum",
     "choose_indicators",
+    "class_mass",
     "effective_rank",
+    "head_distance",
+    "high_norm_tokens",
     "indicator",
     "indicator_groups",
     "invisible_energy",
@@ -73,10 +82,15 @@ __all__ = [
     "mass_90",
     "mean_alignment",
     "perturbation_robustness",
+    "position_share",
+    "rank_one_residual",
+    "register_mass",
     "score_spectrum",
     "selectivity_index",
     "sigma_spectrum",
+    "sink_mass",
     "spectral_entropy",
     "spectral_sparsity",
+    "token_similarity",
     "widen",
 ]

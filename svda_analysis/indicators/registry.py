@@ -12,7 +12,7 @@ from torch import Tensor
 from svda_analysis.errors import InputError
 from svda_analysis.vocabulary import Quantity, register, register_all
 
-SOURCES = ("sigma", "scores", "attention")
+SOURCES = ("sigma", "scores", "attention", "tokens", "qk", "ov", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class Indicator(Quantity):
     Those of a ``group`` are measured only when they, or their group, are asked for (:func:`choose_indicators`).
     """
 
-    function: Callable[..., Tensor]
+    function: Callable[..., Tensor | None]
     needs: tuple[str, ...]
     group: str = ""
 
 
 INDICATORS: dict[str, Indicator] = {}
-Function = TypeVar("Function", bound=Callable[..., Tensor])
+Function = TypeVar("Function", bound=Callable[..., Tensor | None])
 
 
 def indicator(
