@@ -33,8 +33,12 @@ from svda_analysis.streaming import Stream
 from svda_analysis.subject import Subject, for_model
 
 BATCH_SIZE = 64  # images per forward, where none is given
+_NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
 NEEDED = {  # why what an indicator needs may be lacking
     "tokens": "the calls before its attention do not tell which tokens it reads",
+    "spectrum": _NO_WEIGHTS,
+    "qk_eigenvalues": _NO_WEIGHTS,
+    "ov_eigenvalues": _NO_WEIGHTS,
     "ablated_loss": "it takes labelled images and a classifier of them",
     "position_map": "it takes maps of whole images, and two images or more in the first batch",
 }
@@ -376,7 +380,8 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
 def _lacking(stream: Stream) -> Iterator[tuple[Indicator, str]]:
     """The indicators that were asked for and could not be measured, and what was lacking."""
     for one in stream.unmeasured:
-        found = next((need for need in one.needs if need in NEEDED), None)
+        of_sigma = one.sources == ("sigma",)  # which only one kind of attention has
+        found = next((need for need in one.needs if need in NEEDED and not of_sigma), None)
         if found:
             yield one, found
 

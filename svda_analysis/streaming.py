@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum, widen
+from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
 from svda_analysis.maps import class_scores, token_layout
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
 from svda_analysis.tap import AttentionRecord, capture, check_captured, without_head
+from svda_analysis.trail import CallTrail, HeadWeights
 from svda_analysis.vocabulary import known_bounds, quantity
 
 
@@ -51,11 +53,12 @@ class Stream:
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
         self.windows = self.pixels_unknown = False
         self._batch = 0  # images of the batch that runs
-        self._calls: list[tuple[int, int]] = []  # of each layer: which attention call it was, and its heads
+        self._calls: list[_Layer] = []  # of each layer
         self._position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the first batch
         needed = {need for indicator in indicators for need in indicator.needs}
         self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
         self._needed = needed
+        self._of_weights = [one for one in indicators if set(one.sources) & {"qk", "ov"}]
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
@@ -67,13 +70,18 @@ class Stream:
         def on_record(record: AttentionRecord) -> None:
             nonlocal seen
             if record.a.shape[-2] == record.a.shape[-1]:  # else pooling or cross-attention: no map of the image
-                self._calls[seen:] = [(record.layer, record.a.shape[1])]
+                self._calls[seen:] = [_Layer(record.layer, record.a.shape[1], record.sigma)]
                 self._measure(record._replace(layer=seen), images)
                 seen += 1
 
-        with capture(self.model, on_record, tokens="tokens" in self._needed):
+        weighs = not self.images and bool(self._of_weights)
+        trail = CallTrail(weights=weighs) if weighs or "tokens" in self._needed else None
+        with capture(self.model, on_record, trail=trail):
             output = self.model(batch)
         check_captured(seen, self.model)
+        if trail and weighs:
+            for layer, call in enumerate(self._calls):
+                self._weigh(layer, call, trail.weights[call.at])
         logits = None if labels is None else class_scores(output, self.model, self.classes)
         if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             labels, logits = labels.to(logits.device), logits[:B]
@@ -97,14 +105,29 @@ class Stream:
 
     def _ablate(self, images: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Run the batch without each head in turn."""
-        for layer, (call, heads) in enumerate(self._calls):
+        for layer, call in enumerate(self._calls):
             ablated = []
-            for head in range(heads):
-                with without_head(self.model, call, head):
+            for head in range(call.heads):
+                with without_head(self.model, call.at, head):
                     logits = class_scores(self.model(images), self.model, self.classes)
                 if logits is not None:  # what it was with the head
                     ablated.append(F.cross_entropy(widen(logits), labels, reduction="none"))
             self._evaluate({"loss": loss, "ablated_loss": torch.stack(ablated, dim=1)}, {}, layer)
+
+    def _weigh(self, layer: int, call: _Layer, weights: HeadWeights) -> None:
+        """What can be read off the weights of a layer, once for all images."""
+        w_q, w_k, w_v, w_o = weights
+        if w_q is not None and w_k is not None:
+            sigma = w_q.new_ones(w_q.shape[:2]) if call.sigma is None else call.sigma
+            values = {"qk_eigenvalues": qk_eigenvalues_of(w_q, w_k, sigma)}
+            self._spectral("qk", qk_spectrum(w_q, w_k, sigma), values, layer)
+        if w_o is not None and w_v is not None:
+            values = {"ov_eigenvalues": ov_eigenvalues_of(w_o, w_v)}
+            self._spectral("ov", ov_spectrum(w_o, w_v), values, layer)
+
+    def _spectral(self, source: str, spectrum: Tensor, values: dict[str, Tensor], layer: int) -> None:
+        self.spectrum_moments.setdefault((source, layer), Moments()).update(_as_numbers(spectrum))
+        self._evaluate(values, {source: spectrum}, layer, {"D": spectrum.shape[-1]})
 
     def _measure(self, record: AttentionRecord, images: Tensor) -> None:
         part = len(record.a) // (1 + len(self._noisy))  # images, or the windows of all images
@@ -198,6 +221,14 @@ class Stream:
             for rank, value in enumerate(values, start=1)
         ]
         return make_frame(rows, SPECTRA_COLUMNS)
+
+
+class _Layer(NamedTuple):
+    """A layer that is measured: which attention call of a forward it is, its heads, and its sigma ``(H, D)``."""
+
+    at: int
+    heads: int
+    sigma: Tensor | None
 
 
 def _mean_over_windows(values: Tensor, images: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from svda_analysis.attention import svda_attention
 from svda_analysis.errors import InputError
-from svda_analysis.token_trail import TokenTrail
+from svda_analysis.trail import CallTrail
 
 
 class AttentionRecord(NamedTuple):
@@ -28,8 +28,7 @@ class AttentionRecord(NamedTuple):
 
     ``layer`` counts from 0 in the order of calls. ``q, k (B, H, N, D)``, ``v (B, H, N, Dv)``, ``a (B, H, N, N)`` float
     after the softmax. ``sigma (H, D)`` for SVDA, where ``q`` and ``k`` are the unit rows; else ``None`` (identity).
-    ``tokens (B, N, C)``: what the layer read (:class:`~svda_analysis.token_trail.TokenTrail`), where it was asked for
-    and can be told.
+    ``tokens (B, N, C)``: what the layer read, where a :class:`~svda_analysis.trail.CallTrail` was given and can tell.
     """
 
     layer: int
@@ -48,21 +47,21 @@ def capture(
     on_record: Callable[[AttentionRecord], None],
     *,
     output: Literal["kernel", "map"] = "kernel",
-    tokens: bool = False,
+    trail: CallTrail | None = None,
 ) -> Iterator[None]:
     """While the context is open, call ``on_record`` at each attention call inside ``model``'s forward.
 
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
-    computed once, and gradients reach ``record.a``. ``tokens``: records hold the tokens that the layer read. Speaks of
-    forwards in the thread that opened the context.
+    computed once, and gradients reach ``record.a``. ``trail``: takes note of the calls between, and tells records their
+    tokens. Speaks of forwards in the thread that opened the context.
 
     Under a tap torch switches the fast path of ``nn.MultiheadAttention`` off: the logits of such a model are
     bit-identical to those with ``torch.backends.mha.set_fastpath_enabled(False)``.
     """
     if output not in ("kernel", "map"):
         raise InputError(f"output must be 'kernel' or 'map', got {output!r}")
-    with _tapped(model, _Tap(on_record, output, TokenTrail() if tokens else None)):
+    with _tapped(model, _Tap(on_record, output, trail)):
         yield
 
 
@@ -151,7 +150,7 @@ class _Watch(TorchFunctionMode):
 
 
 class _Tap(_Watch):
-    def __init__(self, on_record: Callable[[AttentionRecord], None], output: str, trail: TokenTrail | None) -> None:
+    def __init__(self, on_record: Callable[[AttentionRecord], None], output: str, trail: CallTrail | None) -> None:
         super().__init__()
         self.on_record, self.output, self.trail = on_record, output, trail
 
@@ -163,7 +162,7 @@ class _Tap(_Watch):
         if reader is None:
             result = func(*args, **kwargs)
             if self.trail and self.depth:
-                self.trail.passed(func, args, result)
+                self.trail.passed(func, args, kwargs, result)
             return result
         if self.output == "kernel":
             result = func(*args, **kwargs)
@@ -178,8 +177,8 @@ class _Tap(_Watch):
             result = call.finish(F.dropout(record.a, call.dropout_p).to(record.v.dtype) @ record.v)
         self.layer += 1
         if self.trail:
-            projects = func is F.multi_head_attention_forward
-            record = record._replace(tokens=self.trail.take(record.a, args[0] if projects else None))
+            inside = _bound(args, kwargs) if func is F.multi_head_attention_forward else None
+            record = record._replace(tokens=self.trail.take(record.q, record.k, record.v, inside))
         self.on_record(record)
         return result
 
@@ -239,9 +238,7 @@ def _read_sdpa(
 
 def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> _Call:
     """``nn.MultiheadAttention``: its projections again, since its own call of the kernel is out of the tap's sight."""
-    call = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
-    call.apply_defaults()
-    given = call.arguments
+    given = _bound(args, kwargs)
     inputs = [given[name] if given[name].ndim == 3 else given[name].unsqueeze(1) for name in ("query", "key", "value")]
     separate = given["use_separate_proj_weight"]
     weights = [given[f"{x}_proj_weight"] for x in "qkv"] if separate else given["in_proj_weight"].chunk(3)
@@ -268,6 +265,13 @@ def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> _Call:
         return result, weights if given["need_weights"] else None
 
     return _Call(record, given["dropout_p"] if given["training"] else 0.0, finish)
+
+
+def _bound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``F.multi_head_attention_forward`` by name."""
+    call = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+    call.apply_defaults()
+    return call.arguments
 
 
 def _merged_mask(mask: Tensor | None, padding: Tensor | None, q: Tensor, extra_keys: int) -> Tensor | None:

@@ -8,6 +8,7 @@ from torch import nn
 from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
 from svda_analysis.tap import capture, records, without_head
+from svda_analysis.trail import CallTrail
 
 TIMM_SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 5}
 HF_SIZE = {
@@ -151,12 +152,37 @@ def test_gradients_reach_the_maps(family):
 def test_the_tokens_that_a_layer_reads_are_told(family):
     model, images, _, _ = family
     found = []
-    with torch.no_grad(), capture(model, found.append, tokens=True):
+    with torch.no_grad(), capture(model, found.append, trail=CallTrail()):
         model(images)
     found = [record for record in found if record.a.shape[-2] == record.a.shape[-1]]
     assert [record.tokens.shape[:2] for record in found] == [(3, record.a.shape[-1]) for record in found]
     first, second = (record.tokens for record in found)
     assert not torch.equal(first, second)
+
+
+ROTARY = {"timm eva02, rotary", "timm dinov3"}  # q and k are turned after their projections
+
+
+def test_the_weights_give_the_rows_that_the_layer_attends_with(request, family):
+    model, images, _, _ = family
+    found, trail = [], CallTrail(weights=True)
+    with torch.no_grad(), capture(model, found.append, trail=trail):
+        model(images)
+    name = request.node.callspec.params["family"]
+    square = [(r, w) for r, w in zip(found, trail.weights, strict=True) if r.a.shape[-2] == r.a.shape[-1]]
+    for record, weights in square:
+        assert weights.w_v is not None
+        assert weights.w_o.shape == weights.w_v.mT.shape
+        assert (weights.w_q is None) == (weights.w_k is None) == (name in ROTARY)
+        for w, rows in ((weights.w_q, record.q), (weights.w_v, record.v)):
+            if w is None:
+                continue
+            x = record.tokens[0].double()
+            if name != "nn.MultiheadAttention":  # the others have a layer norm before
+                x = (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0)
+            got = x @ w.double().mT  # (H, N, D), without biases
+            got, want = (y - y.mean(1, keepdim=True) for y in (got, rows[0].double()))
+            assert torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.999
 
 
 def test_a_head_is_silenced_and_speaks_again(family):

@@ -21,6 +21,8 @@ from svda_analysis.indicators import (
     score_spectrum,
     sigma_spectrum,
 )
+from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
+from svda_analysis.trail import HeadWeights
 from svda_analysis.vocabulary import SAME_FUNCTION, TOKEN_ORDER, register_all
 
 register_all()
@@ -47,6 +49,7 @@ class Situation:
     shifts: Tensor
     tokens: Tensor
     others: Tensor  # scores of other images
+    weights: HeadWeights
 
     @property
     def a(self) -> Tensor:
@@ -59,13 +62,17 @@ class Situation:
     def given(self, source: str) -> dict[str, Any]:
         """What an indicator may ask for."""
         a_noisy = self._map(self.q_noisy)
+        sigma = torch.ones(H, D, dtype=torch.float64) if self.sigma is None else self.sigma
         at_hand = {"q": self.q, "k": self.k, "a": self.a, "a_noisy": a_noisy, "a_pixel_noisy": a_noisy}
+        w_q, w_k, w_v, w_o = self.weights
+        at_hand |= {"qk_eigenvalues": qk_eigenvalues_of(w_q, w_k, sigma), "ov_eigenvalues": ov_eigenvalues_of(w_o, w_v)}
         spectra = {
+            "qk": lambda: qk_spectrum(w_q, w_k, sigma),
+            "ov": lambda: ov_spectrum(w_o, w_v),
             "sigma": lambda: None if self.sigma is None else sigma_spectrum(self.sigma)[None],
             "scores": lambda: score_spectrum(self.q, self.k, 1.0, self.sigma),
             "attention": lambda: attention_spectrum(self.a),
         }
-        sigma = torch.ones(H, D, dtype=torch.float64) if self.sigma is None else self.sigma
         at_hand |= {"tokens": self.tokens, "position_map": (self.others + self.shifts).softmax(-1)}
         at_hand |= {"loss": torch.arange(B), "ablated_loss": self.a.square().sum((-2, -1))}
         return {
@@ -87,8 +94,9 @@ def situation(kind: str) -> Situation:
     if kind != "dot":
         q, k, q_noisy = (torch.nn.functional.normalize(x, dim=-1) for x in (q, k, q_noisy))
     sigma = {"dot": None, "svda": 4 * draw(H, D), "cosine": 3 * draw(H, 1).exp().expand(H, D)}[kind]
+    weights = HeadWeights(*draw(3, H, D, 5), draw(H, 5, D))
     nothing = torch.zeros(B, H, N, 1, dtype=torch.float64)
-    return Situation(q, k, sigma, q_noisy, nothing, tokens=draw(B, N, 5), others=draw(B, H, N, N))
+    return Situation(q, k, sigma, q_noisy, nothing, tokens=draw(B, N, 5), others=draw(B, H, N, N), weights=weights)
 
 
 def other_axes(kind: str, was: Situation) -> Situation:
@@ -98,11 +106,16 @@ def other_axes(kind: str, was: Situation) -> Situation:
         order, left, right = torch.randperm(D, generator=generator), draw(H, 1, D).sign(), draw(H, 1, D).sign()
         q, q_noisy, k = (x[..., order] * sign for x, sign in ((was.q, left), (was.q_noisy, left), (was.k, right)))
         sigma = None if was.sigma is None else (was.sigma[:, None, order] * left * right)[:, 0]
-        return dataclasses.replace(was, q=q, q_noisy=q_noisy, k=k, sigma=sigma)
+        w_q, w_k = (w[:, order] * sign.mT for w, sign in zip(was.weights[:2], (left, right), strict=True))
+        weights = was.weights._replace(w_q=w_q, w_k=w_k)
+        return dataclasses.replace(was, q=q, q_noisy=q_noisy, k=k, sigma=sigma, weights=weights)
     mixing = draw(H, D, D) + 2 * torch.eye(D, dtype=torch.float64)
     if kind == "cosine":
         mixing = torch.linalg.qr(mixing).Q
-    return dataclasses.replace(was, q=was.q @ mixing, q_noisy=was.q_noisy @ mixing, k=was.k @ mixing.inverse().mT)
+    q, q_noisy, k = was.q @ mixing, was.q_noisy @ mixing, was.k @ mixing.inverse().mT
+    w_q, w_k, w_v, w_o = was.weights
+    weights = HeadWeights(mixing.mT @ w_q, mixing.inverse() @ w_k, mixing.mT @ w_v, w_o @ mixing.inverse().mT)
+    return dataclasses.replace(was, q=q, q_noisy=q_noisy, k=k, weights=weights)
 
 
 def row_constants(was: Situation) -> Situation:
@@ -142,6 +155,7 @@ def test_what_says_that_it_varies_does(name, source):
 def test_heads_may_come_in_any_order(name, source, kind):
     was, order = situation(kind), [2, 0, 1]
     moved: dict[str, Any] = {key: getattr(was, key)[:, order] for key in ("q", "k", "q_noisy", "shifts", "others")}
+    moved["weights"] = HeadWeights(*(w[order] for w in was.weights))
     moved["sigma"] = None if was.sigma is None else was.sigma[order]
     found, want = dataclasses.replace(was, **moved).value(name, source), was.value(name, source)
     assert same(found, want if want is None or want.ndim == 1 else want[:, order])

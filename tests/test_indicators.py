@@ -225,21 +225,8 @@ def test_half_precision_spectra_are_float32(dtype):
 
 
 def test_entries_describe_their_functions():
-    names_the_caller_offers = {
-        "tokens",
-        "position_map",
-        "loss",
-        "ablated_loss",
-        "spectrum",
-        "a",
-        "q",
-        "k",
-        "sigma",
-        "grid",
-        "prefix",
-        "a_noisy",
-        "a_pixel_noisy",
-    }
+    names_the_caller_offers = {"spectrum", "a", "q", "k", "sigma", "grid", "prefix", "a_noisy", "a_pixel_noisy"}
+    names_the_caller_offers |= {"tokens", "position_map", "loss", "ablated_loss", "qk_eigenvalues", "ov_eigenvalues"}
     for name, entry in {
         one.name: one for one in [*OURS.values(), *ind.choose_indicators(["source", "field", "ablation"])]
     }.items():

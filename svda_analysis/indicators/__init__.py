@@ -8,6 +8,8 @@ A function's parameter names say what it needs, and one name means the same thin
   copies of them; ``q, k (B, H, N, D)``; ``sigma (H, D)``, ones where there is none; results are ``(B, H)``;
 - ``tokens (B, N, C)``: what the layer reads (``tokens.py``); ``position_map``: the mean map of other images
   (``places.py``); ``loss (B,)`` and ``ablated_loss (B, H)``: of labelled images (``heads.py``);
+- ``qk_eigenvalues, ov_eigenvalues (1, H, D)``: complex, of the weights (``weights.py``), whose singular values are a
+  ``spectrum`` too;
 - ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
 
 Half precision is computed and returned in float32, float64 stays float64. Rows of a map are read as weights: they are
@@ -54,6 +56,7 @@ from svda_analysis.indicators.logits import invisible_energy, largest_logit, log
 from svda_analysis.indicators.tokens import high_norm_tokens, rank_one_residual, token_similarity
 from svda_analysis.indicators.places import class_mass, position_share, register_mass, sink_mass
 from svda_analysis.indicators.heads import ablation_loss, head_distance
+from svda_analysis.indicators.weights import leading_mode, mode_rank, ov_copying, qk_eigenvalue_variance
 
 # isort: on
 
@@ -77,12 +80,16 @@ __all__ = [
     "indicator_groups",
     "invisible_energy",
     "largest_logit",
+    "leading_mode",
     "living_maps",
     "logit_spread",
     "mass_90",
     "mean_alignment",
+    "mode_rank",
+    "ov_copying",
     "perturbation_robustness",
     "position_share",
+    "qk_eigenvalue_variance",
     "rank_one_residual",
     "register_mass",
     "score_spectrum",
