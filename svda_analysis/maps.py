@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from svda_analysis.errors import InputError
 from svda_analysis.tap import AttentionRecord, capture, check_captured
+from svda_analysis.trail import CallTrail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class WholeMaps:
 
     ``grid`` = (rows, columns) of patches, row by row; ``prefix`` = tokens before the first patch; ``output`` is what
     the model returned; ``left_out`` holds the tokens of self-attention over whole images with another number of them.
+    ``tokens``: what each layer reads ``(B, N, C)``; None where it was not asked for, or cannot be told.
     """
 
     layers: list[Tensor]
@@ -31,35 +33,43 @@ class WholeMaps:
     prefix: int
     output: Any
     left_out: tuple[int, ...]
+    tokens: tuple[Tensor | None, ...] = ()
 
 
 def whole_maps(
-    model: nn.Module, images: Tensor, *, prefix_tokens: int | None = None, gradients: bool = False
+    model: nn.Module,
+    images: Tensor,
+    *,
+    prefix_tokens: int | None = None,
+    gradients: bool = False,
+    tokens: bool = False,
 ) -> WholeMaps:
     """The maps of all self-attention layers over whole images, of one forward of ``images (B, C, H, W)``.
 
-    ``gradients``: the maps are part of the graph (``capture(output="map")``), else the model's own kernels run. Raises
-    :class:`InputError` when there is none, or the layout of the tokens cannot be told.
+    ``gradients``: the maps are part of the graph (``capture(output="map")``), else the model's own kernels run.
+    ``tokens``: also what each layer reads. Raises :class:`InputError` when there is none, or the layout of the tokens
+    cannot be told.
     """
-    seen, found = 0, []
+    seen, found = 0, list[tuple[Tensor, Tensor | None]]()
 
     def on_record(record: AttentionRecord) -> None:
         nonlocal seen
         seen += 1
         if is_whole(record.a, len(images)):
-            found.append(record.a)
+            found.append((record.a, record.tokens))
 
-    with capture(model, on_record, output="map" if gradients else "kernel"):
+    trail = CallTrail() if tokens else None
+    with capture(model, on_record, output="map" if gradients else "kernel", trail=trail):
         output = model(images)
     check_captured(seen, model)
     if not found:
         raise InputError(f"{type(model).__name__} has no self-attention over whole images, only windows or pooling")
-    tokens = statistics.mode(a.shape[-1] for a in found)
-    layers = [a for a in found if a.shape[-1] == tokens]
+    N = statistics.mode(a.shape[-1] for a, _ in found)
+    layers, read = zip(*((a, x) for a, x in found if a.shape[-1] == N), strict=True)
     size = (images.shape[-2], images.shape[-1])
-    grid, prefix = token_layout(model, tokens, image_size=size, prefix=prefix_tokens)
-    left_out = tuple(a.shape[-1] for a in found if a.shape[-1] != tokens)
-    return WholeMaps(layers, grid, prefix, output, left_out)
+    grid, prefix = token_layout(model, N, image_size=size, prefix=prefix_tokens)
+    left_out = tuple(a.shape[-1] for a, _ in found if a.shape[-1] != N)
+    return WholeMaps(list(layers), grid, prefix, output, left_out, read)
 
 
 def is_whole(a: Tensor, images: int) -> bool:

@@ -84,9 +84,10 @@ class Subject:
         finally:
             self.model.to(home)
 
-    def maps_of(self, images: Tensor, *, gradients: bool = False) -> WholeMaps:
+    def maps_of(self, images: Tensor, *, gradients: bool = False, tokens: bool = False) -> WholeMaps:
         """:func:`~svda_analysis.maps.whole_maps` of images that are where the model is (:func:`for_model`)."""
-        return whole_maps(self.model, images, prefix_tokens=self.prefix_tokens, gradients=gradients)
+        known = {"gradients": gradients, "tokens": tokens}
+        return whole_maps(self.model, images, prefix_tokens=self.prefix_tokens, **known)
 
 
 def for_model(images: Tensor, model: nn.Module) -> Tensor:

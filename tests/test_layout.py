@@ -24,7 +24,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"compact", "render", "score_operator"},
     {"sections"},
     {"model", "indicators", "trail"},
-    {"checkpoint", "tap", "matching", "source_indicators"},
+    {"checkpoint", "tap", "matching", "representations", "source_indicators"},
     {"maps", "recipe", "penalties"},
     {"libraries", "subject", "streaming"},
     {"specs"},
@@ -41,7 +41,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
 FLOOR = {wing: at for at, wings in enumerate(FLOORS) for wing in wings}
 WITHOUT_TORCH = {
     *("errors", "vocabulary", "stats", "kinds", "formatting", "frames", "document", "comparison", "results"),
-    *("matching", "figures", "render", "sections", "cli", "data.catalog", "data.preprocessing"),
+    *("matching", "representations", "figures", "render", "sections", "cli", "data.catalog", "data.preprocessing"),
     *("study.claims", "study.tables", "study.sections", "study.result", "reports"),
     *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),
 }

@@ -68,7 +68,8 @@ def matching(gains):
         for seed, gain in enumerate(gains)
     ]
     common = {"model": "svda", "baseline": "vit", "layer_a": 0, "layer_b": 0, "measure": "js", "images": "same"}
-    return pd.DataFrame(rows).assign(**common, identity=0.2, matched=0.5, chance=0.3)
+    frame = pd.DataFrame(rows).assign(**common, identity=0.2, matched=0.5, chance=0.3)
+    return frame.assign(baseline_seed=frame["seed"])
 
 
 def test_the_table_takes_the_mean_and_interval_over_pairs_of_runs():
@@ -89,5 +90,14 @@ def test_no_interval_of_a_gain_leaves_its_range(gains):
 
 
 def test_a_model_against_itself_is_another_seed():
-    shown = matching_table(matching([0.1, 0.3]).assign(baseline="svda"))
+    shown = matching_table(matching([0.1, 0.3]).assign(baseline="svda", baseline_seed=[1, 0]))
     assert list(shown["Models"]) == ["svda, other seed"]
+
+
+def test_pairs_of_equal_seeds_stand_apart_from_those_of_different_ones():
+    same = matching([0.3, 0.5])
+    shown = matching_table(pd.concat([same, same.assign(baseline_seed=[1, 0], gain_over_chance=0.1)]))
+    assert list(shown["Models"]) == ["svda, vit, same seed", "svda, vit, other seed"]
+    assert [cell.partition(" ")[0] for cell in shown["Gain over chance [95% CI]"]] == ["+0.400", "+0.100"]
+    unknown = matching_table(same.assign(seed=pd.NA))
+    assert list(unknown["Models"]) == ["svda, vit"]

@@ -113,9 +113,11 @@ _FAITHFUL = """How much faster the predicted class falls when the patches that a
 map tells something. Raw areas depend on how confident a model is, and are not compared here."""
 _MATCHING = """Similarity (one minus the Jensen-Shannon distance) of what the class token attends to, between the heads
 of two models: in the order the heads have, matched one to one, and by chance. Heads were matched on one half of the
-images and are judged on the other. Intervals are over pairs of runs where there are several (those of one model share
-runs, so theirs are a guide), else over images. "Other seed" is what a new training run alone changes. With "other"
-images, one model saw another image: a gain that stays there is a habit of the heads, not an answer to the image."""
+images and are judged on the other. Runs of the same seed share their initial weights and the order of their data, so
+that their heads sit at the same index for that reason alone: read the rows of another seed. Intervals are over pairs of
+runs where there are several (those of one model share runs, so theirs are a guide), else over images. "Other seed" is
+what a new training run alone changes. With "other" images, one model saw another image: a gain that stays there is a
+habit of the heads, not an answer to the image."""
 _HOW = """Layers and heads count from 0. The source says what an indicator was computed from: the learned diagonal
 (sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training
 seeds where a model has several runs, else over images, and then they speak of that checkpoint alone. Compare two models

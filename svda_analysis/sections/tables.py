@@ -9,12 +9,12 @@ import pandas as pd
 
 from svda_analysis.comparison import summarise
 from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_value
-from svda_analysis.frames import each_row
+from svda_analysis.frames import each_row, seeds_of_pairs
 from svda_analysis.results import Run
 from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import label
 
-_SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
+_SOURCES = ["test", "train", "sigma", "scores", "attention", "tokens", "qk", "ov"]  # the order of rows in tables
 _RUN_SHOWN = ("model", "attention", "seed", "epoch", "parameters", "images", "data")
 
 
@@ -76,18 +76,19 @@ def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.Data
 
 def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
     """The Jensen-Shannon rows of a map comparison as text, by layer: means over pairs of runs, with the 95 % interval
-    of the gain over these pairs; of a single pair, over images."""
+    of the gain over these pairs; of a single pair, over images. Pairs of equal and of different seeds are apart."""
     rows = matching[matching["measure"] == "js"]
+    rows = rows.assign(seeds=seeds_of_pairs(rows))
     made = []
-    keys = ["model", "baseline", "layer_a", "layer_b", "images"]
-    for (model, baseline, layer_a, layer_b, images), group in rows.groupby(keys, sort=False):
+    keys = ["model", "baseline", "seeds", "layer_a", "layer_b", "images"]
+    for (model, baseline, seeds, layer_a, layer_b, images), group in rows.groupby(keys, sort=False):
         gains = group["gain_over_chance"].to_numpy()
         low, high = group[["gain_over_chance_low", "gain_over_chance_high"]].iloc[0]
         if len(gains) > 1:
             low, high = paired_test(np.zeros(len(gains)), gains, span=1.0).interval  # similarities lie in [0, 1]
         made.append(
             {
-                "Models": f"{model}, {baseline}" if model != baseline else f"{model}, other seed",
+                "Models": _names_of_pair(str(model), str(baseline), str(seeds)),
                 "Pairs": str(len(gains)),
                 "Layer": f"{layer_a}, {layer_b}",
                 "Images": str(images),
@@ -98,6 +99,12 @@ def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(made)
+
+
+def _names_of_pair(model: str, baseline: str, seeds: str) -> str:
+    if model == baseline:
+        return f"{model}, other seed"
+    return f"{model}, {baseline}, {seeds} seed" if seeds else f"{model}, {baseline}"
 
 
 def _place(source: str) -> tuple[int, str]:
