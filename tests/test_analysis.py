@@ -348,3 +348,9 @@ def test_all_of_a_report_is_against_one_baseline(images):
     subject = dataclasses.replace(open_model(foreign), attention=None)
     analysis = analyze_runs([a_model(), subject], images, names=["svda", "foreign"], maps=8, indicators=["mass_90"])
     assert set(analysis.comparison["baseline"]) == set(analysis.maps["layers"]["baseline"]) == {"foreign"}
+
+
+def test_what_was_asked_for_and_cannot_be_measured_is_said(images):
+    found = analyze(a_model(), images, indicators=["ablation_loss", "token_similarity"], examples=0)
+    assert found.warnings == ("ablation_loss of ViT: not measured, it takes labelled images and a classifier of them",)
+    assert set(found.table["indicator"]) == {"token_similarity"}

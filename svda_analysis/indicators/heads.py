@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from svda_analysis.indicators.numerics import entropy_of, row_weights
+from svda_analysis.indicators.numerics import entropy_of, mean_over_queries, row_weights
 from svda_analysis.indicators.registry import indicator
 
 
@@ -34,7 +34,7 @@ def head_distance(a: Tensor) -> Tensor | None:
     for step in range(1, H // 2 + 1):  # all pairs that are `step` apart, round the circle
         other = rows.roll(-step, 1)
         mixed = entropy_of((rows + other) / 2) - (entropies + entropies.roll(-step, 1)) / 2
-        distance = (mixed / math.log(2)).clamp(0, 1).sqrt().mean(-1)  # (B, H): head h and h + step
+        distance = mean_over_queries((mixed / math.log(2)).clamp(0, 1).sqrt(), rows, other)  # (B, H): h and h + step
         total = total + distance
         if 2 * step != H:
             total = total + distance.roll(step, 1)

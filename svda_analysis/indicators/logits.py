@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svda_analysis.indicators.numerics import or_one, scale_to_one, widen
+from svda_analysis.indicators.numerics import mean_over_queries, or_one, scale_to_one, widen
 from svda_analysis.indicators.registry import indicator
 from svda_analysis.score_operator import centred_keys
 
@@ -28,7 +28,7 @@ def logit_spread(a: Tensor) -> Tensor:
     weight 0 (masked, or below what the precision holds) are left out. After Zhai et al. 2023, sec. 3.
     """
     logits, seen = centred_logits(a)
-    return (logits.square().sum(-1) / or_one(seen.sum(-1))).sqrt().mean(-1)
+    return mean_over_queries((logits.square().sum(-1) / or_one(seen.sum(-1))).sqrt(), a)
 
 
 @indicator(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.indicators.numerics import or_one, row_weights
+from svda_analysis.indicators.numerics import mean_over_queries, or_one, row_weights
 from svda_analysis.indicators.registry import indicator
 
 
@@ -26,7 +26,10 @@ def class_mass(a: Tensor, prefix: int) -> Tensor | None:
 
     After Darcet et al. 2024, fig. 1 and sec. 2.
     """
-    return row_weights(a)[..., prefix:, 0].mean(-1).clamp(0, 1) if prefix else None
+    if not prefix:
+        return None
+    rows = row_weights(a)[..., prefix:, :]  # of patches
+    return mean_over_queries(rows[..., 0], rows).clamp(0, 1)
 
 
 @indicator(
@@ -43,7 +46,10 @@ def class_mass(a: Tensor, prefix: int) -> Tensor | None:
 def register_mass(a: Tensor, prefix: int) -> Tensor | None:
     """``mean_i sum_r a_ir`` over patch queries i and prefix tokens r after the first, in [0, 1]. None where there are
     none. After Darcet et al. 2024."""
-    return row_weights(a)[..., prefix:, 1:prefix].sum(-1).mean(-1).clamp(0, 1) if prefix > 1 else None
+    if prefix < 2:
+        return None
+    rows = row_weights(a)[..., prefix:, :]
+    return mean_over_queries(rows[..., 1:prefix].sum(-1), rows).clamp(0, 1)
 
 
 @indicator(
@@ -62,7 +68,9 @@ def sink_mass(a: Tensor, prefix: int) -> Tensor:
 
     The mean attention that the most attended patch gets (our definition; after Darcet et al. 2024, Xiao et al. 2024).
     """
-    return row_weights(a)[..., prefix:].mean(-2).amax(-1).clamp(0, 1)
+    rows = row_weights(a)
+    queries = or_one((rows.sum(-1) != 0).sum(-1, keepdim=True))  # that attend
+    return (rows[..., prefix:].sum(-2) / queries).amax(-1).clamp(0, 1)
 
 
 @indicator(
