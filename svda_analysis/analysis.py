@@ -103,13 +103,14 @@ def analyze(
     preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data set's
     name (its test part); a checkpoint brings the name of its own.
 
-    ``indicators`` are names from :data:`~svda_analysis.indicators.INDICATORS`, or of a group of them: ``"source"`` is
-    all of :mod:`~svda_analysis.source_indicators` (default: all that are in no group). At most ``images`` are drawn
-    without replacement (a tensor or a loader is taken from its start); ``precision`` stops once the half-width of every
-    95 % interval is below this share of its indicator's range. ``noise`` is the standard deviation of the Gaussian
-    noise on the preprocessed input for ``perturbation_robustness``, ``seed`` that of the noise and of the drawing.
-    ``examples`` images keep their maps, the first of each class; ``batch_size`` go through the model at once (default:
-    64).
+    ``indicators`` are names from :data:`~svda_analysis.indicators.INDICATORS`, or of a group of them: ``"default"``
+    (those of no group, which are measured where nothing is asked for), ``"source"``
+    (:mod:`~svda_analysis.source_indicators`), ``"field"`` (what the field asks first) and ``"ablation"`` (the loss
+    without each head: a forward for every head). At most ``images`` are drawn without replacement (a tensor or a loader
+    is taken from its start); ``precision`` stops once the half-width of every 95 % interval is below this share of its
+    indicator's range. ``noise`` is the standard deviation of the Gaussian noise on the preprocessed input for
+    ``perturbation_robustness``, ``seed`` that of the noise and of the drawing. ``examples`` images keep their maps, the
+    first of each class; ``batch_size`` go through the model at once (default: 64).
 
     ``device``, ``prefix_tokens``, ``preprocessing`` and ``name`` are those of
     :func:`~svda_analysis.specs.open_model`; ``data_root`` says where data sets lie. ``progress`` is called with (images

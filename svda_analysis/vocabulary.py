@@ -56,7 +56,8 @@ class Quantity:
 
     ``varies_with`` names what it changes with: members of :data:`SAME_FUNCTION`, though the model's function stays (no
     comparison of different kinds of attention uses it then, :attr:`compares_kinds`), or :data:`TOKEN_ORDER`.
-    ``needs_living``: a uniform map reaches the good end too, so that it counts only where maps are alive
+    ``beside``: our quantity of the same name, of a quantity that is as somebody else computes it. ``needs_living``: a
+    uniform map reaches the good end too, so that it counts only where maps are alive
     (:data:`ALIVE_FROM`).
     """
 
@@ -76,6 +77,7 @@ class Quantity:
     not_said: str = ""
     varies_with: tuple[str, ...] = ()
     needs_living: bool = False
+    beside: str = ""
 
     def __post_init__(self) -> None:
         allowed = (*SAME_FUNCTION, TOKEN_ORDER)

@@ -8,8 +8,16 @@ import pytest
 from scipy import stats
 from test_sections_analysis import an_analysis
 
+from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.results import Run
-from svda_analysis.sections.tables import comparison_tables, layer_table, matching_table, runs_table, summary_table
+from svda_analysis.sections.tables import (
+    beside_table,
+    comparison_tables,
+    layer_table,
+    matching_table,
+    runs_table,
+    summary_table,
+)
 
 
 def test_runs_by_row_with_a_dash_for_what_is_unknown():
@@ -101,3 +109,23 @@ def test_pairs_of_equal_seeds_stand_apart_from_those_of_different_ones():
     assert [cell.partition(" ")[0] for cell in shown["Gain over chance [95% CI]"]] == ["+0.400", "+0.100"]
     unknown = matching_table(same.assign(seed=pd.NA))
     assert list(unknown["Models"]) == ["svda, vit"]
+
+
+def test_the_sources_number_stands_beside_ours():
+    def row(indicator, mean, source="attention", head=0):
+        place = {"model": "svda", "attention": "svda", "seed": 0, "epoch": 1, "layer": 0, "head": head}
+        return {**place, "indicator": indicator, "source": source, "mean": mean, "std": 0.1, "n": 9}
+
+    measured = [
+        row("source_selectivity", 0.96),
+        row("source_selectivity", 0.98, head=1),
+        row("selectivity_index", 0.02),
+    ]
+    table = make_frame([*measured, row("source_effective_rank", 20.0, "sigma")], TABLE_COLUMNS)
+    shown = beside_table(table).set_index("Indicator")
+    selectivity, rank = shown.loc["Selectivity index (attention)"], shown.loc["Effective rank (sigma)"]
+    assert (selectivity["The source's"], selectivity["Ours"]) == ("0.970", "0.020")
+    assert "runs backwards" in selectivity["The source's, higher"]
+    assert selectivity["Ours, higher"] == "more selective"
+    assert (rank["The source's"], rank["Ours"]) == ("20.00", "-")
+    assert beside_table(table[table["indicator"] == "selectivity_index"]).empty

@@ -190,6 +190,13 @@ def test_the_default_measures_none_of_them(images):
     assert set(indicator_groups()) == {"source", "field", "ablation"}
 
 
+def test_default_stands_for_what_is_in_no_group():
+    assert choose_indicators(["default"]) == choose_indicators()
+    both = [one.name for one in choose_indicators(["default", "source"])]
+    assert both == [one.name for names in (None, ["source"]) for one in choose_indicators(names)]
+    assert all(one.beside in both for one in choose_indicators(["source"]))
+
+
 def test_names_and_groups_mix_and_count_once(images):
     mixed = choose_indicators(["source_selectivity", "mass_90", "source", "mass_90"])
     assert [one.name for one in mixed[:2]] == ["source_selectivity", "mass_90"]

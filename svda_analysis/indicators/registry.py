@@ -12,6 +12,7 @@ from torch import Tensor
 from svda_analysis.errors import InputError
 from svda_analysis.vocabulary import Quantity, register, register_all
 
+DEFAULT = "default"  # stands for the indicators of no group
 SOURCES = ("sigma", "scores", "attention", "tokens", "qk", "ov", "test")
 
 
@@ -64,7 +65,8 @@ def indicator(
 
 
 def choose_indicators(names: Sequence[str] | None = None, *, argument: str = "indicators") -> list[Indicator]:
-    """The indicators of these names, each once; the name of a group stands for all of it. None: those of no group.
+    """The indicators of these names, each once; the name of a group stands for all of it, ``default`` for those of no
+    group. None: ``default``.
 
     Raises :class:`InputError`, which speaks of ``argument``, for a name that is neither.
     """
@@ -74,9 +76,9 @@ def choose_indicators(names: Sequence[str] | None = None, *, argument: str = "in
         register_all()
     chosen: dict[str, Indicator] = {}
     for name in names:
-        found = [one for one in INDICATORS.values() if name == one.name or (one.group and name == one.group)]
+        found = [one for one in INDICATORS.values() if name in (one.name, one.group or DEFAULT)]
         if not found:
-            allowed = [*INDICATORS, *indicator_groups()]
+            allowed = [*INDICATORS, DEFAULT, *indicator_groups()]
             raise InputError(f"{argument} must be among {', '.join(allowed)}, got {name!r}")
         chosen |= {one.name: one for one in found}
     return list(chosen.values())

@@ -6,7 +6,14 @@ from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.sentences import accuracy_lines, statements
-from svda_analysis.sections.tables import comparison_tables, layer_table, matching_table, runs_table, summary_table
+from svda_analysis.sections.tables import (
+    beside_table,
+    comparison_tables,
+    layer_table,
+    matching_table,
+    runs_table,
+    summary_table,
+)
 
 
 def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> Document:
@@ -66,6 +73,14 @@ def _comparison_section(analysis: Analysis) -> Section | None:
     return Section(name="comparison", title=title, blocks=(_COMPARING, *tables)) if tables else None
 
 
+@section("beside")
+def _beside_section(analysis: Analysis) -> Section | None:
+    text = beside_table(analysis.table)
+    table = Table(name="beside", text=text, group="Model")
+    title = "The source's number beside ours"
+    return Section(name="beside", title=title, blocks=(_BESIDE, table)) if len(text) else None
+
+
 @section("maps")
 def _maps_section(analysis: Analysis) -> Section | None:
     if not analysis.maps:
@@ -111,6 +126,10 @@ difference in units of its own spread over seeds (Hedges' correction)."""
 _FAITHFUL = """How much faster the predicted class falls when the patches that a map ranks highest are taken away
 (deletion), and rises when they are brought back (insertion), than under a random ranking of the same model. Above 0 the
 map tells something. Raw areas depend on how confident a model is, and are not compared here."""
+_BESIDE = """The six indicators as the public code that fits arXiv 2602.10994 computes them, and ours of the same
+name: other formulas under one word, so that a number of one says nothing about a number of the other. Means over
+layers and heads. A dash: ours was not asked for (default,source asks for both). Selectivity of the source runs
+backwards: uniform attention has its maximum, 1 - 1/N. Its robustness is a distance: lower is steadier."""
 _MATCHING = """Similarity (one minus the Jensen-Shannon distance) of what the class token attends to, between the heads
 of two models: in the order the heads have, matched one to one, and by chance. Heads were matched on one half of the
 images and are judged on the other. Runs of the same seed share their initial weights and the order of their data, so

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from svda_analysis.comparison import summarise
-from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_value
+from svda_analysis.formatting import MISSING, dash, estimate, fixed, interval, number, p_value
 from svda_analysis.frames import each_row, seeds_of_pairs
 from svda_analysis.results import Run
 from svda_analysis.stats import paired_test
-from svda_analysis.vocabulary import label
+from svda_analysis.vocabulary import label, quantity
 
 _SOURCES = ["test", "train", "sigma", "scores", "attention", "tokens", "qk", "ov"]  # the order of rows in tables
 _RUN_SHOWN = ("model", "attention", "seed", "epoch", "parameters", "images", "data")
@@ -49,6 +49,31 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
         for row in each_row(rows[rows["layer"].isna()])
     ]
     return pd.DataFrame(made, columns=["Indicator", "Mean", "95 % CI"])
+
+
+def beside_table(table: pd.DataFrame) -> pd.DataFrame:
+    """What somebody else computes under a name, beside ours of that name, for the whole model as text: a row for each
+    such quantity and model, and how to read it. Empty where none was measured; ours is a dash where it was not."""
+    rows = summarise(table) if any(quantity(str(name)).beside for name in table["indicator"].unique()) else table[:0]
+    whole = rows[rows["layer"].isna()]
+    means = {(row.model, row.indicator, row.source): row.mean for row in each_row(whole)}
+    made = []
+    for (model, name, source), mean in means.items():
+        theirs = quantity(name)
+        if theirs.beside:
+            ours = means.get((model, theirs.beside, source))
+            made.append(
+                {
+                    "Model": model,
+                    "Indicator": label(theirs.beside, source),
+                    "The source's": number(mean),
+                    "Ours": MISSING if ours is None else number(ours),
+                    "The source's, higher": theirs.higher_means,
+                    "Ours, higher": quantity(theirs.beside).higher_means,
+                    "The source's does not say": theirs.not_said,
+                }
+            )
+    return pd.DataFrame(made)
 
 
 def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
