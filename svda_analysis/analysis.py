@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -39,6 +39,15 @@ from svda_analysis.tokens import TokensGiven
 
 BATCH_SIZE = 64  # images per forward, where none is given
 LEFT_OUT = "it is left out of every mean and comparison"  # of a run whose numbers are not finite
+_NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
+NEEDED = {  # why what an indicator needs may be lacking
+    "tokens": "the calls before its attention do not tell which tokens it reads",
+    "spectrum": _NO_WEIGHTS,
+    "qk_eigenvalues": _NO_WEIGHTS,
+    "ov_eigenvalues": _NO_WEIGHTS,
+    "ablated_loss": "it takes labelled images and a classifier of them",
+    "position_map": "it takes maps of whole images, and two images or more in the first batch",
+}
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 
 
@@ -100,13 +109,14 @@ def analyze(
     preprocessed images ``(B, C, H, W)`` float, a ``Dataset`` of ``(image, label)``, a ``DataLoader``, or a data set's
     name (its test part); a checkpoint brings the name of its own.
 
-    ``indicators`` are names from :data:`~svda_analysis.indicators.INDICATORS`, or of a group of them: ``"source"`` is
-    all of :mod:`~svda_analysis.source_indicators` (default: all that are in no group). At most ``images`` are drawn
-    without replacement (a tensor or a loader is taken from its start); ``precision`` stops once the half-width of every
-    95 % interval is below this share of its indicator's range. ``noise`` is the standard deviation of the Gaussian
-    noise on the preprocessed input for ``perturbation_robustness``, ``seed`` that of the noise and of the drawing.
-    ``examples`` images keep their maps, the first of each class; ``batch_size`` go through the model at once (default:
-    64).
+    ``indicators`` are names from :data:`~svda_analysis.indicators.INDICATORS`, or of a group of them: ``"default"``
+    (those of no group, which are measured where nothing is asked for), ``"source"``
+    (:mod:`~svda_analysis.source_indicators`), ``"field"`` (what the field asks first) and ``"ablation"`` (the loss
+    without each head: a forward for every head). At most ``images`` are drawn without replacement (a tensor or a loader
+    is taken from its start); ``precision`` stops once the half-width of every 95 % interval is below this share of its
+    indicator's range. ``noise`` is the standard deviation of the Gaussian noise on the preprocessed input for
+    ``perturbation_robustness``, ``seed`` that of the noise and of the drawing. ``examples`` images keep their maps, the
+    first of each class; ``batch_size`` go through the model at once (default: 64).
 
     ``device``, ``preprocessing``, ``name`` and ``tokens`` (how tokens lie, where the model does not show it: ``grid``,
     ``prefix_tokens``, ``suffix_tokens``, ``frames``) are those of
@@ -409,7 +419,17 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
             f"source_perturbation_robustness of {subject.name}: the mean and deviation that its images were brought to "
             "are not known, so the noise lies on them as they are, with nothing clamped to [0, 1]"
         )
+    lines += [f"{one.name} of {subject.name}: not measured, {NEEDED[need]}" for one, need in _lacking(stream)]
     return lines
+
+
+def _lacking(stream: Stream) -> Iterator[tuple[Indicator, str]]:
+    """The indicators that were asked for and could not be measured, and what was lacking."""
+    for one in stream.unmeasured:
+        of_sigma = one.sources == ("sigma",)  # which only one kind of attention has
+        found = next((need for need in one.needs if need in NEEDED and not of_sigma), None)
+        if found:
+            yield one, found
 
 
 def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples | None:

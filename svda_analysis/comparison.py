@@ -28,7 +28,7 @@ from svda_analysis.stats import (
     proportion_interval,
     welch_test,
 )
-from svda_analysis.vocabulary import known_bounds, quantity
+from svda_analysis.vocabulary import ALIVE_FROM, known_bounds, quantity
 
 _QUANTITY = ["indicator", "source"]
 _CELL = [*_QUANTITY, "layer"]
@@ -55,6 +55,9 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     (to rounding) show no spread to test against: interval, p and effect are NaN, never p = 0. A mean that is NaN in one
     head makes its run and so the row NaN: nothing is dropped silently.
 
+    A quantity that changes although the model's function stays (``varies_with`` of the vocabulary) is left out where
+    the two models have different kinds of attention.
+
     ``p_adjusted`` is Holm's over the families of each model: the whole-model rows of each family of the vocabulary
     (indicators x sources), and likewise its per-layer rows (indicators x sources x layers).
 
@@ -67,11 +70,13 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     baseline = default_baseline(table) if baseline is None else baseline
     if baseline not in names:
         raise InputError(f"baseline must be one of {', '.join(names)}, got {baseline!r}")
-    rows = []
+    kinds = {name: set(rows["attention"].dropna()) for name, rows in table.groupby("model")}
+    rows: list[dict[str, Any]] = []
     for name in (name for name in names if name != baseline):
+        alike = kinds[name] == kinds[baseline]
         for cell, pair in runs[runs["model"].isin([baseline, name])].groupby(_CELL, dropna=False):
             theirs, ours = pair[pair["model"] == baseline], pair[pair["model"] == name]
-            if len(theirs) and len(ours):
+            if len(theirs) and len(ours) and (alike or quantity(str(cell[0])).compares_kinds):
                 key = {"model": name, "baseline": baseline, **dict(zip(_CELL, cell, strict=True))}
                 rows.append({**key, **_difference(theirs, ours)})
     frame = make_frame(rows, COMPARISON_COLUMNS)
@@ -101,6 +106,21 @@ def summarise(table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last") 
             numbers = {"mean": x.mean(), "std": x.std(ddof=1) if n > 1 else math.nan, "ci_low": low, "ci_high": high}
             rows.append({**key, **numbers, "n_seeds": n, "unit": _unit(n)})
     return make_frame(rows, SUMMARY_COLUMNS)
+
+
+def living(table: pd.DataFrame) -> pd.DataFrame:
+    """Whether the maps of each model are alive: a row for each model and layer (NA: the whole model) with its mean
+    ``selectivity`` over runs and ``alive``, at least :data:`~svda_analysis.vocabulary.ALIVE_FROM` (our definition).
+
+    Where they are not, attention is all but uniform, and what ``needs_living`` in the vocabulary (ranks, robustness)
+    says nothing of structure. Empty where ``selectivity_index`` was not measured.
+    """
+    known = table[(table["indicator"] == "selectivity_index") & (table["source"] == "attention")]
+    columns = {"model": "string", "layer": "Int64", "selectivity": "float64", "alive": "boolean"}
+    if known.empty:
+        return make_frame([], columns)
+    found = summarise(known).rename(columns={"mean": "selectivity"})
+    return found.assign(alive=found["selectivity"] >= ALIVE_FROM)[list(columns)].astype(columns)
 
 
 # --- from a table to one number per run -----------------------------------------------------------------------------

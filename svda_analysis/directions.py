@@ -1,4 +1,4 @@
-"""How many of a head's directions hold most of the energy of its scores, by sigma and as the data weigh them."""
+"""How many of a head's directions hold most of the energy of its scores, in their operator's own basis and by sigma."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.forward import for_model
+from svda_analysis.forward import call_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.score_operator import operator_basis, row_moments, symmetric_root
 from svda_analysis.sources import ImageSource
 from svda_analysis.subject import Subject
 from svda_analysis.tap import AttentionRecord, capture
@@ -30,35 +31,40 @@ register(
 def direction_shares(subject: Subject, source: ImageSource, images: int, share: float = 0.9) -> pd.DataFrame:
     """Rows of ``frames.TABLE_COLUMNS``: the share of a head's D directions that hold ``share`` of the energy.
 
-    Source ``sigma``: direction i has the energy ``sigma_i^2`` (SVDA alone). Source ``data``: it has
-    ``sigma_i^2 E[q_i^2] E[k_i^2]``, means over ``images`` test images and their tokens, with sigma 1 where there is
-    none (our definitions). Indicator ``directions_90`` for a share of 0.9.
+    Source ``data``: the directions are those of the scores' operator in its own basis, whatever axes q and k have
+    (``score_operator.py``), over ``images`` test images and their tokens: the energies are the squared singular values
+    of ``C_q^(1/2) diag(sigma) C_k^(1/2)``, keys centred, with sigma 1 where there is none. Source ``sigma``: direction
+    i has the energy ``sigma_i^2`` (SVDA alone, whose axes sigma fixes). Our definitions. Indicator ``directions_90``
+    for a share of 0.9.
     """
-    energy: dict[int, list[Tensor]] = {}
+    moments: dict[int, Tensor] = {}
     sigmas: dict[int, Tensor] = {}
-    seen = 0
+    seen: dict[int, int] = {}
 
     def add(record: AttentionRecord) -> None:
-        if record.q is None or record.k is None:
+        if record.q is None or record.k is None or record.q.ndim != 4:
             raise InputError(f"{subject.name} multiplies its maps by hand: its queries and keys are not seen")
-        now = torch.stack([x.double().square().mean(2).sum(0).cpu() for x in (record.q, record.k)])  # (2, H, D)
-        energy.setdefault(record.layer, []).append(now)
+        now = row_moments(record.q, record.k).cpu() * len(record.q)
+        moments[record.layer] = moments.get(record.layer, 0) + now
+        seen[record.layer] = seen.get(record.layer, 0) + len(record.q)
         if record.sigma is not None:
             sigmas[record.layer] = record.sigma.double().cpu()
 
+    done = 0
     with subject.running() as model, torch.no_grad(), capture(model, add):
         for batch, _ in source.batches(64, images, 0):
-            model(for_model(batch, model))
-            seen += len(batch)
+            call_model(model, batch)
+            done += len(batch)
     rows = []
-    for layer, parts in energy.items():
-        q, k = torch.stack(parts).sum(0) / seen  # each (H, D)
+    for layer, summed in moments.items():
         sigma = sigmas.get(layer)
-        kinds = {"data": q * k} if sigma is None else {"sigma": sigma**2, "data": sigma**2 * q * k}
-        for name, values in kinds.items():
+        energies = {"data": operator_basis(symmetric_root(summed / seen[layer]), sigma).size.square()}
+        if sigma is not None:
+            energies["sigma"] = sigma.square()
+        for name, energy in energies.items():
             place = {"layer": layer, "indicator": f"directions_{100 * share:.0f}", "source": name}
-            about = {**place, "n": 1 if name == "sigma" else seen, "low": 0.0, "high": 1.0}
-            rows += [{**about, "head": h, "mean": x} for h, x in enumerate(_share_needed(values, share).tolist())]
+            about = {**place, "n": 1 if name == "sigma" else done, "low": 0.0, "high": 1.0}
+            rows += [{**about, "head": h, "mean": x} for h, x in enumerate(_share_needed(energy, share).tolist())]
     return make_frame([{**subject.identity, "dataset": source.name, **row} for row in rows], TABLE_COLUMNS)
 
 

@@ -23,7 +23,8 @@ TABLE_COLUMNS = {
     "layer": "Int64",  # from 0; NA for a number about the whole model (accuracy, loss)
     "head": "Int64",  # from 0; NA likewise
     "indicator": "string",  # the quantity's name (vocabulary.py)
-    "source": "string",  # the spectrum or map the number speaks of: sigma, scores, attention; or train, test
+    # what the number speaks of: sigma, scores, attention, tokens, weights (qk, ov); or train, test
+    "source": "string",
     "mean": "float64",  # over images
     "std": "float64",  # over images, n - 1 in the denominator; NaN for one number
     "ci_low": "float64",  # 95 % interval of the mean over images
@@ -138,6 +139,17 @@ SWEEP_COLUMNS = {
     "removed_high": "float64",
     "n": "Int64",
 }
+
+
+def seeds_of_pairs(maps: pd.DataFrame) -> pd.Series:
+    """For each row of a frame of :data:`MAP_COLUMNS`: "same" where both runs have one seed, "other" where they have
+    two, "" where that is not known.
+
+    Runs of one seed share initial weights and the order of data, so their heads sit at the same place for that alone.
+    """
+    known = maps["seed"].notna() & maps["baseline_seed"].notna()
+    same = (maps["seed"] == maps["baseline_seed"]).fillna(False)
+    return pd.Series("other", index=maps.index).mask(same, "same").where(known, "")
 
 
 def make_frame(rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:

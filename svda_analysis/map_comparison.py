@@ -14,6 +14,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.forward import for_model
 from svda_analysis.frames import MAP_COLUMNS
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
+from svda_analysis.representations import RepresentationComparison
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
@@ -38,8 +39,10 @@ def compare_maps(
     Heads are matched on one half of the images and everything is read off the other (see ``matching.py``). Returns
     frames: ``layers`` (similarity of corresponding layers), ``heads`` (who was matched with whom), ``matching`` (per
     layer: similarity in the order the heads have, matched and by chance, with gains and 95 % intervals over images),
-    and ``similarity`` (layer x layer, long form). The column ``images`` is "same", or "other" for the control in
-    which one model sees the next image of the batch: what is left there is habit, not a response to the image.
+    and ``similarity`` (layer x layer, long form; with ``measure`` "cka" that of the layers' tokens,
+    :func:`~svda_analysis.representations.linear_cka`: of a model with itself, between its layers). The column
+    ``images`` is "same", or "other" for the control in which one model sees the next image of the batch: what is left
+    there is habit, not a response to the image.
 
     Raises :class:`InputError` as :func:`~svda_analysis.analysis.analyze` does, and for fewer than 8 images.
     """
@@ -62,19 +65,22 @@ def _compare(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, pd.DataFrame]:
     check_enough(images)
-    comparisons = {"same": MapComparison(), "other": MapComparison()}
+    comparisons, representations = {"same": MapComparison(), "other": MapComparison()}, RepresentationComparison()
     total = min(images, ours[1].total)
     with ours[0].running(), theirs[0].running(), torch.no_grad():
         streams = [source.batches(batch_size, images, seed) for _, source in (ours, theirs)]
         for (mine, _), (other, _) in zip(*streams, strict=True):
             if len(mine) < 2:  # the control needs another image
                 continue
-            a, b = _map_batch(ours[0], mine), _map_batch(theirs[0], other)
+            (a, x), (b, y) = _map_batch(ours[0], mine), _map_batch(theirs[0], other)
+            representations.update(x, y)
             comparisons["same"].update(a, b)
             comparisons["other"].update(a, b._replace(maps=[np.roll(layer, 1, axis=0) for layer in b.maps]))
             if progress:
                 progress(comparisons["same"].n, total)
-    return _frames(comparisons)
+    frames = _frames(comparisons)
+    alike = representations.similarity().assign(measure="cka", images="same")
+    return {**frames, "similarity": pd.concat([frames["similarity"], alike], ignore_index=True)}
 
 
 def compare_run_maps(
@@ -89,10 +95,13 @@ def compare_run_maps(
 ) -> dict[str, pd.DataFrame]:
     """:func:`compare_maps` of every model with the baseline, and of the runs of one model with each other.
 
-    ``subjects`` of one name are runs of one model, each with its source of the same images. Models are compared run by
-    run where seeds are shared, else first with first. The runs of one model, each with the next one, show what another
-    seed alone changes: the measure for what another model changes. Returns the same frames with columns ``model``,
-    ``baseline``, ``seed`` and ``baseline_seed``.
+    ``subjects`` of one name are runs of one model, each with its source of the same images. Each run of a model is
+    compared with a run of the baseline that has another seed, where there is one: runs of one seed share their initial
+    weights and the order of their data, so that their heads sit at the same place for that reason alone. Those pairs,
+    of equal seeds, are compared beside them and told apart (``seed``, ``baseline_seed``). Without shared seeds: first
+    with first. The runs of one model, each with the next one, show what another seed alone changes: the measure for
+    what another model changes. Returns the same frames with columns ``model``, ``baseline``, ``seed`` and
+    ``baseline_seed``.
     """
     by_name: dict[str, list[Opened]] = {}
     for one in zip(subjects, sources, strict=True):
@@ -110,8 +119,13 @@ def compare_run_maps(
 
 
 def _paired(ours: list[Opened], theirs: list[Opened]) -> list[tuple[Opened, Opened]]:
+    """Runs of equal seeds; then each run with the one of the next seed among those of equal seeds."""
     by_seed = {one[0].seed: one for one in theirs if one[0].seed is not None}
-    return [(run, by_seed[run[0].seed]) for run in ours if run[0].seed in by_seed] or [(ours[0], theirs[0])]
+    shared = [(run, by_seed[run[0].seed]) for run in ours if run[0].seed is not None and run[0].seed in by_seed]
+    if not shared:
+        return [(ours[0], theirs[0])]
+    turned = [*shared[1:], shared[0]] if len(shared) > 1 else []
+    return [*shared, *((run, other) for (run, _), (_, other) in zip(shared, turned, strict=False))]
 
 
 def _neighbours(runs: list[Opened]) -> list[tuple[Opened, Opened]]:
@@ -119,10 +133,12 @@ def _neighbours(runs: list[Opened]) -> list[tuple[Opened, Opened]]:
     return list(zip(runs, [*runs[1:], *runs[: len(runs) > 2]], strict=False))
 
 
-def _map_batch(subject: Subject, images: Tensor) -> MapBatch:
-    found = subject.maps_of(for_model(images, subject.model))
-    how = found.layout
-    return MapBatch([a.float().cpu().numpy() for a in found.layers], how.grid, how.prefix, how.suffix, how.frames)
+def _map_batch(subject: Subject, images: Tensor) -> tuple[MapBatch, list[np.ndarray | None]]:
+    """The maps of a batch, and each layer's mean tokens ``(B, C)``."""
+    found = subject.maps_of(for_model(images, subject.model), inputs=True)
+    means = [None if x is None else x.float().mean(1).cpu().numpy() for x in found.inputs]
+    how, layers = found.layout, [a.float().cpu().numpy() for a in found.layers]
+    return MapBatch(layers, how.grid, how.prefix, how.suffix, how.frames), means
 
 
 def _frames(comparisons: dict[str, MapComparison]) -> dict[str, pd.DataFrame]:

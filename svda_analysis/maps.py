@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
+from svda_analysis.layer_inputs import LayerInputs
 from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode
 from svda_analysis.soundness import NotFiniteError, is_finite
 from svda_analysis.tap import AttentionRecord, capture, check_captured
@@ -68,6 +69,17 @@ class ImageMap:
     def raw(self) -> Tensor:
         """The map as the model multiplied it."""
         return self.record.a
+
+    @property
+    def plain(self) -> bool:
+        """Whether the map is ``(B, H, N, N)`` as the model multiplied it."""
+        how = self.arrangement
+        return self.windows == 1 and (how.outer, how.heads, how.order, how.folded) == ((0,), (1,), None, 1)
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """What the layer read, ``(B, N, C)``, where that was asked for and can be told."""
+        return self.record.tokens if self.plain else None
 
     def arranged(self, x: Tensor) -> Tensor:
         """What has the map's leading dimensions, as ``(B * windows, H, N, ...)``."""
@@ -300,15 +312,20 @@ class WholeMaps:
         """``(B, H, N, N)`` each, the patches in reading order."""
         return [one.map() for one in self.maps]
 
+    @property
+    def inputs(self) -> list[Tensor | None]:
+        """The tokens that each layer read, ``(B, N, C)``; None where it was not asked for, or cannot be told."""
+        return [one.tokens for one in self.maps]
+
 
 def whole_maps(
-    model: nn.Module, images: Tensor, *, gradients: bool = False, **tokens: Unpack[TokensGiven]
+    model: nn.Module, images: Tensor, *, gradients: bool = False, inputs: bool = False, **tokens: Unpack[TokensGiven]
 ) -> WholeMaps:
     """The maps of all self-attention layers over whole images, of one forward of ``images (B, C, H, W)``.
 
     ``tokens`` (``grid``, ``prefix_tokens``, ``suffix_tokens``, ``frames``) says how tokens lie, where the model does
     not show it. ``gradients``: the maps are part of the graph (``capture(output="map")``), else the model's own kernels
-    run. Raises :class:`InputError` when there is none.
+    run. ``inputs``: also what each layer reads. Raises :class:`InputError` when there is none.
     """
     given = GivenLayout(**tokens).checked()
     found: list[ImageMap | str] = []
@@ -321,7 +338,8 @@ def whole_maps(
         found.append(one)
         touching.append(_updates_patches(record))
 
-    with capture(model, on_record, output="map" if gradients else "kernel"):
+    noted = LayerInputs() if inputs else None
+    with capture(model, on_record, output="map" if gradients else "kernel", inputs=noted):
         output = call_model(model, images)
     check_captured(len(found), model)
     maps = [one for one in found if isinstance(one, ImageMap)]

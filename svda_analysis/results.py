@@ -341,7 +341,8 @@ def _as_json(one: Quantity) -> dict[str, Any]:
 
 def _from_json(fields: dict[str, Any]) -> Quantity:
     limits = {key: x if x in LIMITS else float(x) for key, x in fields.items() if key in ("low", "high")}
-    return Quantity(**{**fields, **limits, "sources": tuple(fields["sources"])})
+    tuples = {key: tuple(fields.get(key, ())) for key in ("sources", "varies_with")}
+    return Quantity(**{**fields, **limits, **tuples})
 
 
 def _packed(by_model: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -38,6 +38,9 @@ _source_indicator = partial(indicator, group="source", reference="as in the sour
     low=0.0,
     high="ln D",
     higher_means="flatter spectrum, in nats",
+    question="What does the source print as spectral entropy?",
+    not_said="anything across head dimensions: it is not divided by ln D",
+    beside="spectral_entropy",
 )
 def source_spectral_entropy(spectrum: Tensor) -> Tensor:
     """``H = -sum_k p_k ln(p_k + eps)``, ``p_k = sigma_k^2 / (sum sigma^2 + eps)``, as in the source's public code.
@@ -57,6 +60,9 @@ def source_spectral_entropy(spectrum: Tensor) -> Tensor:
     low=1.0,
     high="D",
     higher_means="more directions in use",
+    question="What does the source print as effective rank?",
+    not_said="how the data use the directions: it is of sigma alone",
+    beside="effective_rank",
 )
 def source_effective_rank(spectrum: Tensor) -> Tensor:
     """``exp(H)``, with ``H`` the :func:`source_spectral_entropy`, as in the source's public code; in [1, D].
@@ -74,6 +80,9 @@ def source_effective_rank(spectrum: Tensor) -> Tensor:
     low=0.0,
     high=1.0,
     higher_means="more entries of sigma near zero",
+    question="What does the source print as spectral sparsity?",
+    not_said="relative sparsity: the threshold is absolute",
+    beside="spectral_sparsity",
 )
 def source_spectral_sparsity(spectrum: Tensor) -> Tensor:
     """Share of the entries with ``|sigma_k| < 1e-3``, as in the source's public code; in [0, 1].
@@ -94,6 +103,10 @@ def source_spectral_sparsity(spectrum: Tensor) -> Tensor:
     low=-1.0,
     high=1.0,
     higher_means="each token's key points along its own query",
+    question="What does the source print as angular alignment?",
+    not_said="what is attended to; nor anything of another kind of attention",
+    varies_with=("basis", "row constants"),
+    beside="angular_alignment",
 )
 def source_angular_alignment(q: Tensor, k: Tensor) -> Tensor:
     """``mean_i cos(q_i, k_i)``: the same token's query and key, before sigma, as in the source's public code.
@@ -112,6 +125,9 @@ def source_angular_alignment(q: Tensor, k: Tensor) -> Tensor:
     low=0.0,
     high="1 - 1/N",
     higher_means="more diffuse (it runs backwards)",
+    question="What does the source print as selectivity index?",
+    not_said="that a high number is selective: uniform attention has the highest",
+    beside="selectivity_index",
 )
 def source_selectivity(a: Tensor) -> Tensor:
     """``1 - sum_j a_ij^2 / ((sum_j a_ij)^2 + eps)``, mean over queries i, as in the source's public code.
@@ -131,6 +147,10 @@ def source_selectivity(a: Tensor) -> Tensor:
     low=0.0,
     high=float("inf"),
     higher_means="less steady under pixel noise (lower is steadier)",
+    question="What does the source print as perturbation robustness?",
+    not_said="anything across numbers of tokens; a uniform map cannot move",
+    needs_living=True,
+    beside="perturbation_robustness",
 )
 def source_perturbation_robustness(a: Tensor, a_pixel_noisy: Tensor) -> Tensor:
     """``||A(x) - A(x + delta)||_F / (H N^2)``, the norm over all heads of a layer, as in the source's public code.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
-from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum
+from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum, widen
+from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
+from svda_analysis.layer_inputs import HeadWeights, LayerInputs
 from svda_analysis.maps import ImageMap, check_maps, class_scores, map_of_image
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
-from svda_analysis.tap import AttentionRecord, capture, check_captured
+from svda_analysis.tap import AttentionRecord, capture, check_captured, without_head
 from svda_analysis.tokens import GivenLayout, TokensGiven
 from svda_analysis.vocabulary import known_bounds, quantity
 
@@ -59,8 +61,13 @@ class Stream:
         self.left_out: list[str] = []  # of the last batch, why attention calls are no maps of the image
         self.calls = 0  # attention calls of the last batch
         self.starts = 0  # maps of the last batch that come of no other
+        self._batch = 0  # images of the batch that runs
+        self._calls: list[_Layer] = []  # of each layer
+        self._position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the first batch
         needed = {need for indicator in indicators for need in indicator.needs}
         self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
+        self._needed = needed
+        self._of_weights = [one for one in indicators if set(one.sources) & {"qk", "ov"}]
         self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
@@ -73,6 +80,7 @@ class Stream:
             raise InputError("images must be finite numbers, got NaN or inf")
         B, seen = len(images), 0
         self.left_out, self.calls, self.starts = [], 0, 0
+        self._batch = B
         batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
 
         def on_record(record: AttentionRecord) -> None:
@@ -85,23 +93,32 @@ class Stream:
             if not is_finite(record.a):
                 raise NotFiniteError
             self.starts += record.places is None or record.places.after < 0
+            self._calls[seen:] = [_Layer(record.layer, record.a.shape[1] if found.plain else 0, record.sigma)]
             self._measure(found, seen, B)
             seen += 1
 
+        weighs = not self.images and bool(self._of_weights)
+        inputs = LayerInputs(weights=weighs) if weighs or "tokens" in self._needed else None
         try:
-            with capture(self.model, on_record):
+            with capture(self.model, on_record, inputs=inputs):
                 output = call_model(self.model, batch)
             check_captured(self.calls, self.model)
             check_maps(range(seen), self.left_out, self.model)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
         except NotFiniteError:
             raise not_finite(self.model, batch) from None
+        if inputs and weighs:
+            for layer, call in enumerate(self._calls):
+                self._weigh(layer, call, inputs.weights[call.at])
         if logits is not None and logits.shape[1] == 1:  # a regression or a sigmoid: its largest is no prediction
             logits = None
         if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             labels, logits = labels.to(logits.device), logits[:B]
             self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
-            self._add("loss", "test", -1, F.cross_entropy(logits.float(), labels, reduction="none")[:, None])
+            loss = F.cross_entropy(widen(logits), labels, reduction="none")
+            self._add("loss", "test", -1, loss[:, None])
+            if "ablated_loss" in self._needed:
+                self._ablate(images, labels, loss)
         self.images += B
 
     def _noisy_copies(self, images: Tensor) -> list[Tensor]:
@@ -115,6 +132,33 @@ class Stream:
             copies.append(source_noise(images, drawn, known))
         return copies
 
+    def _ablate(self, images: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Run the batch without each head in turn."""
+        for layer, call in enumerate(self._calls):
+            ablated = []
+            for head in range(call.heads):
+                with without_head(self.model, call.at, head):
+                    logits = class_scores(call_model(self.model, images), self.model, self.classes)
+                if logits is not None:  # what it was with the head
+                    ablated.append(F.cross_entropy(widen(logits), labels, reduction="none"))
+            if ablated:
+                self._evaluate({"loss": loss, "ablated_loss": torch.stack(ablated, dim=1)}, {}, layer)
+
+    def _weigh(self, layer: int, call: _Layer, weights: HeadWeights) -> None:
+        """What can be read off the weights of a layer, once for all images."""
+        w_q, w_k, w_v, w_o = weights
+        if w_q is not None and w_k is not None:
+            sigma = w_q.new_ones(w_q.shape[:2]) if call.sigma is None else call.sigma
+            values = {"qk_eigenvalues": qk_eigenvalues_of(w_q, w_k, sigma)}
+            self._spectral("qk", qk_spectrum(w_q, w_k, sigma), values, layer)
+        if w_o is not None and w_v is not None:
+            values = {"ov_eigenvalues": ov_eigenvalues_of(w_o, w_v)}
+            self._spectral("ov", ov_spectrum(w_o, w_v), values, layer)
+
+    def _spectral(self, source: str, spectrum: Tensor, values: dict[str, Tensor], layer: int) -> None:
+        self.spectrum_moments.setdefault((source, layer), Moments()).update(_as_numbers(spectrum))
+        self._evaluate(values, {source: spectrum}, layer, {"D": spectrum.shape[-1]})
+
     def _measure(self, found: ImageMap, layer: int, B: int) -> None:
         record, layout = found.record, found.layout
         maps = found.arranged(record.a)
@@ -125,22 +169,21 @@ class Stream:
         at_hand: dict[str, Any] = {"a": a, **noisy}
         if layout is not None:
             at_hand |= {"grid": layout.grid, "prefix": layout.prefix, "suffix": layout.suffix, "frames": layout.frames}
+        D = 1
         if record.q is not None and record.k is not None:
             at_hand |= {name: found.arranged(x)[:part] for name, x in (("q", record.q), ("k", record.k))}
+            H, D = a.shape[1], record.q.shape[-1]
+            at_hand["sigma"] = record.q.new_ones(H, D) if record.sigma is None else record.sigma
+        if found.tokens is not None:
+            at_hand["tokens"] = found.tokens[:part]
+        if "position_map" in self._needed and found.windows == 1:
+            at_hand["position_map"] = self._position_map(layer, a)
         spectra = self._spectra(record, at_hand)
         for source, spectrum in spectra.items():
             moments = self.spectrum_moments.setdefault((source, layer), Moments())
             moments.update(_as_numbers(_mean_over_windows(spectrum, B)))
-        for indicator in self.indicators:
-            for source in indicator.sources:
-                given = at_hand | ({"spectrum": spectra[source]} if source in spectra else {})
-                if not set(indicator.needs) <= given.keys():
-                    continue
-                values = indicator.function(**{need: given[need] for need in indicator.needs})
-                self._add(indicator.name, source, layer, _mean_over_windows(values, B))
-                D = record.q.shape[-1] if record.q is not None else 1
-                bounds = indicator.bounds(source, D=D, N=a.shape[-1], grid=layout.extent if layout else (1, 1))
-                self.bounds[indicator.name, source, layer] = bounds
+        sizes = {"D": D, "N": a.shape[-1], "grid": layout.extent if layout else (1, 1)}
+        self._evaluate(at_hand, spectra, layer, sizes)
 
     def _spectra(self, record: AttentionRecord, at_hand: dict[str, Any]) -> dict[str, Tensor]:
         """The singular values that are asked for and can be had, by source."""
@@ -154,6 +197,36 @@ class Stream:
             if "sigma" in self._sources and not self.images:
                 spectra["sigma"] = sigma_spectrum(record.sigma)[None]
         return spectra
+
+    def _position_map(self, layer: int, a: Tensor) -> Tensor | None:
+        """The mean map of the first batch's images, for each of these that of the others; None for the first alone."""
+        if layer in self._position_maps:
+            return self._position_maps[layer]
+        self._position_maps[layer] = a.mean(0, keepdim=True)  # (1, H, N, N)
+        return (a.sum(0) - a) / (len(a) - 1) if len(a) > 1 else None
+
+    def _evaluate(
+        self, at_hand: dict[str, Any], spectra: dict[str, Tensor], layer: int, sizes: dict[str, Any] | None = None
+    ) -> None:
+        """Add every indicator that has what it needs, for each of its sources; one of a layer counts for each head."""
+        for indicator in self.indicators:
+            for source in indicator.sources:
+                given = {**at_hand, "spectrum": spectra.get(source)}
+                if any(given.get(need) is None for need in indicator.needs):
+                    continue
+                values = indicator.function(**{need: given[need] for need in indicator.needs})
+                if values is None:  # not defined for this layer
+                    continue
+                if values.ndim == 1:
+                    values = values[:, None].expand(-1, at_hand["a"].shape[1])
+                self._add(indicator.name, source, layer, _mean_over_windows(values, self._batch))
+                self.bounds[indicator.name, source, layer] = indicator.bounds(source, **sizes or {})
+
+    @property
+    def unmeasured(self) -> list[Indicator]:
+        """The indicators that nothing was found for: what they need could not be told of this model and data."""
+        measured = {name for name, _, _ in self.moments}
+        return [one for one in self.indicators if one.name not in measured]
 
     def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
         self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))
@@ -190,6 +263,14 @@ class Stream:
             for rank, value in enumerate(values, start=1)
         ]
         return make_frame(rows, SPECTRA_COLUMNS)
+
+
+class _Layer(NamedTuple):
+    """A layer that is measured: which attention call of a forward it is, its heads, and its sigma ``(H, D)``."""
+
+    at: int
+    heads: int
+    sigma: Tensor | None
 
 
 def _mean_over_windows(values: Tensor, images: int) -> Tensor:

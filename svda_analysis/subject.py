@@ -120,9 +120,9 @@ class Subject:
         finally:
             self.model.to(home)
 
-    def maps_of(self, images: Tensor, *, gradients: bool = False) -> WholeMaps:
+    def maps_of(self, images: Tensor, *, gradients: bool = False, inputs: bool = False) -> WholeMaps:
         """:func:`~svda_analysis.maps.whole_maps` of images that are where the model is (:func:`for_model`)."""
-        return whole_maps(self.model, images, gradients=gradients, **self.tokens)
+        return whole_maps(self.model, images, gradients=gradients, inputs=inputs, **self.tokens)
 
 
 def run_label(subject: Subject) -> str:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from svda_analysis.attention import svda_attention
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
+from svda_analysis.layer_inputs import LayerInputs
 from svda_analysis.places import NOWHERE
 from svda_analysis.products import sums_to_one
 from svda_analysis.tracker import Places, Product, Tracker
@@ -34,6 +35,8 @@ class AttentionRecord(NamedTuple):
     ``q`` and ``k`` are None where attention is multiplied by hand and their product was not seen; ``mixed`` says that
     its heads are mixed after the softmax, so that not ``a`` alone weighs the values. ``places`` = where queries and
     keys lie in the images (None: they do not come of them, as those of a text).
+    ``tokens (B, N, C)``: what the layer read, where :class:`~svda_analysis.layer_inputs.LayerInputs` were given and can
+    tell.
     """
 
     layer: int
@@ -45,17 +48,23 @@ class AttentionRecord(NamedTuple):
     sigma: Tensor | None
     places: Places | None = None
     mixed: bool = False
+    tokens: Tensor | None = None
 
 
 @contextlib.contextmanager
 def capture(
-    model: nn.Module, on_record: Callable[[AttentionRecord], None], *, output: Literal["kernel", "map"] = "kernel"
+    model: nn.Module,
+    on_record: Callable[[AttentionRecord], None],
+    *,
+    output: Literal["kernel", "map"] = "kernel",
+    inputs: LayerInputs | None = None,
 ) -> Iterator[None]:
     """While the context is open, call ``on_record`` at each attention call inside ``model``'s forward.
 
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
-    computed once, and gradients reach ``record.a``. Speaks of forwards in the thread that opened the context.
+    computed once, and gradients reach ``record.a``. ``inputs``: takes note of the calls between, and tells records
+    their tokens. Speaks of forwards in the thread that opened the context.
 
     Under a tap torch switches the fast path of ``nn.MultiheadAttention`` off: the logits of such a model are
     bit-identical to those with ``torch.backends.mha.set_fastpath_enabled(False)``.
@@ -64,7 +73,21 @@ def capture(
         raise InputError(f"output must be 'kernel' or 'map', got {output!r}")
     if isinstance(model, torch.jit.ScriptModule):
         check_captured(0, model)
-    tap = _Tap(on_record, output)
+    with _tapped(model, _Tap(on_record, output, inputs)):
+        yield
+
+
+@contextlib.contextmanager
+def without_head(model: nn.Module, layer: int, head: int) -> Iterator[None]:
+    """While the context is open, the output of one head ``a v`` is 0 in ``model``'s forward, and nothing else is
+    changed (Michel et al. 2019, sec. 3); ``layer`` counts attention calls from 0, as :attr:`AttentionRecord.layer`
+    does, and heads are the second dimension of its map."""
+    with _tapped(model, _Muted(layer, head)):
+        yield
+
+
+@contextlib.contextmanager
+def _tapped(model: nn.Module, tap: _Tap) -> Iterator[None]:
     hooks = [
         model.register_forward_pre_hook(lambda _, args, kwargs: tap.start((*args, *kwargs.values())), with_kwargs=True),
         model.register_forward_hook(lambda *_: tap.stop(), always_call=True),
@@ -122,9 +145,13 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
 
 
 class _Tap(TorchFunctionMode):
-    def __init__(self, on_record: Callable[[AttentionRecord], None], output: str) -> None:
+    """Sees the calls inside a model's forward, in the thread that made it; ``layer`` counts those of attention."""
+
+    def __init__(
+        self, on_record: Callable[[AttentionRecord], None], output: str, inputs: LayerInputs | None = None
+    ) -> None:
         super().__init__()
-        self.on_record, self.output = on_record, output
+        self.on_record, self.output, self.inputs = on_record, output, inputs
         self.owner, self.depth, self.layer = threading.get_ident(), 0, 0
         self.tracker = Tracker()
 
@@ -153,15 +180,29 @@ class _Tap(TorchFunctionMode):
         result = func(*args, **kwargs)
         found = self.tracker.follow(func, args, kwargs, result, self.layer)
         if found is not None:
-            if (
-                self.output == "map" and found.weights is not found.factor
-            ):  # so that the map is on the way to the output
-                back = found.weights.permute([found.order.index(d) for d in range(found.weights.ndim)])
-                made = func(*(_replaced(x, found.factor, back) for x in args), **kwargs)
-                self.tracker.copy(result, made)
-                result = made
-            self._emit(_by_hand(self.layer, found), detached=self.output == "kernel")
+            return self._weighed(found, func, args, kwargs, result)
+        if self.inputs:
+            self.inputs.passed(func, args, kwargs, result)
         return result
+
+    def _weighed(self, found: Product, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+        """Attention that is multiplied by hand."""
+        if self.output == "map" and found.weights is not found.factor:  # so that the map is on the way to the output
+            result = self._again(found, found.weights, func, args, kwargs, result)
+        record = _by_hand(self.layer, found)
+        if self.inputs:
+            record = record._replace(tokens=self.inputs.take(record.q, record.k, record.v))
+        self._emit(record, detached=self.output == "kernel")
+        return result
+
+    def _again(
+        self, found: Product, weights: Tensor, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], result: Any
+    ) -> Any:
+        """The product with other weights."""
+        back = weights.permute([found.order.index(d) for d in range(weights.ndim)])
+        made = func(*(_replaced(x, found.factor, back) for x in args), **kwargs)
+        self.tracker.copy(result, made)
+        return made
 
     def _called(self, func: Callable[..., Any], reader: Callable[..., _Call], args: Any, kwargs: dict[str, Any]) -> Any:
         if any(isinstance(x, Tensor) and x.is_nested for x in (*args, *kwargs.values())):
@@ -172,6 +213,7 @@ class _Tap(TorchFunctionMode):
             result = func(*args, **kwargs)
             with torch.no_grad():
                 call = reader(self.layer, *args, **kwargs)
+            result = self._answer(call, result)
         else:
             call = reader(self.layer, *args, **kwargs)
             a = call.record.a
@@ -180,7 +222,14 @@ class _Tap(TorchFunctionMode):
         output = result[0] if isinstance(result, tuple) else result
         self.tracker.mark_output(output, call.queries, places, self.layer)
         record = call.record._replace(places=call.arranged(places) if places else None)
+        if self.inputs:
+            inside = _bound(args, kwargs) if func is F.multi_head_attention_forward else None
+            record = record._replace(tokens=self.inputs.take(record.q, record.k, record.v, inside))
         self._emit(record, detached=self.output == "kernel")
+        return result
+
+    def _answer(self, call: _Call, result: Any) -> Any:
+        """What the call gives, where the model's own kernel gave ``result``."""
         return result
 
     def _emit(self, record: AttentionRecord, *, detached: bool) -> None:
@@ -189,6 +238,33 @@ class _Tap(TorchFunctionMode):
             record = record._replace(**{n: x.detach() for n in names if (x := getattr(record, n)) is not None})
         self.layer += 1
         self.on_record(record)
+
+
+class _Muted(_Tap):
+    """One head of one call gives nothing."""
+
+    def __init__(self, layer: int, head: int) -> None:
+        super().__init__(lambda record: None, "kernel")
+        self.at, self.head = layer, head
+
+    def _weighed(self, found: Product, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+        if self.layer == self.at:
+            kept = self._kept(found.weights)
+            result = self._again(found, found.weights * kept, func, args, kwargs, result)
+        self.layer += 1
+        return result
+
+    def _answer(self, call: _Call, result: Any) -> Any:
+        if self.layer != self.at:
+            return result
+        a, v = call.record.a, call.record.v
+        return call.finish(a.to(v.dtype) @ v * self._kept(a))
+
+    def _kept(self, a: Tensor) -> Tensor:
+        """Which heads of a map stay, ``(H, 1, 1)``."""
+        if a.ndim != 4:
+            raise InputError(f"heads can be taken out of maps (B, H, N, N), got {tuple(a.shape)}")
+        return (torch.arange(a.shape[1], device=a.device) != self.head)[:, None, None]
 
 
 def _replaced(given: Any, old: Tensor, new: Tensor) -> Any:
@@ -268,9 +344,7 @@ def _read_sdpa(
 
 def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> _Call:
     """``nn.MultiheadAttention``: its projections again, since its own call of the kernel is out of the tap's sight."""
-    call = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
-    call.apply_defaults()
-    given = call.arguments
+    given = _bound(args, kwargs)
     inputs = [given[name] if given[name].ndim == 3 else given[name].unsqueeze(1) for name in ("query", "key", "value")]
     separate = given["use_separate_proj_weight"]
     weights = [given[f"{x}_proj_weight"] for x in "qkv"] if separate else given["in_proj_weight"].chunk(3)
@@ -306,6 +380,13 @@ def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> _Call:
 
     dropout = given["dropout_p"] if given["training"] else 0.0
     return _Call(record, dropout, given["query"], given["key"], finish, arranged)
+
+
+def _bound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``F.multi_head_attention_forward`` by name."""
+    call = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+    call.apply_defaults()
+    return call.arguments
 
 
 def _merged_mask(mask: Tensor | None, padding: Tensor | None, q: Tensor, extra_keys: int) -> Tensor | None:

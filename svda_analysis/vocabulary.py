@@ -28,6 +28,12 @@ REGISTRANTS = [
     "svda_analysis.study.costs",
 ]
 
+# What a number may change with while the model's function stays as it is: the axes of q and k, which mean nothing in
+# dot-product attention, and the part of the scores that all keys share, which the softmax drops.
+SAME_FUNCTION = ("basis", "row constants")
+TOKEN_ORDER = "token order"  # where the tokens lie, as any measure of distance must
+ALIVE_FROM = 0.05  # selectivity below which a map is all but uniform, and its rank and steadiness say nothing
+
 # The words for limits that follow from a size: which size, and the limit that it gives.
 LIMITS: dict[str, tuple[str, Callable[[float], float]]] = {
     "D": ("D", float),
@@ -47,7 +53,14 @@ class Quantity:
     ``sources`` are the spectra or maps that it can speak of. ``direction`` says by source (``"*"``: any other) which
     sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes sentences.
     Holm's adjustment runs over each ``family`` apart; a source of ``other_families`` has another one. ``reference`` is
-    the source of the formula. What is no ``headline`` stands in files of numbers alone, not in the tables of a report.
+    the source of the formula, ``question`` what a user may ask that it answers, ``not_said`` what it does not answer.
+    What is no ``headline`` stands in files of numbers alone, not in the tables of a report.
+
+    ``varies_with`` names what it changes with: members of :data:`SAME_FUNCTION`, though the model's function stays (no
+    comparison of different kinds of attention uses it then, :attr:`compares_kinds`), or :data:`TOKEN_ORDER`.
+    ``beside``: our quantity of the same name, of a quantity that is as somebody else computes it. ``needs_living``: a
+    uniform map reaches the good end too, so that it counts only where maps are alive
+    (:data:`ALIVE_FROM`).
     """
 
     name: str
@@ -64,6 +77,21 @@ class Quantity:
     other_families: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reference: str = ""
     headline: bool = True
+    question: str = ""
+    not_said: str = ""
+    varies_with: tuple[str, ...] = ()
+    needs_living: bool = False
+    beside: str = ""
+
+    def __post_init__(self) -> None:
+        allowed = (*SAME_FUNCTION, TOKEN_ORDER)
+        if isinstance(self.varies_with, str) or not set(self.varies_with) <= set(allowed):
+            raise InputError(f"varies_with must hold some of {', '.join(allowed)}, got {self.varies_with!r}")
+
+    @property
+    def compares_kinds(self) -> bool:
+        """Whether it may stand beside the same quantity of a model with another kind of attention."""
+        return not set(self.varies_with) & set(SAME_FUNCTION)
 
     def sign(self, source: str) -> int:
         """Which sign of a difference means more of :attr:`quality`: +1, -1, or 0 where neither does."""
@@ -83,7 +111,8 @@ class Quantity:
     ) -> tuple[float, float]:
         """The numeric range for one of :attr:`sources`; only the sizes that the range depends on are needed.
 
-        ``"D"`` is the length of the spectrum: ``D`` for sigma, ``min(N, D)`` for scores. ``"grid"`` is the distance
+        ``"D"`` is the length of the spectrum: ``D`` for sigma, ``min(N - 1, D)`` for scores, whose keys are centred (at
+        least 1). ``"grid"`` is the distance
         between opposite corner patches, ``hypot(rows - 1, columns - 1)``, which no mean distance can exceed. Raises
         :class:`InputError` for another source or a missing size.
         """
@@ -99,12 +128,13 @@ def _resolve(
     if not isinstance(limit, str):
         return float(limit)
     size_word, of_size = LIMITS[limit]
-    needed = ("D", "N") if size_word == "D" and source == "scores" else (size_word,)
+    of_scores = size_word == "D" and source == "scores"
+    needed = ("D", "N") if of_scores else (size_word,)
     sizes = {"D": D, "N": N, "grid": None if grid is None else math.hypot(*(side - 1 for side in grid))}
     given = [size for name in needed if (size := sizes[name]) is not None]
     if len(given) < len(needed):
         raise InputError(f"{' and '.join(needed)} must be given for the range of {source}, got {D=}, {N=}, {grid=}")
-    return of_size(min(given))
+    return of_size(max(min(given[0], given[1] - 1), 1) if of_scores else given[0])
 
 
 QUANTITIES: dict[str, Quantity] = {}

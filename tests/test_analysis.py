@@ -93,6 +93,7 @@ def test_spectra_are_the_mean_singular_values(images):
     spectra = analyze(model, images, batch_size=10, examples=0).spectra
     record = records(model, images)[1]
     scores = (record.q * record.sigma[:, None] @ record.k.mT * record.scale).double()
+    scores = scores - scores.mean(-1, keepdim=True)  # what all keys share is dropped by the softmax
     expected = torch.linalg.svdvals(scores)[..., :12].mean(0)
     for head in range(2):
         got = spectra.query("source == 'scores' and layer == 1 and head == @head").sort_values("rank")["value"]
@@ -351,6 +352,12 @@ def test_all_of_a_report_is_against_one_baseline(images):
     subject = dataclasses.replace(open_model(foreign), attention=None)
     analysis = analyze_runs([a_model(), subject], images, names=["svda", "foreign"], maps=8, indicators=["mass_90"])
     assert set(analysis.comparison["baseline"]) == set(analysis.maps["layers"]["baseline"]) == {"foreign"}
+
+
+def test_what_was_asked_for_and_cannot_be_measured_is_said(images):
+    found = analyze(a_model(), images, indicators=["ablation_loss", "token_similarity"], examples=0)
+    assert found.warnings == ("ablation_loss of ViT: not measured, it takes labelled images and a classifier of them",)
+    assert set(found.table["indicator"]) == {"token_similarity"}
 
 
 # --- numbers that are not finite --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from svda_analysis.comparison import compare, summarise
+from svda_analysis.comparison import compare, living, summarise
 from svda_analysis.errors import InputError
 from svda_analysis.frames import COMPARISON_COLUMNS, SUMMARY_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.stats import holm, interval_over, proportion_interval
@@ -431,3 +431,30 @@ def test_errors_name_what_is_wrong():
         with pytest.raises(InputError, match=message) as error:
             compare(bad, baseline)
         assert "\n" not in str(error.value)
+
+
+# --- what may stand beside what ---------------------------------------------------------------------------------------
+
+
+def of_two(first, second, **more):
+    return frame(*(group(model, [0.1, 0.2], **more) for model in (first, second)))
+
+
+def test_what_depends_on_the_axes_of_q_and_k_compares_one_kind_of_attention_alone():
+    for name in ("angular_alignment", "mean_alignment", "source_angular_alignment"):
+        assert compare(of_two("vit", "svda", indicator=name, source="scores")).empty
+        assert len(compare(of_two("other", "svda", indicator=name, source="scores"))) == 1  # both svda
+    assert len(compare(of_two("vit", "svda", indicator="effective_rank", source="scores"))) == 1
+
+
+def test_a_model_whose_maps_are_all_but_uniform_is_not_living():
+    selective = {"indicator": "selectivity_index", "source": "attention"}
+    table = frame(
+        *(run("vit", seed, [[0.3, 0.2], [0.04, 0.04]], **selective) for seed in (0, 1)),
+        *(run("svda", seed, [[0.014, 0.014], [0.014, 0.014]], **selective) for seed in (0, 1)),
+    )
+    found = living(table)
+    assert only(found, model="vit", layer=pd.NA)["selectivity"] == pytest.approx(0.145)
+    assert [only(found, model="vit", layer=layer)["alive"] for layer in (0, 1, pd.NA)] == [True, False, True]
+    assert not found[found["model"] == "svda"]["alive"].any()
+    assert living(of_two("vit", "svda")).empty

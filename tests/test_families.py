@@ -1,6 +1,7 @@
 """Vision Transformers that nobody here wrote, small and random: which layers are the image's, and nothing changes."""
 
 import dataclasses
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from svda_analysis.analysis import analyze
 from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import attention_entropy
+from svda_analysis.layer_inputs import LayerInputs
 from svda_analysis.maps import ImageMap, map_of_image, whole_maps
-from svda_analysis.tap import capture, records
+from svda_analysis.tap import capture, records, without_head
 from svda_analysis.tokens import GivenLayout, Layout
 
 TIMM_SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -461,6 +463,97 @@ def test_maps_weigh_the_values(family):
     gradients = torch.autograd.grad(logits[..., 0].sum(), [record.a for record in maps], allow_unused=True)
     heard = [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in gradients]
     assert sum(heard) >= len(maps) - (TEXT in kind.left_out)
+
+
+def noted(model, images, **wanted):
+    """The records of one forward, with the tokens that layers read, and what was noted of these."""
+    found, inputs = [], LayerInputs(**wanted)
+    with torch.no_grad(), capture(model, found.append, inputs=inputs):
+        model(images)
+    return found, inputs
+
+
+def whole(records, images):
+    """Those of the records whose maps are the image's as they are."""
+    judgements = [(record, map_of_image(record, len(images), GivenLayout())) for record in records]
+    return [record for record, one in judgements if isinstance(one, ImageMap) and one.plain]
+
+
+UNTOLD = {}
+
+
+def test_the_tokens_that_a_layer_reads_are_told(request, family):
+    _kind, model, images = family
+    found = whole(noted(model, images)[0], images)
+    if request.node.callspec.params["family"] in UNTOLD:
+        assert all(record.tokens is None for record in found)
+        return
+    assert [record.tokens.shape[:2] for record in found] == [(2, record.a.shape[-1]) for record in found]
+    for first, second in itertools.pairwise(record.tokens for record in found):
+        assert not torch.equal(first, second)
+
+
+ROTARY = {"timm eva02, rotary", "timm dinov3"}  # q and k are turned after their projections
+NO_NORM = {"nn.MultiheadAttention"}  # before the projections
+
+
+def test_the_weights_give_the_rows_that_the_layer_attends_with(request, family):
+    kind, model, images = family
+    name = request.node.callspec.params["family"]
+    if kind.about != PLAIN:
+        return
+    records, inputs = noted(model, images, weights=True)
+    for record in whole(records, images):
+        weights = inputs.weights[record.layer]
+        assert weights.w_v is not None
+        assert weights.w_o.shape == weights.w_v.mT.shape
+        assert (weights.w_q is None) == (weights.w_k is None) == (name in ROTARY)
+        for w, rows in ((weights.w_q, record.q), (weights.w_v, record.v)):
+            if w is None:
+                continue
+            x = record.tokens[0].double()
+            if name not in NO_NORM:
+                x = (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0)
+            got = x @ w.double().mT  # (H, N, D), without biases
+            got, want = (y - y.mean(1, keepdim=True) for y in (got, rows[0].double()))
+            assert torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.999
+
+
+def test_a_head_is_silenced_and_speaks_again(family):
+    _kind, model, images = family
+    (record, *_) = whole(records(model, images), images) or [None]
+    if record is None:
+        return
+    torch.manual_seed(0)
+    with torch.no_grad():
+        plain = answer_of(model(images))
+        with without_head(model, record.layer, record.a.shape[1] - 1):
+            torch.manual_seed(0)
+            silent = answer_of(model(images))
+        assert not torch.allclose(silent, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+        with without_head(model, 99, 0):
+            torch.manual_seed(0)
+            assert torch.equal(answer_of(model(images)), plain)
+        torch.manual_seed(0)
+        assert torch.equal(answer_of(model(images)), plain)
+
+
+def test_a_silent_head_is_one_whose_output_has_no_weight():
+    torch.manual_seed(0)
+    model, images = torchvision_vit().eval(), torch.randn(2, 3, 32, 32)
+    nn.init.normal_(model.heads.head.weight)
+    with torch.no_grad(), without_head(model, 1, 0):
+        silent = model(images)
+    with torch.no_grad():
+        model.encoder.layers[1].self_attention.out_proj.weight[:, :12] = 0
+        torch.testing.assert_close(silent, model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_silent_head_of_attention_by_hand_is_one_whose_output_has_no_weight():
+    torch.manual_seed(0)
+    model, images = ByUnfold().eval(), torch.randn(2, 3, 32, 32)
+    (record, *_) = records(model, images)
+    assert record.a.shape[1] == 1 or record.a.ndim == 4
 
 
 def test_rollout_is_of_an_unbroken_stack_or_refused(family):

@@ -9,6 +9,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.fillers import FILLERS, Scene, choose_filler, dropped_tokens, filler, first_block, pixel_fillers
 from svda_analysis.perturbation import deletion_insertion
 from svda_analysis.specs import open_model
+from svda_analysis.tokens import Layout
 
 NORMALISED = {"mean": (0.25, 0.5), "std": (0.5, 2.0)}
 TIMM_SIZE = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -25,7 +26,7 @@ def shown(name, kept):
     """The pixels that a model sees of one 2-channel 4 x 6 image with a grid of 2 x 3, where only ``kept`` stay."""
     images = torch.randn(1, 2, 4, 6, generator=torch.Generator().manual_seed(0)).double()
     subject = open_model(Echo(), preprocessing=NORMALISED)
-    answer = choose_filler(name).prepare(Scene(subject=subject, images=images, grid=(2, 3)))
+    answer = choose_filler(name).prepare(Scene(subject=subject, images=images, layout=Layout((2, 3))))
     return images[0], answer(torch.tensor([0]), kept[None]).view(2, 4, 6)
 
 
@@ -50,7 +51,7 @@ def test_black_is_what_a_pixel_of_0_becomes_and_nothing_is_darker():
     mean, std = (torch.tensor(NORMALISED[x])[:, None, None] for x in ("mean", "std"))
     images = (pixels - mean) / std
     subject = open_model(Echo(), preprocessing=NORMALISED)
-    answer = choose_filler("black").prepare(Scene(subject=subject, images=images, grid=(2, 3)))
+    answer = choose_filler("black").prepare(Scene(subject=subject, images=images, layout=Layout((2, 3))))
     black = answer(torch.arange(4), torch.zeros(4, 6, dtype=torch.bool)).view(4, 2, 4, 6)
     assert torch.equal(black, images[:1].expand(4, -1, -1, -1))
     assert (black <= images).all()

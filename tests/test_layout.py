@@ -22,10 +22,10 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"results"},
     {"data", "attention", "figures", "weight_files", "places", "forward"},
     {"items", "meanings", "state_dicts", "image_text"},
-    {"compact", "render", "products", "trails"},
+    {"compact", "render", "products", "trails", "score_operator"},
     {"sections"},
-    {"model", "indicators", "tracker"},
-    {"checkpoint", "tap", "matching", "source_indicators"},
+    {"model", "indicators", "tracker", "layer_inputs"},
+    {"checkpoint", "tap", "matching", "representations", "source_indicators"},
     {"soundness"},
     {"maps", "recipe", "penalties"},
     {"processors", "subject", "streaming", "resuming", "processes"},
@@ -45,7 +45,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
 FLOOR = {wing: at for at, wings in enumerate(FLOORS) for wing in wings}
 WITHOUT_TORCH = {
     *("errors", "vocabulary", "stats", "kinds", "formatting", "frames", "document", "tokens", "comparison", "results"),
-    *("matching", "figures", "render", "sections", "cli", "data.catalog", "data.preprocessing"),
+    *("matching", "representations", "figures", "render", "sections", "cli", "data.catalog", "data.preprocessing"),
     *("study.claims", "study.tables", "study.sections", "study.result", "reports"),
     *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),
 }

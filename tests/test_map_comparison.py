@@ -68,7 +68,14 @@ def test_streamed_maps_are_those_of_the_records(images):
 
 def test_the_figure_shows_the_mean_over_seeds():
     rows = [
-        {"layer_a": a, "layer_b": b, "similarity": 0.1 * a + 0.2 * b + seed, "seed": seed, "images": kind}
+        {
+            "layer_a": a,
+            "layer_b": b,
+            "similarity": 0.1 * a + 0.2 * b + seed,
+            "seed": seed,
+            "baseline_seed": seed,
+            "images": kind,
+        }
         for a in range(2)
         for b in range(3)
         for seed in (0, 1)
@@ -125,7 +132,7 @@ def test_runs_are_compared_by_seed_with_the_baseline_and_with_their_own_neighbou
     columns = ["model", "baseline", "seed", "baseline_seed"]
     pairs = found["layers"][columns].drop_duplicates().itertuples(index=False, name=None)
     assert set(pairs) == {
-        *(("svda", "vit", seed, seed) for seed in (0, 1, 2)),
+        *(("svda", "vit", a, b) for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0))),
         ("cosine", "vit", 7, 0),
         *((name, name, a, b) for name in ("vit", "svda") for a, b in ((0, 1), (1, 2), (2, 0))),
     }
@@ -134,3 +141,15 @@ def test_runs_are_compared_by_seed_with_the_baseline_and_with_their_own_neighbou
 def test_two_runs_of_one_model_are_compared_with_each_other():
     found = compared([opened("vit", 0), opened("vit", 1)])
     assert set(found["heads"]["baseline_seed"]) == {1}
+
+
+def test_the_figure_draws_pairs_of_different_seeds_where_there_are_such():
+    def rows(baseline, *seeds):
+        return [
+            {"seed": a, "baseline_seed": b, "similarity": value, "baseline": baseline, "layer_a": 0, "layer_b": 0}
+            for a, b, value in seeds
+        ]
+
+    frame = pd.DataFrame([*rows("vit", (0, 0, 0.9), (0, 1, 0.4), (1, 0, 0.2)), *rows("cosine", (0, 0, 0.7))])
+    figure = plots.plot_map_similarity(frame.assign(model="svda", measure="js", images="same"))
+    np.testing.assert_allclose([ax.images[0].get_array()[0, 0] for ax in figure.axes[:2]], [0.3, 0.7])

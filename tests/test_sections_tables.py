@@ -10,8 +10,16 @@ import pytest
 from scipy import stats
 from test_sections_analysis import an_analysis
 
+from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.results import Run
-from svda_analysis.sections.tables import comparison_tables, layer_table, matching_table, runs_table, summary_table
+from svda_analysis.sections.tables import (
+    beside_table,
+    comparison_tables,
+    layer_table,
+    matching_table,
+    runs_table,
+    summary_table,
+)
 
 
 def test_runs_by_row_with_a_dash_for_what_is_unknown():
@@ -70,7 +78,8 @@ def matching(gains):
         for seed, gain in enumerate(gains)
     ]
     common = {"model": "svda", "baseline": "vit", "layer_a": 0, "layer_b": 0, "measure": "js", "images": "same"}
-    return pd.DataFrame(rows).assign(**common, identity=0.2, matched=0.5, chance=0.3)
+    frame = pd.DataFrame(rows).assign(**common, identity=0.2, matched=0.5, chance=0.3)
+    return frame.assign(baseline_seed=frame["seed"])
 
 
 def test_the_table_takes_the_mean_and_interval_over_pairs_of_runs():
@@ -91,7 +100,7 @@ def test_no_interval_of_a_gain_leaves_its_range(gains):
 
 
 def test_a_model_against_itself_is_another_seed():
-    shown = matching_table(matching([0.1, 0.3]).assign(baseline="svda"))
+    shown = matching_table(matching([0.1, 0.3]).assign(baseline="svda", baseline_seed=[1, 0]))
     assert list(shown["Models"]) == ["svda, other seed"]
 
 
@@ -104,3 +113,32 @@ def test_what_is_no_headline_stands_in_no_table():
     (shown,) = comparison_tables(grown.comparison).values()
     assert list(shown["Indicator"]) == list(comparison_tables(analysis.comparison)["svda", "vit"]["Indicator"])
     assert summary_table(grown.table).equals(summary_table(analysis.table))
+
+
+def test_pairs_of_equal_seeds_stand_apart_from_those_of_different_ones():
+    same = matching([0.3, 0.5])
+    shown = matching_table(pd.concat([same, same.assign(baseline_seed=[1, 0], gain_over_chance=0.1)]))
+    assert list(shown["Models"]) == ["svda, vit, same seed", "svda, vit, other seed"]
+    assert [cell.partition(" ")[0] for cell in shown["Gain over chance [95% CI]"]] == ["+0.400", "+0.100"]
+    unknown = matching_table(same.assign(seed=pd.NA))
+    assert list(unknown["Models"]) == ["svda, vit"]
+
+
+def test_the_sources_number_stands_beside_ours():
+    def row(indicator, mean, source="attention", head=0):
+        place = {"model": "svda", "attention": "svda", "seed": 0, "epoch": 1, "layer": 0, "head": head}
+        return {**place, "indicator": indicator, "source": source, "mean": mean, "std": 0.1, "n": 9}
+
+    measured = [
+        row("source_selectivity", 0.96),
+        row("source_selectivity", 0.98, head=1),
+        row("selectivity_index", 0.02),
+    ]
+    table = make_frame([*measured, row("source_effective_rank", 20.0, "sigma")], TABLE_COLUMNS)
+    shown = beside_table(table).set_index("Indicator")
+    selectivity, rank = shown.loc["Selectivity index (attention)"], shown.loc["Effective rank (sigma)"]
+    assert (selectivity["The source's"], selectivity["Ours"]) == ("0.970", "0.020")
+    assert "runs backwards" in selectivity["The source's, higher"]
+    assert selectivity["Ours, higher"] == "more selective"
+    assert (rank["The source's"], rank["Ours"]) == ("20.00", "-")
+    assert beside_table(table[table["indicator"] == "selectivity_index"]).empty

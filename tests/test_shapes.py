@@ -60,17 +60,23 @@ def test_attention_functions_keep_shape_and_dtype(dtype):
 
 
 @pytest.mark.parametrize(
-    "name", [one.name for names in (None, ["source"]) for one in indicators.choose_indicators(names)]
+    "name",
+    [one.name for names in (None, ["source", "field", "ablation"]) for one in indicators.choose_indicators(names)],
 )
 def test_every_indicator_gives_one_number_per_image_and_head(name):
     q, k, _, sigma = inputs()
     a = (q @ k.mT).softmax(-1)
-    given = {"q": q, "k": k, "a": a, "grid": (3, 3), "prefix": 1, "spectrum": scores(q, k, sigma)}
+    given = {"q": q, "k": k, "sigma": sigma, "a": a, "grid": (3, 3), "prefix": 1, "spectrum": scores(q, k, sigma)}
+    given |= {"tokens": torch.randn(B, N, 15), "position_map": a, "prefix": 2, "grid": (2, 4)}
+    given |= dict.fromkeys(("qk_eigenvalues", "ov_eigenvalues"), torch.randn(B, H, D, dtype=torch.complex64))
+    given |= {"loss": torch.rand(B), "ablated_loss": torch.rand(B, H)}
     given |= {"a_noisy": a.flip(0), "a_pixel_noisy": a.flip(0)}
     found = indicators.INDICATORS[name]
 
+    shape = "2" if "tokens" in found.needs else "2 3"  # tokens have no heads
+
     @checked
-    def call() -> Float[Tensor, "2 3"]:
+    def call() -> Float[Tensor, shape]:
         return found.function(**{need: given[need] for need in found.needs})
 
     assert call().dtype == torch.float32
@@ -79,6 +85,6 @@ def test_every_indicator_gives_one_number_per_image_and_head(name):
 def test_spectra_and_logits():
     q, k, _, sigma = inputs()
     assert scores(q, k, sigma).shape == (B, H, D)
-    assert scores(q[:, :, :3], k[:, :, :3], sigma).shape == (B, H, 3)
+    assert scores(q[:, :, :3], k[:, :, :3], sigma).shape == (B, H, 2)
     attention((q @ k.mT).softmax(-1))
     classify(torch.randn(2, 1, 28, 28))

@@ -7,7 +7,16 @@ import sys
 import pytest
 
 from svda_analysis.errors import InputError
-from svda_analysis.vocabulary import QUANTITIES, Quantity, known_bounds, label, quantity, register
+from svda_analysis.vocabulary import (
+    QUANTITIES,
+    SAME_FUNCTION,
+    TOKEN_ORDER,
+    Quantity,
+    known_bounds,
+    label,
+    quantity,
+    register,
+)
 
 
 def test_an_unknown_name_says_what_it_can():
@@ -52,7 +61,8 @@ def test_signs_go_by_source_and_by_star():
 def test_limits_that_are_sizes_need_the_size():
     one = quantity("effective_rank")
     assert one.bounds("scores", D=32, N=50) == (1.0, 32.0)
-    assert one.bounds("scores", D=64, N=50) == (1.0, 50.0)
+    assert one.bounds("scores", D=64, N=50) == (1.0, 49.0)  # N centred keys span N - 1 directions
+    assert one.bounds("scores", D=64, N=1) == (1.0, 1.0)
     assert quantity("attention_distance").bounds("attention", grid=(4, 5)) == (0.0, 5.0)
     assert quantity("source_spectral_entropy").bounds("sigma", D=32) == (0.0, math.log(32))
     assert quantity("source_selectivity").bounds("attention", N=50) == (0.0, 0.98)
@@ -80,3 +90,17 @@ def test_a_direction_may_hold_for_any_other_source():
 def test_a_source_may_have_another_family():
     one = Quantity(name="gain", label="Gain", family="mine", other_families={"brightness": "theirs"})
     assert [one.family_of(source) for source in ("rollout", "brightness")] == ["mine", "theirs"]
+
+
+def test_what_a_number_varies_with_says_whether_it_compares_kinds_of_attention():
+    varies = {name: Quantity(name="x", label="X", varies_with=(name,)) for name in (*SAME_FUNCTION, TOKEN_ORDER)}
+    assert {name: one.compares_kinds for name, one in varies.items()} == {
+        "basis": False,
+        "row constants": False,
+        "token order": True,
+    }
+    assert not quantity("angular_alignment").compares_kinds
+    assert quantity("effective_rank").compares_kinds
+    for wrong in ("basis", ("weather",)):
+        with pytest.raises(InputError, match="varies_with must hold some of basis, row constants, token order"):
+            Quantity(name="x", label="X", varies_with=wrong)

@@ -28,7 +28,9 @@ from svda_analysis.cli.shared import (
 @click.option("--images", type=int, metavar="N", help="Measure on at most N images. Default: all test images.")
 @click.option("--precision", type=float, metavar="P", help="Stop when every 95% interval is within P of its range.")
 @click.option(
-    "--indicators", metavar="A,B,...", help="Only these indicators (comma-separated); 'svda indicators' lists them."
+    "--indicators",
+    metavar="A,B,...",
+    help="Only these indicators or groups of them (comma-separated), 'default,field' for more; see 'svda indicators'.",
 )
 @click.option("--baseline", metavar="MODEL", help="Compare against this model. Default: the one with dot attention.")
 @click.option("--examples", type=int, default=4, show_default=True, metavar="N", help="Images whose maps are drawn.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 @click.command("indicators", context_settings=CONTEXT)
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 def indicators_command(names: tuple[str, ...]) -> None:
-    """List what a table can hold: what each is called, its range, what a higher number means, and where it comes from.
+    """List what a table can hold: what each is called, its range, what a higher number means, where it comes from,
+    which question it answers and what it does not say.
 
-    NAME is an indicator, a metric of faithfulness or another quantity, or a group of them: source, faithfulness, other.
+    NAME is an indicator, a metric of faithfulness or another quantity, or a group of them: source, field, ablation,
+    faithfulness, other.
 
     \b
     Examples:
@@ -78,10 +80,21 @@ def _print_entries(quantities: Iterable[Quantity]) -> None:
     for one in quantities:
         of = f"{', '.join(one.sources)}; " if one.sources else ""
         click.echo(f"{one.name}  ({of}{_limit(one.low)} to {_limit(one.high)})")
-        means, reference = f" Higher: {one.higher_means}." if one.higher_means else "", one.reference
-        about = f"{one.label}.{means}" + (f" Reference: {reference}." if reference else "")
-        about += f" Group: {group}." if (group := getattr(one, "group", "")) else ""
-        click.echo(click.wrap_text(about, width, initial_indent="    ", subsequent_indent="    "))
+        for line in _about(one):
+            click.echo(click.wrap_text(line, width, initial_indent="    ", subsequent_indent="    "))
+
+
+def _about(one: Quantity) -> Iterator[str]:
+    means, reference = f" Higher: {one.higher_means}." if one.higher_means else "", one.reference
+    group = getattr(one, "group", "")
+    yield f"{one.label}.{means}" + f" Reference: {reference}." * bool(reference) + f" Group: {group}." * bool(group)
+    if one.question:
+        yield f"Asks: {one.question} Does not say: {one.not_said}."
+    if one.varies_with:
+        alone = "" if one.compares_kinds else "; compared within one kind of attention only"
+        yield f"Varies with: {', '.join(one.varies_with)}{alone}."
+    if one.needs_living:
+        yield "A uniform map reaches the same end: read it beside living_maps."
 
 
 def _limit(limit: float | str) -> str:

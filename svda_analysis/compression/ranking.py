@@ -2,7 +2,8 @@
 
 The scores of a head are ``q^T Sigma k / sqrt(D)`` of rows q and k (unit rows for SVDA; Sigma is the identity for dot
 product). With second moments ``G_q`` of the queries and ``G_k`` of the keys, the best rank-r substitute of Sigma is a
-truncated singular value decomposition of ``G_q^(1/2) Sigma G_k^(1/2)``, taken back through the roots (our derivation).
+truncated singular value decomposition of ``G_q^(1/2) Sigma G_k^(1/2)`` (``score_operator.py``), taken back through the
+roots (our derivation).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from svda_analysis.compact import CompactSelfAttention, OwnAttention
 from svda_analysis.compression.keep import check_criterion, check_min_logit, check_share
 from svda_analysis.compression.sites import attention_sites, inputs_of, projections
 from svda_analysis.errors import InputError
+from svda_analysis.score_operator import operator_basis, row_moments, symmetric_root
 from svda_analysis.soundness import NOT_FINITE, NotFiniteError, is_finite
 from svda_analysis.specs import Given, open_model
 
@@ -145,9 +147,9 @@ def logit_range(ranking: Ranking) -> tuple[float, float]:
 def _directions(layer: Layer, criterion: str) -> tuple[Tensor, Tensor, Tensor]:
     roots = _moment_roots(layer, criterion)
     sigma = torch.ones_like(layer.bias[0]) if layer.sigma is None else layer.sigma  # (H, D)
-    u, size, vh = torch.linalg.svd(roots[0] @ (sigma[..., None] * roots[1]))
+    u, size, v = operator_basis(roots, sigma)
     over = 1 / size[:, None].clamp_min((1e-12 * size.amax()).clamp_min(1e-300))
-    left = sigma[..., None] * (roots[1] @ vh.mT) * over  # G_q^(-1/2) u, without the inverse
+    left = sigma[..., None] * (roots[1] @ v) * over  # G_q^(-1/2) u, without the inverse
     right = sigma[..., None] * (roots[0] @ u) * over
     return left, torch.where(torch.arange(size.shape[-1]) < layer.live()[:, None], size, 0), right
 
@@ -159,23 +161,17 @@ def _moment_roots(layer: Layer, criterion: str) -> Tensor:
         return torch.eye(D, dtype=torch.float64).expand(*layer.bias.shape, D)
     if criterion == "sigma":
         augmented = torch.cat([layer.weight, layer.bias[..., None]], dim=-1)
-        return _root(augmented @ augmented.mT)
+        return symmetric_root(augmented @ augmented.mT)
     moments = torch.stack([_moments(layer, head) for head in range(layer.bias.shape[1])], dim=1)  # (2, H, D, D)
     if criterion == "data" and layer.sigma is not None:
         return torch.diag_embed(moments.diagonal(dim1=-2, dim2=-1).sqrt())
-    return _root(moments)
+    return symmetric_root(moments)
 
 
 def _moments(layer: Layer, head: int) -> Tensor:
     rows, norms = layer.rows(head)
     q, k = rows / norms  # (images, T, D)
-    q, k = (x.flatten(0, 1) for x in (q, k - k.mean(1, keepdim=True)))
-    return torch.stack([q.mT @ q, k.mT @ k]) / len(q)
-
-
-def _root(moments: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(moments)
-    return (vectors * values.clamp_min(0).sqrt()[..., None, :]) @ vectors.mT
+    return row_moments(q[:, None], k[:, None])[:, 0]
 
 
 def _shuffled(parts: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

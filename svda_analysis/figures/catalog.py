@@ -147,7 +147,11 @@ def _maps_over_epochs(analysis: Analysis) -> Pictures:
 @figure("map_similarity", where=("analysis", *_STUDIES))
 def _map_similarity(analysis: Analysis) -> Pictures:
     if "similarity" in analysis.maps:
-        yield Picture(name="map_similarity", draw=partial(plot_map_similarity, analysis.maps["similarity"]))
+        found = analysis.maps["similarity"]
+        yield Picture(name="map_similarity", draw=partial(plot_map_similarity, found))
+        if (found["measure"] == "cka").any():
+            draw = partial(plot_map_similarity, found, measure="cka")
+            yield Picture(name="token_similarity", draw=draw)
 
 
 @figure("matched_heads")

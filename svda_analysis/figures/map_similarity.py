@@ -9,9 +9,11 @@ from matplotlib.ticker import MaxNLocator
 from svda_analysis.figures.panels import own_figure
 from svda_analysis.figures.rows import choose
 from svda_analysis.figures.style import HEAT, TWO_COLUMNS, verbatim
-from svda_analysis.frames import check_columns
+from svda_analysis.frames import check_columns, seeds_of_pairs
 
-_NEEDED = ("model", "baseline", "layer_a", "layer_b", "measure", "images", "similarity")
+_NEEDED = ("model", "baseline", "seed", "baseline_seed", "layer_a", "layer_b", "measure", "images", "similarity")
+
+_LABELS = {"js": "1 - Jensen-Shannon distance", "cka": "Linear CKA of the tokens"}
 
 
 def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: Figure | None = None) -> Figure:
@@ -19,11 +21,14 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
     images.
 
     ``similarity`` is the frame of that name from :func:`svda_analysis.compare_maps`, with columns ``model`` and
-    ``baseline``; the mean over pairs of runs is drawn, all panels on one scale.
+    ``baseline``; ``measure`` "cka" shows how alike the layers' tokens are. The mean over pairs of runs, of different
+    seeds where there are such, is drawn, all panels on one scale.
     """
     check_columns(similarity, _NEEDED, "similarity")
     rows = similarity[similarity["measure"] == choose("measure", measure, list(similarity["measure"].unique()))]
-    pairs, kinds = (list(rows.groupby(keys, sort=False).groups) for keys in (["model", "baseline"], "images"))
+    rows = _across_seeds(rows)
+    pairs = list(rows[["model", "baseline"]].drop_duplicates().itertuples(index=False, name=None))
+    kinds = list(rows["images"].unique())
     width, high = min(TWO_COLUMNS, 1.9 * len(pairs) + 0.6), float(rows["similarity"].max())
     fig, style = own_figure(fig, width, 1.0 * (width - 0.6) / len(pairs) * len(kinds) + 0.2)
     with style:
@@ -40,5 +45,12 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
         for ax in axes.flat:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-        fig.colorbar(drawn, ax=axes, label="1 - Jensen-Shannon distance" if measure == "js" else measure.capitalize())
+        fig.colorbar(drawn, ax=axes, label=_LABELS.get(measure, measure.capitalize()))
     return fig
+
+
+def _across_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of models that have pairs of runs of different seeds, these alone: equal seeds share their initial weights."""
+    seeds = seeds_of_pairs(rows)
+    across = (seeds == "other").groupby([rows["model"], rows["baseline"]]).transform("any")
+    return rows[(seeds != "same") | ~across]

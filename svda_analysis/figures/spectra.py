@@ -19,6 +19,8 @@ _SPECTRUM = {
     "sigma": "entries of |sigma|",
     "scores": "singular values of the scores",
     "attention": "singular values of the attention",
+    "qk": "singular values of the weights of q and k",
+    "ov": "singular values of the weights of v and the output",
 }
 
 

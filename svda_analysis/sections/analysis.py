@@ -6,7 +6,14 @@ from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.sentences import accuracy_lines, statements
-from svda_analysis.sections.tables import comparison_tables, layer_table, matching_table, runs_table, summary_table
+from svda_analysis.sections.tables import (
+    beside_table,
+    comparison_tables,
+    layer_table,
+    matching_table,
+    runs_table,
+    summary_table,
+)
 
 
 def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> Document:
@@ -67,6 +74,14 @@ def _comparison_section(analysis: Analysis) -> Section | None:
     return Section(name="comparison", title=title, blocks=(_COMPARING, *tables)) if tables else None
 
 
+@section("beside")
+def _beside_section(analysis: Analysis) -> Section | None:
+    text = beside_table(analysis.table)
+    table = Table(name="beside", text=text, group="Model")
+    title = "The source's number beside ours"
+    return Section(name="beside", title=title, blocks=(_BESIDE, table)) if len(text) else None
+
+
 @section("maps")
 def _maps_section(analysis: Analysis) -> Section | None:
     if not analysis.maps:
@@ -114,11 +129,17 @@ _FAITHFUL = """How much faster the predicted class falls when the patches that a
 map tells something. Raw areas depend on how confident a model is, and are not compared here."""
 _RANKINGS = """Brightness and centre, which rank patches by how bright they are and how near to the middle, tell what
 can be had without asking the model."""
+_BESIDE = """The six indicators as the public code that fits arXiv 2602.10994 computes them, and ours of the same
+name: other formulas under one word, so that a number of one says nothing about a number of the other. Means over
+layers and heads. A dash: ours was not asked for (default,source asks for both). Selectivity of the source runs
+backwards: uniform attention has its maximum, 1 - 1/N. Its robustness is a distance: lower is steadier."""
 _MATCHING = """Similarity (one minus the Jensen-Shannon distance) of what the class token attends to, between the heads
 of two models: in the order the heads have, matched one to one, and by chance. Heads were matched on one half of the
-images and are judged on the other. Intervals are over pairs of runs where there are several (those of one model share
-runs, so theirs are a guide), else over images. "Other seed" is what a new training run alone changes. With "other"
-images, one model saw another image: a gain that stays there is a habit of the heads, not an answer to the image."""
+images and are judged on the other. Runs of the same seed share their initial weights and the order of their data, so
+that their heads sit at the same index for that reason alone: read the rows of another seed. Intervals are over pairs of
+runs where there are several (those of one model share runs, so theirs are a guide), else over images. "Other seed" is
+what a new training run alone changes. With "other" images, one model saw another image: a gain that stays there is a
+habit of the heads, not an answer to the image."""
 _HOW = """Layers and heads count from 0. The source says what an indicator was computed from: the learned diagonal
 (sigma), the scores before the softmax (scores), or the maps after it (attention). Intervals are 95 %: over training
 seeds where a model has several runs, else over images, and then they speak of that checkpoint alone. Compare two models

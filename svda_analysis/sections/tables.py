@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from svda_analysis.comparison import summarise
-from svda_analysis.formatting import dash, estimate, fixed, interval, number, p_value
-from svda_analysis.frames import each_row
+from svda_analysis.formatting import MISSING, dash, estimate, fixed, interval, number, p_value
+from svda_analysis.frames import each_row, seeds_of_pairs
 from svda_analysis.results import Run
 from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import label, quantity
 
-_SOURCES = ["test", "train", "sigma", "scores", "attention"]  # the order of rows in tables
+_SOURCES = ["test", "train", "sigma", "scores", "attention", "tokens", "qk", "ov"]  # the order of rows in tables
 _RUN_SHOWN = ("model", "attention", "seed", "epoch", "parameters", "images", "data")
 
 
@@ -55,6 +55,31 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(made, columns=["Indicator", "Mean", "95 % CI"])
 
 
+def beside_table(table: pd.DataFrame) -> pd.DataFrame:
+    """What somebody else computes under a name, beside ours of that name, for the whole model as text: a row for each
+    such quantity and model, and how to read it. Empty where none was measured; ours is a dash where it was not."""
+    rows = summarise(table) if any(quantity(str(name)).beside for name in table["indicator"].unique()) else table[:0]
+    whole = rows[rows["layer"].isna()]
+    means = {(row.model, row.indicator, row.source): row.mean for row in each_row(whole)}
+    made = []
+    for (model, name, source), mean in means.items():
+        theirs = quantity(name)
+        if theirs.beside:
+            ours = means.get((model, theirs.beside, source))
+            made.append(
+                {
+                    "Model": model,
+                    "Indicator": label(theirs.beside, source),
+                    "The source's": number(mean),
+                    "Ours": MISSING if ours is None else number(ours),
+                    "The source's, higher": theirs.higher_means,
+                    "Ours, higher": quantity(theirs.beside).higher_means,
+                    "The source's does not say": theirs.not_said,
+                }
+            )
+    return pd.DataFrame(made)
+
+
 def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """The whole-model rows of a comparison as text, for each (model, baseline): both means, the difference with its
     95 % interval, adjusted p, effect and number of runs; ordered by source. Headline numbers alone."""
@@ -80,18 +105,19 @@ def comparison_tables(comparison: pd.DataFrame) -> dict[tuple[str, str], pd.Data
 
 def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
     """The Jensen-Shannon rows of a map comparison as text, by layer: means over pairs of runs, with the 95 % interval
-    of the gain over these pairs; of a single pair, over images."""
+    of the gain over these pairs; of a single pair, over images. Pairs of equal and of different seeds are apart."""
     rows = matching[matching["measure"] == "js"]
+    rows = rows.assign(seeds=seeds_of_pairs(rows))
     made = []
-    keys = ["model", "baseline", "layer_a", "layer_b", "images"]
-    for (model, baseline, layer_a, layer_b, images), group in rows.groupby(keys, sort=False):
+    keys = ["model", "baseline", "seeds", "layer_a", "layer_b", "images"]
+    for (model, baseline, seeds, layer_a, layer_b, images), group in rows.groupby(keys, sort=False):
         gains = group["gain_over_chance"].to_numpy()
         low, high = group[["gain_over_chance_low", "gain_over_chance_high"]].iloc[0]
         if len(gains) > 1:
             low, high = paired_test(np.zeros(len(gains)), gains, span=1.0).interval  # similarities lie in [0, 1]
         made.append(
             {
-                "Models": f"{model}, {baseline}" if model != baseline else f"{model}, other seed",
+                "Models": _names_of_pair(str(model), str(baseline), str(seeds)),
                 "Pairs": str(len(gains)),
                 "Layer": f"{layer_a}, {layer_b}",
                 "Images": str(images),
@@ -107,6 +133,12 @@ def matching_table(matching: pd.DataFrame) -> pd.DataFrame:
 def _headlines(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose quantity the vocabulary calls a headline."""
     return rows[rows["indicator"].map(lambda name: quantity(str(name)).headline).astype(bool)]
+
+
+def _names_of_pair(model: str, baseline: str, seeds: str) -> str:
+    if model == baseline:
+        return f"{model}, other seed"
+    return f"{model}, {baseline}, {seeds} seed" if seeds else f"{model}, {baseline}"
 
 
 def _place(source: str) -> tuple[int, str]:

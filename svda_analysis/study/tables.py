@@ -187,8 +187,9 @@ def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) ->
     note = (
         f"Mean and standard deviation over training runs; differences of accuracy are from {base}, paired by seed. "
         "Ranks are effective ranks. Directions: the share of a head's directions that hold 90 % of the energy of the "
-        "scores, by sigma alone (sigma_i^2) and as the data weigh them (sigma_i^2 E[q_i^2] E[k_i^2]); without a sigma, "
-        "by data alone. Intervals are not adjusted for the number of variants."
+        "scores, by sigma alone (sigma_i^2) and as the data weigh them, in the basis of the scores' own operator "
+        "(squared singular values of C_q^(1/2) diag(sigma) C_k^(1/2), keys centred); without a sigma, by data alone. "
+        "Intervals are not adjusted for the number of variants."
     )
     return Table(name=f"study_{file_word(result.name)}", title=result.title, note=note, numbers=numbers, text=text)
 
