@@ -14,20 +14,31 @@ import numpy as np
 import pandas as pd
 
 from svda_analysis.errors import InputError
-from svda_analysis.frames import COMPARISON_COLUMNS, SUMMARY_COLUMNS, TABLE_COLUMNS, check_columns, each_row, make_frame
+from svda_analysis.frames import (
+    BLOCKED_COLUMNS,
+    COMPARISON_COLUMNS,
+    SUMMARY_COLUMNS,
+    TABLE_COLUMNS,
+    check_columns,
+    each_row,
+    make_frame,
+)
 from svda_analysis.kinds import baseline_among
 from svda_analysis.stats import (
     NO_INTERVAL,
     ConfidenceInterval,
     Contrast,
+    blocked_contrast,
     difference_test,
     holm,
     interval_over,
     mean_interval,
     paired_test,
     proportion_interval,
+    tost,
     welch_test,
 )
+from svda_analysis.verdicts import judge
 from svda_analysis.vocabulary import ALIVE_FROM, known_bounds, quantity
 
 _QUANTITY = ["indicator", "source"]
@@ -59,7 +70,9 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     the two models have different kinds of attention.
 
     ``p_adjusted`` is Holm's over the families of each model: the whole-model rows of each family of the vocabulary
-    (indicators x sources), and likewise its per-layer rows (indicators x sources x layers).
+    (indicators x sources), and likewise its per-layer rows (indicators x sources x layers). A quantity that restates
+    another counts once. ``p_equivalent`` is that of :func:`~svda_analysis.stats.tost` within the quantity's margin, and
+    ``verdict`` follows from both by the rule of ``verdicts.py``.
 
     Raises :class:`InputError` for missing columns, an unknown baseline, fewer than two models, doubled rows, or an
     (indicator, source) measured on several data sets.
@@ -79,13 +92,43 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
             if len(theirs) and len(ours) and (alike or quantity(str(cell[0])).compares_kinds):
                 key = {"model": name, "baseline": baseline, **dict(zip(_CELL, cell, strict=True))}
                 rows.append({**key, **_difference(theirs, ours)})
-    frame = make_frame(rows, COMPARISON_COLUMNS)
-    families = pd.Series(
-        [quantity(str(row.indicator)).family_of(str(row.source)) for row in each_row(frame)], frame.index
-    )
-    for _, family in frame.groupby(["model", frame["layer"].isna(), families]):
-        frame.loc[family.index, "p_adjusted"] = holm(family["p"])
+    frame = _adjusted(make_frame(rows, COMPARISON_COLUMNS))
+    alive = {(row.model, _layer_key(row.layer)): bool(row.alive) for row in each_row(living(table))}
+    frame["verdict"] = pd.array([_verdict(row, alive) for row in each_row(frame)], dtype="string")
     return frame
+
+
+def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:
+    """With Holm's p over each family; what restates another quantity has that one's, and counts in no family."""
+    known = frame["indicator"].map(lambda name: quantity(str(name)))
+    first = [one.restates or one.name for one in known]
+    again = pd.Series(first, frame.index).ne(frame["indicator"]) & pd.Series(first, frame.index).isin(
+        frame["indicator"]
+    )
+    families = [one.family_of(str(source)) for one, source in zip(known, frame["source"], strict=True)]
+    for _, family in frame[~again].groupby(["model", frame["layer"].isna(), pd.Series(families, frame.index)]):
+        frame.loc[family.index, "p_adjusted"] = holm(family["p"])
+    keys = [(name, *_run_and_place(row)) for name, row in zip(first, each_row(frame), strict=True)]
+    found = {key: p for key, p, double in zip(keys, frame["p_adjusted"], again, strict=True) if not double}
+    return frame.assign(p_adjusted=[found.get(key, math.nan) for key in keys])
+
+
+def _run_and_place(row: Any) -> tuple[str, str, int]:
+    return row.model, row.source, _layer_key(row.layer)
+
+
+def _layer_key(layer: Any) -> int:
+    """The layer, -1 for the whole model, which a key can hold."""
+    return -1 if pd.isna(layer) else int(layer)
+
+
+def _verdict(row: Any, alive: dict[tuple[str, int], bool]) -> str | None:
+    about = quantity(row.indicator)
+    if not (sign := about.sign(row.source)):
+        return None
+    lives = [alive.get((name, _layer_key(row.layer)), True) for name in (row.model, row.baseline)]
+    numbers = {"unit": row.unit, "runs": row.n_seeds, "p_equivalent": row.p_equivalent}
+    return judge(row.difference, row.p_adjusted, sign, alive=all(lives) or not about.needs_living, **numbers).word
 
 
 @np.errstate(invalid="ignore", over="ignore")
@@ -106,6 +149,34 @@ def summarise(table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last") 
             numbers = {"mean": x.mean(), "std": x.std(ddof=1) if n > 1 else math.nan, "ci_low": low, "ci_high": high}
             rows.append({**key, **numbers, "n_seeds": n, "unit": _unit(n)})
     return make_frame(rows, SUMMARY_COLUMNS)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def compare_blocked(table: pd.DataFrame, indicator: str, source: str, baseline: str) -> pd.DataFrame:
+    """Every model's mean of one quantity over the whole model against ``baseline``'s, with training seeds as blocks.
+
+    Of the seeds that all models have: the linear model ``model + seed`` of
+    :func:`~svda_analysis.stats.blocked_contrast`, whose error is pooled over all models, so that it sees more than
+    pairs of models do where there are many. Rows of ``frames.BLOCKED_COLUMNS``, ``p_adjusted`` Holm's over the models;
+    empty where fewer than two seeds, or one model, are shared. Raises :class:`InputError` as :func:`compare` does.
+    """
+    runs = one_number_per_run(table[(table["indicator"] == indicator) & (table["source"] == source)])
+    whole = runs[runs["layer"].isna() & runs["seed"].notna()]
+    if baseline not in set(whole["model"]):
+        raise InputError(f"baseline must be one of {', '.join(whole['model'].unique())}, got {baseline!r}")
+    values = whole.set_index(["seed", "model"])["mean"].unstack("model").dropna()  # noqa: PD010 (one number a cell)
+    rows = []
+    if min(values.shape) > 1:
+        span = float((whole["high"] - whole["low"]).max())
+        for model in (name for name in table["model"].unique() if name in values and name != baseline):
+            weights = (values.columns == model).astype(float) - (values.columns == baseline).astype(float)
+            found = blocked_contrast(values.to_numpy(), weights, span=span)
+            about = {"model": model, "baseline": baseline, "indicator": indicator, "source": source, "unit": "seeds"}
+            means = {"baseline_mean": values[baseline].mean(), "model_mean": values[model].mean()}
+            ends = {"ci_low": found.interval.low, "ci_high": found.interval.high, "p": found.p, "n_seeds": len(values)}
+            rows.append({**about, **means, **ends, "difference": found.difference})
+    frame = make_frame(rows, BLOCKED_COLUMNS)
+    return frame.assign(p_adjusted=holm(frame["p"]))
 
 
 def living(table: pd.DataFrame) -> pd.DataFrame:
@@ -205,6 +276,7 @@ def _mean_of_runs(runs: pd.DataFrame) -> ConfidenceInterval:
 
 def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
     """The row of one cell from the runs of the baseline and of the model; see :func:`compare` for the rules."""
+    about = quantity(str(ours["indicator"].iloc[0]))
     common = np.intersect1d(theirs["seed"].dropna(), ours["seed"].dropna())
     paired = len(common) > 1
     if paired or (len(common) == 1 and min(len(theirs), len(ours)) == 1):
@@ -227,10 +299,15 @@ def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
         "ci_low": found.interval.low,
         "ci_high": found.interval.high,
         "p": found.p,
+        "p_equivalent": _equivalence(x, y, about.margin_within(span)) if paired else math.nan,
         "effect": found.effect,
         "n_seeds": n_seeds,
         "unit": unit,
     }
+
+
+def _equivalence(x: np.ndarray, y: np.ndarray, margin: float) -> float:
+    return math.nan if math.isnan(margin) else tost(y - x, margin).p
 
 
 def _between_checkpoints(theirs: pd.DataFrame, ours: pd.DataFrame, span: float) -> Contrast:

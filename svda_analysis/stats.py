@@ -194,6 +194,23 @@ def _tested(
     return Contrast(difference, ConfidenceInterval(*ends), float(found.pvalue), hedges_correction(df) * difference / sd)
 
 
+def blocked_contrast(values: np.ndarray, weights: Numbers, *, span: float = math.inf) -> Contrast:
+    """A contrast ``sum_g weights_g mean_g`` of groups (models) whose runs come in blocks (training seeds).
+
+    ``values (blocks, groups)``, no gaps: the linear model ``group + block`` with independent errors, by least squares
+    (Fisher 1935; here in closed form). Runs of one seed share initial weights and the order of the data, which the
+    block takes out; the error is pooled over all groups, with (blocks - 1)(groups - 1) degrees of freedom. No effect
+    size. Raises :class:`InputError` for gaps, or fewer than two blocks or groups.
+    """
+    y, w = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
+    if y.ndim != 2 or min(y.shape) < 2 or w.shape != y.shape[1:] or not np.isfinite(y).all():
+        raise InputError(f"values must be finite, of two blocks and groups at least, weights (groups,), got {y.shape}")
+    df = (y.shape[0] - 1) * (y.shape[1] - 1)
+    errors = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
+    se = math.sqrt(float(np.square(errors).sum()) / df * float(np.square(w).sum()) / len(y))
+    return difference_test(float(y.mean(0) @ w), se, df, size=float(np.abs(y).max()), span=span)
+
+
 def hedges_correction(df: float) -> float:
     """``J = Gamma(df/2) / (sqrt(df/2) Gamma((df-1)/2))`` (Hedges 1981, J. Educ. Stat. 6:107); NaN below two degrees."""
     if df < 2:

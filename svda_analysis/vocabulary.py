@@ -61,6 +61,9 @@ class Quantity:
     ``beside``: our quantity of the same name, of a quantity that is as somebody else computes it. ``needs_living``: a
     uniform map reaches the good end too, so that it counts only where maps are alive
     (:data:`ALIVE_FROM`).
+
+    ``restates`` names the quantity that it is one minus of: a second name, which is tested once and in no sentence.
+    ``margin`` is the difference below which two models count as the same (None: 2 % of what it can be).
     """
 
     name: str
@@ -82,6 +85,8 @@ class Quantity:
     varies_with: tuple[str, ...] = ()
     needs_living: bool = False
     beside: str = ""
+    restates: str = ""
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         allowed = (*SAME_FUNCTION, TOKEN_ORDER)
@@ -92,6 +97,12 @@ class Quantity:
     def compares_kinds(self) -> bool:
         """Whether it may stand beside the same quantity of a model with another kind of attention."""
         return not set(self.varies_with) & set(SAME_FUNCTION)
+
+    def margin_within(self, span: float) -> float:
+        """The margin of equivalence for a quantity whose limits lie ``span`` apart; NaN where it has none."""
+        if self.margin is not None:
+            return self.margin
+        return 0.02 * span if math.isfinite(span) and span > 0 else math.nan
 
     def sign(self, source: str) -> int:
         """Which sign of a difference means more of :attr:`quality`: +1, -1, or 0 where neither does."""
@@ -174,7 +185,13 @@ def known_bounds(name: str) -> tuple[float, float]:
 
 for _quantity in (
     Quantity(
-        name="accuracy", label="Accuracy", low=0.0, high=1.0, is_share=True, higher_means="more images classified right"
+        name="accuracy",
+        label="Accuracy",
+        low=0.0,
+        high=1.0,
+        is_share=True,
+        higher_means="more images classified right",
+        margin=0.005,
     ),
     Quantity(name="loss", label="Loss", low=0.0, higher_means="further from the labels"),
     Quantity(name="epoch_seconds", label="Seconds an epoch", unit="s", low=0.0, family="cost"),

@@ -10,12 +10,12 @@ import pytest
 from svda_analysis.sections.sentences import accuracy_lines, statements
 from svda_analysis.vocabulary import QUANTITIES, Quantity, register
 
-COLUMNS = ("indicator", "source", "difference", "ci_low", "ci_high", "baseline_mean", "model_mean")
+COLUMNS = ("indicator", "source", "verdict", "difference", "ci_low", "ci_high", "baseline_mean", "model_mean")
 
 
 def comparison(*rows):
     about = {"model": "svda", "baseline": "vit", "layer": pd.NA, "n_seeds": 3, "unit": "seeds"}
-    return pd.DataFrame(rows, columns=COLUMNS).assign(**about)
+    return pd.DataFrame(rows, columns=COLUMNS).assign(**about, p_adjusted=0.012, p_equivalent=0.034)
 
 
 @pytest.fixture
@@ -27,43 +27,51 @@ def known():
     QUANTITIES.update(before)
 
 
-def test_sentences_follow_the_sign_and_the_interval():
+def test_words_follow_the_verdict_and_not_the_interval():
     frame = comparison(
-        ("attention_entropy", "attention", -0.2, -0.3, -0.1, 0.9, 0.7),
-        ("attention_sparsity", "attention", -0.2, -0.3, -0.1, 0.5, 0.3),
-        ("selectivity_index", "attention", 0.1, -0.1, 0.3, 0.1, 0.2),
-        ("effective_rank", "sigma", 0.1, -0.1, 0.3, 0.1, 0.2),
+        ("attention_entropy", "attention", "supported", -0.2, -0.3, -0.1, 0.9, 0.7),
+        ("attention_sparsity", "attention", "opposed", -0.2, -0.3, -0.1, 0.5, 0.3),
+        ("mass_90", "attention", "equivalent", 0.001, -0.002, 0.003, 0.1, 0.101),
+        ("effective_rank", "scores", "uniform attention", -3.1, -4, -2, 5, 1.9),
+        ("selectivity_index", "attention", "supported", 0.2, 0.1, 0.3, 0.1, 0.3),  # says again what entropy said
+        ("spectral_entropy", "scores", None, 0.1, 0.05, 0.3, 0.1, 0.2),
     )
-    entropy, sparsity, selectivity = statements(frame)
-    assert "svda is more structured" in entropy
-    assert "vit is more structured" in sparsity
-    assert "no difference shown" in selectivity
-    assert "over 3 training runs" in entropy
+    assert [line.partition(" (svda")[0] for line in statements(frame)] == [
+        "Attention entropy (attention): svda is more structured",
+        "Attention sparsity (attention): vit is more structured",
+        "Keys for 90 % of mass (attention): svda and vit are equivalent",
+        "Effective rank (scores): uniform attention, in which it says nothing",
+    ]
+    (line,) = statements(frame[:1].assign(verdict="inconclusive"))
+    assert line.startswith("Attention entropy (attention): inconclusive (svda 0.700 against")
     assert statements(frame.assign(layer=0)) == []
 
 
 def test_a_whole_sentence():
-    (line,) = statements(comparison(("attention_entropy", "attention", -0.0665, -0.108, -0.025, 0.633, 0.5665)))
+    row = ("attention_entropy", "attention", "supported", -0.0665, -0.108, -0.025, 0.633, 0.5665)
+    (line,) = statements(comparison(row))
     assert line == (
-        "Attention entropy (attention): svda is more structured (svda 0.567 against 0.633, difference -0.067 "
-        "[-0.108, -0.025] over 3 training runs)."
+        "Attention entropy (attention): svda is more structured (svda 0.567 against 0.633 of vit, difference -0.067 "
+        "[-0.108, -0.025] over 3 training runs, p 0.012 after Holm)."
     )
-    frame = comparison(("attention_entropy", "attention", 0.1, math.nan, math.nan, 0.5, 0.6)).assign(unit="images")
-    assert statements(frame) == [
-        "Attention entropy (attention): no difference shown between svda and vit (0.600 against 0.500, difference "
-        "+0.100 [no interval] over images, these two checkpoints only)."
+    (same,) = statements(comparison(row).assign(verdict="equivalent"))
+    assert same.endswith("over 3 training runs, p 0.012 after Holm, p 0.034 for equivalence).")
+    alone = comparison(("attention_entropy", "attention", "inconclusive", 0.1, math.nan, math.nan, 0.5, 0.6))
+    assert statements(alone.assign(unit="images", p_adjusted=math.nan)) == [
+        "Attention entropy (attention): inconclusive (svda 0.600 against 0.500 of vit, difference +0.100 "
+        "[no interval] over images of these two checkpoints; one training run each decides nothing)."
     ]
 
 
 def test_the_vocabulary_says_what_a_sentence_is_about(known):
     known(Quantity(name="gain", label="The gain", direction={"*": +1, "random": 0}, quality="faithful"))
     known(Quantity(name="order", label="Order", direction={"sigma": -1}))
+    numbers = (0.2, 0.1, 0.3, 0.5, 0.7)
     frame = comparison(
-        ("order", "sigma", 0.2, 0.1, 0.3, 0.5, 0.7),
-        ("gain", "rollout", 0.2, 0.1, 0.3, 0.5, 0.7),
-        ("order", "scores", 0.2, 0.1, 0.3, 0.5, 0.7),
-        ("gain", "relevance", -0.2, -0.3, -0.1, 0.5, 0.3),
-        ("gain", "random", -0.2, -0.3, -0.1, 0.5, 0.3),
+        ("order", "sigma", "opposed", *numbers),
+        ("gain", "rollout", "supported", *numbers),
+        ("gain", "relevance", "opposed", *numbers),
+        ("gain", "random", None, *numbers),
     )
     assert [line.partition(" (svda")[0] for line in statements(frame)] == ["Order (sigma): vit is more structured"]
     assert [line.partition(" (svda")[0] for line in statements(frame, "faithful")] == [

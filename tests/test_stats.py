@@ -12,6 +12,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.stats import (
     Moments,
     adjusted_wald,
+    blocked_contrast,
     difference_test,
     holm,
     interval_over,
@@ -267,3 +268,20 @@ def test_adjusted_wald_has_a_width_where_nothing_flips():
     low, high = adjusted_wald(0, 0, 50)
     assert low < 0 < high
     assert high == pytest.approx(1.959964 * math.sqrt(2 / 52 / 52))
+
+
+def test_a_blocked_contrast_is_that_of_least_squares():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(4, 3)) + rng.normal(size=(4, 1)) + np.array([0.0, 0.5, 1.0])
+    weights = np.array([-1.0, 0.5, 0.5])
+    blocks, groups = (np.eye(n)[:, 1:] for n in y.shape)
+    design = np.array([[1, *blocks[i], *groups[j]] for i in range(4) for j in range(3)])
+    fit, residual = np.linalg.lstsq(design, y.ravel(), rcond=None)[:2]
+    contrast = np.concatenate([np.zeros(4), weights[1:]])  # over intercept, blocks and groups
+    se = np.sqrt(residual[0] / 6 * contrast @ np.linalg.inv(design.T @ design) @ contrast)
+    found = blocked_contrast(y, weights)
+    assert found.difference == pytest.approx(contrast @ fit)
+    assert found.interval.high - found.difference == pytest.approx(se * stats.t.ppf(0.975, 6))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(contrast @ fit) / se, 6))
+    with pytest.raises(InputError, match="two blocks and groups"):
+        blocked_contrast(y[:1], weights)

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
-import pandas as pd
-import pytest
+from scipy import stats
 from study_cases import result, some_runs, with_frames
 
+from svda_analysis.formatting import p_value
 from svda_analysis.results import nothing_measured
-from svda_analysis.study.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, claims_table, verdict
+from svda_analysis.stats import holm
+from svda_analysis.study.claims import claims_table, sigma_table
 from svda_analysis.study.costs import Size
-from svda_analysis.study.result import NOT_AT_HAND, DatasetResult
+from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, StudyResult
+from svda_analysis.study.sections import study_document
 from svda_analysis.study.tables import accuracy_table, cost_table
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "direction", "unit", "runs", "said"),
-    [
-        (0.1, 0.3, +1, "seeds", 3, SUPPORTED),
-        (0.1, 0.3, -1, "seeds", 3, NOT_SUPPORTED),
-        (-0.3, -0.1, -1, "seeds", 3, SUPPORTED),
-        (-0.3, -0.1, +1, "seeds", 3, NOT_SUPPORTED),
-        (-0.1, 0.3, +1, "seeds", 3, NOT_SUPPORTED),
-        (0.0, 0.3, +1, "seeds", 3, NOT_SUPPORTED),
-        (0.1, 0.3, +1, "images", 1, NOT_TESTED),
-        (math.nan, math.nan, +1, "seeds", 3, NOT_TESTED),
-        (math.nan, math.nan, +1, "seeds", 1, NOT_TESTED),  # one run against several
-    ],
-)
-def test_a_verdict_follows_from_the_interval(low, high, direction, unit, runs, said):
-    assert verdict(low, high, direction, unit, runs)[0] == said
+from svda_analysis.verdicts import INCONCLUSIVE, OPPOSED, SUPPORTED
 
 
 def verdicts(*results: DatasetResult) -> dict[str, str]:
@@ -40,36 +23,67 @@ def verdicts(*results: DatasetResult) -> dict[str, str]:
 
 def test_claims_are_judged_by_their_numbers_alone():
     said = verdicts(result(5))
-    assert said["more interpretable attention"] == SUPPORTED
-    assert said["sparser attention"] == NOT_SUPPORTED  # it fell
-    assert said["spectrally structured attention"] == SUPPORTED
-    assert said["no accuracy is sacrificed"] == SUPPORTED  # 0.1 points lower, within the margin
-    assert said["indicators are monitored during training"] == SUPPORTED
-    assert said["less than 0.04 % more parameters"] == SUPPORTED  # 0.03 %
-    assert said["Sigma, beyond normalisation: spectrally structured attention"] == SUPPORTED
+    assert said == {
+        "more interpretable attention": SUPPORTED,
+        "sparser attention": OPPOSED,  # it fell
+        "spectrally structured attention": SUPPORTED,
+        "no accuracy is sacrificed": SUPPORTED,  # 0.1 points lower, within the margin
+    }
+    sigma = sigma_table([result(5)]).text.set_index("Claim")
+    assert sigma.loc["spectrally structured attention", "Verdict"] == SUPPORTED
+    assert set(sigma["Models"]) == {"svda against cosine"}
 
 
-def test_one_run_each_tests_nothing_but_what_is_counted():
-    said = verdicts(result(1))
-    counted = {"indicators are monitored during training", "less than 0.04 % more parameters"}
-    assert {claim for claim, verdict in said.items() if verdict != NOT_TESTED} == counted
+def test_one_run_each_decides_nothing():
+    text = claims_table([result(1)], 0.5).text
+    assert set(text["Verdict"]) == {INCONCLUSIVE}
+    assert set(text["Why"]) == {"one training run each"}
 
 
 def test_noise_supports_nothing():
-    said = verdicts(result(3, spread=0.5))
-    assert said["no accuracy is sacrificed"] == NOT_SUPPORTED
-    assert said["sparser attention"] == NOT_SUPPORTED
+    assert set(verdicts(result(3, spread=0.5)).values()) == {INCONCLUSIVE}
 
 
-def test_a_data_set_that_was_not_run_says_so_in_every_table():
+def test_p_is_adjusted_over_the_claims_of_a_model():
+    shown = result(4, spread=0.05)
+    text = claims_table([shown], 0.5).text.set_index("Claim")
+    table = shown.table
+    p = []
+    for indicator in ("selectivity_index", "attention_sparsity", "effective_rank"):
+        ours, theirs = (
+            table[(table["model"] == model) & (table["indicator"] == indicator)]["mean"] for model in ("svda", "vit")
+        )
+        p.append(stats.ttest_rel(ours, theirs).pvalue)
+    ours, theirs = (table[(table["model"] == m) & (table["indicator"] == "accuracy")]["mean"] for m in ("svda", "vit"))
+    p.append(stats.ttest_1samp(ours.to_numpy() - theirs.to_numpy(), -0.005, alternative="greater").pvalue)
+    assert list(text["p (Holm)"]) == [p_value(x) for x in holm(p)]
+
+
+def test_a_loss_above_the_margin_opposes_the_claim():
+    shown = result(5, spread=1e-4)
+    table = shown.table
+    worse = (table["indicator"] == "accuracy") & (table["model"] == "svda")
+    table.loc[worse, "mean"] -= 0.05
+    text = claims_table([with_frames(shown, table=table)], 0.5).text.set_index("Claim")
+    assert tuple(text.loc["no accuracy is sacrificed", ["Verdict", "Why"]]) == (OPPOSED, "loss above the margin")
+
+
+def test_uniform_attention_has_no_rank_to_judge():
+    shown = result(5)
+    table = shown.table
+    table.loc[table["indicator"] == "selectivity_index", "mean"] /= 100
+    text = claims_table([with_frames(shown, table=table)], 0.5).text.set_index("Claim")
+    assert text.loc["spectrally structured attention", "Verdict"] == "uniform attention"
+
+
+def test_a_data_set_that_was_not_run_is_one_line():
     sizes = {"vit": Size("dot", 10_000, 5), "svda": Size("svda", 10_005, 5)}
     missing = DatasetResult(name="y", title="Y", analysis=nothing_measured(), sizes=sizes, missing=NOT_AT_HAND)
-    claims = claims_table([missing], 0.5).text
-    assert set(claims.loc[claims["Claim"] != "less than 0.04 % more parameters", "Verdict"]) == {NOT_TESTED}
-    assert NOT_AT_HAND in set(claims["Why"])
+    assert claims_table([missing], 0.5).text.empty
     assert list(accuracy_table([missing], 0.5).text["Accuracy (%)"]) == [NOT_AT_HAND]
     assert list(cost_table([missing]).text["More than baseline (%)"]) == ["-", "+0.050"]
-    assert claims.query("Claim == 'less than 0.04 % more parameters'")["Verdict"].item() == NOT_SUPPORTED
+    study = StudyResult(title="T", datasets=(missing, result(2)), variants={})
+    assert study_document(study).lead[0].lines[-1] == "Not run here: Y (data not at hand)"
 
 
 def test_models_with_other_seeds_say_how_many_runs_are_compared():
@@ -77,32 +91,14 @@ def test_models_with_other_seeds_say_how_many_runs_are_compared():
     assert list(text["Runs"]) == ["5", "3", "5"]
     assert list(text["Runs compared"]) == ["-", "3", "5"]
     table = claims_table([some_runs(result(5), svda=1)], 0.5).text.set_index("Claim")
-    assert table.loc["sparser attention", "Verdict"] == NOT_TESTED
+    assert table.loc["sparser attention", "Verdict"] == INCONCLUSIVE
     assert "one training run" in table.loc["sparser attention", "Why"]
 
 
-def test_a_small_loss_of_accuracy_is_named_even_where_it_is_within_the_margin():
-    row = claims_table([result(5, spread=1e-5)], 0.5).text.set_index("Claim").loc["no accuracy is sacrificed"]
-    assert row["Verdict"] == SUPPORTED
-    assert row["Why"] == "accuracy is lower; interval above minus the margin"
+def test_without_a_control_nothing_is_said_of_sigma():
+    assert sigma_table([result(3, models=("vit", "svda"))]).text.empty
 
 
-def test_without_a_control_the_rows_on_sigma_say_so():
-    text = claims_table([result(3, models=("vit", "svda"))], 0.5).text
-    rows = text[text["Claim"].str.startswith("Sigma")]
-    assert len(rows) == 4
-    assert set(rows["Verdict"]) == {NOT_TESTED}
-    assert set(rows["Why"]) == {"no finished run of the cosine control"}
-    assert rows["Measure"].str.endswith("than the cosine control").all()
-
-
-@pytest.mark.parametrize("head", [0, 1])
-def test_an_indicator_that_lacks_a_number_was_not_monitored(head):
-    shown = result(2)
-    history = pd.concat([shown.history, shown.history.assign(head=1)]).reset_index(drop=True)
-    wrong = (history["model"] == "svda") & (history["indicator"] == "effective_rank") & (history["head"] == head)
-    history.loc[wrong & (history["seed"] == 1), "mean"] = math.nan
-    row = claims_table([with_frames(shown, history=history)], 0.5).text.set_index("Claim")
-    row = row.loc["indicators are monitored during training"]
-    assert row["Number"].startswith("2 of 3 over 2 epochs of 2 runs")
-    assert row["Verdict"] == NOT_SUPPORTED
+def test_without_a_baseline_the_claims_say_so():
+    text = claims_table([result(3, models=("svda",))], 0.5).text
+    assert set(text["Why"]) == {"no finished run of a baseline"}

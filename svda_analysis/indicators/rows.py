@@ -45,6 +45,7 @@ def attention_entropy(a: Tensor) -> Tensor:
     higher_means="more selective",
     reference="our definition (the name is from arXiv 2602.10994)",
     direction={"attention": +1},
+    restates="attention_entropy",
     question="How selective is attention?",
     not_said="that what is selected explains the decision: measure faithfulness for that",
 )

@@ -14,6 +14,7 @@ from svda_analysis.sections.tables import (
     runs_table,
     summary_table,
 )
+from svda_analysis.verdicts import RULE
 
 
 def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> Document:
@@ -55,7 +56,7 @@ def _structure_section(analysis: Analysis) -> Section | None:
     comparison = analysis.comparison
     lines = () if comparison is None else tuple(statements(comparison))
     title = "Which attention is more structured?"
-    return Section(name="structure", title=title, blocks=(Points(lines),)) if lines else None
+    return Section(name="structure", title=title, blocks=(Points(lines), RULE)) if lines else None
 
 
 @section("faithfulness")

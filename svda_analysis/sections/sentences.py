@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.comparison import summarise
-from svda_analysis.formatting import interval, number, percent, signed
+from svda_analysis.formatting import counted, interval, number, p_value, percent, signed
 from svda_analysis.frames import each_row
+from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, SUPPORTED, UNIFORM
 from svda_analysis.vocabulary import label, quantity
 
 
@@ -27,24 +28,33 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
 
 
 def statements(comparison: pd.DataFrame, quality: str = "structured") -> list[str]:
-    """One sentence for each whole-model row whose quantity points to more or less of ``quality``: which model has more
-    of it, and how sure that is. In the order of the rows; of ``faithful`` maps by method."""
-    rows = comparison[comparison["layer"].isna()]
+    """One sentence for each whole-model row whose quantity points to more or less of ``quality``: its verdict
+    (``verdicts.py``), in words. In the order of the rows; of ``faithful`` maps by method."""
+    rows = comparison[comparison["layer"].isna() & comparison["verdict"].notna()]
     if quality == "faithful":
         rows = rows.sort_values("source", kind="stable")
-    found = ((row, quantity(str(row.indicator))) for row in each_row(rows))
-    known = ((row, about.sign(str(row.source))) for row, about in found if about.quality == quality)
-    return [_statement(row, sign, quality) for row, sign in known if sign]
+    found = [(row, quantity(str(row.indicator))) for row in each_row(rows)]
+    names = {one.name for _, one in found}
+    return [_statement(row, quality) for row, one in found if one.quality == quality and one.restates not in names]
 
 
-def _statement(row: Any, direction: int, quality: str) -> str:
-    unit = f"over {row.n_seeds} training runs" if row.unit == "seeds" else "over images, these two checkpoints only"
-    numbers = (
-        f"{number(row.model_mean)} against {number(row.baseline_mean)}, difference {signed(row.difference)} "
-        f"{interval(row.ci_low, row.ci_high)} {unit}"
-    )
-    name = label(row.indicator, row.source)
-    if pd.isna(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
-        return f"{name}: no difference shown between {row.model} and {row.baseline} ({numbers})."
-    more = row.model if row.difference * direction > 0 else row.baseline
-    return f"{name}: {more} is more {quality} ({row.model} {numbers})."
+def _statement(row: Any, quality: str) -> str:
+    said = {
+        SUPPORTED: f"{row.model} is more {quality}",
+        OPPOSED: f"{row.baseline} is more {quality}",
+        EQUIVALENT: f"{row.model} and {row.baseline} are equivalent",
+        UNIFORM: f"{UNIFORM}, in which it says nothing",
+        INCONCLUSIVE: INCONCLUSIVE,
+    }[row.verdict]
+    numbers = f"{number(row.model_mean)} against {number(row.baseline_mean)} of {row.baseline}"
+    difference = f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}"
+    return f"{label(row.indicator, row.source)}: {said} ({row.model} {numbers}, difference {difference} {_how(row)})."
+
+
+def _how(row: Any) -> str:
+    """What the verdict rests on: runs and p, or that there are none."""
+    if row.unit != "seeds":
+        return "over images of these two checkpoints; one training run each decides nothing"
+    p = "" if pd.isna(row.p_adjusted) else f", p {p_value(row.p_adjusted)} after Holm"
+    same = f", p {p_value(row.p_equivalent)} for equivalence" if row.verdict == EQUIVALENT else ""
+    return f"over {counted(row.n_seeds, 'training run')}{p}{same}"

@@ -1,19 +1,20 @@
-"""The claims of a study, each with its number and verdict. No torch here.
+"""The claims of the abstract of arXiv 2602.10994, each with its number and verdict. No torch here.
 
-The claims are those of the abstract of arXiv 2602.10994. Each has one measure and one rule, fixed in :data:`CLAIMS` and
-below before any number is seen; a verdict follows from the numbers by that rule alone.
+Each claim has one measure and one rule, fixed in :data:`CLAIMS` and in ``verdicts.py`` before any number is seen; a
+verdict follows from the numbers by that rule alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from svda_analysis.document import Table
-from svda_analysis.formatting import MISSING, counted, estimate, fixed, p_value, points
+from svda_analysis.formatting import MISSING, estimate, p_value, points
+from svda_analysis.stats import Equivalence, holm
 from svda_analysis.study.result import (
     DatasetResult,
     accuracy_difference,
@@ -21,10 +22,8 @@ from svda_analysis.study.result import (
     equivalence,
     whole_model_row,
 )
+from svda_analysis.verdicts import INCONCLUSIVE, LEVEL_OF_TESTS, OPPOSED, RULE, SUPPORTED, UNIFORM, Verdict, judge
 from svda_analysis.vocabulary import label
-
-SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
-MOST_PARAMETERS = 0.0004  # "less than 0.04 % more parameters"
 
 
 class Claim(NamedTuple):
@@ -41,131 +40,124 @@ CLAIMS = (
     Claim("sparser attention", "attention_sparsity", "attention", +1),
     Claim("spectrally structured attention", "effective_rank", "scores", -1),
 )
+_TITLE = "The claims of arXiv 2602.10994, judged on the models of this study"
 _ACCURACY = "no accuracy is sacrificed"
-_MONITORED = "indicators are monitored during training"
-_PARAMETERS = "less than 0.04 % more parameters"
-CLAIMS_NOTE = """One row for each claim of the abstract of arXiv 2602.10994 and each data set. The rules, fixed before
-the numbers: a difference is supported where its 95 % interval over training runs lies on the claimed side of 0
-(intervals here are not adjusted for their number; the tables of indicators are). No accuracy is sacrificed where the
-interval lies above minus the margin, or the two one-sided tests show equivalence (p below 0.05). One training run each
-tests nothing. Not supported means that the numbers do not show it, not that they show the contrary; the last column
-says which. Interpretability itself is not measured here: selectivity stands for it, and a selective map is not thereby
-a better explanation. The structure of sigma is trained for by a penalty. The rows on Sigma compare SVDA with cosine
-attention, which has the normalisation and a temperature but no spectrum: what is left is what Sigma adds."""
+CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. That no accuracy is sacrificed is
+{SUPPORTED} where a one-sided test, its p adjusted with the others, shows the loss to be smaller than the margin, and
+{OPPOSED} where one shows it to be larger. Interpretability itself is not measured here: selectivity stands for it, and
+a selective map is not thereby a better explanation. The structure of sigma is trained for by a penalty."""
+_SIGMA_NOTE = """SVDA beside cosine attention, which has the normalisation and a temperature but no spectrum: what is
+left is what Sigma adds. By the rule of the claims; p is adjusted over the rows of a model on a data set."""
+
+
+class _Tested(NamedTuple):
+    """One row before its p is adjusted: what was measured, its p, and the verdict as a function of the adjusted p."""
+
+    claim: str
+    measure: str
+    number: str
+    p: float
+    judged: Callable[[float], Verdict]
 
 
 def claims_table(results: Sequence[DatasetResult], margin: float) -> Table:
-    """T3: one row for each claim, data set and SVDA model, with its number and verdict."""
-    every = [(result, model) for result in results for model in result.models("svda")]
-    text = pd.DataFrame([row for result, model in every for row in _claim_rows(result, model, margin)])
-    return Table(name="t3_claims", title="The claims", note=CLAIMS_NOTE.replace("\n", " "), numbers=text, text=text)
+    """T3: one row for each claim, each model with SVDA and each data set that was run."""
+    rows: list[dict[str, str]] = []
+    for result, model in _models(results):
+        against = result.baseline
+        tested = [_structure(result, claim, model, against) for claim in CLAIMS]
+        rows += _rows(result, model, against, [*tested, _accuracy(result, model, against, margin)])
+    return _table(
+        "t3_claims",
+        _TITLE,
+        CLAIMS_NOTE.replace("\n", " "),
+        rows,
+    )
 
 
-def _claim_rows(result: DatasetResult, model: str, margin: float) -> Iterator[dict[str, str]]:
-    """The rows of one SVDA model on one data set."""
-    about = {"Data": result.title, "Model": model}
-    baseline, control = result.baseline, result.control
-    for claim in CLAIMS:
-        yield {**about, **_structure_row(result, claim, claim.text, model, baseline)}
-    yield {**about, **_accuracy_row(result, model, baseline, margin)}
-    yield {**about, **_monitored_row(result, model)}
-    yield {**about, **_parameters_row(result, model)}
-    for claim in (*CLAIMS, Claim("more accurate", "accuracy", "test", +1)):
-        text = f"Sigma, beyond normalisation: {claim.text}"
-        yield {**about, **_structure_row(result, claim, text, model, control, "the cosine control")}
+def sigma_table(results: Sequence[DatasetResult]) -> Table:
+    """T3, second part: the same measures of SVDA beside the control, where one was run."""
+    rows: list[dict[str, str]] = []
+    for result, model in _models(results):
+        if control := result.control:
+            claims = (*CLAIMS, Claim("more accurate", "accuracy", "test", +1))
+            rows += _rows(result, model, control, [_structure(result, claim, model, control) for claim in claims])
+    return _table("t3_sigma", "What Sigma adds to normalisation", _SIGMA_NOTE.replace("\n", " "), rows)
 
 
-def _claim_row(claim: str, measure: str, found: str, verdict: str, why: str) -> dict[str, str]:
-    return {"Claim": claim, "Measure": measure, "Number": found, "Verdict": verdict, "Why": why}
+def _models(results: Sequence[DatasetResult]) -> Iterator[tuple[DatasetResult, str]]:
+    return ((result, model) for result in results if result.trained for model in result.models("svda"))
 
 
-def _structure_row(
-    result: DatasetResult,
-    claim: Claim,
-    text: str,
-    model: str,
-    baseline: str | None,
-    against: str = "the baseline",
-) -> dict[str, str]:
-    direction = "higher" if claim.direction > 0 else "lower"
-    measure = f"{label(claim.indicator, claim.source)}, {direction} than {baseline or against}"
-    if why := _untrained(result, model, baseline, against):
-        return _claim_row(text, measure, MISSING, NOT_TESTED, why)
-    row = whole_model_row(compare_pair(result, model, str(baseline)), claim.indicator, claim.source)
+def _table(name: str, title: str, note: str, rows: list[dict[str, str]]) -> Table:
+    text = pd.DataFrame(rows)
+    return Table(name=name, title=title, note=note, numbers=text, text=text)
+
+
+def _rows(
+    result: DatasetResult, model: str, against: str | None, tested: Sequence[_Tested]
+) -> Iterator[dict[str, str]]:
+    """The rows of one family, with Holm's p and the verdicts that follow."""
+    who = f"{model} against {against or 'no baseline'}"
+    for one, p in zip(tested, holm([one.p for one in tested]), strict=True):
+        said, why = one.judged(p)
+        found = {"Claim": one.claim, "Measure": one.measure, "Number [95% CI]": one.number, "p (Holm)": p_value(p)}
+        yield {"Data": result.title, "Models": who, **found, "Verdict": said, "Why": why}
+
+
+def _structure(result: DatasetResult, claim: Claim, model: str, against: str | None) -> _Tested:
+    measure = f"{label(claim.indicator, claim.source)}, {'higher' if claim.direction > 0 else 'lower'}"
+    row = _measured(result, claim, model, against)
     if row is None:
-        return _claim_row(text, measure, MISSING, NOT_TESTED, "not measured")
-    shown: Callable[..., str] = points if claim.indicator == "accuracy" else estimate
-    found = shown(row.difference, row.ci_low, row.ci_high) + (" points" if claim.indicator == "accuracy" else "")
-    return _claim_row(text, measure, found, *verdict(row.ci_low, row.ci_high, claim.direction, row.unit, row.n_seeds))
+        return _untested(claim.text, measure, _missing(result, model, against))
+    percent = claim.indicator == "accuracy"
+    number = (
+        points(row.difference, row.ci_low, row.ci_high) + " points"
+        if percent
+        else estimate(row.difference, row.ci_low, row.ci_high)
+    )
+
+    def judged(p: float) -> Verdict:
+        about: dict[str, Any] = {"unit": row.unit, "runs": row.n_seeds, "p_equivalent": row.p_equivalent}
+        return judge(row.difference, p, claim.direction, alive=row.verdict != UNIFORM, **about)
+
+    return _Tested(claim.text, measure, number, float(row.p), judged)
 
 
-def verdict(low: float, high: float, direction: int, unit: str, runs: int) -> tuple[str, str]:
-    """The verdict on a difference from its 95 % interval, and why; ``direction`` +1 claims a rise, -1 a fall.
-
-    ``unit`` and ``runs`` are those of :func:`~svda_analysis.comparison.compare`: one run tests nothing.
-    """
-    if unit != "seeds" or runs < 2:
-        return NOT_TESTED, "one training run each" if unit != "seeds" else "one training run of one of them"
-    if math.isnan(low) or math.isnan(high):
-        return NOT_TESTED, "no spread over the runs to test against"
-    if direction < 0:
-        low, high = -high, -low
-    if low > 0:
-        return SUPPORTED, "interval on the claimed side of 0"
-    return NOT_SUPPORTED, "interval on the other side of 0" if high < 0 else "interval includes 0"
+def _measured(result: DatasetResult, claim: Claim, model: str, against: str | None) -> Any | None:
+    if against is None or _missing(result, model, against) != "not measured":
+        return None
+    return whole_model_row(compare_pair(result, model, against), claim.indicator, claim.source)
 
 
-def _untrained(result: DatasetResult, model: str, baseline: str | None, against: str = "the baseline") -> str:
-    if not result.trained:
-        return result.missing
+def _missing(result: DatasetResult, model: str, against: str | None) -> str:
+    """Why two models cannot be compared; "not measured" where both were run."""
     if model not in result.trained:
         return "no finished run"
-    return f"no finished run of {against}" if baseline is None else ""
+    return "no finished run of a baseline" if against is None else "not measured"
 
 
-def _accuracy_row(result: DatasetResult, model: str, baseline: str | None, margin: float) -> dict[str, str]:
-    measure = f"Test accuracy, at most {margin:g} points below {baseline or 'the baseline'}"
-    if why := _untrained(result, model, baseline):
-        return _claim_row(_ACCURACY, measure, MISSING, NOT_TESTED, why)
-    row, same = accuracy_difference(result, model, str(baseline)), equivalence(result, model, str(baseline), margin)
-    found = f"{points(row['difference'], row['ci_low'], row['ci_high'])} points"
-    if same is not None:
-        found += f", TOST p {p_value(same.p)}"
-    shifted = (row["ci_low"] + margin / 100, row["ci_high"] + margin / 100)
-    said, why = verdict(*shifted, +1, row["unit"], row["n_seeds"])
-    if said != NOT_TESTED:
-        why = "interval above minus the margin" if said == SUPPORTED else "interval reaches below minus the margin"
-    if said == NOT_SUPPORTED and same is not None and same.p < 0.05:
-        said, why = SUPPORTED, "equivalent within the margin"
-    if said != NOT_TESTED and row["ci_high"] < 0:
-        why = f"accuracy is lower; {why}"
-    return _claim_row(_ACCURACY, measure, found, said, why)
+def _untested(claim: str, measure: str, why: str) -> _Tested:
+    return _Tested(claim, measure, MISSING, math.nan, lambda _p: Verdict(INCONCLUSIVE, why))
 
 
-def _monitored_row(result: DatasetResult, model: str) -> dict[str, str]:
-    measure = "Indicators with a number at every epoch of every run"
-    rows = result.history[(result.history["model"] == model) & result.history["layer"].notna()]
-    if rows.empty:
-        return _claim_row(_MONITORED, measure, MISSING, NOT_TESTED, result.missing or "no history")
-    runs = result.history[result.history["model"] == model].groupby("seed", dropna=False)["epoch"].max()
-    keys = ["indicator", "source"]
-    known = rows.groupby([*keys, "seed", "epoch"], dropna=False)["mean"].agg(lambda x: bool(x.notna().all()))
-    seen = known.groupby(keys).sum()
-    epochs = int(runs.sum())
-    everywhere = sum(count == epochs for count in seen)
-    found = f"{everywhere} of {len(seen)} over {epochs} epochs of {counted(len(runs), 'run')}"
-    whole = everywhere == len(seen)
-    return _claim_row(_MONITORED, measure, found, SUPPORTED if whole else NOT_SUPPORTED, "counted")
+def _accuracy(result: DatasetResult, model: str, against: str | None, margin: float) -> _Tested:
+    measure = f"Test accuracy, at most {margin:g} points lower"
+    if (why := _missing(result, model, against)) != "not measured":
+        return _untested(_ACCURACY, measure, why)
+    row, same = accuracy_difference(result, model, str(against)), equivalence(result, model, str(against), margin)
+    number = f"{points(row['difference'], row['ci_low'], row['ci_high'])} points"
+    if same is None or math.isnan(same.p_lower):
+        few = "one training run each" if row["unit"] != "seeds" else "no two runs of equal seeds that differ in spread"
+        return _untested(_ACCURACY, measure, few)._replace(number=number)
+    return _Tested(_ACCURACY, measure, number, same.p_lower, lambda p: _no_loss(p, same))
 
 
-def _parameters_row(result: DatasetResult, model: str) -> dict[str, str]:
-    measure = "Parameters more than the baseline's"
-    baselines = result.in_role("baseline")
-    if not baselines:
-        return _claim_row(_PARAMETERS, measure, MISSING, NOT_TESTED, "nothing to compare with")
-    ours, theirs = result.sizes[model].parameters, result.sizes[baselines[0]].parameters
-    more = ours / theirs - 1
-    few = more < MOST_PARAMETERS
-    why = "counted" if few else "counted; the share falls as models widen"
-    found = f"{fixed(100 * more, 3, sign=True)} %"
-    return _claim_row(_PARAMETERS, measure, found, SUPPORTED if few else NOT_SUPPORTED, why)
+def _no_loss(p: float, same: Equivalence) -> Verdict:
+    """The verdict of the one-sided tests against a loss of the margin; ``p`` is adjusted."""
+    if p < LEVEL_OF_TESTS:
+        why = "equivalent within the margin" if same.p < LEVEL_OF_TESTS else "loss below the margin"
+        return Verdict(SUPPORTED, why)
+    if 1 - same.p_lower < LEVEL_OF_TESTS / 2:
+        return Verdict(OPPOSED, "loss above the margin")
+    return Verdict(INCONCLUSIVE, "neither a loss above the margin nor its absence is shown")

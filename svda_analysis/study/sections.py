@@ -9,29 +9,41 @@ from svda_analysis.document import Content, Document, Picture, Points, Section, 
 from svda_analysis.formatting import file_word, spoken
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
-from svda_analysis.study.claims import claims_table
+from svda_analysis.study.claims import claims_table, sigma_table
 from svda_analysis.study.result import DatasetResult, StudyResult
-from svda_analysis.study.tables import accuracy_table, cost_table, indicator_tables, study_table, what_changed
+from svda_analysis.study.tables import (
+    accuracy_table,
+    blocked_table,
+    cost_table,
+    findings,
+    indicator_tables,
+    study_table,
+    what_changed,
+)
 
 _MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex, each figure in `figures/`."
 
 
 def study_document(study: StudyResult, *, command: str = "", warnings: Iterable[str] = ()) -> Document:
     """The whole report: which images, then every section registered for ``study``."""
-    lines = tuple(f"{result.title}: {result.source or result.missing}" for result in study.datasets)
+    lines = [f"{result.title}: {result.source}" for result in study.datasets if not result.missing]
+    missing = [f"{one.title} ({one.missing.removeprefix('not run here: ')})" for one in study.datasets if one.missing]
+    lines += [f"Not run here: {', '.join(missing)}"] if missing else []
     return Document(
         title=study.title,
         command=command,
         made_by=_MADE_BY,
         warnings=tuple(warnings),
-        lead=(Points(lines),),
+        lead=(Points(tuple(lines)),),
         sections=sections_of(study, "study"),
     )
 
 
 @section("claims", where=("study",))
 def _claims_sections(study: StudyResult) -> list[Section]:
-    return [] if study.of_variants else _of_tables(claims_table(study.datasets, study.margin))
+    return (
+        [] if study.of_variants else _of_tables(claims_table(study.datasets, study.margin), sigma_table(study.datasets))
+    )
 
 
 @section("accuracy", where=("study",))
@@ -44,7 +56,17 @@ def _variants_sections(study: StudyResult) -> list[Section]:
     if not study.of_variants:
         return []
     changed = {name: what_changed(fields) for name, fields in study.variants.items()}
-    return _of_tables(*(study_table(result, study.base, changed) for result in study.datasets))
+    made = []
+    for result in study.datasets:
+        against = dict.fromkeys(name for name in (result.control, study.base) if name in result.trained)
+        blocked = [blocked_table(result, str(name)) for name in against]
+        title = f"{result.title}: what the variants change"
+        lines = tuple(line for table in blocked if table.numbers is not None for line in findings(table.numbers))
+        made += (
+            [Section(name=f"findings_{file_word(result.name)}", title=title, blocks=(Points(lines),))] if lines else []
+        )
+        made += _of_tables(study_table(result, study.base, changed), *blocked)
+    return made
 
 
 @section("costs", where=("study",))

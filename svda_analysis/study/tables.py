@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.comparison import summarise
+from svda_analysis.comparison import compare_blocked, summarise
 from svda_analysis.document import Table
 from svda_analysis.formatting import (
     MISSING,
+    estimate,
     file_word,
     fixed,
     mean_and_spread,
@@ -20,7 +21,7 @@ from svda_analysis.formatting import (
     points,
     thousands,
 )
-from svda_analysis.frames import each_row
+from svda_analysis.frames import BLOCKED_COLUMNS, each_row
 from svda_analysis.sections.tables import comparison_tables
 from svda_analysis.study.result import (
     DatasetResult,
@@ -29,6 +30,7 @@ from svda_analysis.study.result import (
     equivalence,
     whole_model_row,
 )
+from svda_analysis.verdicts import LEVEL_OF_TESTS
 from svda_analysis.vocabulary import label
 
 # --- T1: accuracy, and what it costs --------------------------------------------------------------------------------
@@ -173,6 +175,9 @@ STUDIED = {
 }
 
 
+BLOCKED = {key: STUDIED[key] for key in (("selectivity_index", "attention"), ("effective_rank", "scores"))}
+
+
 def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) -> Table:
     """One row for each variant: accuracy and structure; ``changed`` says what differs from the model ``base``."""
     rows = []
@@ -226,6 +231,52 @@ def _study_text(row: Mapping[str, Any], base: str) -> dict[str, str]:
         f"From {base} (points) [95% CI]": points(*difference),
         **structure,
     }
+
+
+def blocked_table(result: DatasetResult, against: str) -> Table:
+    """Every variant against the model ``against``, with the training seeds as blocks: accuracy and structure."""
+    every = [("accuracy", "test"), *BLOCKED]
+    parts = [compare_blocked(result.table, *key, against) for key in every if _has(result.table, *key, against)]
+    numbers = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(BLOCKED_COLUMNS))
+    text = pd.DataFrame([_blocked_text(model, rows) for model, rows in numbers.groupby("model", sort=False)])
+    note = (
+        f"Differences from {against}, with 95 % intervals and p in brackets: the linear model of variant and training "
+        "seed, seeds being blocks (runs of one seed share initial weights and the order of the data), its error pooled "
+        "over all variants. p is adjusted by Holm's method over the variants of a column; intervals are not adjusted."
+    )
+    name = f"blocked_{file_word(result.name)}_{file_word(against)}"
+    return Table(name=name, title=f"{result.title}: variants against {against}", note=note, numbers=numbers, text=text)
+
+
+def findings(blocked: pd.DataFrame) -> list[str]:
+    """A line for each quantity of :func:`blocked_table`: which variants have more, which less, of which neither is
+    shown, by the adjusted p."""
+    lines = []
+    for (indicator, source, against), rows in blocked.groupby(["indicator", "source", "baseline"], sort=False):
+        shown = rows["p_adjusted"] < LEVEL_OF_TESTS
+        sides = {
+            "higher": rows[shown & (rows["difference"] > 0)],
+            "lower": rows[shown & (rows["difference"] < 0)],
+            "no difference shown": rows[~shown],
+        }
+        said = "; ".join(f"{word}: {', '.join(side['model'])}" for word, side in sides.items() if len(side))
+        lines.append(f"{label(str(indicator), str(source))} against {against}. {said[0].upper()}{said[1:]}.")
+    return lines
+
+
+def _has(table: pd.DataFrame, indicator: str, source: str, model: str) -> bool:
+    rows = table[(table["indicator"] == indicator) & (table["source"] == source)]
+    return model in set(rows["model"])
+
+
+def _blocked_text(model: Any, rows: pd.DataFrame) -> dict[str, str]:
+    made = {"Model": str(model)}
+    for row in each_row(rows):
+        percent = row.indicator == "accuracy"
+        shown = (points if percent else estimate)(row.difference, row.ci_low, row.ci_high)
+        name = "Accuracy (points)" if percent else BLOCKED[row.indicator, row.source]
+        made[f"{name} [95% CI] (p)"] = f"{shown} ({p_value(row.p_adjusted)})"
+    return made
 
 
 def what_changed(fields: Mapping[str, Any]) -> str:
