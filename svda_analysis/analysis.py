@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -39,15 +39,6 @@ from svda_analysis.tokens import TokensGiven
 
 BATCH_SIZE = 64  # images per forward, where none is given
 LEFT_OUT = "it is left out of every mean and comparison"  # of a run whose numbers are not finite
-_NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
-NEEDED = {  # why what an indicator needs may be lacking
-    "tokens": "the calls before its attention do not tell which tokens it reads",
-    "spectrum": _NO_WEIGHTS,
-    "qk_eigenvalues": _NO_WEIGHTS,
-    "ov_eigenvalues": _NO_WEIGHTS,
-    "ablated_loss": "it takes labelled images and a classifier of them",
-    "position_map": "it takes maps of whole images, and two images or more in the first batch",
-}
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 
 
@@ -419,17 +410,8 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
             f"source_perturbation_robustness of {subject.name}: the mean and deviation that its images were brought to "
             "are not known, so the noise lies on them as they are, with nothing clamped to [0, 1]"
         )
-    lines += [f"{one.name} of {subject.name}: not measured, {NEEDED[need]}" for one, need in _lacking(stream)]
+    lines += [f"{one.name} of {subject.name}: not measured, {why}" for one, why in stream.lacking()]
     return lines
-
-
-def _lacking(stream: Stream) -> Iterator[tuple[Indicator, str]]:
-    """The indicators that were asked for and could not be measured, and what was lacking."""
-    for one in stream.unmeasured:
-        of_sigma = one.sources == ("sigma",)  # which only one kind of attention has
-        found = next((need for need in one.needs if need in NEEDED and not of_sigma), None)
-        if found:
-            yield one, found
 
 
 def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples | None:

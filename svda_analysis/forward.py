@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from svda_analysis.errors import InputError, one_line
 
 _IMAGES = ("pixel_values", "images", "image", "img", "x", "input", "inputs")  # what holds images in a mapping
-_LONGEST = 300  # characters of a library's own words
+_MOST_WORDS = 300  # characters of a library's own words
 
 
 def call_model(model: nn.Module, images: Any) -> Any:
@@ -34,7 +34,7 @@ def call_model(model: nn.Module, images: Any) -> Any:
         raise
     except Exception as error:
         came = f"{shown.dtype} {tuple(shown.shape)}" if isinstance(shown, Tensor) else type(shown).__name__
-        said = one_line(error)[:_LONGEST]
+        said = one_line(error)[:_MOST_WORDS]
         raise InputError(f"{type(model).__name__} fails on images {came}: {said}{_hint(model, shown)}") from error
 
 
@@ -132,7 +132,7 @@ def naming_the_cut(model: nn.Module, what: str) -> Iterator[None]:
     except RuntimeError as error:
         if not re.search("require grad|in the graph|Inference tensors|CheckpointError|checkpoint", repr(error)):
             raise
-        raise InputError(_cut(model, what, f" ({one_line(error)[:_LONGEST]})")) from error
+        raise InputError(_cut(model, what, f" ({one_line(error)[:_MOST_WORDS]})")) from error
 
 
 def gradients_of(score: Tensor, inputs: list[Tensor], model: nn.Module, what: str) -> list[Tensor]:

@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from svda_analysis.errors import InputError, reading
 from svda_analysis.forward import images_in
 
-_LABELS = ("labels", "label", "targets", "target", "class", "classes", "y", "fine_label")
+_NAMES_OF_LABELS = ("labels", "label", "targets", "target", "class", "classes", "y", "fine_label")
 _END = object()
 
 
 def image_and_label(held: Any) -> tuple[Any, Any]:
     """The image or images of an item or a batch, and what stands beside as its label (None: nothing)."""
     if isinstance(held, Mapping):
-        return images_in(held), next((held[name] for name in _LABELS if name in held), None)
+        return images_in(held), next((held[name] for name in _NAMES_OF_LABELS if name in held), None)
     if isinstance(held, tuple | list):
         return (held[0] if held else None), (held[1] if len(held) > 1 else None)
     return held, None
@@ -107,7 +107,7 @@ def class_names(data: Any) -> tuple[str, ...]:
     """Names of classes that a data set brings: torchvision's ``classes``, the ``features`` of Hugging Face."""
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
-        label = next((features[name] for name in _LABELS if name in features), None)
+        label = next((features[name] for name in _NAMES_OF_LABELS if name in features), None)
         return tuple(map(str, getattr(label, "names", None) or ()))
     names = getattr(data, "classes", None)
     right = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)

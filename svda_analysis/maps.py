@@ -344,7 +344,7 @@ def whole_maps(
     check_captured(len(found), model)
     maps = [one for one in found if isinstance(one, ImageMap)]
     left_out = [one for one in found if isinstance(one, str)]
-    check_maps(maps, left_out, model)
+    check_any_maps(maps, left_out, model)
     layout = statistics.mode(one.whole for one in reversed(maps))
     chosen = [one for one in maps if one.whole == layout]
     missing = [one for one, touches in zip(found, touching, strict=True) if isinstance(one, str) and touches]
@@ -359,7 +359,7 @@ def to_pixels(patches: Tensor, layout: Layout, size: Sequence[int]) -> Tensor:
     return patches.index_select(-2, rows).index_select(-1, columns)
 
 
-def check_maps(maps: Sequence[Any], left_out: Sequence[str], model: nn.Module) -> None:
+def check_any_maps(maps: Sequence[Any], left_out: Sequence[str], model: nn.Module) -> None:
     """Raise :class:`InputError` where no attention call is a map of the image, with the reasons."""
     if not maps:
         raise InputError(f"{type(model).__name__} has no self-attention over whole images: {in_words(left_out)}")

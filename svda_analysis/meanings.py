@@ -71,17 +71,17 @@ def _by_name(classes: Sequence[str], learned: Sequence[str]) -> list[int] | None
     """The place of each class among those ``learned``, by its name; None unless all are there, each once."""
     known: dict[str, int | None] = {}
     for at, words in enumerate(learned):
-        for word in dict.fromkeys([_plain(words), *map(_plain, words.split(","))]):  # "tench, Tinca tinca"
+        for word in dict.fromkeys([_bare_name(words), *map(_bare_name, words.split(","))]):  # "tench, Tinca tinca"
             known[word] = None if word in known else at
-    found = [known.get(_plain(one)) for one in classes]
+    found = [known.get(_bare_name(one)) for one in classes]
     whole = [at for at in found if at is not None]
     return whole if classes and len(whole) == len(found) == len(set(whole)) else None
 
 
-def _plain(name: str) -> str:
+def _bare_name(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _knows_imagenet(classes: Sequence[str], learned: Sequence[str], outputs: int | None) -> bool:
-    usual = outputs == len(imagenet_classes()) and (not learned or _plain(learned[0]).startswith("tench"))
+    usual = outputs == len(imagenet_classes()) and (not learned or _bare_name(learned[0]).startswith("tench"))
     return usual and all(_WORDNET_ID.fullmatch(one) for one in classes) and set(classes) <= set(imagenet_classes())

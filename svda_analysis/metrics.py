@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from svda_analysis.attribution import RANKINGS
-from svda_analysis.errors import InputError
 from svda_analysis.fillers import FILLERS, TOKENS, pixel_fillers
 from svda_analysis.perturbation import areas_under, infidelity, sensitivity_max
 from svda_analysis.redrawing import cascade, rank_correlation
@@ -58,7 +57,6 @@ class Metric(Quantity):
 
 
 METRICS: dict[str, Metric] = {}
-DEFAULT = "default"  # the word for all that are in no group
 Measure = Callable[[Trial], Tensor]
 
 
@@ -76,20 +74,8 @@ def metric(**about: Any) -> Callable[[Measure], Measure]:
 
 
 def choose_metrics(names: Sequence[str] | None = None) -> list[Metric]:
-    """The metrics of these names, each once; the name of a group stands for all of it, ``"default"`` (or None) for
-    those of no group. Raises :class:`InputError` for any other name."""
-    chosen: dict[str, Metric] = {}
-    for name in (DEFAULT,) if names is None else (names,) if isinstance(names, str) else names:
-        found = [one for one in METRICS.values() if name in (one.name, one.group or DEFAULT)]
-        if not found:
-            raise InputError(f"metrics must be among {', '.join([DEFAULT, *metric_groups(), *METRICS])}, got {name!r}")
-        chosen |= {one.name: one for one in found}
-    return list(chosen.values())
-
-
-def metric_groups() -> list[str]:
-    """The names of the groups that are registered."""
-    return list(dict.fromkeys(one.group for one in METRICS.values() if one.group))
+    """The metrics of these names, as :func:`~svda_analysis.vocabulary.choose` has it."""
+    return choose(METRICS, names, "metrics")
 
 
 _OF_RANKINGS = dict.fromkeys(RANKINGS, FAITHFULNESS_CHECKS)

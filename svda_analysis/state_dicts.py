@@ -12,7 +12,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.weight_files import is_plain, read_safetensors, read_weights_only
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
-_NO_WEIGHTS = ("optim", "sched", "scaler", "loss")  # what keys of other states begin with
+_WITHOUT_WEIGHTS = ("optim", "sched", "scaler", "loss")  # what keys of other states begin with
 
 
 def read_state_dict(path: Path, part: str | None = None, known: Iterable[str] = ()) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ def _state_dicts(found: Any, key: str = "") -> Iterator[tuple[str, dict[str, Ten
         yield key, dict(found)
         return
     for name, value in found.items():
-        if isinstance(name, str) and not name.lower().startswith(_NO_WEIGHTS):
+        if isinstance(name, str) and not name.lower().startswith(_WITHOUT_WEIGHTS):
             yield from _state_dicts(value, f"{key}.{name}" if key else name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -17,13 +17,23 @@ from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum, widen
 from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
 from svda_analysis.layer_inputs import HeadWeights, LayerInputs
-from svda_analysis.maps import ImageMap, check_maps, class_scores, map_of_image
+from svda_analysis.maps import ImageMap, check_any_maps, class_scores, map_of_image
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
 from svda_analysis.tap import AttentionRecord, capture, check_captured, without_head
 from svda_analysis.tokens import GivenLayout, TokensGiven
 from svda_analysis.vocabulary import known_bounds, quantity
+
+_NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
+_NEEDED = {  # why what an indicator needs may be lacking
+    "tokens": "the calls before its attention do not tell which tokens it reads",
+    "spectrum": _NO_WEIGHTS,
+    "qk_eigenvalues": _NO_WEIGHTS,
+    "ov_eigenvalues": _NO_WEIGHTS,
+    "ablated_loss": "it takes labelled images and a classifier of them",
+    "position_map": "it takes maps of whole images, and two images or more in the first batch",
+}
 
 
 class Stream:
@@ -103,7 +113,7 @@ class Stream:
             with capture(self.model, on_record, inputs=inputs):
                 output = call_model(self.model, batch)
             check_captured(self.calls, self.model)
-            check_maps(range(seen), self.left_out, self.model)
+            check_any_maps(range(seen), self.left_out, self.model)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
         except NotFiniteError:
             raise not_finite(self.model, batch) from None
@@ -222,11 +232,14 @@ class Stream:
                 self._add(indicator.name, source, layer, _mean_over_windows(values, self._batch))
                 self.bounds[indicator.name, source, layer] = indicator.bounds(source, **sizes or {})
 
-    @property
-    def unmeasured(self) -> list[Indicator]:
-        """The indicators that nothing was found for: what they need could not be told of this model and data."""
+    def lacking(self) -> Iterator[tuple[Indicator, str]]:
+        """The indicators that nothing was found for, and why: what they need cannot be told of this model and data."""
         measured = {name for name, _, _ in self.moments}
-        return [one for one in self.indicators if one.name not in measured]
+        for one in self.indicators:
+            if one.name in measured or one.sources == ("sigma",):  # which only one kind of attention has
+                continue
+            if need := next((need for need in one.needs if need in _NEEDED), None):
+                yield one, _NEEDED[need]
 
     def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
         self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))

@@ -121,7 +121,7 @@ def by_shape(call: Call, result: Any) -> Marked:
     return [(result, most.over(lambda x: torch.broadcast_to(x, result.shape), result.shape))]
 
 
-def _scaled(call: Call, result: Any) -> Marked:
+def _times(call: Call, result: Any) -> Marked:
     """Multiplied or divided: the scale of scores."""
     marked = by_shape(call, result)
     factor = next((x for x in call.args[:2] if isinstance(x, int | float)), None)
@@ -324,7 +324,7 @@ def _rules() -> dict[str, Callable[[Call, Any], Marked]]:
         _resampled: resampling,
         _padded: "pad constant_pad_nd",
         _softmax: "softmax _softmax",
-        _scaled: "mul __mul__ __rmul__ __imul__ mul_ multiply div __truediv__ __itruediv__ div_ true_divide divide",
+        _times: "mul __mul__ __rmul__ __imul__ mul_ multiply div __truediv__ __itruediv__ div_ true_divide divide",
         _put: "__setitem__",
         _unfolded: "unfold",
         _lost: losing,

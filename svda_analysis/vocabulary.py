@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from typing import TypeVar
 
 from svda_analysis.errors import InputError
 
 FAITHFULNESS = "faithfulness"  # the family of what is measured by taking patches away
+DEFAULT = "default"  # stands for the quantities of no group, which are measured where nothing is asked for
 FAITHFULNESS_CHECKS = "checks of faithfulness"  # that of what stands beside it, and says which numbers to trust
 
 # Where quantities are registered. Imported when a name is asked for that is not known yet, so that a label does not
@@ -54,7 +56,8 @@ class Quantity:
     sign of a difference means more of ``quality`` ("structured", "faithful"): of these a comparison makes sentences.
     Holm's adjustment runs over each ``family`` apart; a source of ``other_families`` has another one. ``reference`` is
     the source of the formula, ``question`` what a user may ask that it answers, ``not_said`` what it does not answer.
-    What is no ``headline`` stands in files of numbers alone, not in the tables of a report.
+    What is no ``headline`` stands in files of numbers alone, not in the tables of a report. Those of a ``group`` are
+    measured only when they, or their group, are asked for (:func:`choose`).
 
     ``varies_with`` names what it changes with: members of :data:`SAME_FUNCTION`, though the model's function stays (no
     comparison of different kinds of attention uses it then, :attr:`compares_kinds`), or :data:`TOKEN_ORDER`.
@@ -80,6 +83,7 @@ class Quantity:
     other_families: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reference: str = ""
     headline: bool = True
+    group: str = ""
     question: str = ""
     not_said: str = ""
     varies_with: tuple[str, ...] = ()
@@ -168,6 +172,30 @@ def quantity(name: str) -> Quantity:
     if name not in QUANTITIES:
         register_all()
     return QUANTITIES.get(name) or Quantity(name=name, label=name.replace("_", " ").capitalize())
+
+
+Known = TypeVar("Known", bound=Quantity)
+
+
+def choose(registry: Mapping[str, Known], names: Sequence[str] | None, argument: str) -> list[Known]:
+    """The quantities of a registry that have these names, each once; the name of a group stands for all of it,
+    :data:`DEFAULT` (or None) for those of no group.
+
+    Raises :class:`InputError`, which speaks of ``argument``, for any other name.
+    """
+    chosen: dict[str, Known] = {}
+    for name in (DEFAULT,) if names is None else (names,) if isinstance(names, str) else names:
+        found = [one for one in registry.values() if name in (one.name, one.group or DEFAULT)]
+        if not found:
+            allowed = ", ".join([*registry, DEFAULT, *groups_of(registry)])
+            raise InputError(f"{argument} must be among {allowed}, got {name!r}")
+        chosen |= {one.name: one for one in found}
+    return list(chosen.values())
+
+
+def groups_of(registry: Mapping[str, Known]) -> list[str]:
+    """The names of the groups of a registry."""
+    return list(dict.fromkeys(one.group for one in registry.values() if one.group))
 
 
 def label(name: str, source: str | None = None) -> str:

@@ -43,10 +43,6 @@ BAD_INPUT = {
     "a folder without classes": (["GOOD", "--data", "imagefolder:OTHERS/folder.pt"], "no images in OTHERS/folder.pt"),
     "no folder": (["GOOD", "--data", "imagefolder:OTHERS/none"], "OTHERS/none is not a folder"),
     "grey images for a colour model": (["OTHERS/rgb.pt"], "images are grey 28 x 28, the model takes RGB 28 x 28"),
-    "colour images for a grey model": (
-        ["GOOD", "--data", "imagefolder:OTHERS/colours"],
-        "the model takes grey 28 x 28",
-    ),
     "images of another size": (["OTHERS/large.pt"], "images are 28 x 28, the model takes 32 x 32"),
     "another data set's size": (["GOOD", "--data", "cifar10"], "cifar10 images are 32 x 32, the model takes 28 x 28"),
     "a data set that is not there": (["OTHERS/large.pt", "--data", "cifar10"], "--data-root"),

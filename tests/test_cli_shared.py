@@ -8,7 +8,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
 
-UNSAID = dict.fromkeys(("grid", "prefix_tokens", "suffix_tokens", "frames"))  # how tokens lie
+UNSAID = {**dict.fromkeys(("grid", "prefix_tokens", "suffix_tokens", "frames")), "text": ()}
 
 
 def test_settings_go_to_their_class_with_the_type_of_their_field():
@@ -71,7 +71,15 @@ def test_names_warnings_and_the_command_as_it_was_given(capsys):
 
 
 def test_how_tokens_lie_is_said_and_checked(tiny):
-    said = {"device": "cpu", "prefix_tokens": 1, "suffix_tokens": 2, "grid": "7x9", "frames": 4, "preprocess": ()}
+    said = {
+        "device": "cpu",
+        "prefix_tokens": 1,
+        "suffix_tokens": 2,
+        "grid": "7x9",
+        "frames": 4,
+        "preprocess": (),
+        "text": (),
+    }
     (subject,) = open_subjects([str(tiny["dot"])], said)
     assert subject.tokens == {"grid": (7, 9), "prefix_tokens": 1, "suffix_tokens": 2, "frames": 4}
     with pytest.raises(InputError, match="--grid must be ROWSxCOLUMNS like 14x14, got 'seven'"):

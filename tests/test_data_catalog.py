@@ -26,11 +26,19 @@ def test_imagenet100_is_the_list_in_sorted_order():
 def test_catalog_imports_no_torch():
     script = "import sys; from svda_analysis.data.catalog import DATASETS; print('torch' in sys.modules, len(DATASETS))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert run.stdout.split() == ["False", "6"]
+    assert run.stdout.split() == ["False", "7"]
 
 
 def test_names_are_as_a_help_text_says_them():
-    assert dataset_names() == ["fashion_mnist", "cifar10", "cifar100", "imagenet100", "sample", "imagefolder:DIR"]
+    assert dataset_names() == [
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "imagenet100",
+        "sample",
+        "imagefolder:DIR",
+        "images:DIR",
+    ]
 
 
 @pytest.mark.parametrize("name", ["sample", "a:b", ""])

@@ -479,18 +479,18 @@ def whole(records, images):
     return [record for record, one in judgements if isinstance(one, ImageMap) and one.plain]
 
 
-UNTOLD = {}
+UNTOLD = {"quantised"}  # its projections are no calls of torch.nn.functional.linear
 
 
 def test_the_tokens_that_a_layer_reads_are_told(request, family):
-    _kind, model, images = family
+    kind, model, images = family
     found = whole(noted(model, images)[0], images)
     if request.node.callspec.params["family"] in UNTOLD:
         assert all(record.tokens is None for record in found)
         return
     assert [record.tokens.shape[:2] for record in found] == [(2, record.a.shape[-1]) for record in found]
     for first, second in itertools.pairwise(record.tokens for record in found):
-        assert not torch.equal(first, second)
+        assert kind.gaps or not torch.equal(first, second)  # layers side by side read the same
 
 
 ROTARY = {"timm eva02, rotary", "timm dinov3"}  # q and k are turned after their projections
@@ -500,7 +500,7 @@ NO_NORM = {"nn.MultiheadAttention"}  # before the projections
 def test_the_weights_give_the_rows_that_the_layer_attends_with(request, family):
     kind, model, images = family
     name = request.node.callspec.params["family"]
-    if kind.about != PLAIN:
+    if kind.about != PLAIN or name in UNTOLD:
         return
     records, inputs = noted(model, images, weights=True)
     for record in whole(records, images):
@@ -549,11 +549,15 @@ def test_a_silent_head_is_one_whose_output_has_no_weight():
         torch.testing.assert_close(silent, model(images), rtol=1e-4, atol=1e-5)
 
 
-def test_a_silent_head_of_attention_by_hand_is_one_whose_output_has_no_weight():
+def test_a_silent_head_of_attention_by_hand_is_one_without_values():
     torch.manual_seed(0)
-    model, images = ByUnfold().eval(), torch.randn(2, 3, 32, 32)
-    (record, *_) = records(model, images)
-    assert record.a.shape[1] == 1 or record.a.ndim == 4
+    model, images = Cut(ByUnfold()).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        with without_head(model, 1, 0):
+            silent = model(images)
+        for parameter in (model.qkv[1].weight, model.qkv[1].bias):
+            parameter.view(3, 2, 12, -1)[2, 0] = 0
+        torch.testing.assert_close(silent, model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_rollout_is_of_an_unbroken_stack_or_refused(family):

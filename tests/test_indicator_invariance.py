@@ -17,19 +17,18 @@ from svda_analysis.indicators import (
     INDICATORS,
     attention_spectrum,
     choose_indicators,
-    indicator_groups,
     score_spectrum,
     sigma_spectrum,
 )
 from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
 from svda_analysis.layer_inputs import HeadWeights
-from svda_analysis.vocabulary import SAME_FUNCTION, TOKEN_ORDER, register_all
+from svda_analysis.vocabulary import SAME_FUNCTION, TOKEN_ORDER, groups_of, register_all
 
 register_all()
 B, H, N, D = 2, 3, 7, 4
 GRID, PREFIX = (2, 3), 1
 KINDS = ("dot", "svda", "cosine")
-ALL = [one for names in (None, indicator_groups()) for one in choose_indicators(names)]
+ALL = [one for names in (None, groups_of(INDICATORS)) for one in choose_indicators(names)]
 CASES = [(one.name, source) for one in ALL for source in one.sources]
 generator = torch.Generator().manual_seed(7)
 

@@ -14,6 +14,7 @@ from indicator_cases import (
 from svda_analysis import indicators as ind
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import registry
+from svda_analysis.vocabulary import groups_of
 
 
 def test_entries_describe_their_functions():
@@ -79,7 +80,7 @@ def test_bounds_say_what_is_missing(name, source, sizes, message):
 
 
 def test_the_default_run_measures_no_group():
-    groups = ind.indicator_groups()
+    groups = groups_of(ind.INDICATORS)
     assert set(groups) >= {"source", "field", "ablation"}
     grouped = {one.name for one in ind.choose_indicators(groups)}
     assert grouped

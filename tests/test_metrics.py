@@ -16,10 +16,10 @@ from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import randomisation_check
 from svda_analysis.fillers import pixel_fillers
-from svda_analysis.metrics import METRICS, choose_metrics, metric_groups
+from svda_analysis.metrics import METRICS, choose_metrics
 from svda_analysis.perturbation import deletion_insertion
 from svda_analysis.redrawing import parts_from_the_top
-from svda_analysis.vocabulary import quantity
+from svda_analysis.vocabulary import groups_of, quantity
 
 BLACK = [-m / s for m, s in zip(MEAN, STD, strict=True)]
 
@@ -133,7 +133,7 @@ def test_the_source_s_protocol_is_that_of_a_loop(share):
 
 
 def test_metrics_are_chosen_by_name_group_or_default():
-    assert metric_groups() == ["cascade", "fillers", "tokens", "source"]
+    assert groups_of(METRICS) == ["cascade", "fillers", "tokens", "source"]
     default = [one.name for one in METRICS.values() if not one.group]
     assert [one.name for one in choose_metrics()] == [one.name for one in choose_metrics(["default"])] == default
     both = [one.name for one in choose_metrics(["tokens", "infidelity", "deletion_gain_tokens"])]
@@ -208,7 +208,9 @@ def test_the_correlation_is_spearmans_with_the_maps_of_the_permuted_weights():
 
 def test_constant_maps_have_no_correlation():
     model, images = model_and_images()
-    nn.init.zeros_(model.head.weight)  # no logit depends on any map
-    row = randomisation_check(model, images, method="relevance").iloc[0]
+    for block in model.blocks:
+        nn.init.zeros_(block.attention.qkv.weight)  # uniform attention, whatever the image
+        nn.init.zeros_(block.attention.qkv.bias)
+    row = randomisation_check(model, images, method="cls_attention").iloc[0]
     assert row["n"] == 0
     assert np.isnan(row["mean"])

@@ -16,12 +16,12 @@ from svda_analysis.analysis import analyze, analyze_runs
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS
-from svda_analysis.indicators import INDICATORS, choose_indicators, effective_rank, indicator_groups
+from svda_analysis.indicators import INDICATORS, choose_indicators, effective_rank
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.results import Analysis
 from svda_analysis.streaming import Stream
 from svda_analysis.tap import records
-from svda_analysis.vocabulary import quantity
+from svda_analysis.vocabulary import groups_of, quantity
 
 EPS = 1e-8
 D, H, N, LAYERS = 8, 3, 17, 2
@@ -187,7 +187,7 @@ def test_the_default_measures_none_of_them(images):
     assert not set(table["indicator"]) & (OF_ANY | OF_SIGMA)
     assert not any(one.group for one in choose_indicators())
     assert {one.name for one in choose_indicators(["source"])} == OF_ANY | OF_SIGMA
-    assert set(indicator_groups()) == {"source", "field", "ablation"}
+    assert set(groups_of(INDICATORS)) == {"source", "field", "ablation"}
 
 
 def test_default_stands_for_what_is_in_no_group():

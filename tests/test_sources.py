@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
 from svda_analysis.data import load_dataset
@@ -150,5 +151,8 @@ def test_a_data_set_that_names_its_classes_says_how_many_scores_a_classifier_has
     subject = open_model(model)
     for given in (Named(), DataLoader(Named(), 3)):
         source = open_source(given, subject)
+        assert source.scores == 10  # a classifier of this model has as many
+        assert source.warnings == ["Named has 3 classes and the model 10: no accuracy is given"]
+        source = open_source(given, open_model(nn.Flatten()))  # which says nothing of its classes
         assert (source.classes, source.scores) == (Named.classes, 3)
     assert (open_source(numbered, subject).classes, open_source(numbered, subject).scores) == ((), 0)

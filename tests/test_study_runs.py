@@ -20,11 +20,11 @@ from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
-from svda_analysis.study.claims import NOT_TESTED
 from svda_analysis.study.manifest import load_manifest
 from svda_analysis.study.result import NOT_AT_HAND
 from svda_analysis.study.runs import find_checkpoints, train_missing
 from svda_analysis.training import train
+from svda_analysis.verdicts import INCONCLUSIVE
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -95,7 +95,7 @@ def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):
     assert "broken.pt is not a checkpoint" in said
     claims = pd.read_csv(tmp_path / "out" / "tables" / "t3_claims.csv")
     one_each = claims[(claims["Data"] == "FashionMNIST") & (claims["Claim"] == "sparser attention")]
-    assert one_each["Verdict"].item() == NOT_TESTED
+    assert one_each["Verdict"].item() == INCONCLUSIVE
     assert one_each["Why"].item() == "one training run each"
     assert set(claims.loc[claims["Data"] == "CIFAR-100", "Why"]) > {NOT_AT_HAND}
     figures = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}

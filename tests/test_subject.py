@@ -20,7 +20,7 @@ def test_what_is_known_comes_from_the_checkpoint(tiny):
     assert subject.data["name"] == "fashion_mnist"
     assert subject.recipe["batch_size"] == 100
     assert len(subject.history)
-    assert subject.preprocessing == Preprocessing(image_size=28, mean=(0.2860,), std=(0.3530,))
+    assert subject.preprocessing == Preprocessing(image_size=28, resize=28, mean=(0.2860,), std=(0.3530,))
 
 
 def test_of_a_module_little_is_known():

@@ -52,15 +52,15 @@ def indicators_command(names: tuple[str, ...]) -> None:
 
 def _groups() -> dict[str, Sequence[Quantity]]:
     """Everything that is registered, by group; the indicators that are always measured come first, under no name."""
-    from svda_analysis.indicators import INDICATORS, choose_indicators, indicator_groups
+    from svda_analysis.indicators import INDICATORS, choose_indicators
     from svda_analysis.metrics import METRICS
-    from svda_analysis.vocabulary import FAITHFULNESS, QUANTITIES, register_all
+    from svda_analysis.vocabulary import FAITHFULNESS, QUANTITIES, groups_of, register_all
 
     register_all()
     others = [one for one in QUANTITIES.values() if one.name not in {*INDICATORS, *METRICS}]
     return {
         "": choose_indicators(),
-        **{group: choose_indicators([group]) for group in indicator_groups()},
+        **{group: choose_indicators([group]) for group in groups_of(INDICATORS)},
         FAITHFULNESS: list(METRICS.values()),
         "other": others,
     }

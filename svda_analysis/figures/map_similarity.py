@@ -11,7 +11,7 @@ from svda_analysis.figures.rows import choose
 from svda_analysis.figures.style import HEAT, TWO_COLUMNS, verbatim
 from svda_analysis.frames import check_columns, seeds_of_pairs
 
-_NEEDED = ("model", "baseline", "seed", "baseline_seed", "layer_a", "layer_b", "measure", "images", "similarity")
+_COLUMNS = ("model", "baseline", "seed", "baseline_seed", "layer_a", "layer_b", "measure", "images", "similarity")
 
 _LABELS = {"js": "1 - Jensen-Shannon distance", "cka": "Linear CKA of the tokens"}
 
@@ -24,7 +24,7 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
     ``baseline``; ``measure`` "cka" shows how alike the layers' tokens are. The mean over pairs of runs, of different
     seeds where there are such, is drawn, all panels on one scale.
     """
-    check_columns(similarity, _NEEDED, "similarity")
+    check_columns(similarity, _COLUMNS, "similarity")
     rows = similarity[similarity["measure"] == choose("measure", measure, list(similarity["measure"].unique()))]
     rows = _across_seeds(rows)
     pairs = list(rows[["model", "baseline"]].drop_duplicates().itertuples(index=False, name=None))

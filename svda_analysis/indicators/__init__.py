@@ -31,7 +31,6 @@ from svda_analysis.indicators.registry import (
     Indicator,
     choose_indicators,
     indicator,
-    indicator_groups,
 )
 from svda_analysis.indicators.spectra import (
     attention_rank,
@@ -77,7 +76,6 @@ __all__ = [
     "head_distance",
     "high_norm_tokens",
     "indicator",
-    "indicator_groups",
     "invisible_energy",
     "largest_logit",
     "leading_mode",

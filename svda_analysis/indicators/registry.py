@@ -9,23 +9,17 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from svda_analysis.errors import InputError
-from svda_analysis.vocabulary import Quantity, register, register_all
+from svda_analysis.vocabulary import Quantity, choose, register, register_all
 
-DEFAULT = "default"  # stands for the indicators of no group
 SOURCES = ("sigma", "scores", "attention", "tokens", "qk", "ov", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Indicator(Quantity):
-    """A quantity that a function computes from a record. Its name is the function's, ``needs`` its parameter names.
-
-    Those of a ``group`` are measured only when they, or their group, are asked for (:func:`choose_indicators`).
-    """
+    """A quantity that a function computes from a record. Its name is the function's, ``needs`` its parameter names."""
 
     function: Callable[..., Tensor | None]
     needs: tuple[str, ...]
-    group: str = ""
 
 
 INDICATORS: dict[str, Indicator] = {}
@@ -65,25 +59,7 @@ def indicator(
 
 
 def choose_indicators(names: Sequence[str] | None = None, *, argument: str = "indicators") -> list[Indicator]:
-    """The indicators of these names, each once; the name of a group stands for all of it, ``default`` for those of no
-    group. None: ``default``.
-
-    Raises :class:`InputError`, which speaks of ``argument``, for a name that is neither.
-    """
-    if names is None:
-        return [one for one in INDICATORS.values() if not one.group]
-    if not set(names) <= INDICATORS.keys():
+    """The indicators of these names, as :func:`~svda_analysis.vocabulary.choose` has it."""
+    if names is not None and not set(names) <= INDICATORS.keys():
         register_all()
-    chosen: dict[str, Indicator] = {}
-    for name in names:
-        found = [one for one in INDICATORS.values() if name in (one.name, one.group or DEFAULT)]
-        if not found:
-            allowed = [*INDICATORS, DEFAULT, *indicator_groups()]
-            raise InputError(f"{argument} must be among {', '.join(allowed)}, got {name!r}")
-        chosen |= {one.name: one for one in found}
-    return list(chosen.values())
-
-
-def indicator_groups() -> list[str]:
-    """The names of the groups that are registered."""
-    return list(dict.fromkeys(one.group for one in INDICATORS.values() if one.group))
+    return choose(INDICATORS, names, argument)

@@ -66,7 +66,7 @@ def claims_table(results: Sequence[DatasetResult], margin: float) -> Table:
     for result, model in _models(results):
         against = result.baseline
         tested = [_structure(result, claim, model, against) for claim in CLAIMS]
-        rows += _rows(result, model, against, [*tested, _accuracy(result, model, against, margin)])
+        rows += _rows_of(result, model, against, [*tested, _accuracy(result, model, against, margin)])
     return _table(
         "t3_claims",
         _TITLE,
@@ -81,7 +81,7 @@ def sigma_table(results: Sequence[DatasetResult]) -> Table:
     for result, model in _models(results):
         if control := result.control:
             claims = (*CLAIMS, Claim("more accurate", "accuracy", "test", +1))
-            rows += _rows(result, model, control, [_structure(result, claim, model, control) for claim in claims])
+            rows += _rows_of(result, model, control, [_structure(result, claim, model, control) for claim in claims])
     return _table("t3_sigma", "What Sigma adds to normalisation", _SIGMA_NOTE.replace("\n", " "), rows)
 
 
@@ -94,7 +94,7 @@ def _table(name: str, title: str, note: str, rows: list[dict[str, str]]) -> Tabl
     return Table(name=name, title=title, note=note, numbers=text, text=text)
 
 
-def _rows(
+def _rows_of(
     result: DatasetResult, model: str, against: str | None, tested: Sequence[_Tested]
 ) -> Iterator[dict[str, str]]:
     """The rows of one family, with Holm's p and the verdicts that follow."""
