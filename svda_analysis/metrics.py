@@ -31,7 +31,7 @@ from svda_analysis.fillers import FILLERS, TOKENS, pixel_fillers
 from svda_analysis.perturbation import areas_under, infidelity, sensitivity_max
 from svda_analysis.redrawing import cascade, rank_correlation
 from svda_analysis.trial import KINDS, SHARES, Trial
-from svda_analysis.vocabulary import FAITHFULNESS, FAITHFULNESS_CHECKS, Quantity, register
+from svda_analysis.vocabulary import FAITHFULNESS, FAITHFULNESS_CHECKS, Quantity, choose, register
 
 LEAST_FALL = 0.1  # of the probability from the image to the empty one, below which a gain is no share of it
 
