@@ -9,6 +9,7 @@ the control.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -37,6 +38,7 @@ from svda_analysis.perturbation import (
     targets_of,
 )
 from svda_analysis.redrawing import cascade, rank_correlation, redrawn
+from svda_analysis.soundness import NotFiniteError
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
@@ -117,7 +119,7 @@ def check_faithful(
         subject = dataclasses.replace(subject, preprocessing=known)
     for name in dict.fromkeys([baseline, *(name for one in wanted for name in one.fillers)]):
         choose_filler(name).check(subject)
-    with subject.running() as model, torch.no_grad():
+    with subject.running() as model, torch.no_grad(), contextlib.suppress(NotFiniteError):  # told where it is measured
         class_logits(logits_of(call_model(model, source.examples(1)[0]), model), model)
     return subject
 

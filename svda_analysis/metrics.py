@@ -31,7 +31,7 @@ from svda_analysis.fillers import FILLERS, TOKENS, pixel_fillers
 from svda_analysis.perturbation import areas_under, infidelity, sensitivity_max
 from svda_analysis.redrawing import cascade, rank_correlation
 from svda_analysis.trial import KINDS, SHARES, Trial
-from svda_analysis.vocabulary import FAITHFULNESS, FAITHFULNESS_CHECKS, Quantity, choose, register
+from svda_analysis.vocabulary import FAITHFULNESS, FAITHFULNESS_CHECKS, Quantity, choose_quantities, register
 
 LEAST_FALL = 0.1  # of the probability from the image to the empty one, below which a gain is no share of it
 
@@ -74,8 +74,8 @@ def metric(**about: Any) -> Callable[[Measure], Measure]:
 
 
 def choose_metrics(names: Sequence[str] | None = None) -> list[Metric]:
-    """The metrics of these names, as :func:`~svda_analysis.vocabulary.choose` has it."""
-    return choose(METRICS, names, "metrics")
+    """The metrics of these names, as :func:`~svda_analysis.vocabulary.choose_quantities` has it."""
+    return choose_quantities(METRICS, names, "metrics")
 
 
 _OF_RANKINGS = dict.fromkeys(RANKINGS, FAITHFULNESS_CHECKS)

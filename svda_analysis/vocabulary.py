@@ -57,7 +57,7 @@ class Quantity:
     Holm's adjustment runs over each ``family`` apart; a source of ``other_families`` has another one. ``reference`` is
     the source of the formula, ``question`` what a user may ask that it answers, ``not_said`` what it does not answer.
     What is no ``headline`` stands in files of numbers alone, not in the tables of a report. Those of a ``group`` are
-    measured only when they, or their group, are asked for (:func:`choose`).
+    measured only when they, or their group, are asked for (:func:`choose_quantities`).
 
     ``varies_with`` names what it changes with: members of :data:`SAME_FUNCTION`, though the model's function stays (no
     comparison of different kinds of attention uses it then, :attr:`compares_kinds`), or :data:`TOKEN_ORDER`.
@@ -177,7 +177,7 @@ def quantity(name: str) -> Quantity:
 Known = TypeVar("Known", bound=Quantity)
 
 
-def choose(registry: Mapping[str, Known], names: Sequence[str] | None, argument: str) -> list[Known]:
+def choose_quantities(registry: Mapping[str, Known], names: Sequence[str] | None, argument: str) -> list[Known]:
     """The quantities of a registry that have these names, each once; the name of a group stands for all of it,
     :data:`DEFAULT` (or None) for those of no group.
 
@@ -187,7 +187,7 @@ def choose(registry: Mapping[str, Known], names: Sequence[str] | None, argument:
     for name in (DEFAULT,) if names is None else (names,) if isinstance(names, str) else names:
         found = [one for one in registry.values() if name in (one.name, one.group or DEFAULT)]
         if not found:
-            allowed = ", ".join([*registry, DEFAULT, *groups_of(registry)])
+            allowed = ", ".join([DEFAULT, *groups_of(registry), *registry])
             raise InputError(f"{argument} must be among {allowed}, got {name!r}")
         chosen |= {one.name: one for one in found}
     return list(chosen.values())

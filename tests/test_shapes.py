@@ -66,7 +66,17 @@ def test_attention_functions_keep_shape_and_dtype(dtype):
 def test_every_indicator_gives_one_number_per_image_and_head(name):
     q, k, _, sigma = inputs()
     a = (q @ k.mT).softmax(-1)
-    given = {"q": q, "k": k, "sigma": sigma, "a": a, "grid": (3, 3), "prefix": 1, "spectrum": scores(q, k, sigma)}
+    given = {
+        "q": q,
+        "k": k,
+        "sigma": sigma,
+        "a": a,
+        "grid": (3, 3),
+        "prefix": 1,
+        "suffix": 0,
+        "frames": 1,
+        "spectrum": scores(q, k, sigma),
+    }
     given |= {"tokens": torch.randn(B, N, 15), "position_map": a, "prefix": 2, "grid": (2, 4)}
     given |= dict.fromkeys(("qk_eigenvalues", "ov_eigenvalues"), torch.randn(B, H, D, dtype=torch.complex64))
     given |= {"loss": torch.rand(B), "ablated_loss": torch.rand(B, H)}

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from svda_analysis.vocabulary import Quantity, choose, register, register_all
+from svda_analysis.vocabulary import Quantity, choose_quantities, register, register_all
 
 SOURCES = ("sigma", "scores", "attention", "tokens", "qk", "ov", "test")
 
@@ -59,7 +59,7 @@ def indicator(
 
 
 def choose_indicators(names: Sequence[str] | None = None, *, argument: str = "indicators") -> list[Indicator]:
-    """The indicators of these names, as :func:`~svda_analysis.vocabulary.choose` has it."""
+    """The indicators of these names, as :func:`~svda_analysis.vocabulary.choose_quantities` has it."""
     if names is not None and not set(names) <= INDICATORS.keys():
         register_all()
-    return choose(INDICATORS, names, argument)
+    return choose_quantities(INDICATORS, names, argument)
