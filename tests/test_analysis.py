@@ -178,7 +178,7 @@ def test_the_model_keeps_its_mode_and_no_gradients_are_made(images):
         ({"precision": 1.5}, "precision must lie between 0 and 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"noise": -1}, "noise must be at least 0"),
-        ({"indicators": ["entropy"]}, "indicators must be among spectral_entropy, .* got 'entropy'"),
+        ({"indicators": ["entropy"]}, "indicators must be among default, .* got 'entropy'"),
         ({"indicators": []}, "indicators must name at least one"),
         (
             {"data": torch.zeros(2, 28, 28)},
