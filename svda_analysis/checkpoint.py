@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, check_name, one_line
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.model import ViT, ViTConfig
@@ -166,7 +167,11 @@ def _from_content(content: dict[str, Any]) -> Checkpoint:
     except InputError as error:
         raise InputError(f"holds an invalid config: {error}") from None
     names = [field.name for field in dataclasses.fields(Checkpoint) if field.name not in ("trace", "under_way")]
-    given = {**{name: content[name] for name in names}, "config": config, "history": _unpack(content["history"])}
+    given = {
+        **{name: content[name] for name in names},
+        "config": config,
+        "history": _unpack(content["history"], content["versions"]),
+    }
     trace, given["under_way"] = content.get("trace"), content.get("under_way")  # files of earlier versions have none
     checkpoint = Checkpoint(**given, trace=None if trace is None else _unpack_trace(trace))
     _check_fields(checkpoint)
@@ -284,14 +289,15 @@ def _pack(history: pd.DataFrame) -> dict[str, list[Any]]:
     return {name: [None if pd.isna(x) else x for x in history[name].tolist()] for name in TABLE_COLUMNS}
 
 
-def _unpack(columns: dict[str, list[Any]]) -> pd.DataFrame:
+def _unpack(columns: dict[str, list[Any]], versions: dict[str, str]) -> pd.DataFrame:
     if not isinstance(columns, dict):
         raise TypeError(f"history is a {type(columns).__name__}")
     given = dict(columns)
     for at, name in enumerate(("low", "high")):  # files of earlier versions have no limits
         if name not in given:
             given[name] = [known_bounds(str(indicator))[at] for indicator in columns["indicator"]]
-    return pd.DataFrame({name: given[name] for name in TABLE_COLUMNS}).astype(TABLE_COLUMNS)
+    frame = pd.DataFrame({name: given[name] for name in TABLE_COLUMNS}).astype(TABLE_COLUMNS)
+    return as_measured_now(frame, str(versions.get("svda-analysis", "")))
 
 
 @contextlib.contextmanager

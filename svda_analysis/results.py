@@ -14,6 +14,7 @@ import os
 import platform
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ import pandas as pd
 
 import svda_analysis
 from svda_analysis.comparison import compare
+from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, check_file, reading
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.tokens import Layout
@@ -249,10 +251,11 @@ def _loaded(place: Path) -> Analysis:
     holds = meta["holds"]
     history, examples, traces = place / "history.csv", place / "examples.npz", place / "traces.npz"
     maps = {name: place / f"maps_{name}.csv" for name in MAP_COLUMNS if f"maps_{name}" in holds}
+    now = partial(as_measured_now, version=str(meta["versions"].get("svda-analysis", "")))
     return Analysis(
-        table=read_frame(place / "indicators.csv", TABLE_COLUMNS),
-        spectra=read_frame(place / "spectra.csv", SPECTRA_COLUMNS),
-        history=read_frame(history, TABLE_COLUMNS) if "history" in holds else make_frame([], TABLE_COLUMNS),
+        table=now(read_frame(place / "indicators.csv", TABLE_COLUMNS)),
+        spectra=now(read_frame(place / "spectra.csv", SPECTRA_COLUMNS)),
+        history=now(read_frame(history, TABLE_COLUMNS)) if "history" in holds else make_frame([], TABLE_COLUMNS),
         examples=_arrays_by_model(examples, _examples) if "examples" in holds else {},
         traces=_arrays_by_model(traces, _trace) if "traces" in holds else {},
         maps={name: read_frame(path, MAP_COLUMNS[name]) for name, path in maps.items()},

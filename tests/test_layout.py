@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"errors"},
     {"vocabulary", "stats", "kinds", "formatting", "writing"},
     {"frames", "document", "tokens"},
-    {"verdicts"},
+    {"verdicts", "earlier"},
     {"comparison"},
     {"results"},
     {"data", "attention", "figures", "weight_files", "places", "forward"},
@@ -45,7 +45,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
 ]
 FLOOR = {wing: at for at, wings in enumerate(FLOORS) for wing in wings}
 WITHOUT_TORCH = {
-    *("errors", "vocabulary", "verdicts", "stats", "kinds", "formatting", "frames", "document", "tokens"),
+    *("errors", "vocabulary", "verdicts", "earlier", "stats", "kinds", "formatting", "frames", "document", "tokens"),
     *("comparison", "results", "matching", "representations", "figures", "render", "sections", "cli"),
     *("data.catalog", "data.preprocessing"),
     *("study.claims", "study.tables", "study.sections", "study.result", "reports"),

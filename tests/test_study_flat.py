@@ -10,16 +10,20 @@ from study_cases import every_file
 
 from svda_analysis.reports import render_folder
 from svda_analysis.results import Analysis
+from svda_analysis.study import flat
 from svda_analysis.study.report import read_study
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
 
-def test_a_report_of_the_first_version_is_read_with_limits_and_keeps_its_figures(whole_study, tmp_path, few_figures):
+def test_a_report_of_the_first_version_is_read_with_limits_and_keeps_its_figures(
+    whole_study, tmp_path, few_figures, monkeypatch
+):
     """The layout that reports had: frames in one folder, without limits, traces and examples not kept."""
     old = tmp_path / "old"
     shutil.copytree(whole_study.out, old, ignore=shutil.ignore_patterns("cache", "data", "*.html"))
     (old / "data").mkdir()
+    monkeypatch.setattr(flat, "as_measured_now", lambda frame, version: frame)  # they are, but for their layout
     kept = Analysis.load(whole_study.out / "data" / "fashion_mnist")
     for name, frame in (("indicators", kept.table), ("history", kept.history), ("spectra", kept.spectra)):
         frame = frame.drop(columns=["low", "high"], errors="ignore")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svda_analysis.comparison import one_number_per_run, summarise
+from svda_analysis.earlier import UNCENTRED
 from svda_analysis.errors import InputError
 from svda_analysis.figures.layers import small_panels
 from svda_analysis.figures.panels import integer_ticks, least_span, legend_note, own_figure, runs_text, shared_legend
@@ -27,7 +28,12 @@ from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, N
 from svda_analysis.frames import check_columns
 from svda_analysis.vocabulary import label
 
-ORGANISING_PAIRS = (("selectivity_index", "attention"), ("effective_rank", "scores"), ("effective_rank", "sigma"))
+ORGANISING_PAIRS = (
+    ("selectivity_index", "attention"),
+    ("effective_rank", "scores"),
+    ("effective_rank", "sigma"),
+    ("effective_rank", UNCENTRED),
+)
 _CURVES = ((("loss", "train"), ("loss", "test")), (("accuracy", "test"),))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from svda_analysis.earlier import as_measured_now
 from svda_analysis.formatting import file_word
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, each_row, make_frame
 from svda_analysis.results import Analysis, Run, nothing_measured, read_frame
@@ -22,6 +23,7 @@ from svda_analysis.study.sections import study_pictures
 from svda_analysis.vocabulary import known_bounds
 
 _LIMITS = ("low", "high")
+VERSION = "0.1"
 
 
 def read_flat_results(place: Path, meta: dict[str, Any]) -> list[DatasetResult]:
@@ -40,9 +42,9 @@ def _flat_result(place: Path, name: str, title: str, costs: pd.DataFrame, meta: 
     if not Path(f"{stem}_indicators.csv").exists():
         return DatasetResult(name=name, title=title, sizes=sizes, missing=NOT_AT_HAND, analysis=nothing_measured())
     analysis = Analysis(
-        table=_flat_frame(Path(f"{stem}_indicators.csv")),
-        spectra=_flat_spectra(Path(f"{stem}_spectra.csv")),
-        history=_flat_frame(Path(f"{stem}_history.csv")),
+        table=as_measured_now(_flat_frame(Path(f"{stem}_indicators.csv")), VERSION),
+        spectra=as_measured_now(_flat_spectra(Path(f"{stem}_spectra.csv")), VERSION),
+        history=as_measured_now(_flat_frame(Path(f"{stem}_history.csv")), VERSION),
         runs=tuple(_flat_run(run) for run in meta["runs"] if run["recipe"].get("dataset") == name),
         versions=meta["versions"],
     )

@@ -10,6 +10,7 @@ import pandas as pd
 
 from svda_analysis.comparison import compare_blocked, summarise
 from svda_analysis.document import Table
+from svda_analysis.earlier import AXES, UNCENTRED
 from svda_analysis.formatting import (
     MISSING,
     estimate,
@@ -170,12 +171,17 @@ STUDIED = {
     ("selectivity_index", "attention"): "Selectivity",
     ("effective_rank", "sigma"): "Rank of sigma",
     ("effective_rank", "scores"): "Rank of scores",
+    ("effective_rank", UNCENTRED): "Rank of uncentred scores",
     ("directions_90", "sigma"): "Directions, by sigma",
     ("directions_90", "data"): "Directions, by data",
+    ("directions_90", AXES): "Directions, by axes",
 }
 
 
-BLOCKED = {key: STUDIED[key] for key in (("selectivity_index", "attention"), ("effective_rank", "scores"))}
+BLOCKED = {
+    key: STUDIED[key]
+    for key in (("selectivity_index", "attention"), ("effective_rank", "scores"), ("effective_rank", UNCENTRED))
+}
 
 
 def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) -> Table:
@@ -188,7 +194,7 @@ def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) ->
             row |= _studied(result, model, base)
         rows.append(row)
     numbers = pd.DataFrame(rows)
-    text = pd.DataFrame([_study_text(row, base) for row in rows])
+    text = pd.DataFrame([_study_text(row, base, _studied_in(result)) for row in rows])
     note = (
         f"Mean and standard deviation over training runs; differences of accuracy are from {base}, paired by seed. "
         "Ranks are effective ranks. Directions: the share of a head's directions that hold 90 % of the energy of the "
@@ -196,13 +202,25 @@ def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) ->
         "(squared singular values of C_q^(1/2) diag(sigma) C_k^(1/2), keys centred); without a sigma, by data alone. "
         "Intervals are not adjusted for the number of variants."
     )
+    if ("effective_rank", UNCENTRED) in _studied_in(result):
+        note += (
+            " Runs that were measured before 0.3 have their spectra from uncentred keys, of which the softmax drops a "
+            "part, and directions along the axes of q and k (sigma_i^2 E[q_i^2] E[k_i^2]), which mean little without "
+            "a sigma."
+        )
     return Table(name=f"study_{file_word(result.name)}", title=result.title, note=note, numbers=numbers, text=text)
+
+
+def _studied_in(result: DatasetResult) -> dict[tuple[str, str], str]:
+    """Those of :data:`STUDIED` that a result has."""
+    present = set(result.table[["indicator", "source"]].itertuples(index=False, name=None))
+    return {key: name for key, name in STUDIED.items() if key in present}
 
 
 def _studied(result: DatasetResult, model: str, base: str) -> dict[str, Any]:
     summary = summarise(result.table[result.table["model"] == model])
     row: dict[str, Any] = {}
-    for indicator, source in [("accuracy", "test"), *STUDIED]:
+    for indicator, source in [("accuracy", "test"), *_studied_in(result)]:
         found = whole_model_row(summary, indicator, source)
         name = "accuracy" if indicator == "accuracy" else f"{indicator}_{source}"
         row |= {name: found.mean if found else math.nan, f"{name}_std": found.std if found else math.nan}
@@ -212,12 +230,12 @@ def _studied(result: DatasetResult, model: str, base: str) -> dict[str, Any]:
     return row
 
 
-def _study_text(row: Mapping[str, Any], base: str) -> dict[str, str]:
+def _study_text(row: Mapping[str, Any], base: str, studied: Mapping[tuple[str, str], str]) -> dict[str, str]:
     """A row of the study as text; what was not run is a dash."""
     accuracy = mean_and_spread(100 * row.get("accuracy", math.nan), 100 * row.get("accuracy_std", math.nan), 2)
     difference = [row.get(key, math.nan) for key in ("difference", "ci_low", "ci_high")]
     structure = {}
-    for (indicator, source), name in STUDIED.items():
+    for (indicator, source), name in studied.items():
         values = [row.get(f"{indicator}_{source}{end}", math.nan) for end in ("", "_std")]
         if indicator == "directions_90":
             structure[f"{name} (%)"] = mean_and_spread(100 * values[0], 100 * values[1], 0)

@@ -1,0 +1,58 @@
+"""Numbers that earlier versions measured, under the names and with the intervals that they have now. No torch here.
+
+Before 0.2 intervals were Student's on the plain scale. Before 0.3 spectra of scores were of uncentred keys, and
+directions were counted along the axes of q and k: those are other quantities, and have sources of their own here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from svda_analysis.frames import each_row
+from svda_analysis.stats import mean_interval, proportion_interval
+from svda_analysis.vocabulary import known_bounds, quantity
+
+UNCENTRED, AXES = "uncentred scores", "axes"
+_SPECTRAL = ("spectral_entropy", "effective_rank", "spectral_sparsity")
+
+
+def as_measured_now(frame: pd.DataFrame, version: str) -> pd.DataFrame:
+    """A frame with ``TABLE_COLUMNS`` or ``SPECTRA_COLUMNS`` as this version has it, of numbers that ``version`` of this
+    package measured."""
+    if _before(version, 2) and "ci_low" in frame:
+        frame = _with_intervals(frame)
+    return _renamed(frame) if _before(version, 3) else frame
+
+
+def _before(version: str, minor: int) -> bool:
+    """Whether a version is known to be one before ``0.minor``."""
+    parts = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    return bool(parts) and parts < [0, minor]
+
+
+def _renamed(frame: pd.DataFrame) -> pd.DataFrame:
+    sources = frame["source"]
+    uncentred = sources == "scores"
+    if "indicator" in frame:
+        uncentred &= frame["indicator"].isin(_SPECTRAL)
+        axes = (sources == "data") & frame["indicator"].str.startswith("directions_")
+        sources = sources.mask(axes, AXES)
+    return frame.assign(source=sources.mask(uncentred, UNCENTRED).astype(frame["source"].dtype))
+
+
+def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    ends = [_ends(row) for row in each_row(frame)]
+    return frame.assign(ci_low=[low for low, _ in ends], ci_high=[high for _, high in ends])
+
+
+def _ends(row: Any) -> tuple[float, float]:
+    if pd.isna(row.ci_low) or pd.isna(row.n) or not row.n > 1:
+        return row.ci_low, row.ci_high
+    if quantity(row.indicator).is_share:
+        return proportion_interval(row.mean, int(row.n))
+    known = known_bounds(row.indicator)
+    low, high = (there if pd.isna(here) else here for here, there in zip((row.low, row.high), known, strict=True))
+    return mean_interval(row.mean, row.std / math.sqrt(row.n), row.n - 1, low=low, high=high)
