@@ -21,6 +21,7 @@ from svda_analysis.attention import (
     start_of_sigma,
 )
 from svda_analysis.compact import CompactSelfAttention, OwnAttention, check_kept
+from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.errors import InputError
 from svda_analysis.kinds import attention_kind
 
@@ -127,6 +128,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vit_small": {**_AT_224, "dim": 384, "heads": 6},
     "vit_base": {**_AT_224, "dim": 768, "heads": 12},
 }
+
+
+def preset_for(spec: DatasetSpec) -> tuple[str, dict[str, Any]]:
+    """The preset for a data set where none is named: its own, else that of the nearest size of image; and the fields in
+    which its images and classes differ from that."""
+    small = spec.image_size <= 32
+    nearest = "vit_tiny" if not small else "fashion_mnist" if spec.channels == 1 else "cifar10"
+    name = spec.name if spec.name in PRESETS else nearest
+    known = {"image_size": spec.image_size, "in_channels": spec.channels}
+    known |= {"num_classes": len(spec.classes)} if spec.classes else {}
+    usual = dataclasses.asdict(ViTConfig.preset(name))
+    return name, {key: value for key, value in known.items() if value != usual[key]}
 
 
 # --- modules --------------------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class Analysis:
             maps={n: pd.concat([p.maps[n] for p in parts if n in p.maps], ignore_index=True) for n in names},
             runs=tuple(runs),
             warnings=tuple(dict.fromkeys(line for part in parts for line in part.warnings)),
-            versions={key: text for part in reversed(parts) for key, text in part.versions.items()},
+            versions={key: " and ".join(found) for key, found in _versions_of(parts).items()},
             baseline=baselines[0] if baselines else None,
         )
 
@@ -243,6 +243,12 @@ class Analysis:
         place = Path(folder)
         with reading(f"{place} holds a damaged analysis"):
             return _loaded(place)
+
+
+def _versions_of(parts: Sequence[Analysis]) -> dict[str, list[str]]:
+    """By package, the versions that the parts were measured with, each once."""
+    names = dict.fromkeys(key for part in parts for key in part.versions)
+    return {key: list(dict.fromkeys(part.versions[key] for part in parts if key in part.versions)) for key in names}
 
 
 def _loaded(place: Path) -> Analysis:

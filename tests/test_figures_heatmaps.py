@@ -22,7 +22,8 @@ def test_heatmap_shows_the_lowest_seed_as_in_the_table():
     expected = rows[rows.seed == 0].pivot_table(index="head", columns="layer", values="mean").to_numpy(float)
     np.testing.assert_array_equal(ax.collections[0].get_array(), expected)
     assert ax.get_title() == "svda, seed 0 (1 of 3 runs)"
-    assert ax.get_ylim() == (HEADS - 0.5, -0.5)
+    assert ax.get_ylim() == (HEADS, 0)  # head 0 on top
+    assert [label.get_text() for label in ax.get_yticklabels()] == [str(head) for head in range(HEADS)]
     assert ax.figure.axes[1].get_ylabel() == "Attention entropy"
 
 

@@ -22,7 +22,7 @@ def test_map_similarity_is_the_mean_over_pairs_of_runs():
         for j in range(2)
     ]
     fig = figures.plot_map_similarity(make_frame(rows, MAP_COLUMNS["similarity"]))
-    np.testing.assert_allclose(fig.axes[0].images[0].get_array(), [[0.05, 0.25], [0.15, 0.35]])
+    np.testing.assert_allclose(fig.axes[0].collections[0].get_array(), [[0.05, 0.25], [0.15, 0.35]])
     assert fig.axes[0].get_ylabel() == "Layer of svda"
     with pytest.raises(InputError, match="measure must be one of js, got 'cka'"):
         figures.plot_map_similarity(make_frame(rows, MAP_COLUMNS["similarity"]), measure="cka")

@@ -8,8 +8,9 @@ import torch
 
 from svda_analysis.attention import Attention
 from svda_analysis.compact import CompactSelfAttention
+from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError
-from svda_analysis.model import PRESETS, ViT, ViTConfig
+from svda_analysis.model import PRESETS, ViT, ViTConfig, preset_for
 
 KINDS = ("dot", "svda", "cosine")
 
@@ -143,3 +144,22 @@ def test_impossible_sizes_are_refused(changes, complaint):
 def test_what_would_never_end_or_take_all_memory_is_refused(change, said):
     with pytest.raises(InputError, match=said):
         ViTConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        (DATASETS["cifar100"], ("cifar100", {})),
+        (DATASETS["sample"], ("fashion_mnist", {})),
+        (DATASETS["imagefolder"], ("vit_tiny", {})),
+        (
+            dataclasses.replace(DATASETS["cifar10"], name="svhn", channels=1, classes=("a", "b")),
+            ("fashion_mnist", {"image_size": 32, "num_classes": 2}),
+        ),
+    ],
+)
+def test_a_data_set_has_a_preset_that_fits_its_images(spec, wanted):
+    name, fields = preset_for(spec)
+    assert (name, fields) == wanted
+    config = ViTConfig.preset(name, **fields)
+    assert (config.image_size, config.in_channels) == (spec.image_size, spec.channels)

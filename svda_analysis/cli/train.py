@@ -41,18 +41,20 @@ def train_command(dataset: str, out: str, preset: str | None, settings: tuple[st
       svda train --dataset sample --epochs 3 --set depth=2 --set shape_penalty=0.1 --out try.pt
       torchrun --nproc-per-node 2 -m svda_analysis train --dataset cifar10 --out vit.pt
     """
-    from svda_analysis.model import ViTConfig
+    from svda_analysis.data.catalog import DATASETS
+    from svda_analysis.model import ViTConfig, preset_for
     from svda_analysis.recipe import TrainConfig
-    from svda_analysis.study.manifest import default_preset
     from svda_analysis.training import train
 
     given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
     if (epochs := options.pop("epochs")) is not None:
         given["epochs"] = epochs
     model_fields, recipe_fields = split_settings(settings, given, ViTConfig, TrainConfig)
-    if dataset.partition(":")[0] in ("imagenet100", "imagefolder") and "num_classes" not in model_fields:
+    spec = DATASETS.get(dataset.partition(":")[0])
+    if spec is not None and not spec.fixed_size and "num_classes" not in model_fields:  # its folders are the classes
         model_fields["num_classes"] = _count_classes(dataset, options["data_root"])
-    config = ViTConfig.preset(preset or default_preset(dataset), **model_fields)
+    usual, fields = ("vit_tiny", {}) if spec is None else preset_for(spec)
+    config = ViTConfig.preset(preset or usual, **{**({} if preset else fields), **model_fields})
     recipe = TrainConfig(**recipe_fields)
     if options["timeout"] is None:
         del options["timeout"]  # train has a default

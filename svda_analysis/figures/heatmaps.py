@@ -6,16 +6,13 @@ import math
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from svda_analysis.figures.panels import least_span, own_figure, shortened
+from svda_analysis.figures.panels import heat_cells, least_span, own_figure, shortened, thin_ticks
 from svda_analysis.figures.rows import axis_label, choose, drawn_styles, last_epoch, layered_pairs, of_models, rows_of
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
+from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
 
 
 def plot_indicator_heatmap(
@@ -46,28 +43,13 @@ def plot_indicator_heatmap(
         rows = rows[rows["seed"] == seed]
         title += f", seed {seed}" + (f" (1 of {len(seeds)} runs)" if len(seeds) > 1 else "")
     ax = plt.gca() if ax is None else ax
-    mesh = _draw_cells(ax, rows, vmin, vmax)
+    heads, layers = (range(rows[name].min(), rows[name].max() + 1) for name in ("head", "layer"))
+    cells = rows.pivot_table(index="head", columns="layer", values="mean").reindex(index=heads, columns=layers)
+    mesh = heat_cells(ax, cells, vmin=vmin, vmax=vmax)
     if cbar:
         ax.figure.colorbar(mesh, ax=ax, label=text, pad=0.02).outline.set_visible(False)
     ax.set(title=verbatim(title), xlabel="Layer", ylabel="Head")
     return ax
-
-
-def _draw_cells(ax: Axes, rows: pd.DataFrame, vmin: float | None, vmax: float | None) -> QuadMesh:
-    layer, head = rows["layer"].to_numpy(int), rows["head"].to_numpy(int)
-    cells = np.full((head.max() - head.min() + 1, layer.max() - layer.min() + 1), np.nan)
-    cells[head - head.min(), layer - layer.min()] = rows["mean"]
-    x, y = (np.arange(i.min(), i.max() + 2) - 0.5 for i in (layer, head))  # edges: a cell is centred on its number
-    line: dict[str, Any] = {"edgecolors": "face", "linewidth": 0.1}
-    if cells.size <= 60:
-        line = {"edgecolors": "white", "linewidth": 0.3}
-    mesh = ax.pcolormesh(x, y, cells, vmin=vmin, vmax=vmax, cmap=HEAT, **line)
-    ax.set_ylim(y[-1], y[0])  # head 0 on top
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return mesh
 
 
 def plot_indicator_heatmaps(
@@ -135,7 +117,8 @@ def plot_all_heatmaps(
             _draw_heat_row(axes, table, indicator, source, names)
             for ax, model in zip(axes, names, strict=False):
                 ax.set(xlabel="", ylabel="", title=verbatim(shortened(model, 18)) if ax.get_title() else "")
-                ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+                for axis in (ax.xaxis, ax.yaxis):
+                    thin_ticks(axis, 4)
             axes[0].set_title(axis_label(table, rows_of(table, indicator, source)) + "\n", loc="left")
         for ax in blocks[len(pairs) :].ravel():
             ax.set_visible(False)

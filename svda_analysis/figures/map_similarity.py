@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from svda_analysis.figures.panels import own_figure
+from svda_analysis.figures.panels import heat_cells, own_figure
 from svda_analysis.figures.rows import choose
-from svda_analysis.figures.style import HEAT, TWO_COLUMNS, verbatim
+from svda_analysis.figures.style import TWO_COLUMNS, verbatim
 from svda_analysis.frames import check_columns, seeds_of_pairs
 
 _COLUMNS = ("model", "baseline", "seed", "baseline_seed", "layer_a", "layer_b", "measure", "images", "similarity")
@@ -39,12 +38,9 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
             cells = panels.get_group((kind, model, baseline)).pivot_table(
                 index="layer_a", columns="layer_b", values="similarity"
             )
-            drawn = ax.imshow(cells.to_numpy(dtype=float), cmap=HEAT, vmin=0, vmax=high)
+            drawn = heat_cells(ax, cells, vmin=0, vmax=high)
             other = baseline if model != baseline else f"{model}, other seed"
             ax.set(xlabel=verbatim(f"Layer of {other}"), ylabel=verbatim(f"Layer of {model}"), title=f"{kind} image")
-        for ax in axes.flat:
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         fig.colorbar(drawn, ax=axes, label=_LABELS.get(measure, measure.capitalize()))
     return fig
 

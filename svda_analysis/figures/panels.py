@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -106,3 +109,25 @@ def map_bar(fig: Figure, drawn: AxesImage, text: str) -> None:
 def shortened(name: str, room: int) -> str:
     """``name`` in at most ``room`` characters."""
     return name if len(name) <= room else name[: room - 1].rstrip() + "…"
+
+
+def heat_cells(ax: Axes, cells: pd.DataFrame, *, vmin: float | None, vmax: float | None) -> QuadMesh:
+    """A heat map of numbered rows, the first on top, and columns; what is missing is left white."""
+    import seaborn as sns  # takes a while to import
+
+    line: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.1}  # no seams between the cells of a pdf
+    if cells.size <= 60:
+        line = {"edgecolors": "white", "linewidths": 0.3}
+    every = {"xticklabels": True, "yticklabels": True}
+    sns.heatmap(cells.astype(float), vmin=vmin, vmax=vmax, cmap=HEAT, cbar=False, ax=ax, **every, **line)
+    ax.tick_params(length=0, rotation=0)
+    for axis in (ax.xaxis, ax.yaxis):
+        thin_ticks(axis, 12)
+    return cast(QuadMesh, ax.collections[0])
+
+
+def thin_ticks(axis: Axis, most: int) -> None:
+    """Leave at most so many of an axis's ticks and their labels, evenly from the first on."""
+    places, labels = list(axis.get_ticklocs()), [text.get_text() for text in axis.get_ticklabels()]
+    step = max(1, -(-len(places) // most))
+    axis.set_ticks(places[::step], labels[::step])

@@ -1,5 +1,5 @@
 from .costs import Size, model_size
-from .manifest import Manifest, PlannedRun, StudyOptions, default_preset, load_manifest, packaged_manifests
+from .manifest import Manifest, PlannedRun, StudyOptions, load_manifest, packaged_manifests
 from .report import read_study, render_study_again, write_paper, write_study
 from .result import DatasetResult, StudyResult
 from .runs import Trained, find_checkpoints, train_missing
@@ -12,7 +12,6 @@ __all__ = [
     "StudyOptions",
     "StudyResult",
     "Trained",
-    "default_preset",
     "find_checkpoints",
     "load_manifest",
     "model_size",

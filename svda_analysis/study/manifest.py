@@ -38,7 +38,7 @@ from typing import Any, get_args
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError, reading
 from svda_analysis.kinds import ATTENTIONS
-from svda_analysis.model import PRESETS, ViTConfig
+from svda_analysis.model import ViTConfig, preset_for
 from svda_analysis.recipe import Precision, TrainConfig
 
 _LARGEST_MANIFEST, _MOST_SEEDS = 2**20, 1000  # bytes; seeds of a study
@@ -152,12 +152,6 @@ def packaged_manifests() -> list[str]:
     return sorted(Path(entry.name).stem for entry in _PACKAGED.iterdir() if entry.name.endswith(".toml"))
 
 
-def default_preset(dataset: str) -> str:
-    """The model size for a data set where none is named."""
-    base = dataset.partition(":")[0]
-    return base if base in PRESETS else "fashion_mnist" if base == "sample" else "vit_tiny"
-
-
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -216,11 +210,12 @@ def _dataset(name: str, table: Any) -> DatasetPlan:
         raise InputError(f"datasets must be among {', '.join(DATASETS)}{_near(name, DATASETS)}, got {name!r}")
     where = f"datasets.{name}."
     _check_keys(table, [field.name for field in dataclasses.fields(DatasetPlan)], where)
+    usual, fields = preset_for(DATASETS[name.partition(":")[0]])
     return DatasetPlan(
-        preset=_typed(table, "preset", str, default_preset(name), where),
+        preset=_typed(table, "preset", str, usual, where),
         at_hand=_typed(table, "at_hand", bool, True, where),
         recipe=_fields(table, "recipe", _RECIPE, where),
-        model=_fields(table, "model", _SHARED, where),
+        model={**({} if "preset" in table else fields), **_fields(table, "model", _SHARED, where)},
     )
 
 
