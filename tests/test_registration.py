@@ -18,7 +18,7 @@ from svda_analysis.cli import main
 from svda_analysis.compression import Compressions, terminal_compression, write_compression
 from svda_analysis.data import DATASETS, load_dataset, register_dataset
 from svda_analysis.document import Picture, Section
-from svda_analysis.figures.registry import FIGURES, figure
+from svda_analysis.figures.registry import FIGURES, figure, pictures
 from svda_analysis.indicators import INDICATORS, indicator
 from svda_analysis.kinds import ATTENTIONS, AttentionKind, register_attention
 from svda_analysis.metrics import METRICS, metric
@@ -106,6 +106,8 @@ def test_a_metric(tmp_path, capsys):
     assert set(compared["source"]) == set(rows["source"])
     text = report_of(analysis, tmp_path / "out")
     assert "Peak of the map (rollout): " in text
+    (drawn,) = (one for one in pictures(analysis) if one.name == "faithfulness_metrics")
+    assert "Peak of the map" in [ax.get_title() for ax in drawn.draw().axes]
     assert "| rollout | Peak of the map |" in text
     assert "map_peak  (0 to infinity)\n    Peak of the map. Higher: a sharper map." in printed(capsys, "indicators")
 

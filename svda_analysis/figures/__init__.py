@@ -21,7 +21,7 @@ All figures of a report are :func:`pictures` of its analysis; :func:`figure` ent
 
 from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
 from svda_analysis.figures.costs import plot_compression
-from svda_analysis.figures.differences import plot_comparison, plot_faithfulness, plot_fillers
+from svda_analysis.figures.differences import plot_comparison, plot_faithfulness, plot_fillers, plot_metrics
 from svda_analysis.figures.distributions import plot_distributions
 from svda_analysis.figures.epochs import (
     plot_all_over_epochs,
@@ -73,6 +73,7 @@ __all__ = [
     "plot_map_similarity",
     "plot_maps_over_epochs",
     "plot_matched_heads",
+    "plot_metrics",
     "plot_sigma_over_epochs",
     "plot_spectra",
     "plot_structure",

@@ -15,7 +15,14 @@ import pandas as pd
 from svda_analysis.document import Picture
 from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
 from svda_analysis.figures.costs import plot_compression
-from svda_analysis.figures.differences import GAINS, comparison_figure, plot_faithfulness, plot_fillers
+from svda_analysis.figures.differences import (
+    GAINS,
+    comparison_figure,
+    other_metrics,
+    plot_faithfulness,
+    plot_fillers,
+    plot_metrics,
+)
 from svda_analysis.figures.distributions import plot_distributions
 from svda_analysis.figures.epochs import (
     ORGANISING_PAIRS,
@@ -75,6 +82,13 @@ def _faithfulness_fillers(analysis: Analysis) -> Pictures:
     if analysis.table["indicator"].str.startswith(f"{GAINS[0]}_").any():
         draw = partial(plot_fillers, analysis.table, models=analysis.models)
         yield Picture(name="faithfulness_fillers", draw=draw)
+
+
+@figure("faithfulness_metrics", where=_MODELS)
+def _faithfulness_metrics(analysis: Analysis) -> Pictures:
+    if other_metrics(analysis.table):
+        draw = partial(plot_metrics, analysis.table, models=analysis.models)
+        yield Picture(name="faithfulness_metrics", draw=draw)
 
 
 @figure("by_layer", where=_MODELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -12,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from svda_analysis.comparison import one_number_per_run, summarise
-from svda_analysis.figures.panels import own_figure, shared_legend
+from svda_analysis.figures.panels import own_figure, panel_grid, shared_legend
 from svda_analysis.figures.rows import axis_label, drawn_styles
-from svda_analysis.figures.style import BLACK, GREY, TWO_COLUMNS, Models, Names, Style, theme, verbatim
+from svda_analysis.figures.style import BLACK, GREY, ONE_COLUMN, TWO_COLUMNS, Models, Names, Style, theme, verbatim
 from svda_analysis.frames import check_columns
-from svda_analysis.vocabulary import label
+from svda_analysis.vocabulary import label, quantity
 
 GAINS = ("deletion_gain", "insertion_gain")  # of a method over a random ranking: these compare models
 _NUMBERS = ("baseline_mean", "difference", "ci_low", "ci_high", "p_adjusted")
@@ -132,8 +133,35 @@ def plot_fillers(table: pd.DataFrame, *, models: Models = None, fig: Figure | No
     return fig
 
 
+def other_metrics(table: pd.DataFrame) -> list[str]:
+    """The metrics of faithfulness in a table that stand in reports and have no other figure: all but the gains."""
+    found = dict.fromkeys(str(name) for name in table["indicator"].unique())
+    shown = [name for name in found if quantity(name).quality == "faithful" and quantity(name).headline]
+    return [name for name in shown if name not in GAINS and not name.startswith(tuple(f"{gain}_" for gain in GAINS))]
+
+
+def plot_metrics(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
+    """The :func:`other_metrics` of faithfulness, one panel each, on a scale of its own: means and intervals as in
+    :func:`plot_faithfulness`."""
+    check_columns(table, ["model", "seed", "indicator", "source", "mean"])
+    names = other_metrics(table)
+    rows = table[table["indicator"].isin(names)]
+    check_columns(rows, [], "table, rows of metrics of faithfulness,")
+    across = min(3, len(names))
+    down = math.ceil(len(names) / across)
+    fig, style = own_figure(fig, TWO_COLUMNS if across > 1 else ONE_COLUMN, 1.8 * down + 0.5)
+    with style:
+        axes = panel_grid(fig, down, across, len(names), sharex=True)
+        for ax, name in zip(axes, names, strict=True):
+            _draw_panel(ax, rows, name, models)
+            ax.set_title(label(name))
+            ax.tick_params(axis="x", rotation=90)
+        shared_legend(fig, axes[:1])
+    return fig
+
+
 def _draw_panel(ax: Axes, rows: pd.DataFrame, indicator: str, models: Models) -> None:
-    """One gain of every method and model: means with their intervals, and the runs."""
+    """One metric of every method and model: means with their intervals, and the runs."""
     styles, methods = drawn_styles(rows, models), list(rows["source"].unique())
     runs, means = one_number_per_run(rows), summarise(rows)
     for at, (model, look) in enumerate(styles.items()):
