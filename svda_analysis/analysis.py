@@ -38,6 +38,7 @@ from svda_analysis.subject import Subject, run_label
 from svda_analysis.tokens import TokensGiven
 
 BATCH_SIZE = 64  # images per forward, where none is given
+_NAMELESS = "{model}"  # stands for the name in the cache, which serves a run under any
 LEFT_OUT = "it is left out of every mean and comparison"  # of a run whose numbers are not finite
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
 
@@ -237,8 +238,12 @@ class _Bench:
         """All of one run but its maps, from the cache where it was measured before."""
         if self.cache is None:
             return self._fresh(subject, source, label)
-        found = kept(self.cache / self._key(subject, source), lambda: _as_kept(self._fresh(subject, source, label)))
+        nameless = dataclasses.replace(subject, name=_NAMELESS)
+        found = kept(self.cache / self._key(subject, source), lambda: _as_kept(self._fresh(nameless, source, label)))
         part = found.renamed(subject.name)
+        part = dataclasses.replace(
+            part, warnings=tuple(line.replace(_NAMELESS, subject.name) for line in part.warnings)
+        )
         run = dataclasses.replace(part.runs[0], path=subject.spec, data=source.description, recipe=subject.recipe)
         return dataclasses.replace(part, runs=(run,), **_kept_by(subject))
 

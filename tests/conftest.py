@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gzip
 import io
+import os
 import struct
 import urllib.error
 from pathlib import Path
@@ -24,6 +25,7 @@ from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
 
 torch.set_num_threads(1)
+os.environ["PYTHONSAFEPATH"] = "1"  # programs that tests start import what is installed, not the folder they stand in
 
 TRAIN, TEST = 300, 120  # images of the tiny FashionMNIST
 

@@ -100,6 +100,14 @@ def test_an_entry_serves_a_run_under_any_name(subject, data, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_warnings_speak_of_a_run_under_its_own_name(subject, tmp_path):
+    images = torch.rand(20, 1, 28, 28)
+    asked = {"cache": tmp_path, "indicators": ["ablation_loss", "attention_entropy"], "examples": 0}
+    for name in ("one", "two"):
+        found = analyze_runs([dataclasses.replace(subject, name=name)], images, **asked)
+        assert [line.partition(":")[0] for line in found.warnings] == [f"ablation_loss of {name}"]
+
+
 def test_compared_maps_are_kept_too(tiny, data, tmp_path, monkeypatch):
     def compared():
         return analyze_runs([tiny["svda"], tiny["dot"]], data, maps=8, cache=tmp_path, images=20, examples=1).maps

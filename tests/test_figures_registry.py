@@ -33,6 +33,14 @@ def test_a_figure_added_at_run_time_is_drawn_with_the_others(monkeypatch):
     assert seen == [["vit", "a", "svda"], ["svda", "vit"]]
 
 
+def test_models_without_the_baseline_have_their_figures():
+    analysis = Analysis(
+        table=make_table(("svda", "vit", "a"), 1), spectra=make_frame([], SPECTRA_COLUMNS), baseline="vit"
+    )
+    names = [picture.name for picture in figures.pictures(analysis, models=["svda", "a"])]
+    assert "comparison" in names
+
+
 def test_a_place_that_does_not_exist_is_named():
     with pytest.raises(InputError, match=r"where must hold only analysis, study, .*, explanations, got paper"):
         figures.figure("mine", where=("analysis", "paper"))

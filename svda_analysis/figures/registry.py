@@ -104,4 +104,6 @@ class _InOrder(Analysis):
         fields: dict[str, Any] = {f.name: getattr(analysis, f.name) for f in dataclasses.fields(Analysis)}
         for name in ("table", "spectra", "history"):
             fields[name] = fields[name][fields[name]["model"].isin(models)]
+        if fields["baseline"] not in models:
+            fields["baseline"] = None
         return _InOrder(**fields, order=tuple(models))

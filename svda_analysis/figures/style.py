@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import pandas as pd
 
+from svda_analysis.kinds import ATTENTIONS
+
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, the widths of a two-column page
 BLACK, GREY = "#222222", "#777777"
 # Okabe & Ito's colours for every kind of colour vision, without their yellow, which is too pale for lines on white.
@@ -85,15 +87,16 @@ class Style(NamedTuple):
 def model_styles(frame: pd.DataFrame, models: Models = None) -> dict[str, Style]:
     """Colour, marker and dash of each model, in drawing order.
 
-    The first style belongs to the baseline (``attention`` "dot", or the ``baseline`` of a comparison), and is left
-    unused where the frame has none, so that SVDA looks the same alone and beside its baseline. With ``models``, the
-    place in ``models`` decides, and only these are drawn.
+    The first style belongs to the baseline (``attention`` of the role "baseline", or the ``baseline`` of a comparison),
+    and is left unused where the frame has none, so that SVDA looks the same alone and beside its baseline. With
+    ``models``, the place in ``models`` decides, and only these are drawn.
     """
     present = [str(name) for name in frame["model"].unique()]
     if models is not None:
         return {name: style_at(i) for i, name in enumerate(models) if name in present}
     if "attention" in frame:
-        first = {str(name) for name in frame.loc[frame["attention"] == "dot", "model"].unique()}
+        kinds = [kind.name for kind in ATTENTIONS.values() if kind.role == "baseline"]
+        first = {str(name) for name in frame.loc[frame["attention"].isin(kinds), "model"].unique()}
     else:
         first = set(frame["baseline"].astype(str)) & set(present) if "baseline" in frame else set()
     order = sorted(present, key=lambda name: (name not in first, name))
