@@ -139,9 +139,9 @@ COSINE = Rule(attend=_attend_cosine, rows=unit_rows, learned=_learned_temperatur
 class Attention(nn.Module):
     """Multi-head self-attention of one kind; owns the weights and calls the pure function.
 
-    ``forward(x (B, N, C)) -> (B, N, C)``. ``kind`` is one of :data:`~svda_analysis.kinds.ATTENTIONS`; ``sigma_form``
-    and ``sigma_start`` as for :class:`~svda_analysis.model.ViTConfig`; ``dropout`` is that of the attention map. Raises
-    :class:`InputError` for numbers that make no layer.
+    ``forward(x (B, N, C)) -> (B, N, C)``. ``kind`` is one of :data:`~svda_analysis.kinds.ATTENTIONS`; ``sigma_form``,
+    ``sigma_start`` and ``sigma_noise`` as for :class:`~svda_analysis.model.ViTConfig`; ``dropout`` is that of the
+    attention map. Raises :class:`InputError` for numbers that make no layer.
 
     For SVDA the learned diagonal is :attr:`sigma` ``(H, D)``. While training with ``track_row_energy``,
     ``row_energy (H, D)`` holds the mean of ``(q_hat_i^2 + k_hat_i^2) / 2`` over the batch's images and tokens (sums to
@@ -156,6 +156,7 @@ class Attention(nn.Module):
         kind: str = "svda",
         sigma_form: str = "shape",
         sigma_start: float | str = "double_dim",
+        sigma_noise: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -163,13 +164,15 @@ class Attention(nn.Module):
         check_heads(dim, heads)
         check_choice("sigma_form", sigma_form, get_args(SigmaForm))
         check_dropout("dropout", dropout)
+        check_noise(sigma_noise)
         self.kind, self.heads, self.head_dim = kind, heads, dim // heads
         self.sigma_form, self.dropout = sigma_form, dropout
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         start = start_of_sigma(sigma_start, self.head_dim)
         for name, value in self.rule.learned(heads, self.head_dim, sigma_form, start).items():
-            self.register_parameter(name, nn.Parameter(value))
+            noise = sigma_noise * torch.randn_like(value) if sigma_noise and value.ndim == 2 else 0.0
+            self.register_parameter(name, nn.Parameter(value + noise))
         self.track_row_energy = False
         self.row_energy: Tensor | None = None
 
@@ -222,6 +225,12 @@ def check_count(name: str, value: object, most: int | None = None) -> None:
         raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
     if most is not None and value > most:
         raise InputError(f"{name} must be at most {most}, got {value if value < 2**63 else 'more'}")
+
+
+def check_noise(value: float) -> None:
+    """Raise :class:`InputError` unless ``value`` can be the deviation of sigma's entries at the start."""
+    if not 0 <= value < math.inf:
+        raise InputError(f"sigma_noise must be at least 0, got {value!r}")
 
 
 def check_dropout(name: str, value: float) -> None:

@@ -6,7 +6,7 @@ Shapes: ``B`` images, ``N`` tokens, ``C`` model dimension. The attention layer i
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from svda_analysis.attention import (
     check_count,
     check_dropout,
     check_heads,
+    check_noise,
     start_of_sigma,
 )
 from svda_analysis.compact import CompactSelfAttention, OwnAttention, check_kept
@@ -35,6 +36,7 @@ _AT_MOST = {
     "heads": 2**15,
     "num_classes": 2**20,
 }
+_CHOICES = {"norm": ("pre", "post"), "positions": ("learned", "none"), "init": ("xavier", "torch", "source")}
 _WIDEST_MLP, _MOST_TOKENS, _MOST_WEIGHTS = 64, 2**16, 2**31
 
 
@@ -46,9 +48,17 @@ class ViTConfig:
     ``"linear"`` learns sigma itself (the literal reading of arXiv 2602.10994).
     ``sigma_start``: sigma's value at the start, a positive number or a rule: ``"dim"`` (D, logits of unit deviation for
     random rows), ``"double_dim"``, ``"sqrt_dim"`` or ``"one"`` (attention stays uniform: unit rows give logits of at
-    most 1/sqrt(D)).
+    most 1/sqrt(D)). ``sigma_noise``: the standard deviation of sigma's entries about that (of the shape's about 1).
+
+    ``norm``: blocks normalise before their parts (``"pre"``, Dosovitskiy et al. 2021) or after them (``"post"``,
+    Vaswani et al. 2017). ``positions``: a learned code of the patches' places (``"learned"``), or ``"none"``.
+    ``init``: ``"xavier"``, the same for every kind of attention; ``"torch"``, PyTorch's own; or ``"source"``, which is
+    ``"torch"`` but that dot-product attention starts as ``nn.MultiheadAttention`` does and the others as linear layers
+    do, as in the source's public code: its two models start differently.
+
     ``score_dims``, ``norm_dims``: of a compressed model alone (``compression/``), for each layer and head: the
     directions kept in the scores, and the rows kept beside them that feed the unit rows' norm alone (SVDA).
+    ``qk_dim``: how long the queries and keys of each head are, of a plain ViT (None: ``dim / heads``).
     """
 
     image_size: int = 28
@@ -62,8 +72,13 @@ class ViTConfig:
     attention: str = "dot"
     sigma_form: SigmaForm = "shape"
     sigma_start: float | str = "double_dim"
+    sigma_noise: float = 0.0
+    norm: Literal["pre", "post"] = "pre"
+    positions: Literal["learned", "none"] = "learned"
+    init: Literal["xavier", "torch", "source"] = "xavier"
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    qk_dim: int | None = None
     score_dims: tuple[tuple[int, ...], ...] | None = None
     norm_dims: tuple[tuple[int, ...], ...] | None = None
 
@@ -73,7 +88,10 @@ class ViTConfig:
         if self.image_size % self.patch_size:
             raise InputError(f"image_size must be a multiple of patch_size {self.patch_size}, got {self.image_size}")
         check_heads(self.dim, self.heads)
-        if self.dim % 4:
+        for name, allowed in _CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
+        check_noise(self.sigma_noise)
+        if self.dim % 4 and self.positions == "learned":
             raise InputError(f"dim must be a multiple of 4 (the position code needs it), got {self.dim}")
         if not self.dim * self.mlp_ratio >= 1 or self.mlp_ratio > _WIDEST_MLP:
             raise InputError(
@@ -89,6 +107,9 @@ class ViTConfig:
         for name in ("dropout", "attention_dropout"):
             check_dropout(name, getattr(self, name))
         start_of_sigma(self.sigma_start, self.head_dim)
+        if self.qk_dim is not None and self.score_dims is None:
+            check_count("qk_dim", self.qk_dim, self.head_dim)
+            object.__setattr__(self, "score_dims", ((self.qk_dim,) * self.heads,) * self.depth)
         if self.score_dims is not None or self.norm_dims is not None:
             shape = (self.depth, self.heads, self.head_dim)
             score, norm = check_kept(self.attention, self.score_dims, self.norm_dims, shape)
@@ -146,7 +167,7 @@ def preset_for(spec: DatasetSpec) -> tuple[str, dict[str, Any]]:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (Dosovitskiy et al. 2021, eq. 2-3)."""
+    """Transformer block, pre-norm (Dosovitskiy et al. 2021, eq. 2-3) or post-norm (Vaswani et al. 2017, sec. 3.1)."""
 
     def __init__(self, config: ViTConfig, layer: int = 0) -> None:
         super().__init__()
@@ -158,8 +179,12 @@ class Block(nn.Module):
             nn.Linear(config.dim, hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(hidden, config.dim)
         )
         self.dropout = nn.Dropout(config.dropout)
+        self.post_norm = config.norm == "post"
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.post_norm:
+            x = self.norm1(x + self.dropout(self.attention(x)))
+            return self.norm2(x + self.dropout(self.mlp(x)))
         x = x + self.dropout(self.attention(self.norm1(x)))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
@@ -168,7 +193,7 @@ def _attention(config: ViTConfig, layer: int) -> OwnAttention:
     shared: dict[str, Any] = {"dim": config.dim, "heads": config.heads, "kind": config.attention}
     shared |= {"sigma_start": config.sigma_start, "dropout": config.attention_dropout}
     if config.score_dims is None or config.norm_dims is None:
-        return Attention(sigma_form=config.sigma_form, **shared)
+        return Attention(sigma_form=config.sigma_form, sigma_noise=config.sigma_noise, **shared)
     return CompactSelfAttention(score_dims=config.score_dims[layer], norm_dims=config.norm_dims[layer], **shared)
 
 
@@ -186,14 +211,29 @@ class ViT(nn.Module):
         self.config = config
         self.patch_embed = nn.Conv2d(config.in_channels, config.dim, config.patch_size, stride=config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, config.dim))
+        self.pos_embed = (
+            nn.Parameter(torch.zeros(1, 1 + config.grid**2, config.dim)) if config.positions == "learned" else None
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.Sequential(*[Block(config, layer) for layer in range(config.depth)])
         self.norm = nn.LayerNorm(config.dim)
         self.head = nn.Linear(config.dim, config.num_classes)
-        self._init_weights()
+        if config.init == "xavier":
+            self._init_xavier()
+        elif config.init == "source" and config.attention == "dot":
+            self._init_as_multihead_attention()
+        if self.pos_embed is not None:
+            with torch.no_grad():
+                self.pos_embed[0, 1:] = _sincos_positions(config.grid, config.dim)
 
-    def _init_weights(self) -> None:
+    def _init_as_multihead_attention(self) -> None:
+        for layer in self.attention_layers():
+            if isinstance(layer, Attention):
+                nn.init.xavier_uniform_(layer.qkv.weight)  # of all three as one matrix
+                nn.init.zeros_(layer.qkv.bias)
+                nn.init.zeros_(layer.proj.bias)
+
+    def _init_xavier(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 for weight in module.weight.chunk(3 if name.endswith("qkv") and self.config.score_dims is None else 1):
@@ -204,8 +244,6 @@ class ViT(nn.Module):
         nn.init.zeros_(self.patch_embed.bias)  # type: ignore[arg-type]  # Conv2d has a bias here
         nn.init.zeros_(self.head.weight)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        with torch.no_grad():
-            self.pos_embed[0, 1:] = _sincos_positions(self.config.grid, self.config.dim)
 
     def attention_layers(self) -> list[OwnAttention]:
         return [block.attention for block in self.blocks]  # type: ignore[misc]  # blocks holds Block alone
@@ -217,7 +255,8 @@ class ViT(nn.Module):
             raise InputError(f"images must be (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}")
         x = self.patch_embed(images).flatten(2).transpose(1, 2)  # (B, grid^2, C)
         x = torch.cat([self.cls_token.expand(B, -1, -1), x], dim=1)  # (B, N, C)
-        x = self.norm(self.blocks(self.dropout(x + self.pos_embed)))
+        x = x if self.pos_embed is None else x + self.pos_embed
+        x = self.norm(self.blocks(self.dropout(x)))
         return self.head(x[:, 0])  # (B, num_classes)
 
 

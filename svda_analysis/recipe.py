@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
 
-from svda_analysis.attention import check_count
+from svda_analysis.attention import check_choice, check_count
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
@@ -24,12 +25,19 @@ class TrainConfig:
     Penalties, each averaged over layers and heads and added to the loss (they touch SVDA alone, but for
     ``orthogonality``): ``shape_penalty`` and ``norm_penalty`` weigh :func:`~svda_analysis.penalties.shape_entropy` and
     :func:`~svda_analysis.penalties.norm_share`, ``sigma_l1`` the mean of ``|sigma|``, ``orthogonality`` the squared
-    distance of each head's W_q and W_k rows from an orthogonal set. ``warmup_share`` is the share of all steps with a
-    rising rate; a cosine to zero follows. ``train_images`` trains on at most so many images, drawn once and the same
-    for every seed and model (None: all). ``flip`` flips half the images, ``crop_padding`` pads small images by so many
-    pixels and crops them at random (None: the data set's own number; folders are cropped anyway). ``monitor_images``
-    measures loss and accuracy after each epoch but the last on at most so many test images, the same each time (None:
-    all).
+    distance of each head's W_q and W_k rows from an orthogonal set, ``sigma_entropy`` and ``soft_orthogonality``
+    :func:`~svda_analysis.penalties.energy_entropy` and :func:`~svda_analysis.penalties.projection_gap`. With a
+    ``target_rank``, a share of each head's directions, the shape penalty acts on what lies above it alone.
+    ``qk_weight_decay`` is decay on W_q and W_k beside ``weight_decay``. ``warmup_share`` is the share of all steps with
+    a rising rate; a cosine to zero follows, or with ``schedule="constant"`` nothing. ``clip_norm`` of 0 does not clip.
+
+    ``train_images`` trains on at most so many images, drawn once and the same for every seed and model (None: all).
+    ``validation_images`` more are kept from training, and loss and accuracy on them are in the history as
+    ``validation``: what is chosen is to be chosen there. ``normalise`` brings pixels to the data set's mean and
+    deviation, else they lie in [0, 1]. ``flip`` flips half the images, ``rotation`` turns them by up to so many
+    degrees, ``crop_padding`` pads small images by so many pixels and crops them at random (None: the data set's own
+    number; folders are cropped anyway). ``monitor_images`` measures loss and accuracy after each epoch but
+    the last on at most so many test images, the same each time (None: all).
     """
 
     dataset: str = "fashion_mnist"
@@ -41,21 +49,30 @@ class TrainConfig:
     warmup_share: float = 0.08
     label_smoothing: float = 0.1
     clip_norm: float = 1.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    beta2: float = 0.99
+    normalise: bool = True
     flip: bool = True
+    rotation: float = 0.0
     crop_padding: int | None = None
     temperature_lr_factor: float = 1.0
     shape_lr_factor: float = 20.0
     sigma_lr_factor: float = 20.0
     shape_penalty: float = 0.05
+    target_rank: float = 0.0
     norm_penalty: float = 0.3
     sigma_l1: float = 0.0
+    sigma_entropy: float = 0.0
     orthogonality: float = 0.0
+    soft_orthogonality: float = 0.0
+    qk_weight_decay: float = 0.0
     probe_images: int = 256
     train_images: int | None = None
+    validation_images: int | None = None
     monitor_images: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("train_images", "monitor_images"):
+        for name in ("train_images", "validation_images", "monitor_images"):
             if (number := getattr(self, name)) is not None:
                 check_count(name, number, _MOST_THINGS)
         for name in ("epochs", "batch_size", "probe_images"):
@@ -67,24 +84,30 @@ class TrainConfig:
             value = getattr(self, field.name)
             if field.type == "float" and not 0 <= value < math.inf:
                 raise InputError(f"{field.name} must be at least 0, got {value}")
-        for name in ("warmup_share", "label_smoothing"):
+        for name in ("warmup_share", "label_smoothing", "beta2"):
             if getattr(self, name) >= 1:
                 raise InputError(f"{name} must be below 1, got {getattr(self, name)}")
+        for name, most in (("target_rank", 1), ("rotation", 180)):
+            if getattr(self, name) > most:
+                raise InputError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        check_choice("schedule", self.schedule, ("cosine", "constant"))
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must lie in [0, 2^63), got {self.seed}")
 
     @property
     def penalties(self) -> dict[str, float]:
         """The weights of :func:`~svda_analysis.penalties.penalty`, by its argument."""
-        names = ("shape_penalty", "norm_penalty", "sigma_l1", "orthogonality")
-        return {name: getattr(self, name) for name in names}
+        names = ("shape_penalty", "target_rank", "norm_penalty", "sigma_l1", "sigma_entropy")
+        return {name: getattr(self, name) for name in (*names, "orthogonality", "soft_orthogonality")}
 
 
-def lr_share(step: int, steps: int, warmup: float) -> float:
-    """The share of the full learning rate at ``step`` of ``steps``: a linear rise, then a cosine to zero."""
+def lr_share(step: int, steps: int, warmup: float, schedule: str = "cosine") -> float:
+    """The share of the full learning rate at ``step`` of ``steps``: a linear rise, then a cosine to zero, or one."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
@@ -109,10 +132,61 @@ def parameter_groups(model: nn.Module, recipe: TrainConfig) -> list[dict[str, An
 
 def changes(checkpoint: Checkpoint, config: ViTConfig, recipe: TrainConfig) -> list[str]:
     """What differs between a checkpoint and a plan, as ``"lr 0.001 -> 0.01"``; empty where it can be resumed."""
-    wanted, found = all_fields(config, recipe), {**all_fields(checkpoint.config), **checkpoint.recipe}
+    usual = dataclasses.asdict(TrainConfig())  # of fields that a version before this did not have
+    wanted, found = all_fields(config, recipe), {**usual, **all_fields(checkpoint.config), **checkpoint.recipe}
     return [f"{key} {found.get(key)!r} -> {wanted[key]!r}" for key in wanted if wanted[key] != found.get(key)]
 
 
 def all_fields(*parts: ViTConfig | TrainConfig) -> dict[str, Any]:
     """The fields of a config and a recipe, which share no name, in one dict."""
     return {key: value for part in parts for key, value in dataclasses.asdict(part).items()}
+
+
+# --- recipes by name --------------------------------------------------------------------------------------------------
+
+
+def source_recipe(dataset: str) -> dict[str, Any]:
+    """What the source's public code trained, where it differs from ours: fields of ``ViTConfig`` and
+    :class:`TrainConfig` (arXiv 2602.10994; its facts, not its code).
+
+    Post-norm blocks without positions, sigma from N(1, 0.1^2), Adam at a constant rate on pixels in [0, 1], for SVDA a
+    soft orthogonality of the projections (weighed by layer there, by the mean over layers here) and the entropy of
+    sigma squared. ImageNet images are cropped as ours are, not only resized. Raises :class:`InputError` for a data set
+    that it did not have.
+    """
+    if dataset not in _OF_SOURCE:
+        raise InputError(f"recipe source is for {', '.join(_OF_SOURCE)}, got {dataset!r}")
+    large = dataset == "imagenet100"
+    depth, weight = (8, 3e-4) if large else (4, 1e-3)
+    model: dict[str, Any] = {"norm": "post", "positions": "none", "init": "source", "depth": depth, "mlp_ratio": 4.0}
+    model |= {"sigma_form": "linear", "sigma_start": 1.0, "sigma_noise": 0.1}
+    model |= {"dim": 96, "heads": 2, "patch_size": 8} if large else {"dim": 256, "heads": 4, "patch_size": 4}
+    recipe: dict[str, Any] = {
+        "epochs": 100,
+        "batch_size": 32 if large else 64,
+        "lr": 1e-4 if large else 3e-4,
+        "beta2": 0.999,
+    }
+    recipe |= {"weight_decay": 0.0, "warmup_share": 0.0, "schedule": "constant", "clip_norm": 0.0, "beta2": 0.999}
+    recipe |= {"label_smoothing": 0.0, "normalise": False, "sigma_lr_factor": 1.0}
+    recipe |= {"shape_penalty": 0.0, "norm_penalty": 0.0, "sigma_entropy": 1e-3, "soft_orthogonality": weight * depth}
+    return {**model, **recipe, **_OF_SOURCE[dataset]}
+
+
+_CIFAR_CROPS = {"flip": True, "crop_padding": 4, "rotation": 15.0}
+_OF_SOURCE: dict[str, dict[str, Any]] = {
+    "fashion_mnist": {"flip": False, "crop_padding": 0},
+    "cifar10": _CIFAR_CROPS,
+    "cifar100": _CIFAR_CROPS,
+    "imagenet100": {"flip": True},
+}
+
+RECIPES: dict[str, Callable[[str], dict[str, Any]]] = {"ours": lambda dataset: {}, "source": source_recipe}
+
+
+def named_recipe(name: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of ``ViTConfig`` and of :class:`TrainConfig` in which one of :data:`RECIPES` differs from ours."""
+    check_choice("recipe", name, tuple(RECIPES))
+    fields, of_model = RECIPES[name](dataset), {field.name for field in dataclasses.fields(ViTConfig)}
+    model = {key: value for key, value in fields.items() if key in of_model}
+    return model, {key: value for key, value in fields.items() if key not in of_model}

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.maps import whole_maps
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.penalties import forget_row_energy, penalty, track_row_energy
+from svda_analysis.penalties import decay_projections, forget_row_energy, penalty, track_row_energy
 from svda_analysis.processes import TIMEOUT, Termination, accelerated, check_same, quick_attention
 from svda_analysis.recipe import Precision, TrainConfig, all_fields, lr_share, parameter_groups
 from svda_analysis.results import Trace, versions
@@ -183,7 +183,7 @@ class _Run:
     ) -> None:
         self.model, self.recipe, self.data, self.out, self.accelerator = model, recipe, data, out, accelerator
         self.teacher = None if teacher is None else teacher.to(accelerator.device).eval()
-        optimizer = torch.optim.AdamW(parameter_groups(model, recipe), betas=(0.9, 0.99), fused=True)
+        optimizer = torch.optim.AdamW(parameter_groups(model, recipe), betas=(0.9, recipe.beta2), fused=True)
         self.wrapped, self.optimizer = accelerator.prepare(torch.compile(model) if compile else model, optimizer)
         vars(model).pop("forward", None)  # accelerate's autocast, which would hold while measuring as well
         self.epoch = self.step = 0
@@ -281,7 +281,7 @@ class _Run:
         """One step of the optimizer; loss, hits and images are added to the epoch's sums."""
         recipe, accelerator = self.recipe, self.accelerator
         done = self.epoch * self.data.steps_per_epoch + self.step
-        share = lr_share(done, recipe.epochs * self.data.steps_per_epoch, recipe.warmup_share)
+        share = lr_share(done, recipe.epochs * self.data.steps_per_epoch, recipe.warmup_share, recipe.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
         loss, logits = self._forward(self.wrapped, images, labels)
@@ -293,6 +293,8 @@ class _Run:
         if not math.isfinite(found) or not (scaled or math.isfinite(length)):
             raise self._diverged(images, labels)
         self.optimizer.step()
+        if recipe.qk_weight_decay:
+            decay_projections(self.model, recipe.lr * share * recipe.qk_weight_decay)
         self.optimizer.zero_grad()
         forget_row_energy(self.model)
         number = len(labels)
@@ -353,7 +355,7 @@ class _Run:
         """The epoch's rows: ``learned``, then what is measured now; they and the trace go into the state."""
         self.wrapped.eval()
         with torch.no_grad():
-            rows = pd.concat([learned, self._test(), self._indicators()], ignore_index=True)
+            rows = pd.concat([learned, *self._tests(), self._indicators()], ignore_index=True)
             now = self._traced()
         self.history = rows if self.history.empty else pd.concat([self.history, rows], ignore_index=True)
         self.trace = now if self.trace is None else self.trace.then(now)
@@ -361,12 +363,18 @@ class _Run:
         self.accelerator.log({str(name): x for name, x in means.items()}, step=self.epoch)
         return rows
 
-    def _test(self) -> pd.DataFrame:
-        """Loss and accuracy over test images, with their intervals over images."""
-        accelerator, tested = self.accelerator, self.data.tested(self.epoch)
+    def _tests(self) -> Iterator[pd.DataFrame]:
+        """What is measured on test images, and on those that were kept for validation."""
+        yield self._test("test", self.data.test, self.data.tested(self.epoch))
+        if len(kept := self.data.validated):
+            yield self._test("validation", self.data.train, kept)
+
+    def _test(self, part: str, data: ImageData, tested: Tensor) -> pd.DataFrame:
+        """Loss and accuracy over images of a part, with their intervals over images."""
+        accelerator = self.accelerator
         mine = tested[accelerator.process_index :: accelerator.num_processes]
         sums = torch.zeros(4, dtype=torch.float64)
-        for images, labels in self.data.test.batches(256, indices=mine):
+        for images, labels in data.batches(256, indices=mine):
             logits = self.model(images.to(accelerator.device)).float().cpu()
             losses = F.cross_entropy(logits, labels, reduction="none").double()
             hits = (logits.argmax(-1) == labels).sum()
@@ -381,7 +389,7 @@ class _Run:
             "loss": _estimate(loss, spread, mean_interval(loss, spread / math.sqrt(n), n - 1, low=0)),
             "accuracy": _estimate(accuracy, hit_spread, proportion_interval(accuracy, int(n))),
         }
-        return self._rows("test", numbers, int(n))
+        return self._rows(part, numbers, int(n))
 
     def _indicators(self) -> pd.DataFrame:
         """Every indicator on the probe, the same on each process."""

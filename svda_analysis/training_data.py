@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -42,16 +43,35 @@ class TrainingData:
             train, test = opened or both_parts(recipe.dataset, config.image_size, root)
         _check_suits(config, recipe, train)
         padding = train.padding if recipe.crop_padding is None else recipe.crop_padding
-        made = cls(dataclasses.replace(train, flip=recipe.flip, padding=padding), test, recipe)
+        plain: dict[str, Any] = (
+            {} if recipe.normalise else {"mean": (0.0,) * train.channels, "std": (1.0,) * train.channels}
+        )
+        ways: dict[str, Any] = {"flip": recipe.flip, "padding": padding, "rotation": recipe.rotation, **plain}
+        made = cls(dataclasses.replace(train, **ways), dataclasses.replace(test, **plain), recipe)
+        if not len(made.learned_from):
+            raise InputError(
+                f"validation_images must leave some of {len(train)} images, got {recipe.validation_images}"
+            )
         if made.batch_size % accelerator.num_processes:
             shared = f"a multiple of the {accelerator.num_processes} processes"
             raise InputError(f"batch_size must be {shared}, and so must the images, got {made.batch_size}")
         return made
 
     @functools.cached_property
+    def validated(self) -> Tensor:
+        """Indices of the images that are kept for validation, the same for every seed; none unless they are asked
+        for."""
+        return _draw_images(len(self.train), self.recipe.validation_images or 0, generator(1))
+
+    @functools.cached_property
     def learned_from(self) -> Tensor:
         """Indices of the training images, the same for every seed."""
-        return _draw_images(len(self.train), self.recipe.train_images, generator(0))
+        if not len(self.validated):
+            return _draw_images(len(self.train), self.recipe.train_images, generator(0))
+        rest = torch.ones(len(self.train), dtype=torch.bool)
+        rest[self.validated] = False
+        at_hand = rest.nonzero()[:, 0]
+        return at_hand[_draw_images(len(at_hand), self.recipe.train_images, generator(0))]
 
     @property
     def batch_size(self) -> int:
@@ -113,8 +133,9 @@ def mixed_seed(*numbers: int) -> int:
 def _check_suits(config: ViTConfig, recipe: TrainConfig, data: ImageData) -> None:
     if data.split == "all":
         raise InputError(f"{data.name} has no training and test parts: put its classes into train/ and test/ folders")
-    if recipe.orthogonality and config.score_dims is not None:
-        raise InputError(f"orthogonality must be 0 for a compressed model, got {recipe.orthogonality}")
+    for name in ("orthogonality", "soft_orthogonality", "qk_weight_decay"):
+        if getattr(recipe, name) and config.score_dims is not None:
+            raise InputError(f"{name} must be 0 for a compressed model, got {getattr(recipe, name)}")
     if data.channels != config.in_channels:
         raise InputError(f"{data.name} images have {data.channels} channels, the model takes {config.in_channels}")
     if len(data.classes) > config.num_classes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from making import cifar10_files, pixels, write_files, write_folder
 from PIL import Image
 
 from svda_analysis.data import crop_and_flip, load_dataset
+from svda_analysis.data.images import rotate
 from svda_analysis.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -168,3 +171,34 @@ def test_folder_augmentation_is_the_same_with_any_number_of_workers(tmp_path):
     assert torch.equal(torch.cat([labels for _, labels in alone]), data.labels[indices])
     assert torch.equal(alone[0][0][0], alone[0][0][1])  # the image decides, not its place
     assert not torch.equal(alone[0][0], read(0, seed=1)[0][0])
+
+
+def test_images_are_turned_about_their_middle():
+    images = torch.arange(2 * 3 * 5 * 5, dtype=torch.uint8).view(2, 3, 5, 5)
+    assert torch.equal(rotate(images, torch.zeros(2)), images)
+    quarter = rotate(images, torch.tensor([90.0, -90.0]))
+    assert torch.equal(quarter[0], images[0].rot90(1, (-2, -1)))
+    assert torch.equal(quarter[1], images[1].rot90(-1, (-2, -1)))
+    wide = torch.zeros(1, 1, 3, 9, dtype=torch.uint8)
+    wide[..., 1, :] = 7
+    assert torch.equal(rotate(wide, torch.tensor([180.0])), wide)
+    assert rotate(wide, torch.tensor([90.0]))[0, 0, :, 4].tolist() == [
+        7,
+        7,
+        7,
+    ]  # square pixels: the line stands upright
+    assert rotate(wide, torch.tensor([90.0])).sum() == 21
+
+
+def test_rotation_follows_from_the_image_and_changes_no_other_draw(sample):
+    chosen = torch.arange(40)
+
+    def drawn(data, indices):
+        generator = torch.Generator().manual_seed(3)
+        return torch.cat([x for x, _ in data.batches(8, indices=indices, augment=True, generator=generator)])
+
+    turned = dataclasses.replace(sample, rotation=15.0)
+    assert torch.equal(drawn(turned, chosen)[10:20], drawn(turned, chosen[10:20]))
+    assert not torch.equal(drawn(turned, chosen), drawn(sample, chosen))
+    still = dataclasses.replace(sample, rotation=1e-6)
+    assert torch.equal(drawn(still, chosen), drawn(sample, chosen))

@@ -163,3 +163,62 @@ def test_a_data_set_has_a_preset_that_fits_its_images(spec, wanted):
     assert (name, fields) == wanted
     config = ViTConfig.preset(name, **fields)
     assert (config.image_size, config.in_channels) == (spec.image_size, spec.channels)
+
+
+def test_post_norm_blocks_are_those_of_the_formula():
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(dim=24, depth=1, heads=2, norm="post")).eval()
+    block, x = model.blocks[0], torch.randn(2, 5, 24)
+    inner = torch.nn.functional.layer_norm(x + block.attention(x), (24,), block.norm1.weight, block.norm1.bias)
+    wanted = torch.nn.functional.layer_norm(inner + block.mlp(inner), (24,), block.norm2.weight, block.norm2.bias)
+    torch.testing.assert_close(block(x), wanted)
+
+
+def test_without_positions_the_order_of_patches_is_nothing():
+    torch.manual_seed(0)
+    changes = {"image_size": 8, "dim": 24, "depth": 2, "heads": 2, "init": "torch"}
+    image = torch.randn(1, 1, 8, 8)
+    turned = image.view(1, 1, 2, 4, 2, 4).flip(2, 4).reshape(1, 1, 8, 8)  # the four patches in another order
+    for positions, same in (("none", True), ("learned", False)):
+        model = ViT(ViTConfig(positions=positions, **changes)).eval()
+        assert torch.allclose(model(image), model(turned), atol=1e-6) == same
+        assert ("pos_embed" in model.state_dict()) == (not same)
+
+
+def test_starts_are_those_that_they_are_named_for():
+    torch.manual_seed(0)
+    sizes = {"dim": 96, "depth": 2, "heads": 3}
+    bound = {"torch": 96**-0.5, "source": math.sqrt(6 / (3 * 96 + 96)), "xavier": math.sqrt(6 / (2 * 96))}
+    for init, widest in bound.items():
+        layer = ViT(ViTConfig(attention="dot", init=init, **sizes)).blocks[0].attention
+        assert widest * 0.99 < layer.qkv.weight.abs().max() <= widest
+        assert bool((layer.qkv.bias == 0).all()) == (init != "torch")
+    for init in ("torch", "source"):
+        layer = ViT(ViTConfig(attention="svda", init=init, **sizes)).blocks[0].attention
+        assert layer.qkv.weight.abs().max() <= 96**-0.5
+        assert layer.qkv.bias.abs().max() > 0
+
+
+@pytest.mark.parametrize("form", ["linear", "shape"])
+def test_sigma_may_start_about_its_value(form):
+    torch.manual_seed(0)
+    start = {"sigma_form": form, "sigma_start": 1.0, "sigma_noise": 0.1}
+    model = ViT(ViTConfig(attention="svda", dim=512, depth=4, heads=2, **start))
+    values = torch.cat([layer.sigma.flatten() for layer in model.attention_layers()])
+    assert values.std().item() == pytest.approx(0.1, rel=0.1 if form == "linear" else 0.15)
+    with pytest.raises(InputError, match="sigma_noise must be at least 0, got -1"):
+        ViTConfig(sigma_noise=-1)
+
+
+def test_queries_and_keys_may_be_short():
+    config = ViTConfig(attention="dot", dim=24, depth=2, heads=2, qk_dim=3)
+    assert config.score_dims == ((3, 3), (3, 3))
+    assert ViTConfig(**dataclasses.asdict(config)) == config
+    model = ViT(config)
+    assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    whole = ViT(ViTConfig(attention="dot", dim=24, depth=2, heads=2))
+    count = [sum(p.numel() for p in one.parameters()) for one in (whole, model)]
+    assert count[0] - count[1] == 2 * 2 * 2 * (12 - 3) * (24 + 1)  # layers, heads, W_q and W_k: rows and their biases
+    for wrong in (0, 13):
+        with pytest.raises(InputError, match="qk_dim must be"):
+            ViTConfig(attention="dot", dim=24, heads=2, qk_dim=wrong)

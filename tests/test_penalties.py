@@ -12,10 +12,13 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.penalties import (
     attention_layers,
+    decay_projections,
+    energy_entropy,
     forget_row_energy,
     norm_share,
     orthogonality_gap,
     penalty,
+    projection_gap,
     shape_entropy,
     track_row_energy,
 )
@@ -110,3 +113,47 @@ def test_a_compressed_layer_is_penalised_but_for_orthogonality():
     assert penalty(model, shape_penalty=1.0).item() == pytest.approx(np.mean(entropies), rel=1e-6)
     with pytest.raises(InputError, match=r"orthogonality must be 0 for a compressed model, got 0\.1"):
         penalty(model, orthogonality=0.1)
+
+
+def test_a_target_leaves_alone_what_is_as_structured_as_that():
+    D = 8
+    sigma = torch.zeros(3, D, dtype=torch.float64)
+    sigma[0] = 1  # 8 directions
+    sigma[1, :4] = 1  # 4
+    sigma[2, 0] = 1  # 1
+    wanted = {0.0: (3 + 2) / 9, 1.0: 0.0, 0.5: 1 / 9, 0.25: (2 + 1) / 9, 0.125: (3 + 2) / 9}
+    for target, value in wanted.items():
+        assert shape_entropy(sigma, target).item() == pytest.approx(value, abs=1e-12)
+    learned = sigma.clone().requires_grad_()
+    shape_entropy(learned, 0.5).backward()
+    assert learned.grad[1:].abs().max() == 0
+
+
+def test_the_penalties_of_the_source_equal_their_formulas():
+    model = ViT(small("svda"))
+    layer = model.blocks[0].attention
+    with torch.no_grad():
+        layer.sigma_shape.copy_(torch.rand(2, 12) + 0.1)
+    weight = layer.qkv.weight.detach().double().numpy()
+    gaps = [np.mean((w.T @ w - np.eye(24)) ** 2) for w in (weight[:24], weight[24:48])]
+    assert projection_gap(layer).item() == pytest.approx(sum(gaps), rel=1e-5)
+    energy = layer.sigma.detach().double().numpy() ** 2
+    shares = energy / (energy.sum(-1, keepdims=True) + 1e-8)
+    entropy = np.mean(-(shares * np.log(shares + 1e-8)).sum(-1))
+    assert energy_entropy(layer.sigma).item() == pytest.approx(entropy, rel=1e-5)
+    found = [(projection_gap(one.attention).item(), energy_entropy(one.attention.sigma).item()) for one in model.blocks]
+    both = penalty(model, soft_orthogonality=2.0, sigma_entropy=3.0).item()
+    assert both == pytest.approx(np.mean([2 * gap + 3 * entropy for gap, entropy in found]), rel=1e-5)
+    assert penalty(ViT(small("dot")), soft_orthogonality=2.0, sigma_entropy=3.0).item() == 0
+
+
+def test_decay_of_the_projections_is_on_queries_and_keys_alone():
+    model = ViT(small("dot"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    decay_projections(model, 0.1)
+    for name, value in model.state_dict().items():
+        if name.endswith("qkv.weight"):
+            torch.testing.assert_close(value[:48], 0.9 * before[name][:48])
+            assert torch.equal(value[48:], before[name][48:])
+        else:
+            assert torch.equal(value, before[name])

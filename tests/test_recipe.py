@@ -8,7 +8,7 @@ import pytest
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.penalties import penalty
-from svda_analysis.recipe import TrainConfig, all_fields, lr_share, parameter_groups
+from svda_analysis.recipe import RECIPES, TrainConfig, all_fields, lr_share, named_recipe, parameter_groups
 
 
 def test_rates_of_sigma_and_no_decay_where_none_belongs():
@@ -58,5 +58,34 @@ def test_a_config_and_a_recipe_share_no_field():
 
 
 def test_the_weights_of_the_penalties_go_by_the_arguments_of_penalty():
-    wanted = {"shape_penalty": 0.1, "norm_penalty": 0.2, "sigma_l1": 0.3, "orthogonality": 0.4}
+    names = ("shape_penalty", "target_rank", "norm_penalty", "sigma_l1", "sigma_entropy", "orthogonality")
+    wanted = {name: at / 10 for at, name in enumerate((*names, "soft_orthogonality"), start=1)}
     assert TrainConfig(**wanted).penalties == wanted == {name: wanted[name] for name in penalty.__kwdefaults__}
+
+
+def test_a_constant_rate_stays_after_its_rise():
+    rates = [lr_share(step, 100, 0.1, "constant") for step in range(100)]
+    assert rates[:10] == [lr_share(step, 100, 0.1) for step in range(10)]
+    assert set(rates[10:]) == {1.0}
+
+
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10", "cifar100", "imagenet100"])
+def test_the_recipe_of_the_source_is_what_was_read_off_its_code(dataset):
+    model, recipe = named_recipe("source", dataset)
+    config, plan = ViTConfig.preset(dataset, **model), TrainConfig(dataset=dataset, **recipe)
+    large = dataset == "imagenet100"
+    assert (config.dim, config.heads, config.depth, config.head_dim) == ((96, 2, 8, 48) if large else (256, 4, 4, 64))
+    assert (config.norm, config.positions, config.sigma_start, config.sigma_noise) == ("post", "none", 1.0, 0.1)
+    assert (plan.batch_size, plan.lr, plan.epochs) == ((32, 1e-4, 100) if large else (64, 3e-4, 100))
+    assert (plan.schedule, plan.weight_decay, plan.normalise, plan.clip_norm) == ("constant", 0, False, 0)
+    assert plan.rotation == (15 if "cifar" in dataset else 0)
+    assert plan.soft_orthogonality == pytest.approx(3e-4 * 8 if large else 1e-3 * 4)
+
+
+def test_recipes_have_names():
+    assert named_recipe("ours", "fashion_mnist") == ({}, {})
+    with pytest.raises(InputError, match="recipe must be one of ours, source, got 'theirs'"):
+        named_recipe("theirs", "fashion_mnist")
+    with pytest.raises(InputError, match="recipe source is for fashion_mnist, cifar10, cifar100, imagenet100, got"):
+        named_recipe("source", "sample")
+    assert list(RECIPES) == ["ours", "source"]

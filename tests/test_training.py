@@ -19,7 +19,7 @@ from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.model import Block, ViT, ViTConfig
-from svda_analysis.recipe import TrainConfig, parameter_groups
+from svda_analysis.recipe import TrainConfig, named_recipe, parameter_groups
 from svda_analysis.stats import interval_over, proportion_interval
 from svda_analysis.tap import records
 from svda_analysis.training import train
@@ -375,3 +375,24 @@ def test_between_epochs_few_test_images_are_enough_and_the_last_epoch_uses_all(t
     assert tested["mean"].iloc[-1] == whole.history.query(wanted)["mean"].iloc[-1]
     with pytest.raises(InputError, match="monitor_images must be a whole number of at least 1, got 0"):
         TrainConfig(monitor_images=0)
+
+
+def test_a_run_of_the_source_resumes_bit_for_bit(tmp_path, fashion):
+    model, fields = named_recipe("source", "fashion_mnist")
+    config = ViTConfig(**{**model, "dim": 24, "depth": 2, "heads": 2, "attention": "svda"})
+    plan = TrainConfig(**{**fields, "epochs": 2, "rotation": 15.0, "qk_weight_decay": 0.1, "probe_images": 8})
+    whole = train(config, plan, tmp_path / "whole.pt", data_root=fashion)
+    train(config, plan, tmp_path / "half.pt", data_root=fashion, stop_after=1)
+    both = train(config, plan, tmp_path / "half.pt", data_root=fashion, resume=True)
+    for name, value in whole.model.items():
+        assert torch.equal(value, both.model[name]), name
+
+
+def test_a_checkpoint_from_before_a_field_was_there_is_resumed(tmp_path, fashion):
+    config, plan = small("dot"), recipe(epochs=2)
+    train(config, plan, tmp_path / "a.pt", data_root=fashion, stop_after=1)
+    found = checkpoints.load(tmp_path / "a.pt")
+    for name in ("qk_weight_decay", "schedule"):
+        del found.recipe[name]
+    checkpoints.save(found, tmp_path / "a.pt")
+    assert train(config, plan, tmp_path / "a.pt", data_root=fashion, resume=True).epoch == 2

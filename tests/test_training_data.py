@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from svda_analysis import training_data
 from svda_analysis.data import load_dataset
+from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
@@ -101,3 +102,25 @@ def test_parts_that_are_open_are_taken_and_stay_as_they_are(fashion, tmp_path, m
     assert [(part.flip, part.padding) for part in parts] == before
     data = TrainingData.load(config, recipe, None, Accelerator(cpu=True), parts)
     assert (data.train.flip, data.train.padding) == (recipe.flip, 3)
+
+
+def test_images_kept_for_validation_are_not_learned_from(opened):
+    for seed in (0, 1):
+        data = opened(validation_images=60, train_images=100, seed=seed)
+        assert (len(data.validated), len(data.learned_from)) == (60, 100)
+        assert not set(data.validated.tolist()) & set(data.learned_from.tolist())
+        assert torch.equal(data.validated, opened(validation_images=60).validated)
+    assert len(opened(validation_images=60).learned_from) == len(opened().train) - 60
+    assert len(opened().validated) == 0
+
+
+def test_pixels_may_stay_as_they_are(fashion, tmp_path):
+    config = ViTConfig(dim=24, depth=1, heads=2)
+    plan = TrainConfig(epochs=1, batch_size=60, probe_images=8, normalise=False, validation_images=60, rotation=10.0)
+    done = train(config, plan, tmp_path / "a.pt", data_root=fashion)
+    assert (done.data["mean"], done.data["std"]) == ([0.0], [1.0])
+    found = done.history[done.history["source"] == "validation"].set_index("indicator")
+    assert list(found["n"]) == [60, 60]
+    assert 0 <= found.loc["accuracy", "mean"] <= 1
+    with pytest.raises(InputError, match="validation_images must leave some of 300 images, got 300"):
+        train(config, TrainConfig(validation_images=300), tmp_path / "b.pt", data_root=fashion)

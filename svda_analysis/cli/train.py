@@ -20,6 +20,7 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--epochs", type=int, metavar="N", help="Epochs of the whole schedule.")
 @click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
+@click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as its public code trained.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run from --out.")
@@ -30,7 +31,9 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--track", metavar="NAME", help="Also log to a tracker that accelerate knows, such as tensorboard.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long a process waits for others. Default: 600.")
-def train_command(dataset: str, out: str, preset: str | None, settings: tuple[str, ...], **options: Any) -> None:
+def train_command(
+    dataset: str, out: str, preset: str | None, recipe: str, settings: tuple[str, ...], **options: Any
+) -> None:
     """Train a Vision Transformer with dot-product, SVDA or cosine attention.
 
     SIGTERM ends the run after its step, saved, with exit code 143 and the line that resumes it exactly.
@@ -43,7 +46,7 @@ def train_command(dataset: str, out: str, preset: str | None, settings: tuple[st
     """
     from svda_analysis.data.catalog import DATASETS
     from svda_analysis.model import ViTConfig, preset_for
-    from svda_analysis.recipe import TrainConfig
+    from svda_analysis.recipe import TrainConfig, named_recipe
     from svda_analysis.training import train
 
     given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
@@ -54,18 +57,19 @@ def train_command(dataset: str, out: str, preset: str | None, settings: tuple[st
     if spec is not None and not spec.fixed_size and "num_classes" not in model_fields:  # its folders are the classes
         model_fields["num_classes"] = _count_classes(dataset, options["data_root"])
     usual, fields = ("vit_tiny", {}) if spec is None else preset_for(spec)
-    config = ViTConfig.preset(preset or usual, **{**({} if preset else fields), **model_fields})
-    recipe = TrainConfig(**recipe_fields)
+    of_model, of_recipe = named_recipe(recipe, dataset)
+    config = ViTConfig.preset(preset or usual, **{**({} if preset else fields), **of_model, **model_fields})
+    plan = TrainConfig(**{**of_recipe, **recipe_fields})
     if options["timeout"] is None:
         del options["timeout"]  # train has a default
     try:
         with training_display() as observer:
-            checkpoint = train(config, recipe, out, on_start=say_start, on_progress=observer, **options)
+            checkpoint = train(config, plan, out, on_start=say_start, on_progress=observer, **options)
     except HaltedError as halt:
         again = command_line("svda") + ("" if options["resume"] else " --resume")
         raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        say(f"checkpoint: {out} (epoch {checkpoint.epoch} of {recipe.epochs})")
+        say(f"checkpoint: {out} (epoch {checkpoint.epoch} of {plan.epochs})")
 
 
 def _count_classes(dataset: str, root: str | None) -> int:

@@ -29,7 +29,8 @@ class ImageData(Dataset[tuple[Tensor, int]]):
 
     ``name`` opens it again with :func:`load_dataset`; ``source`` says in one line what was read from where;
     ``labels (n,) int64``; ``mean`` and ``std`` are per channel, of pixels in [0, 1]; ``warning`` is one line or None.
-    ``padding`` (pixels; in memory only) and ``flip`` say how training images are augmented.
+    ``padding`` (pixels; in memory only), ``flip`` and ``rotation`` (by up to so many degrees either way) say how
+    training images are augmented.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     labels: Tensor
     padding: int = 0
     flip: bool = True
+    rotation: float = 0.0
     is_sample: bool = False
     warning: str | None = None
 
@@ -130,10 +132,12 @@ class MemoryImages(ImageData):
         if augment:
             corners = torch.randint(2 * self.padding + 1, (2, len(self)), generator=generator)  # tops and lefts
             mirrored = (torch.rand(len(self), generator=generator) < 0.5) & self.flip
+            turned = (2 * torch.rand(len(self), generator=generator) - 1) * self.rotation if self.rotation else None
         for chosen in indices.split(batch_size) if len(indices) else ():
             images = self.images[chosen]
             if augment:
                 images = crop_and_flip(images, self.padding, corners[:, chosen], mirrored[chosen])
+                images = images if turned is None else rotate(images, turned[chosen])
             yield self.normalise(images), self.labels[chosen]
 
 
@@ -148,6 +152,19 @@ def crop_and_flip(images: Tensor, padding: int, corners: Tensor, mirrored: Tenso
     windows = F.pad(images, (padding,) * 4).unfold(2, H, 1).unfold(3, W, 1)  # (B, C, 2p+1, 2p+1, H, W), a view
     crops = windows[torch.arange(B), :, top, left]  # (B, C, H, W)
     return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn each image about its middle, by nearest neighbour, black beyond its edges.
+
+    ``images (B, C, H, W)`` of any dtype; returns that shape. ``degrees (B,)``, counter-clockwise.
+    """
+    B, _, H, W = images.shape
+    cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
+    zero = torch.zeros_like(cos)  # in units of half the height and half the width
+    rows = torch.stack([cos, -sin * H / W, zero]), torch.stack([sin * W / H, cos, zero])
+    grid = F.affine_grid(torch.stack(rows).permute(2, 0, 1), [B, 1, H, W], align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(images.dtype)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -215,6 +232,7 @@ class _BatchReader(Dataset[Any]):
         resize = data.resize or usual_resize(size)
         test = [v2.Resize(resize, interpolation=mode), v2.CenterCrop(size)]
         train = [v2.RandomResizedCrop(size), *([v2.RandomHorizontalFlip()] if data.flip else [])]
+        train += [v2.RandomRotation(data.rotation)] if data.rotation else []
         self.transform = v2.Compose([*(train if augment else test), v2.PILToTensor()])
 
     def __getitem__(self, job: list[tuple[int, int]]) -> tuple[Tensor, Tensor] | InputError:

@@ -6,6 +6,7 @@ A manifest names data sets, kinds of attention and seeds, and what differs from 
     seeds = [0, 1, 2]
     attentions = ["dot", "svda", "cosine"]     # each is a model: vit, svda, cosine
     mixed_precision = "bf16"                   # as for svda train
+    base = "source"                            # a recipe by name, for what is not said here (default: ours)
 
     [recipe]                                   # fields of TrainConfig
     epochs = 12
@@ -39,7 +40,7 @@ from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError, reading
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViTConfig, preset_for
-from svda_analysis.recipe import Precision, TrainConfig
+from svda_analysis.recipe import RECIPES, Precision, TrainConfig, named_recipe
 
 _LARGEST_MANIFEST, _MOST_SEEDS = 2**20, 1000  # bytes; seeds of a study
 _MOST_DOTS = 500  # a dotted key takes memory and time with the square of its length
@@ -163,15 +164,28 @@ def _read_manifest(path: Path) -> str:
 
 
 def _manifest(name: str, content: dict[str, Any]) -> Manifest:
-    allowed = ["title", "seeds", "attentions", "datasets", "variants", "recipe", "model", "analysis", "mixed_precision"]
+    allowed = [
+        "title",
+        "seeds",
+        "attentions",
+        "datasets",
+        "variants",
+        "recipe",
+        "model",
+        "analysis",
+        "mixed_precision",
+        "base",
+    ]
     _check_keys(content, allowed, "")
-    precision = _typed(content, "mixed_precision", str, "auto")
+    precision, base = _typed(content, "mixed_precision", str, "auto"), _typed(content, "base", str, "ours")
+    if base not in RECIPES:
+        raise InputError(f"base must be one of {', '.join(RECIPES)}, got {base!r}")
     if precision not in get_args(Precision):
         raise InputError(f"mixed_precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     made = Manifest(
         name=name,
         title=_typed(content, "title", str, name),
-        datasets={key: _dataset(key, table) for key, table in _typed(content, "datasets", dict, {}).items()},
+        datasets={key: _dataset(key, table, base) for key, table in _typed(content, "datasets", dict, {}).items()},
         variants=_variants(content),
         seeds=tuple(_list(content, "seeds", int, [0])),
         recipe=_fields(content, "recipe", _RECIPE),
@@ -205,17 +219,18 @@ def _variants(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return models
 
 
-def _dataset(name: str, table: Any) -> DatasetPlan:
+def _dataset(name: str, table: Any, base: str) -> DatasetPlan:
     if name.partition(":")[0] not in DATASETS:
         raise InputError(f"datasets must be among {', '.join(DATASETS)}{_near(name, DATASETS)}, got {name!r}")
     where = f"datasets.{name}."
     _check_keys(table, [field.name for field in dataclasses.fields(DatasetPlan)], where)
     usual, fields = preset_for(DATASETS[name.partition(":")[0]])
+    of_model, of_recipe = named_recipe(base, name)
     return DatasetPlan(
         preset=_typed(table, "preset", str, usual, where),
         at_hand=_typed(table, "at_hand", bool, True, where),
-        recipe=_fields(table, "recipe", _RECIPE, where),
-        model={**({} if "preset" in table else fields), **_fields(table, "model", _SHARED, where)},
+        recipe={**of_recipe, **_fields(table, "recipe", _RECIPE, where)},
+        model={**({} if "preset" in table else fields), **of_model, **_fields(table, "model", _SHARED, where)},
     )
 
 
