@@ -19,6 +19,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig, changes
 from svda_analysis.soundness import broken_weight
+from svda_analysis.weight_files import is_dense
 
 DRAWING = "by image"  # how augmentation is drawn; checkpoints of earlier versions, drawn by batch, do not say
 _SAME_DATA = ("name", "image_size", "channels", "mean", "std", "classes")
@@ -141,7 +142,7 @@ def _complaint(state: Any, parameter: Tensor, steps: int, exact: bool) -> str:
     for key, value in state.items():
         shape = () if key == "step" else tuple(parameter.shape)
         dtype = torch.float32 if key == "step" else parameter.dtype
-        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_meta:
+        if not is_dense(value):
             return f"must hold a tensor as {key}, got {type(value).__name__}"
         if tuple(value.shape) != shape or value.dtype != dtype:
             return f"must hold {key} of {shape} {dtype}, got {tuple(value.shape)} {value.dtype}".replace("torch.", "")

@@ -148,16 +148,20 @@ def _why_unreadable(path: Path, message: str) -> str:
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
 
-def is_plain(x: object) -> bool:
-    """Whether ``x`` is a tensor that holds its own numbers, each of them."""
+def is_dense(x: object) -> bool:
+    """Whether ``x`` is a tensor of one shape with a number in each place."""
     return (
         isinstance(x, Tensor)
+        and not x.is_nested
         and x.layout is torch.strided
         and not x.is_meta
         and not x.is_quantized
-        and not x.is_nested
-        and x.numel() * x.element_size() <= x.untyped_storage().nbytes()
     )
+
+
+def is_plain(x: object) -> bool:
+    """Whether ``x`` is a tensor that holds its own numbers, each of them."""
+    return is_dense(x) and x.numel() * x.element_size() <= x.untyped_storage().nbytes()
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:

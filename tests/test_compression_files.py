@@ -39,8 +39,18 @@ def test_out_is_a_folder_for_several_and_a_file_for_one_unless_a_folder_is_there
     assert made == [Path("small/svda_s0_l0.05.pt"), Path("small/svda_s1_l0.05.pt")]
     with pytest.raises(InputError, match=r"svda_s0.pt and another checkpoint would get one name"):
         smaller_files([one, Path("b/svda_s0.pt")], "small", Keep())
-    with pytest.raises(InputError, match="--out must not be the checkpoint itself"):
-        smaller_files([one], "a/../a/svda_s0.pt", Keep())
+
+
+@pytest.mark.parametrize("way", ["a/../a/svda_s0.pt", "hard.pt", "soft.pt"])
+def test_out_is_never_a_checkpoint_that_is_compressed_under_whatever_name(way, tmp_path, tiny):
+    path = tmp_path / "a" / "svda_s0.pt"
+    path.parent.mkdir()
+    path.write_bytes(tiny["svda"].read_bytes())
+    (tmp_path / "hard.pt").hardlink_to(path)
+    (tmp_path / "soft.pt").symlink_to(path)
+    with pytest.raises(InputError, match="--out must not be what it is made from"):
+        compress_files([path], Keep(), out=str(tmp_path / way), force=True)
+    assert path.read_bytes() == tiny["svda"].read_bytes()
 
 
 @pytest.fixture
