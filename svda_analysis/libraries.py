@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-import json
 import logging
 import re
 import warnings
@@ -20,16 +19,15 @@ from torch.overrides import TorchFunctionMode
 
 from svda_analysis.checkpoint import check_fit
 from svda_analysis.data.preprocessing import Preprocessing
-from svda_analysis.errors import InputError, check_file, reading
+from svda_analysis.errors import InputError, reading
 from svda_analysis.forward import own_channels, own_size
 from svda_analysis.image_text import with_texts
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.model_folders import check_model_folder, check_numbers
 from svda_analysis.processors import Processor, processed, processor_of, proved
 from svda_analysis.state_dicts import read_state_dict
-from svda_analysis.weight_files import check_torch_file
 
-_LARGEST_CONFIG = 10**7  # bytes
 Made = tuple[nn.Module, str, Preprocessing]
 
 
@@ -105,7 +103,7 @@ def _made(spec: Spec, make: Callable[..., Any], *given: Any, **named: Any) -> An
 
 
 _WEIGHTS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "weights_backbone"}
-_DEEPEST, _LARGEST, _MOST_PARAMETERS = 1000, 2**17, 2**31  # layers, any other number, parameters
+_MOST_PARAMETERS = 2**31
 
 
 def _check_arguments(spec: Spec) -> None:
@@ -113,22 +111,7 @@ def _check_arguments(spec: Spec) -> None:
     if spec.library in ("timm", "torchvision") and (named := sorted(_WEIGHTS & spec.arguments.keys())):
         raise InputError(f"{spec.library}:{spec.name} takes weights as @FILE, not by {named[0]}")
     if spec.library != "module":  # a function of one's own may take any number
-        _check_numbers(spec.arguments, f"{spec.library}:{spec.name}")
-
-
-def _check_numbers(fields: Any, where: str) -> None:
-    """Raise :class:`InputError` for a number in a table or a list, or in those that it holds, that no model has."""
-    left = [("", fields)]
-    while left:
-        key, value = left.pop()
-        if isinstance(value, dict):
-            left += [(str(name), held) for name, held in value.items()]
-        elif isinstance(value, list | tuple):
-            left += [(key, held) for held in value]
-        elif isinstance(value, int):
-            most = _DEEPEST if re.search(r"layers|depth|blocks", key) else max(_LARGEST, 2**21 * ("vocab" in key))
-            if abs(value) > most:
-                raise InputError(f"{where}: {key} must be at most {most}, got {value:.3e}")
+        check_numbers(spec.arguments, f"{spec.library}:{spec.name}")
 
 
 class _WithoutMemory(TorchFunctionMode):
@@ -227,18 +210,17 @@ def _from_hugging_face(spec: Spec) -> Made:
         raise InputError(f"hf: must name a folder that save_pretrained wrote (with config.json), got {folder!r}")
     try:
         with reading("it fails with"), _quietly(transformers):
-            _check_hugging_face(Path(folder))
-            if (found := _config_of_timm(Path(folder))) is not None:
-                return _from_folder_of_timm(Path(folder), found)
+            fields = check_model_folder(Path(folder))
+            if _is_of_timm(fields):
+                return _from_folder_of_timm(Path(folder), fields)
             return _from_folder_of_weights(transformers, Path(folder), spec.texts)
     except InputError as error:
         raise InputError(f"hf:{folder} cannot be loaded: {error}") from None
 
 
-def _config_of_timm(place: Path) -> dict[str, Any] | None:
-    """What timm's ``save_for_hf`` wrote beside its weights; None for a folder of transformers."""
-    fields: dict[str, Any] = json.loads((place / "config.json").read_text(encoding="utf-8"))
-    return fields if isinstance(fields.get("architecture"), str) and "architectures" not in fields else None
+def _is_of_timm(fields: Mapping[str, Any]) -> bool:
+    """Whether timm's ``save_for_hf`` wrote a configuration, and not transformers."""
+    return isinstance(fields.get("architecture"), str) and "architectures" not in fields
 
 
 def _from_folder_of_timm(place: Path, fields: dict[str, Any]) -> Made:
@@ -257,6 +239,7 @@ def _from_folder_of_timm(place: Path, fields: dict[str, Any]) -> Made:
 def _from_folder_of_weights(transformers: Any, place: Path, texts: Sequence[str]) -> Made:
     local = {"local_files_only": True, "trust_remote_code": False}
     config = transformers.AutoConfig.from_pretrained(str(place), **local)
+    config._attn_implementation = "sdpa"  # in all parts: others may be fetched, even to look at the size
     kind = _architecture(transformers, config)
     base = kind is transformers.AutoModel
     _check_size(lambda: kind.from_config(config) if base else kind(config), "config.json asks for too much")
@@ -274,21 +257,6 @@ def _images_of(transformers: Any, model: nn.Module, place: Path, local: dict[str
     if processor is None:
         return Preprocessing(image_size=own_size(model))
     return processed(processor, own_channels(model) or 3)
-
-
-def _check_hugging_face(place: Path) -> None:
-    """The files that are about to be read: none is waited for, holds code, or says what no model is."""
-    for file in sorted(place.iterdir()):
-        if file.suffix in (".json", ".safetensors") or re.fullmatch(r"pytorch_model.*\.bin", file.name):
-            check_file(file)
-        if re.fullmatch(r"pytorch_model.*\.bin", file.name):
-            check_torch_file(file)
-    if (place / "config.json").stat().st_size > _LARGEST_CONFIG:
-        raise InputError(f"config.json must have at most {_LARGEST_CONFIG:,} bytes")
-    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
-    if not isinstance(fields, dict):
-        raise InputError("config.json must hold a table")
-    _check_numbers({key: value for key, value in fields.items() if not key.endswith("token_id")}, "config.json")
 
 
 def _architecture(transformers: Any, config: Any) -> Any:
@@ -379,7 +347,11 @@ def _weights_of(spec: Spec, known: Iterable[str] = ()) -> dict[str, Tensor] | No
 def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]:
     """The number of classes that the weights tell apart, where they are named as the library names them."""
     weight = (state or {}).get(f"{classifier}.weight")
-    return {} if weight is None else {"num_classes": weight.shape[0]}
+    if weight is None or not weight.ndim or not weight.numel():  # what does not fit is told when it is loaded
+        return {}
+    classes = {"num_classes": weight.shape[0]}
+    check_numbers(classes, f"{classifier}.weight")
+    return classes
 
 
 def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> None:

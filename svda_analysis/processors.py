@@ -16,6 +16,7 @@ from svda_analysis.data import FolderImages, ImageSize, Preprocessing, sides
 from svda_analysis.errors import InputError, reading
 
 _MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+_LARGEST_PROVED = 2**10  # pixels along a side: pictures for larger ones take memory
 _ALIKE = 0.03  # of the deviation of what the processor gives: rounding of resized pixels stays below
 
 
@@ -83,7 +84,7 @@ def _read_size(given: Any) -> ImageSize | None:
 
 def _does_so(told: Preprocessing, processor: Processor, channels: int) -> bool:
     """Whether ours is what the processor does, to a wide and to a tall picture."""
-    if told.image_size is None or len(told.mean or ()) != channels:
+    if told.image_size is None or len(told.mean or ()) != channels or max(sides(told.image_size)) > _LARGEST_PROVED:
         return False
     height, width = sides(told.image_size)
     for at, shape in enumerate(((height + 7, 2 * width), (2 * height, width // 2 + 5))):

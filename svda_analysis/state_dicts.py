@@ -12,6 +12,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.weight_files import is_plain, read_safetensors, read_weights_only
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+_DEEPEST = 10  # tables in tables: no training script puts weights below
 _WITHOUT_WEIGHTS = ("optim", "sched", "scaler", "loss")  # what keys of other states begin with
 
 
@@ -37,16 +38,22 @@ def read_state_dict(path: Path, part: str | None = None, known: Iterable[str] = 
     return _unwrapped(state, set(known))
 
 
-def _state_dicts(found: Any, key: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The tables of tensors in a file with the keys that lead to them, joined by points."""
-    if not isinstance(found, Mapping) or not found:
-        return
-    if all(isinstance(value, Tensor) for value in found.values()):
-        yield key, dict(found)
-        return
-    for name, value in found.items():
-        if isinstance(name, str) and not name.lower().startswith(_WITHOUT_WEIGHTS):
-            yield from _state_dicts(value, f"{key}.{name}" if key else name)
+def _state_dicts(found: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The tables of tensors in a file, each once, with the keys that lead to them, joined by points."""
+    left, seen = [("", found, 0)], set()
+    while left:
+        key, table, depth = left.pop(0)
+        if not isinstance(table, Mapping) or not table or id(table) in seen:  # a table may hold itself
+            continue
+        seen.add(id(table))
+        if all(isinstance(value, Tensor) for value in table.values()):
+            yield key, dict(table)
+        elif depth < _DEEPEST:
+            left += [
+                (f"{key}.{name}" if key else name, value, depth + 1)
+                for name, value in table.items()
+                if isinstance(name, str) and not name.lower().startswith(_WITHOUT_WEIGHTS)
+            ]
 
 
 def _in_file(found: Any, held: Mapping[str, Any]) -> str:

@@ -93,6 +93,16 @@ def _settings_unread(path: Path) -> Iterator[None]:
         yield
 
 
+def check_holds_weights(path: Path) -> None:
+    """Raise :class:`InputError` for a file of ``torch.save`` that asks for anything but weights and plain values."""
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # an older format, or a damaged file: what is wrong shows when it is read
+        return
+    if named:
+        raise InputError(_refusal(path, sorted(named)[0]))
+
+
 def check_torch_file(path: Path) -> None:
     """Raise :class:`InputError` for a file of ``torch.save`` that is damaged, holds code or grows when it is read."""
     with open(path, "rb") as file:
@@ -141,8 +151,12 @@ def _why_unreadable(path: Path, message: str) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", message)
     if "Weights only load failed" in message and (named or start.startswith((b"\x80", b"PK"))):
         what = named[1] if named else "more than plain weights"
-        return f"{path} was refused: it holds {what}, and loading it could run code; only plain weights are read"
+        return _refusal(path, what)
     return f"{path} is not a checkpoint, or is damaged"
+
+
+def _refusal(path: Path, what: str) -> str:
+    return f"{path} was refused: it holds {what}, and loading it could run code; only plain weights are read"
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
@@ -151,11 +165,7 @@ def _why_unreadable(path: Path, message: str) -> str:
 def is_dense(x: object) -> bool:
     """Whether ``x`` is a tensor of one shape with a number in each place."""
     return (
-        isinstance(x, Tensor)
-        and not x.is_nested
-        and x.layout is torch.strided
-        and not x.is_meta
-        and not x.is_quantized
+        isinstance(x, Tensor) and not x.is_nested and x.layout is torch.strided and not x.is_meta and not x.is_quantized
     )
 
 

@@ -52,7 +52,11 @@ def a_run(model: str = "svda", seed: int | None = 0, *, swept: bool = True, **me
         **{"model": model, "attention": "dot" if model == "vit" else "svda", "seed": seed, "epoch": 3},
         **{"criterion": "operator", "norm_logit": 1 / 300, "constant": True, "finetune_epochs": 0, "budget": 0.4},
         **{"min_logit": 1 / 30, "directions_removed": 2 / 3 + shift, "rows_removed": 0.6, "warnings": []},
-        **{"ranked on": "256 of Shoes train", "data": "Shoes test, 40 images", "versions": {"svda-analysis": "0.1.0", "torch": "2"}},
+        **{
+            "ranked on": "256 of Shoes train",
+            "data": "Shoes test, 40 images",
+            "versions": {"svda-analysis": "0.1.0", "torch": "2"},
+        },
     }
     return Compression(
         verification=make_frame(verification(shift), VERIFICATION_COLUMNS),

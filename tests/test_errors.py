@@ -40,3 +40,9 @@ def test_a_file_in_the_way_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="report folder file/x cannot be written: "):
         check_writable(type(tmp_path)("file/x"), "report folder")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_bad_input_is_told_on_one_line_whatever_came():
+    for kind in (InputError, DataNotFoundError):
+        assert str(kind("no file a\nb\x1b[31m\u202e")) == "no file a b\\x1b[31m\\u202e"
+    assert len(str(InputError("x" * 10**6))) == 1000

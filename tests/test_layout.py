@@ -22,7 +22,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"comparison"},
     {"results"},
     {"data", "attention", "figures", "weight_files", "places", "forward"},
-    {"items", "meanings", "state_dicts", "image_text"},
+    {"items", "meanings", "state_dicts", "image_text", "model_folders"},
     {"compact", "render", "products", "trails", "score_operator"},
     {"sections"},
     {"model", "indicators", "tracker", "layer_inputs"},

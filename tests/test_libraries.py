@@ -210,3 +210,53 @@ def test_weights_of_another_kind_of_number_are_refused(tmp_path):
     assert "cls_token holds torch.int32" in refusal(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'w.pt'}")
     torch.save({**state, "cls_token": torch.zeros(1).expand(1, 1, 192)}, tmp_path / "w.pt")
     assert "no plain tensor as 'cls_token'" in refusal(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'w.pt'}")
+
+
+@pytest.mark.parametrize("spec", ["timm:vit_tiny_patch16_224", "torchvision:vit_b_16", "dot:vit_tiny"])
+@pytest.mark.parametrize("weight", [torch.tensor(1.0), torch.zeros(10**9, 0)])
+def test_a_classifier_that_is_none_asks_for_no_memory(spec, weight, tmp_path):
+    name = "heads.head" if spec.startswith("torchvision") else "head"
+    if spec.startswith("timm"):
+        pytest.importorskip("timm", reason="timm is optional")
+    torch.save({f"{name}.weight": weight}, tmp_path / "w.pt")
+    assert "holds weights that do not fit the model" in refusal(f"{spec}@{tmp_path / 'w.pt'}")
+
+
+def test_more_classes_than_any_model_has_are_refused(tmp_path):
+    torch.save({"head.weight": torch.zeros(10**6, 1, dtype=torch.bool)}, tmp_path / "w.pt")
+    assert "head.weight: num_classes must be at most 131072" in refusal(f"dot:vit_tiny@{tmp_path / 'w.pt'}")
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
+def test_no_attention_of_others_is_fetched_even_to_look_at_the_size(hugging_face, name, monkeypatch):
+    modeling = pytest.importorskip("transformers.modeling_utils")
+    for function in ("lazy_import_flash_attention", "load_and_register_attn_kernel"):  # by version
+        if hasattr(modeling, function):
+            monkeypatch.setattr(modeling, function, lambda *_, **__: pytest.fail("code was fetched"))
+    monkeypatch.setattr(modeling, "is_kernels_available", lambda *_: True, raising=False)
+    folder = hugging_face[0]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: "flash_attention_2"}))
+    assert open_model(f"hf:{folder}").model.config._attn_implementation == "sdpa"
+
+
+def test_a_pickle_in_a_folder_is_refused_and_never_run(hugging_face, tmp_path):
+    folder = hugging_face[0]
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Harm(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    assert "pytorch_model.bin was refused: it holds " in (said := refusal(f"hf:{folder}"))
+    assert "loading it could run code" in said
+    (folder / "pytorch_model.bin").rename(folder / "part.bin")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "part.bin"}}')
+    assert "part.bin was refused: it holds " in refusal(f"hf:{folder}")
+    assert not (tmp_path / "ran").exists()
+
+
+class Harm:
+    """What leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")

@@ -72,3 +72,30 @@ def test_nothing_in_a_file_is_run(tmp_path):
         with pytest.raises(InputError, match="was refused: it holds "):
             read_state_dict(tmp_path / f"{name}.pt")
         assert not harm.exists()
+
+
+def test_tables_that_hold_themselves_or_each_other_again_and_again_are_looked_at_once(tmp_path):
+    around = {"epoch": 1}
+    around["self"] = around
+    twice = {"epoch": 1}
+    for _ in range(60):  # 2^60 ways through it
+        twice = {"a": twice, "b": twice}
+    for content in (around, twice):
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(InputError, match="holds no state dict"):
+            read_state_dict(tmp_path / "w.pt")
+        torch.save({"x": content, "state_dict": STATE}, tmp_path / "w.pt")
+        assert list(read_state_dict(tmp_path / "w.pt")) == list(STATE)
+
+
+def test_the_same_weights_under_two_keys_are_one_state_dict(tmp_path):
+    torch.save({"model": STATE, "ema": STATE}, tmp_path / "w.pt")
+    assert list(read_state_dict(tmp_path / "w.pt")) == list(STATE)
+
+
+def test_names_with_new_lines_stay_on_one_line(tmp_path):
+    for content in ({"a\nb": STATE, "c\x1b[31m": {"d": torch.ones(1)}}, {"a\nb": 3}):
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(InputError) as refused:
+            read_state_dict(tmp_path / "w.pt")
+        assert str(refused.value).isprintable()

@@ -12,7 +12,7 @@ from svda_analysis.errors import InputError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ImageSize = int | tuple[int, int]  # the side of a square, or height and width
-_LARGEST_SIDE = 2**14  # pixels along a side
+LARGEST_SIDE = 2**14  # pixels along a side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("image_size", "resize"):
             given = getattr(self, name)
-            if given is not None and not all(1 <= pixels <= _LARGEST_SIDE for pixels in sides(given)):
-                raise InputError(f"{name} must lie from 1 to {_LARGEST_SIDE} pixels, got {given}")
+            if given is not None and not all(1 <= pixels <= LARGEST_SIDE for pixels in sides(given)):
+                raise InputError(f"{name} must lie from 1 to {LARGEST_SIDE} pixels, got {given}")
         if self.image_size is not None and len(set(sides(self.image_size))) == 1:
             object.__setattr__(self, "image_size", sides(self.image_size)[0])
         mean, std = self.mean or (), self.std or ()
