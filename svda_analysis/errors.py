@@ -15,7 +15,7 @@ _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u
 class InputError(ValueError):
     """Bad input. The message names the argument or file, what is allowed, and what came: one line, whatever came."""
 
-    def __init__(self, message: object) -> None:
+    def __init__(self, message: object = "") -> None:
         super().__init__(one_line(message))
 
 

@@ -18,7 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -162,7 +162,7 @@ def _refusal(path: Path, what: str) -> str:
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
 
-def is_dense(x: object) -> bool:
+def is_dense(x: object) -> TypeGuard[Tensor]:
     """Whether ``x`` is a tensor of one shape with a number in each place."""
     return (
         isinstance(x, Tensor) and not x.is_nested and x.layout is torch.strided and not x.is_meta and not x.is_quantized
