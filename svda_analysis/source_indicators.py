@@ -48,6 +48,8 @@ def source_spectral_entropy(spectrum: Tensor) -> Tensor:
     In nats, [0, ln D], per layer and head; the source then takes the mean over heads. Read with care: the squares make
     it another number than :func:`~svda_analysis.indicators.spectral_entropy`, and without the division by ``ln D`` it
     cannot be compared across head dimensions. The source's loss has it as a penalty: it is trained for there.
+
+    Rounding in float32: 5e-7.
     """
     squares = widen(spectrum).square()
     p = squares / (squares.sum(-1, keepdim=True) + EPS)
@@ -70,6 +72,8 @@ def source_effective_rank(spectrum: Tensor) -> Tensor:
     Per layer and head; the source takes the mean over heads of the ranks, which is not the exponential of the mean
     entropy. Read with care: it is one of squares, and so (but for eps) never above
     :func:`~svda_analysis.indicators.effective_rank` of the same sigma.
+
+    Rounding in float32: 1e-6.
     """
     return source_spectral_entropy(spectrum).exp()
 
@@ -89,6 +93,8 @@ def source_spectral_sparsity(spectrum: Tensor) -> Tensor:
 
     Per layer and head; the source then takes the mean over heads. Read with care: the threshold is absolute, so that
     the same spectrum at another scale has another sparsity, and a sigma that started near 1 mostly has none.
+
+    Rounding in float32: 0, but at the threshold itself.
     """
     s = widen(spectrum)
     return ((s < SMALL_SIGMA) + 0 * s).mean(-1)  # 0 * s carries a NaN over, which no comparison does
@@ -115,6 +121,8 @@ def source_angular_alignment(q: Tensor, k: Tensor) -> Tensor:
     attention, which the source does not measure, q and k are normalised per token, as the formula's q_hat and k_hat.
     Read with care: it says how far a token matches itself, and nothing of the keys that it attends to
     (:func:`~svda_analysis.indicators.angular_alignment` does).
+
+    Rounding in float32: 5e-7.
     """
     return (unit_rows(widen(q)) * unit_rows(widen(k))).sum(-1).mean(-1)
 
@@ -136,6 +144,8 @@ def source_selectivity(a: Tensor) -> Tensor:
     runs backwards. Uniform attention gives the maximum 1 - 1/N, and a row that looks at one key alone gives 0; numbers
     near 1 - 1/N say that attention is all but uniform. :func:`~svda_analysis.indicators.selectivity_index` rises with
     selectivity.
+
+    Rounding in float32: 5e-7.
     """
     rows = widen(a)
     return 1 - (rows.square().sum(-1) / (rows.sum(-1).square() + EPS)).mean(-1)
@@ -160,6 +170,8 @@ def source_perturbation_robustness(a: Tensor, a_pixel_noisy: Tensor) -> Tensor:
     one image and the mean over layers; this is the mean over images. Read with care: LOWER is steadier; and the
     division by the number of entries, of which the norm grows with the root alone, makes it incomparable across N (and
     H). Raises :class:`InputError` when the shapes differ.
+
+    Rounding in float32: 1e-7.
     """
     if a.shape != a_pixel_noisy.shape:
         raise InputError(f"a_pixel_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_pixel_noisy.shape)}")

@@ -16,20 +16,23 @@ def kills():
     return module
 
 
-def checked(found, number):
+def checked(kills, found, number):
     assert found["differs"].tolist() == [""] * number
     killed = found[found["signal"] == "SIGKILL"]
     assert (killed["exit_code"] == -9).all()
     assert (found[found["signal"] == "SIGTERM"]["exit_code"] == 143).all()
     assert killed["write_cut_short"].any()
+    text = kills.page(found, "")
+    assert f"{number} runs of `svda train` stopped and resumed; 0 end" in text
+    assert f"| SIGKILL | {len(killed)} (" in text
 
 
 def test_two_kills_and_a_sigterm(kills):
-    checked(kills.stop_and_resume(2, 1, epochs=3, seed=1), 3)
+    checked(kills, kills.stop_and_resume(2, 1, epochs=3, seed=1), 3)
 
 
 @pytest.mark.slow
 def test_twenty_kills_and_ten_sigterms(kills):
     found = kills.stop_and_resume(20, 10)
-    checked(found, 30)
+    checked(kills, found, 30)
     assert set(found["attention"]) == {"dot", "svda"}

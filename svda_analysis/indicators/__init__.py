@@ -12,7 +12,9 @@ A function's parameter names say what it needs, and one name means the same thin
   ``spectrum`` too;
 - ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
 
-Half precision is computed and returned in float32, float64 stays float64. Rows of a map are read as weights: they are
+Half precision is computed and returned in float32, float64 stays float64. *Rounding in float32* says how far an
+indicator is off at most, of layers from all but uniform to all but one-hot (as it is, or as a share of a value above
+1; ``reports/reliability`` has what was found). Rows of a map are read as weights: they are
 divided by their sum, so rounding of half-precision rows does not count as attention. NaN in, NaN out. A mean over
 queries is one over those that attend: an all-zero row (a mask left its query no key) is left out, and where all are the
 mean is 0. An all-zero spectrum counts as a single direction (entropy 0, effective rank 1, sparsity 1), and so does a

@@ -24,6 +24,8 @@ def angular_alignment(q: Tensor, k: Tensor, a: Tensor) -> Tensor:
     """``(1 + mean_i sum_j a_ij cos(q_i, k_j)) / 2``, in [0, 1]; 0.5 is orthogonal (our definition).
 
     A zero query or key counts as orthogonal.
+
+    Rounding in float32: 2e-7.
     """
     attended = row_weights(a) @ _unit_rows(k)  # (B, H, N, D)
     return _cosine_share(mean_over_queries((_unit_rows(q) * attended).sum(-1), a))
@@ -44,6 +46,8 @@ def mean_alignment(q: Tensor, k: Tensor) -> Tensor:
     """``(1 + mean_ij cos(q_i, k_j)) / 2``, in [0, 1]; 0.5 is orthogonal (our definition).
 
     The mean over all pairs is the product of the two mean unit vectors: O(N D), no ``N x N`` matrix.
+
+    Rounding in float32: 2e-7.
     """
     return _cosine_share((_unit_rows(q).mean(-2) * _unit_rows(k).mean(-2)).sum(-1))
 

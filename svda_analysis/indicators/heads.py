@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-from svda_analysis.indicators.numerics import entropy_of, mean_over_queries, row_weights
+from svda_analysis.indicators.numerics import mean_over_queries, or_one, row_weights
 from svda_analysis.indicators.registry import indicator
 
 
@@ -26,19 +27,34 @@ def head_distance(a: Tensor) -> Tensor | None:
 
     Jensen-Shannon distances (Endres & Schindelin 2003) of the rows of two heads for the same image and query, as Clark
     et al. 2019, sec. 6 compare heads. 0: a head that others repeat.
+
+    Rounding in float32: 3e-7.
     """
     rows, H = row_weights(a), a.shape[1]
     if H < 2:
         return None
-    entropies, total = entropy_of(rows), rows.new_zeros(rows.shape[:2])
+    total = rows.new_zeros(rows.shape[:2])
     for step in range(1, H // 2 + 1):  # all pairs that are `step` apart, round the circle
         other = rows.roll(-step, 1)
-        mixed = entropy_of((rows + other) / 2) - (entropies + entropies.roll(-step, 1)) / 2
-        distance = mean_over_queries((mixed / math.log(2)).clamp(0, 1).sqrt(), rows, other)  # (B, H): h and h + step
+        divergence = _jensen_shannon(rows, other)  # (B, H, N): h and h + step
+        distance = mean_over_queries(divergence.clamp(0, 1).sqrt(), rows, other)
         total = total + distance
         if 2 * step != H:
             total = total + distance.roll(step, 1)
     return (total / (H - 1)).clamp(0, 1)
+
+
+def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
+    """``sum_j m_j ((1 + t_j) log2(1 + t_j) + (1 - t_j) log2(1 - t_j)) / 2`` over the last dimension, with the mean ``m``
+    of both and ``t = (p - q) / 2m``.
+
+    It is the entropy of the mean minus the mean of the entropies, whose difference would drown in rounding where p and
+    q are all but the same, and its root all the more.
+    """
+    m = (p + q) / 2
+    t = (p - q) / 2 / or_one(m)
+    both = torch.special.xlog1py(1 + t, t) + torch.special.xlog1py(1 - t, -t)
+    return (m * both).sum(-1) / (2 * math.log(2))
 
 
 @indicator(
@@ -57,5 +73,7 @@ def ablation_loss(loss: Tensor, ablated_loss: Tensor) -> Tensor:
 
     ``loss (B,)`` and ``ablated_loss (B, H)`` on labelled images. Michel et al. 2019, sec. 3, who mask one head and
     report the score; nothing is trained again. Takes a forward for every head.
+
+    Rounding in float32: 2e-7.
     """
     return ablated_loss - loss[:, None]

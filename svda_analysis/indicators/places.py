@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.indicators.numerics import mean_over_queries, of_patches, or_one, row_weights
+from svda_analysis.indicators.numerics import double, mean_over_queries, of_patches, or_one, row_weights, wide_dtype
 from svda_analysis.indicators.registry import indicator
 
 
@@ -25,6 +25,8 @@ def class_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor | None:
     """``mean_i a_i0`` over patch queries i, in [0, 1]: the mass on the first token. None without prefix tokens.
 
     After Darcet et al. 2024, fig. 1 and sec. 2.
+
+    Rounding in float32: 2e-7.
     """
     if not prefix:
         return None
@@ -45,7 +47,10 @@ def class_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor | None:
 )
 def register_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor | None:
     """``mean_i sum_r a_ir`` over patch queries i and the tokens r that are neither the first nor patches, in [0, 1].
-    None where there are none. After Darcet et al. 2024."""
+    None where there are none. After Darcet et al. 2024.
+
+    Rounding in float32: 2e-7.
+    """
     if max(prefix - 1, 0) + suffix == 0:
         return None
     rows = of_patches(row_weights(a), prefix, suffix)
@@ -68,6 +73,8 @@ def sink_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor:
     """``max_j mean_i a_ij`` over patch keys j and all queries i, in [0, 1]; 1/N for uniform attention.
 
     The mean attention that the most attended patch gets (our definition; after Darcet et al. 2024, Xiao et al. 2024).
+
+    Rounding in float32: 2e-7.
     """
     rows = row_weights(a)
     queries = or_one((rows.sum(-1) != 0).sum(-1, keepdim=True))  # that attend
@@ -93,15 +100,17 @@ def position_share(a: Tensor, position_map: Tensor) -> Tensor:
     ``position_map (B, H, N, N)``, or ``(1, H, N, N)`` for all: the mean map of other images (here: those of the first
     batch). After d'Ascoli et al. 2021, who part positional from content attention in the model (our definition). Few
     images make M noisy and the share too low. Raises :class:`InputError` for a map of another size.
+
+    Rounding in float32: 2e-7, of maps that are not uniform within it.
     """
     if a.shape[1:] != position_map.shape[1:] or len(position_map) not in (1, len(a)):
         raise InputError(f"position_map must suit a {tuple(a.shape)}, got {tuple(position_map.shape)}")
-    deviation, fixed = (row_weights(x).double() - 1 / a.shape[-1] for x in (a, position_map))
+    deviation, fixed = (row_weights(double(x)) - 1 / a.shape[-1] for x in (a, position_map))
     product, ours, theirs = ((x * y).sum((-2, -1)) for x, y in _pairs(deviation, fixed))
-    floor = torch.finfo(row_weights(a).dtype).eps ** 2  # what rounding leaves of a uniform map, squared
+    floor = torch.finfo(wide_dtype(a)).eps ** 2  # what rounding leaves of a uniform map, squared
     sizes = ours * theirs
     share = product.square() / or_one(sizes)
-    return torch.where((ours <= floor) | (theirs <= floor), 0 * share, share).clamp(0, 1).to(row_weights(a).dtype)
+    return torch.where((ours <= floor) | (theirs <= floor), 0 * share, share).clamp(0, 1).to(a.device, wide_dtype(a))
 
 
 def _pairs(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -33,7 +33,10 @@ from svda_analysis.vocabulary import ALIVE_FROM
     not_said="where it looks, or whether what it looks at matters",
 )
 def attention_entropy(a: Tensor) -> Tensor:
-    """``-sum_j a_ij log a_ij / log N``, mean over queries i, in [0, 1] (our definition)."""
+    """``-sum_j a_ij log a_ij / log N``, mean over queries i, in [0, 1] (our definition).
+
+    Rounding in float32: 3e-7.
+    """
     return mean_over_queries(entropy_of(widen(a)) / largest_entropy(a), a).clamp(0, 1)
 
 
@@ -50,7 +53,10 @@ def attention_entropy(a: Tensor) -> Tensor:
     not_said="that what is selected explains the decision: measure faithfulness for that",
 )
 def selectivity_index(a: Tensor) -> Tensor:
-    """``1 - H(a_i) / log N``, mean over queries i, in [0, 1]: one minus :func:`attention_entropy` (our definition)."""
+    """``1 - H(a_i) / log N``, mean over queries i, in [0, 1]: one minus :func:`attention_entropy` (our definition).
+
+    Rounding in float32: 3e-7.
+    """
     return 1 - attention_entropy(a)
 
 
@@ -72,6 +78,8 @@ def living_maps(a: Tensor) -> Tensor:
 
     Below it a row spreads over at least ``N^0.95`` keys (perplexity): such a map is all but uniform, and its low rank
     and its steadiness say that it is switched off, not that it is structured or robust.
+
+    Rounding in float32: 0, but at the threshold itself.
     """
     selectivity = selectivity_index(a)
     return (selectivity >= ALIVE_FROM) + 0 * selectivity  # 0 * carries a NaN over, which no comparison does
@@ -89,7 +97,10 @@ def living_maps(a: Tensor) -> Tensor:
     not_said="which keys they are; a sink makes rows sparse too",
 )
 def attention_sparsity(a: Tensor) -> Tensor:
-    """``(sqrt N - ||a_i||_1 / ||a_i||_2) / (sqrt N - 1)``, mean over queries i, in [0, 1] (Hoyer 2004, sparseness)."""
+    """``(sqrt N - ||a_i||_1 / ||a_i||_2) / (sqrt N - 1)``, mean over queries i, in [0, 1] (Hoyer 2004, sparseness).
+
+    Rounding in float32: 5e-7.
+    """
     return mean_over_queries(hoyer_of(widen(a)), a).clamp(0, 1)
 
 
@@ -107,6 +118,8 @@ def mass_90(a: Tensor) -> Tensor:
     """Smallest number of keys that carry 90 % of a row's mass, over N, mean over queries, in [0, 1] (our definition).
 
     A sum within ``N`` rounding steps of 90 % has reached it, so that nine of ten equal keys do.
+
+    Rounding in float32: 1e-3, where 90 % falls between two keys, 1/N of one row for each.
     """
     N = a.shape[-1]
     carried = widen(a).sort(dim=-1, descending=True).values.cumsum(-1)  # (B, H, N, N)
@@ -135,6 +148,8 @@ def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int, suffix: in
     the mean (0 if all are). A step in time counts as one patch (our definition). At most the distance between opposite
     corners, ``hypot(rows - 1, columns - 1)`` for one frame. Raises :class:`InputError` unless
     ``N = prefix + frames * rows * columns + suffix``.
+
+    Rounding in float32: 5e-7.
     """
     if a.shape[-1] != prefix + frames * grid[0] * grid[1] + suffix:
         tokens = f"N={a.shape[-1]}, {prefix=}, {grid=}, {frames=}, {suffix=}"
@@ -162,6 +177,8 @@ def perturbation_robustness(a: Tensor, a_noisy: Tensor) -> Tensor:
 
     Our definition; ``a_noisy`` is the map for the same images with noise added. A row that is all zero in either map is
     left out. Raises :class:`InputError` when the shapes differ.
+
+    Rounding in float32: 2e-7.
     """
     if a.shape != a_noisy.shape:
         raise InputError(f"a_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_noisy.shape)}")

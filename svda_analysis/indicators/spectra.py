@@ -75,6 +75,7 @@ def spectral_entropy(spectrum: Tensor) -> Tensor:
     """``-sum p log p / log R`` with ``p = s / sum(s)``, in [0, 1] (our definition).
 
     Computed in float64: off by 1e-6 of itself from 1e-5 on, and by less than 1e-14 in all below.
+    Rounding in float32: 2e-7.
     """
     return (spectrum_entropy(spectrum) / largest_entropy(spectrum)).clamp(0, 1)
 
@@ -94,7 +95,8 @@ def spectral_entropy(spectrum: Tensor) -> Tensor:
 def effective_rank(spectrum: Tensor) -> Tensor:
     """``exp(-sum p log p)`` with ``p = s / sum(s)``, in [1, R] (Roy & Vetterli 2007).
 
-    The entropy is computed in float64: off by 1e-6 of itself in float32.
+    The entropy is computed in float64.
+    Rounding in float32: 3e-7.
     """
     return spectrum_entropy(spectrum).exp().clamp(1, spectrum.shape[-1])
 
@@ -113,6 +115,7 @@ def spectral_sparsity(spectrum: Tensor) -> Tensor:
     """``(sqrt R - ||s||_1 / ||s||_2) / (sqrt R - 1)``, in [0, 1] (Hoyer 2004, sparseness).
 
     Computed in float64: off by 1e-6 of itself from 1e-8 on, and by less than 1e-13 in all below.
+    Rounding in float32: 2e-7.
     """
     sparsity = hoyer_of(scale_to_one(double(spectrum))).clamp(0, 1)
     return sparsity.to(spectrum.device, wide_dtype(spectrum))
@@ -130,5 +133,8 @@ def spectral_sparsity(spectrum: Tensor) -> Tensor:
     needs_living=True,
 )
 def attention_rank(spectrum: Tensor) -> Tensor:
-    """:func:`effective_rank` of the map from its singular values, in [1, N] (Roy & Vetterli 2007)."""
+    """:func:`effective_rank` of the map from its singular values, in [1, N] (Roy & Vetterli 2007).
+
+    Rounding in float32: 5e-7.
+    """
     return effective_rank(spectrum)

@@ -30,6 +30,8 @@ def token_similarity(tokens: Tensor) -> Tensor | None:
     """Mean cosine between different tokens, ``sum_{i != j} cos(x_i, x_j) / (N (N - 1))``, in [-1, 1]; ``(B,)``.
 
     After Dong et al. 2021, whose tokens collapse to one. A zero token is at cosine 0 to all. None for a single token.
+
+    Rounding in float32: 5e-7.
     """
     x = scale_to_one(tokens)
     norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -56,6 +58,8 @@ def rank_one_residual(tokens: Tensor) -> Tensor:
 
     ``res(X)`` of Dong et al. 2021, relative, in the Frobenius norm (theirs is a composite norm), in which the mean is
     the best single row.
+
+    Rounding in float32: 1e-6.
     """
     x = scale_to_one(tokens.flatten(1)).view(tokens.shape)
     residual, whole = (torch.linalg.vector_norm(y, dim=(-2, -1)) for y in (x - x.mean(-2, keepdim=True), x))
@@ -78,6 +82,8 @@ def high_norm_tokens(tokens: Tensor, prefix: int, suffix: int = 0) -> Tensor:
 
     After Darcet et al. 2024, whose threshold is absolute and chosen for each model (the relative one is our
     definition). Tokens before and behind the patches are left out.
+
+    Rounding in float32: 0, but at the threshold itself.
     """
     norms = torch.linalg.vector_norm(widen(of_patches(tokens, prefix, suffix)).double(), dim=-1)  # (B, P)
     above = norms > HIGH_NORM * norms.median(-1, keepdim=True).values

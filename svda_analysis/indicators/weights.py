@@ -58,6 +58,8 @@ def mode_rank(spectrum: Tensor) -> Tensor:
     """Effective rank of the singular values of ``W_q^T diag(sigma) W_k`` (source qk) or ``W_o W_v`` (ov), in [1, D].
 
     Roy & Vetterli 2007, of the circuits of Elhage et al. 2021.
+
+    Rounding in float32: 0, computed in float64.
     """
     return effective_rank(spectrum)
 
@@ -74,7 +76,10 @@ def mode_rank(spectrum: Tensor) -> Tensor:
     not_said="whether the data use it: weights have no images",
 )
 def leading_mode(spectrum: Tensor) -> Tensor:
-    """``s_1^2 / sum s^2`` of the singular values of a circuit, in [1/D, 1] (our definition); 1 where all are 0."""
+    """``s_1^2 / sum s^2`` of the singular values of a circuit, in [1/D, 1] (our definition); 1 where all are 0.
+
+    Rounding in float32: 0, computed in float64.
+    """
     squares = scale_to_one(spectrum).square()
     total = squares.sum(-1)
     return torch.where(total == 0, 1, squares.amax(-1) / or_one(total))
@@ -97,6 +102,8 @@ def qk_eigenvalue_variance(qk_eigenvalues: Tensor) -> Tensor:
 
     0: all are one and the same number, the concentrated spectrum that localises attention in Bao et al. 2024, who take
     the variance itself (as a share, it has no scale: our definition). 1 where all are 0.
+
+    Rounding in float32: 0, computed in float64.
     """
     second = qk_eigenvalues.abs().square().mean(-1)
     return (1 - qk_eigenvalues.mean(-1).abs().square() / or_one(second)).clamp(0, 1)
@@ -117,6 +124,8 @@ def ov_copying(ov_eigenvalues: Tensor) -> Tensor:
     """``sum_i l_i / sum_i |l_i|`` over the eigenvalues of ``W_o W_v``, in [-1, 1]; 0 where all are 0.
 
     Elhage et al. 2021 (copying matrices), without the embedding and unembedding that images do not have.
+
+    Rounding in float32: 0, computed in float64.
     """
     total = ov_eigenvalues.abs().sum(-1)
     return (ov_eigenvalues.real.sum(-1) / or_one(total)).clamp(-1, 1)

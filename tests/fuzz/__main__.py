@@ -1,4 +1,4 @@
-"""``python -m fuzz N [SEED]``: N damaged inputs, and ``reports/reliability/`` with how they ended, by class."""
+"""``python -m fuzz N [SEED]``: N damaged inputs, and ``reports/reliability/fuzz.csv`` and ``.md`` with how they ended, by class."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     counts = table(endings)
     counts.to_csv(OUT / "fuzz.csv", index=False)
-    (OUT / "README.md").write_text(page(counts, seed), encoding="utf-8")
+    (OUT / "fuzz.md").write_text(page(counts, seed), encoding="utf-8")
     for ending in endings:
         if ending.how in FAULTS:
             print(f"{ending.kind} {ending.number}: {ending.how}: {ending.said}")
