@@ -1,4 +1,4 @@
-"""Kill a training run again and again, resume it, and compare with one left alone -> reports/reliability/kills.csv, .md.
+"""Kill a training run again and again, resume it, compare with one left alone -> reports/reliability/kills.csv, .md.
 
     python benchmarks/kills.py [--kills 20] [--terms 10] [--seed 0]
 
@@ -157,8 +157,8 @@ def page(found: pd.DataFrame, given: str) -> str:
     lines = [
         "# Runs that were stopped",
         "",
-        f"Made by `python benchmarks/kills.py{given}`: {len(found)} runs of `svda train` stopped and resumed; {differ} end",
-        "otherwise than the run left alone (weights, optimizer, history but for seconds, traces: bit for bit, on a CPU",
+        f"Made by `python benchmarks/kills.py{given}`: {len(found)} runs of `svda train` stopped and resumed;",
+        f"{differ} end otherwise than the run left alone (weights, optimizer, history but for seconds, traces: bit for bit, on a CPU",
         "with one thread). SIGKILL falls at a random moment, every second time while a checkpoint is being written;",
         "SIGTERM at a random moment, and ends the run with exit code 143. Each row stands in `kills.csv`.",
         "",

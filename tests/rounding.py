@@ -44,7 +44,7 @@ def _layer(grid: tuple[int, int], dim: int, spread: float, scale: float, random:
     logits = spread * normal(B, H, N, N)
     a, noisy = (x.softmax(-1) for x in (logits, logits + 0.1 * spread * normal(B, H, N, N)))
     a[0] = a[0].half().double()  # rows whose sum is not 1, and denormal halves in their tails
-    sigma = (scale * normal(H, dim).abs()).sort(descending=True).values * torch.logspace(0, -spread, dim)
+    sigma = (scale * normal(H, dim).abs()).sort(descending=True)[0] * torch.logspace(0, -spread, dim)
     weights = {"w_q": normal(H, dim, C), "w_k": normal(H, dim, C), "w_v": normal(H, dim, C), "w_o": normal(H, C, dim)}
     made = {
         **{"a": a, "a_noisy": noisy, "a_pixel_noisy": noisy, "position_map": a.mean(0, keepdim=True)},
@@ -133,11 +133,11 @@ def page(found: pd.DataFrame) -> str:
     lines = [
         "# How far float32 is off",
         "",
-        "Made by `python tests/rounding.py`: for each indicator the largest error of float32 against float64 of the very",
-        f"same numbers, over {len(SIZES) * len(SPREADS) * len(SCALES)} layers ({tokens} patches and two tokens more; logits",
-        f"with a spread from {SPREADS[0]:g} to {SPREADS[-1]:g}; queries, keys, sigma and tokens from {SCALES[0]:g} to",
-        f"{SCALES[-1]:g}; rows of half precision). As it is, or as a share of a value above 1. What an indicator states",
-        "stands in its docstring; float64 itself is held against references by the tests.",
+        "Made by `python tests/rounding.py`: for each indicator the largest error of float32 against float64 of the",
+        f"very same numbers, over {len(SIZES) * len(SPREADS) * len(SCALES)} layers ({tokens} patches and two tokens",
+        f"more; logits with a spread from {SPREADS[0]:g} to {SPREADS[-1]:g}; queries, keys, sigma and tokens from {SCALES[0]:g} to",
+        f"{SCALES[-1]:g}; rows of half precision). As it is, or as a share of a value above 1. What an indicator",
+        "states stands in its docstring; float64 itself is held against references by the tests.",
         "",
         "| indicator | source | error | of a value of | stated |",
         "|---|---|---|---|---|",

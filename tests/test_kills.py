@@ -23,7 +23,7 @@ def checked(kills, found, number):
     assert (found[found["signal"] == "SIGTERM"]["exit_code"] == 143).all()
     assert killed["write_cut_short"].any()
     text = kills.page(found, "")
-    assert f"{number} runs of `svda train` stopped and resumed; 0 end" in text
+    assert f"{number} runs of `svda train` stopped and resumed;\n0 end otherwise" in text
     assert f"| SIGKILL | {len(killed)} (" in text
 
 

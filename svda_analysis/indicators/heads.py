@@ -45,8 +45,8 @@ def head_distance(a: Tensor) -> Tensor | None:
 
 
 def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """``sum_j m_j ((1 + t_j) log2(1 + t_j) + (1 - t_j) log2(1 - t_j)) / 2`` over the last dimension, with the mean ``m``
-    of both and ``t = (p - q) / 2m``.
+    """``sum_j m_j ((1 + t_j) log2(1 + t_j) + (1 - t_j) log2(1 - t_j)) / 2`` over the last dimension, with ``m`` the
+    mean of both and ``t = (p - q) / 2m``.
 
     It is the entropy of the mean minus the mean of the entropies, whose difference would drown in rounding where p and
     q are all but the same, and its root all the more.

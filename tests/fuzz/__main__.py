@@ -1,4 +1,4 @@
-"""``python -m fuzz N [SEED]``: N damaged inputs, and ``reports/reliability/fuzz.csv`` and ``.md`` with how they ended, by class."""
+"""``python -m fuzz N [SEED]``: N damaged inputs -> ``reports/reliability/fuzz.csv`` and ``.md``, with how they ended."""
 
 from __future__ import annotations
 
