@@ -1,6 +1,12 @@
-"""The lowest versions that are promised: each is named, none is above what the results were made with."""
+"""The lowest versions that are promised: each is named, none is above what the results were made with; and when they
+are tested, as ``.ci/changed`` finds it."""
 
+import os
+import shutil
+import subprocess
 import tomllib
+
+import pytest
 
 from making import REPOSITORY
 from oldest import PYPROJECT, lowest
@@ -17,3 +23,55 @@ def test_every_dependency_has_a_lowest_version_that_is_safe_and_not_above_the_pi
     pinned = {name.lower().replace("-", "_"): text for name, text in (line.split("==") for line in lines)}
     assert {name for name in found if name in pinned} >= {"torch", "torchvision", "numpy", "pandas", "pillow"}
     assert not [name for name in found if name in pinned and Version(found[name]) > Version(pinned[name])]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A repository that has the script, what runs git in it, and what the script says of two files."""
+    script = REPOSITORY / ".ci" / "changed"
+    if not script.is_file() or not shutil.which("git") or not shutil.which("bash"):
+        pytest.skip("it is a script of the repository")
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(script, tmp_path / ".ci")
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+
+    def run(*command):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split(), done.stderr
+
+    def git(*words):
+        run("git", "-c", "user.name=a", "-c", "user.email=a@b", *words)
+
+    def commit(name, text="x"):
+        (tmp_path / name).write_text(text)
+        git("add", name)
+        git("commit", "-q", "-m", name)
+
+    return git, commit, lambda: run("bash", ".ci/changed", "pyproject.toml", "constraints.txt")
+
+
+def test_a_clone_without_history_names_nothing_and_does_not_fail(clone):
+    git, commit, changed = clone
+    said = ([], "no earlier commit is here to compare with\n")
+    assert changed() == said  # no repository at all
+    git("init", "-q", "-b", "main")
+    assert changed() == said  # and one without a commit
+    commit("pyproject.toml")
+    assert changed() == said
+
+
+def test_what_the_last_landing_changed_is_named(clone):
+    git, commit, changed = clone
+    git("init", "-q", "-b", "main")
+    commit("a")
+    commit("constraints.txt")
+    assert changed() == (["constraints.txt"], "")
+    commit("b")
+    assert changed() == ([], "")
+    git("switch", "-q", "-c", "branch")  # a branch counts as a whole
+    commit("pyproject.toml")
+    commit("c")
+    assert changed() == (["pyproject.toml"], "")
+    git("switch", "-q", "main")
+    git("merge", "-q", "--no-ff", "-m", "landed", "branch")
+    assert changed() == (["pyproject.toml"], "")
