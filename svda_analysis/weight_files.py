@@ -26,8 +26,10 @@ from torch import Tensor
 from svda_analysis.errors import InputError, check_file, reading
 
 _ARCHIVE_START = b"PK\x03\x04"
-# Plain to torch, and yet they take memory of any size that a pickle asks for.
+# Plain to torch, and yet they take memory of any size that a pickle asks for; or sparse, which no weights are: what is
+# wrong with them torch finds late or never, and one that was refused spoils the reading of the next file.
 _GREEDY = re.compile(rb"c(__builtin__\nbytearray|builtins\nbytearray|torch(?:\.\w+)*\n\w*Tensor)\n")
+_SPARSE = re.compile(rb"ctorch\._utils\n_rebuild_sparse\w*\n")
 
 # What torch.load was seen to raise on broken bytes; anything else is a fault of ours and may show its traceback.
 _UNREADABLE = (
@@ -143,6 +145,8 @@ def _check_pickle(path: Path, content: Any) -> None:
     if found := _GREEDY.search(content):
         what = found[1].decode().replace("\n", ".")
         raise InputError(f"{path} was refused: it holds {what}, which can ask for any memory; only weights are read")
+    if _SPARSE.search(content):
+        raise InputError(f"{path} was refused: it holds sparse tensors; only dense ones are read")
 
 
 def _why_unreadable(path: Path, message: str) -> str:

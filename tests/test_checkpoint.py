@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from svda_analysis.checkpoint import FORMAT, Checkpoint, build_model, export, load, load_model, save
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, one_line
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.model import ViT, ViTConfig
 
@@ -46,7 +46,7 @@ def refusal(path):
         load(path)
     message = str(caught.value)
     assert "\n" not in message
-    assert str(path) in message
+    assert one_line(path) in message
     return message
 
 
@@ -267,7 +267,7 @@ CHANGES = {
     "a config for other weights": ({"config.dim": 16}, "proj.bias is (8,) float32, expected (16,) float32"),
     "a weight of another shape": ({"model.norm.weight": torch.ones(9)}, "norm.weight is (9,)"),
     "a weight of another type": ({"model.norm.weight": torch.ones(8).long()}, "norm.weight is (8,) int64"),
-    "a sparse weight": ({"model.norm.weight": torch.ones(8).to_sparse()}, "not a state dict"),
+    "a sparse weight": ({"model.norm.weight": torch.ones(8).to_sparse()}, "it holds sparse tensors"),
     "a weight without its data": ({"model.norm.weight": torch.ones(8, device="meta")}, "not a state dict"),
     "a weight that is a number": ({"model.norm.weight": 1.0}, "not a state dict"),
     "a missing weight": ({"model.norm.weight": ...}, "norm.weight is absent, expected (8,)"),

@@ -7,7 +7,6 @@ import subprocess
 import tomllib
 
 import pytest
-
 from making import REPOSITORY
 from oldest import PYPROJECT, lowest
 from packaging.version import Version

@@ -65,7 +65,6 @@ def emptied(state):
         (cut, r"must hold exp_avg of \(.*\) float32, got \(1,\) float32"),
         (emptied, r"must hold exp_avg_sq of \(.*\) float32, got \(0.*\) float32"),
         (lambda state: state.update(exp_avg=state["exp_avg"].double()), "got .* float64"),
-        (lambda state: state.update(exp_avg=state["exp_avg"].to_sparse()), "must hold a tensor as exp_avg"),
         (lambda state: state.update(exp_avg_sq=torch.zeros(3, device="meta")), "must hold a tensor as exp_avg_sq"),
         (lambda state: state.update(exp_avg_sq=3), "must hold a tensor as exp_avg_sq, got int"),
         (lambda state: state["exp_avg"].fill_(math.nan), "numbers out of range in exp_avg"),

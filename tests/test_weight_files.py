@@ -1,6 +1,7 @@
 """Files of weights: what is read, what is told of them, and the digest of tensors. Hostile ones: test_checkpoint.py."""
 
 import hashlib
+from fractions import Fraction
 
 import pytest
 import torch
@@ -59,3 +60,14 @@ def test_a_plain_tensor_holds_its_own_numbers():
     assert all(map(is_plain, (torch.ones(2), torch.ones(()), torch.ones(0), torch.ones(4, 4)[1:, ::2])))
     broken = (3, None, torch.ones(2).to_sparse(), torch.ones(2, device="meta"), torch.ones(1).expand(10**9))
     assert not any(map(is_plain, broken))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_refused_file_does_not_spoil_the_next(tmp_path, zipped):
+    """torch keeps a list of sparse tensors to look at, and keeps it when a load fails."""
+    content = {"a": torch.eye(3).to_sparse(), "b": Fraction(1)}
+    torch.save(content, tmp_path / "refused.pt", _use_new_zipfile_serialization=zipped)
+    torch.save({"a": torch.ones(2)}, tmp_path / "sound.pt")
+    with pytest.raises(InputError, match="it holds sparse tensors"):
+        read_weights_only(tmp_path / "refused.pt")
+    assert torch.equal(read_weights_only(tmp_path / "sound.pt")["a"], torch.ones(2))

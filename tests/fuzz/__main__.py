@@ -1,4 +1,4 @@
-"""``python -m fuzz N [SEED]``: N damaged inputs -> ``reports/reliability/fuzz.csv`` and ``.md``, with how they ended."""
+"""``python -m fuzz N [SEED]``: N damaged inputs -> ``reports/reliability/fuzz.csv``, ``.md``: how they ended."""
 
 from __future__ import annotations
 

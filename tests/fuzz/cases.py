@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import importlib.util
@@ -92,7 +93,7 @@ def make_base(place: Path) -> None:
 
         save_file(state, place / "w.safetensors")
     if importlib.util.find_spec("transformers"):
-        _make_hugging_face(place / "hf")
+        _make_model_folders(place)
     pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
     for suffix in ("png", "jpg", "gif", "bmp", "webp", "tif", "ppm"):
         pixels.save(place / f"image.{suffix}")
@@ -100,14 +101,38 @@ def make_base(place: Path) -> None:
     (place / "m.toml").write_text(MANIFEST)
 
 
-def _make_hugging_face(place: Path) -> None:
+def _make_model_folders(place: Path) -> None:
+    """Small models as transformers and timm write them, with what is in them beside."""
     import transformers
 
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = transformers.ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3)
     transformers.utils.logging.disable_progress_bar()
-    transformers.ViTForImageClassification(config).save_pretrained(place)
-    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(place)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    images = {"image_size": 16, "patch_size": 8}
+    vit = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, **images, num_labels=3))
+    words = {**sizes, "vocab_size": 300, "max_position_embeddings": 16, "eos_token_id": 1, "bos_token_id": 0}
+    of_both = transformers.CLIPConfig(text_config=words, vision_config={**sizes, **images}, projection_dim=8)
+    models = {"hf": vit, "clip": transformers.CLIPModel(of_both)}
+    for name, model in models.items():
+        model.save_pretrained(place / name)
+        transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(place / name)
+        torch.save(model.state_dict(), place / f"{name}.weights")
+    _make_tokenizer(place / "clip")
+    if importlib.util.find_spec("timm"):
+        import timm
+
+        small = {"img_size": 32, "depth": 1, "num_classes": 3}
+        made = timm.create_model("vit_tiny_patch16_224", **small)
+        timm.models.save_for_hf(made, place / "timm", model_args=small)
+        torch.save(made.state_dict(), place / "timm.weights")
+
+
+def _make_tokenizer(place: Path) -> None:
+    """One of bytes, without merges."""
+    letters = [chr(at) for at in range(33, 127)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    (place / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
 
 
 # --- ways to damage ---------------------------------------------------------------------------------------------------
@@ -338,27 +363,92 @@ def safetensors(rng: random.Random, base: Path, folder: Path) -> None:
     check_shapes(open_model(f"{SPEC}@{folder / 'w.safetensors'}").model.state_dict())
 
 
-def hugging_face(rng: random.Random, base: Path, folder: Path) -> None:
-    place = folder / "hf"
-    shutil.copytree(base / "hf", place)
-    file = rng.choice(["config.json", "config.json", "preprocessor_config.json", "model.safetensors"])
-    path = place / file
+def model_folders(rng: random.Random, base: Path, folder: Path) -> None:
+    """A folder of transformers or timm, or one of images and texts: any file of it damaged, or another beside it."""
+    kind = rng.choice([name for name in ("hf", "hf", "clip", "timm") if (base / name).exists()])
+    place = folder / kind
+    shutil.copytree(base / kind, place)
+    path = rng.choice(sorted(place.iterdir()))
     what = rng.random()
     if what < 0.05:
         path.unlink()
     elif what < 0.1:
         path.unlink()
         os.mkfifo(path)
-    elif what < 0.25 or file.endswith("safetensors"):
+    elif what < 0.3:
+        _add_beside(rng, place, base)
+    elif what < 0.45 or path.suffix != ".json":
         path.write_bytes(rng.choice([flipped, cut])(rng, path.read_bytes()))
     else:
         fields = json.loads(path.read_text())
-        fields[rng.choice([*fields, "auto_map", "quantization_config"])] = rng.choice(EXTREMES)
+        held = rng.choice([fields, *(value for value in fields.values() if isinstance(value, dict))])
+        fresh = ["auto_map", "quantization_config", "attn_implementation", "transformers_weights", "pad_size", "new"]
+        held[rng.choice([*held, *fresh])] = rng.choice([*EXTREMES, "a/b", {"height": 10**6, "width": 1}, ["evil.A"]])
         path.write_text(json.dumps(fields))
     (place / "evil.py").write_text(f"open({str(folder.parent / 'ran')!r}, 'w')\n")
-    open_model(f"hf:{place}")
+    subject = open_model(f"hf:{place}", text=["a cat", "a dog"] if kind == "clip" else ())
     if (folder.parent / "ran").exists():
         raise SilentError("code in the folder was run")
+    wanted = torch.load(base / f"{kind}.weights", weights_only=True)
+    found = getattr(subject.model, "model", subject.model) if kind == "clip" else subject.model
+    if {name: x.shape for name, x in found.state_dict().items()} != {name: x.shape for name, x in wanted.items()}:
+        raise SilentError("weights that do not fit were taken")
+
+
+def _add_beside(rng: random.Random, place: Path, base: Path) -> None:
+    """A file that a library looks for by its name: an adapter, an index, other weights, a tokenizer."""
+    harm = pickle.dumps(_Calls("os", "system", f"touch {place.parent.parent / 'ran'}"), 2)
+    shard = rng.choice(["../c.pt", "shard.bin", "/etc/passwd", "a/b.bin", "", "model.safetensors"])
+    index = json.dumps({"metadata": {}, "weight_map": rng.choice([{"a": shard}, {}, [], {"a": 3}, shard])})
+    files = {
+        "adapter_config.json": b'{"base_model_name_or_path": "/etc", "peft_type": "LORA"}',
+        "pytorch_model.bin": harm,
+        "pytorch_model.bin.index.json": index.encode(),
+        "model.safetensors.index.json": index.encode(),
+        "spiece.model": rng.randbytes(99),
+        "added_tokens.json": rng.choice([b"{", b'{"x": -1}', b"[]"]),
+        "generation_config.json": b'{"max_length": "x"}',
+        "custom_generate": b"x",
+    }
+    if rng.random() < 0.5:  # else the sound one is read
+        for sound in place.glob("*.safetensors"):
+            sound.unlink()
+    name = rng.choice(sorted(files))
+    (place / name).write_bytes(files[name])
+    (place / "shard.bin").write_bytes(rng.choice([harm, b"", (base / "w.pt").read_bytes()]))
+
+
+def foreign_weights(rng: random.Random, base: Path, folder: Path) -> None:
+    """Weights as training scripts leave them: tables in tables, settings, prefixes, odd names, a classifier that is
+    none, in one of several libraries."""
+    state = torch.load(base / "w.pt", weights_only=True)
+    sound = rng.random() < 0.3
+    if not sound:
+        rng.choice([damage_tensors, _odd_names, _odd_classifier])(rng, state)
+    around: Any = {"epoch": 1}
+    around["self"] = around
+    tables: list[Any] = [
+        state,
+        {"state_dict": state, "args": argparse.Namespace(lr=rng.choice(EXTREMES)), "best": np.float64(1)},
+        {"module": {f"module.{name}": x for name, x in state.items()}, "optimizer": {"state": {0: around}}},
+        {"model": state, "ema": state, "again": around},
+        {rng.choice(["a\nb", "\x1b[31m", "x" * 10**4]): {"model": state}},
+    ]
+    path = folder / "w.pt"
+    torch.save(rng.choice(tables), path, _use_new_zipfile_serialization=rng.random() < 0.8)
+    libraries = [SPEC] * 3 + ["timm:vit_tiny_patch16_224?depth=1"] * bool(importlib.util.find_spec("timm"))
+    spec = rng.choice(libraries)
+    check_shapes(open_model(f"{spec}@{path}").model.state_dict())
+
+
+def _odd_names(rng: random.Random, state: dict[str, Any]) -> None:
+    name = rng.choice(sorted(state))
+    state[rng.choice([f"module.{name}", f"{name}\n", "\x1b", "x" * 10**4, f"_orig_mod.{name}"])] = state.pop(name)
+
+
+def _odd_classifier(rng: random.Random, state: dict[str, Any]) -> None:
+    shape = rng.choice([(), (0,), (10**9, 0), (10**6, 1), (3,), (3, 8), (10, 8, 1)])
+    state["head.weight"] = torch.zeros(shape, dtype=torch.bool if rng.random() < 0.5 else torch.float32)
 
 
 # --- images, reports, manifests ---------------------------------------------------------------------------------------
@@ -512,12 +602,13 @@ def _run_command(arguments: list[str]) -> None:
     raise InputError(said)
 
 
-_NEEDS = {"safetensors": "safetensors", "hugging_face": "transformers"}
+_NEEDS = {"safetensors": "safetensors", "model_folders": "transformers"}
 KINDS: dict[str, Callable[[random.Random, Path, Path], None]] = {
     function.__name__: function
     for function in (
         checkpoint_bits, checkpoint_cuts, checkpoint_members, checkpoint_tensors, checkpoint_fields, foreign_pickles,
-        scripts, weights, weights_of_old_torch, safetensors, hugging_face, images, reports, manifests, command_line,
+        scripts, weights, foreign_weights, weights_of_old_torch, safetensors, model_folders, images, reports,
+        manifests, command_line,
     )
 }  # fmt: skip
 
