@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
+from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.layer_inputs import LayerInputs
 from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode
 from svda_analysis.soundness import NotFiniteError, is_finite
-from svda_analysis.tap import AttentionRecord, capture, check_captured
+from svda_analysis.tap import capture, check_captured
 from svda_analysis.tokens import GivenLayout, Layout, TokensGiven
 
 _IMAGE_BITS = WITHIN_IMAGE.bit_length()
