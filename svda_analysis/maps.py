@@ -25,7 +25,7 @@ from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.layer_inputs import LayerInputs
-from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode
+from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode, mixed
 from svda_analysis.soundness import NotFiniteError, is_finite
 from svda_analysis.tap import capture, check_captured
 from svda_analysis.tokens import GivenLayout, Layout, TokensGiven
@@ -223,12 +223,13 @@ def _by_image(codes: Tensor, images: int) -> tuple[Tensor, int, Tensor] | str:
 def _read(place: Tensor, size: tuple[int, int, int], *, covers: bool = False) -> tuple[Layout, Tensor] | None:
     """The layout that tokens ``(N,)`` show, and the order of its patches in reading order; None where they show none.
 
-    What lies beyond the image, on its padding, is no patch, unless the patches are a grid only with it. ``covers``: the
-    grid must reach over the whole image.
+    What lies beyond the image, on its padding, is no patch, unless the patches are a grid only with it; nor is a first
+    token that is the mean of all others. ``covers``: the grid must reach over the whole image.
     """
     parts = decode(place)[1:]  # frame, row, column
     beyond = (parts[1:] < 0) | (parts[1:] >= torch.tensor(size[1:])[:, None])
-    for kept in ((place >= 0) & ~beyond.any(0), place >= 0):
+    inside = (place >= 0) & ~beyond.any(0)
+    for kept in (inside, place >= 0, inside & (torch.arange(len(place)) > _is_mean(place))):
         at = kept.nonzero()[:, 0]
         if not len(at) or int(at[-1] - at[0]) + 1 != len(at):
             continue
@@ -243,6 +244,11 @@ def _read(place: Tensor, size: tuple[int, int, int], *, covers: bool = False) ->
         layout = Layout((R, C), int(at[0]), len(place) - 1 - int(at[-1]), T, centres)
         return layout, index.argsort()
     return None
+
+
+def _is_mean(place: Tensor) -> int:
+    """1 where the first of the tokens ``(N,)`` lies where the mean of all others does, else 0."""
+    return int(len(place) > 2 and bool(place[0] == mixed(place[1:], [0])[0]))
 
 
 def _reaches(axis: Tensor, length: int) -> bool:

@@ -203,7 +203,7 @@ def sensitivity_max(
     found = captum.metrics.sensitivity_max(
         explain,
         images,
-        lambda x, _radius: _moved(_bare(x), noise.to(images), subject),
+        lambda x, _radius: _with_noise(_bare(x), noise.to(images), subject),
         perturb_radius=radius,
         n_perturb_samples=samples,
         target=classes,
@@ -211,7 +211,7 @@ def sensitivity_max(
     return found.cpu().double()
 
 
-def _moved(images: Tensor, noise: Tensor, subject: Subject) -> Tensor:
+def _with_noise(images: Tensor, noise: Tensor, subject: Subject) -> Tensor:
     """``images + noise (B, C, H, W)``, no pixel beyond what pictures hold, where that is known."""
     known = subject.preprocessing.normalisation
     if known is None or len(known[0]) not in (1, images.shape[1]):

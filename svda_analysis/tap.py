@@ -72,7 +72,7 @@ def _tapped(model: nn.Module, tap: _Tap) -> Iterator[None]:
     for part in model.children():
         hooks.append(
             part.register_forward_pre_hook(
-                lambda _, args, kwargs: tap.enter_part((*args, *kwargs.values())), with_kwargs=True
+                lambda part, args, kwargs: tap.enter_part(part, (*args, *kwargs.values())), with_kwargs=True
             )
         )
     try:
@@ -139,6 +139,7 @@ class _Tap(TorchFunctionMode):
         self.owner, self.depth, self.layer = threading.get_ident(), 0, 0
         self.tracker = Tracker()
         self.by_parts, self.forwards, self.missed = False, 0, 0
+        self.entered: set[nn.Module] = set()  # parts that were called since
 
     def start(self, given: tuple[Any, ...]) -> None:
         if threading.get_ident() == self.owner:
@@ -150,15 +151,18 @@ class _Tap(TorchFunctionMode):
         if threading.get_ident() == self.owner:
             self.depth -= 1
 
-    def enter_part(self, given: tuple[Any, ...]) -> None:
+    def enter_part(self, part: nn.Module, given: tuple[Any, ...]) -> None:
         """A part of the model is called: images that it gets outside a forward are those of another method."""
-        if threading.get_ident() == self.owner and not self.depth:
-            images = [x for x in given if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (4, 5)]
-            if images and all(self.tracker.of(x) is None for x in images):
-                self._begin(given, by_parts=True)
+        if threading.get_ident() != self.owner or self.depth:
+            return
+        images = [x for x in given if isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (4, 5)]
+        if images and all(self.tracker.of(x) is None or (part in self.entered and x in self.tracker) for x in images):
+            self._begin(given, by_parts=True)
+        self.entered.add(part)
 
     def _begin(self, given: tuple[Any, ...], *, by_parts: bool) -> None:
         self.layer, self.by_parts = 0, by_parts
+        self.entered.clear()
         self.forwards += 1
         self.tracker.begin(given)
 
