@@ -26,7 +26,7 @@ from svda_analysis.image_text import with_texts
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.processors import Processor, processed, processor_of, proved
-from svda_analysis.state_dicts import read_state_dict
+from svda_analysis.state_dicts import entry, part_of, read_state_dict
 from svda_analysis.weight_files import check_torch_file
 
 _LARGEST_CONFIG = 10**7  # bytes
@@ -378,7 +378,7 @@ def _weights_of(spec: Spec, known: Iterable[str] = ()) -> dict[str, Tensor] | No
 
 def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]:
     """The number of classes that the weights tell apart, where they are named as the library names them."""
-    weight = (state or {}).get(f"{classifier}.weight")
+    weight = entry(state or {}, f"{classifier}.weight")
     return {} if weight is None else {"num_classes": weight.shape[0]}
 
 
@@ -389,6 +389,7 @@ def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> None:
     told = f" (made otherwise? say how, as in {spec.library}:{spec.name}?{how})" if how else ""
     complaint = f"{spec.weights} holds weights that do not fit the model{told}"
     own = model.state_dict()
+    state = part_of(state, own)
     for name in sorted(own.keys() & state.keys()):
         if own[name].is_floating_point() != state[name].is_floating_point():
             raise InputError(f"{complaint}: {name} holds {state[name].dtype}, expected {own[name].dtype}")

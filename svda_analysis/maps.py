@@ -229,7 +229,7 @@ def _read(place: Tensor, size: tuple[int, int, int], *, covers: bool = False) ->
     parts = decode(place)[1:]  # frame, row, column
     beyond = (parts[1:] < 0) | (parts[1:] >= torch.tensor(size[1:])[:, None])
     inside = (place >= 0) & ~beyond.any(0)
-    for kept in (inside, place >= 0, inside & (torch.arange(len(place)) > _is_mean(place))):
+    for kept in (inside, place >= 0, inside & (torch.arange(len(place)) >= _is_mean(place))):
         at = kept.nonzero()[:, 0]
         if not len(at) or int(at[-1] - at[0]) + 1 != len(at):
             continue

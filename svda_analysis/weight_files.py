@@ -141,7 +141,8 @@ def _why_unreadable(path: Path, message: str) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", message)
     if "Weights only load failed" in message and (named or start.startswith((b"\x80", b"PK"))):
         what = named[1] if named else "more than plain weights"
-        return f"{path} was refused: it holds {what}, and loading it could run code; only plain weights are read"
+        refused = f"it holds {what}, and loading it could run code; only plain weights are read"
+        return f"{path} was refused: {refused}: save model.state_dict() alone"
     return f"{path} is not a checkpoint, or is damaged"
 
 
