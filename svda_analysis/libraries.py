@@ -64,6 +64,8 @@ def _argument(word: str, spec: str) -> tuple[str, Any]:
     plain = {"true": True, "false": False, "none": None}
     if text.lower() in plain:
         return key, plain[text.lower()]
+    if re.fullmatch(r"\d+([x,]\d+)+", text):  # height and width, and the like
+        return key, tuple(map(int, re.split("[x,]", text)))
     for kind in (int, float):
         try:
             return key, kind(text)
@@ -222,6 +224,10 @@ def _from_hugging_face(spec: Spec) -> Made:
     if spec.arguments:
         raise InputError(
             f"hf:{folder} takes no arguments, its config.json says them all, got {', '.join(spec.arguments)}"
+        )
+    if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file():
+        raise InputError(
+            f"hf:{folder} holds an adapter alone: merge_and_unload() it, and save the model that this gives"
         )
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"hf: must name a folder that save_pretrained wrote (with config.json), got {folder!r}")

@@ -123,7 +123,7 @@ def map_of_image(record: AttentionRecord, images: int, given: GivenLayout) -> Im
         return "of one query that pools"
     if N != M:
         return "with other keys than queries"
-    if given.grid is not None or places.queries is None:
+    if places.queries is None:
         return _by_number(record, images, given)
     if places.keys is not None and not _same(places.queries, places.keys):
         return "with other keys than queries"
@@ -166,13 +166,14 @@ def _by_places(record: AttentionRecord, queries: Tensor, images: int, given: Giv
         return ImageMap(record, Arrangement(outer, heads, order, 1), copies * len(place), layout and layout[0], None)
     plain = bool((order == torch.arange(len(order))).all())
     arrangement = Arrangement(outer, heads, None if plain else order, folded)
-    return _laid_out(record, arrangement, place[:, 0], size, given)
+    found = _laid_out(record, arrangement, place[:, 0], size, given)
+    return _by_number(record, images, given) if found is None else found
 
 
 def _laid_out(
     record: AttentionRecord, arrangement: Arrangement, place: Tensor, size: tuple[int, int, int], given: GivenLayout
-) -> ImageMap | str:
-    """The map whose windows hold the tokens ``place (W, N)``."""
+) -> ImageMap | str | None:
+    """The map whose windows hold the tokens ``place (W, N)``; None where these are no grid and one was given."""
     W, N = place.shape
     if W > 1:
         whole, index = _stitched(place, size)
@@ -181,7 +182,7 @@ def _laid_out(
     if N > 1 and bool((place == place[0, 0]).all()):
         return f"between {N} channels, each of the whole image"
     if found is None:
-        return f"of {N} tokens that are no grid over the whole image"
+        return None if given.grid else f"of {N} tokens that are no grid over the whole image"
     layout, order = found
     if not given.allows(layout):
         raise InputError(f"the model's {N} tokens are {layout}, but given was {given}")
