@@ -2,6 +2,7 @@ from . import figures as plots
 from .analysis import analyze, analyze_runs
 from .attention import Attention, cosine_attention, dot_product_attention, svda_attention
 from .attribution import METHODS, attribute
+from .calls import AttentionRecord
 from .checkpoint import Checkpoint, load_model
 from .comparison import compare, summarise
 from .compression import Keep, compress, compress_and_verify, compress_model
@@ -20,7 +21,7 @@ from .results import Analysis, Examples, Run
 from .sections import write_report
 from .specs import open_model
 from .subject import Subject
-from .tap import AttentionRecord, capture, records
+from .tap import capture, records
 from .training import train
 from .vocabulary import QUANTITIES, Quantity
 

@@ -403,6 +403,8 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
         lines.append(f"{subject.spec} names no weights (@FILE): they are random, and nothing here was learned")
     if stream.windows:
         lines.append(f"{subject.name} attends inside windows: its numbers speak of windows, not of the whole image")
+    if stream.beyond:
+        lines.append(f"{subject.name}: the data have {stream.beyond}: no accuracy is given")
     if stream.left_out:
         count = f"{len(stream.left_out)} of {stream.calls} attention calls are no maps of the image and are left out"
         lines.append(f"{subject.name}: {count}: {in_words(stream.left_out)}")

@@ -179,6 +179,8 @@ def _cls_attention(job: Job) -> Tensor:
 
 
 _OF_MAPS = (_rollout, _relevance, _cls_attention)
+OF_STACKS = ("rollout", "relevance")  # the methods that need the same tokens in every layer
+OF_ATTENTION = (*OF_STACKS, "cls_attention", "occlusion")  # and those that need a grid of patches
 
 
 def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:

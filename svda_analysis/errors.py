@@ -75,7 +75,17 @@ def reading(complaint: str) -> Iterator[None]:
     except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # what fails in a library of Rust is no Exception
-        raise InputError(f"{complaint}: {one_line(error)[:300]}") from None
+        raise InputError(f"{complaint}: {one_line(_own_words(error))[:300]}") from None
+
+
+def _own_words(error: BaseException) -> object:
+    """What an error says; of one that a worker of a DataLoader passes on with its traceback, the end."""
+    said = str(error).strip()
+    return (
+        said.splitlines()[-1]
+        if "\nTraceback (most recent call last)" in said or "Original Traceback" in said
+        else error
+    )
 
 
 def one_line(text: object) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from svda_analysis.attribution import METHODS, attribute, choose_method
+from svda_analysis.attribution import METHODS, OF_ATTENTION, OF_STACKS, attribute, choose_method
 from svda_analysis.errors import InputError, check_name
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.maps import class_scores
@@ -24,15 +25,15 @@ from svda_analysis.subject import Subject, run_label
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanations:
     """Maps of ``n`` images. ``pictures (n, H, W, C) uint8``; ``maps`` by method, each ``(n, H, W) float32``;
-    ``predictions (n,) int64``, -1 for a model without a classifier, whose maps leave out the methods in ``left_out``,
-    which speak of a class; ``classes`` may be empty."""
+    ``predictions (n,) int64``, -1 for a model without a classifier; ``classes`` may be empty. ``left_out``: the methods
+    that nobody asked for by name and that this model cannot have, each with the reason."""
 
     files: tuple[str, ...]
     pictures: np.ndarray
     maps: dict[str, np.ndarray]
     predictions: np.ndarray
     classes: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def labelled_maps(self) -> dict[str, np.ndarray]:
@@ -69,7 +70,8 @@ def explain(
     """Maps over image files, and all those in folders: an :class:`Explanations` for each ``batch_size`` of them.
 
     ``model`` is what :func:`~svda_analysis.specs.open_model` takes; ``methods`` are names of
-    :data:`~svda_analysis.attribution.METHODS` (default: all; of a model without a classifier those that need no class);
+    :data:`~svda_analysis.attribution.METHODS` (default: all that the model can have: of one without a classifier those
+    that need no class, of one whose layers are no unbroken stack those that need none);
     ``target`` is the class to explain (default: what the model predicts). Memory does not grow with the number of
     files. Raises :class:`InputError` as :func:`~svda_analysis.attribution.attribute` does, for a file that is no image,
     and before the first map for an unknown method or a missing file.
@@ -96,7 +98,9 @@ def _pages(
             with torch.no_grad():
                 logits = class_scores(call_model(model, inputs), model)
             options: dict[str, Any] = {"target": target, "batch_size": size}
-            names, left_out = _names(methods, has_class=logits is not None or target is not None)
+            left_out = _left_out_methods(subject, inputs, has_class=logits is not None or target is not None)
+            left_out = {} if methods is not None else left_out
+            names = [name for name in METHODS if name not in left_out] if methods is None else methods
             maps = {name: attribute(subject, inputs, method=name, **options).numpy() for name in names}
         yield Explanations(
             files=tuple(part),
@@ -108,9 +112,16 @@ def _pages(
         )
 
 
-def _names(methods: Sequence[str] | None, *, has_class: bool) -> tuple[Sequence[str], tuple[str, ...]]:
-    """The methods to draw, and those that nobody asked for by name and that lack a class to speak of."""
-    if methods is not None:
-        return methods, ()
-    left_out = tuple(name for name, one in METHODS.items() if one.needs_target and not has_class)
-    return [name for name in METHODS if name not in left_out], left_out
+def _left_out_methods(subject: Subject, images: Tensor, *, has_class: bool) -> dict[str, str]:
+    """The methods that a model cannot have, each with the reason."""
+    reasons = {} if has_class else {name: "has no classifier" for name, one in METHODS.items() if one.needs_target}
+    try:
+        with torch.no_grad():
+            gaps = subject.maps_of(images[:1]).gaps
+    except InputError as error:
+        return {**dict.fromkeys(OF_ATTENTION, f"has no maps of the image ({error})"), **reasons}
+    return (
+        {**dict.fromkeys(OF_STACKS, f"is no unbroken stack of layers ({'; '.join(gaps)})"), **reasons}
+        if gaps
+        else reasons
+    )

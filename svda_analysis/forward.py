@@ -65,8 +65,14 @@ def _interpolating(model: nn.Module, images: Any) -> dict[str, bool]:
 
 
 def _hint(model: nn.Module, images: Any) -> str:
-    if not isinstance(images, Tensor) or images.ndim < 4:
+    if not isinstance(images, Tensor):
         return ""
+    if not images.is_floating_point():
+        return "; give floating-point images"
+    if images.ndim < 4:
+        return "; give a batch (B, C, H, W)" if images.ndim == 3 else ""
+    if images.ndim == 4 and isinstance(frames := getattr(getattr(model, "config", None), "num_frames", None), int):
+        return f"; it takes videos of {frames} frames (B, {frames}, C, H, W)"
     channels, size = own_channels(model), own_size(model)
     if channels is not None and channels != images.shape[1] and images.ndim == 4:
         return f"; it takes images of {channels} channels"

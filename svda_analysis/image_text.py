@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.errors import InputError, reading
+
+_OF_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
 
 class ImageText(nn.Module):
@@ -47,6 +50,8 @@ def with_texts(transformers: Any, model: Any, folder: str, texts: Sequence[str],
         raise InputError(f"text needs a model of images and texts as CLIP or SigLIP, got {type(model).__name__}")
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InputError(f"text must be one or more texts, got {texts!r}")
+    if not any((Path(folder) / name).is_file() for name in _OF_TOKENIZERS):
+        raise InputError(f"its folder has no tokenizer, which text needs: one of {', '.join(_OF_TOKENIZERS)}")
     with reading("its tokenizer cannot be read"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
     fixed = model.config.model_type.startswith("siglip")  # it learned from texts filled up to one length

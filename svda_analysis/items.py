@@ -32,19 +32,32 @@ def tensors_of(batch: Any, name: str, warnings: list[str]) -> tuple[Tensor, Tens
     which is then said in ``warnings``."""
     images, labels = image_and_label(batch)
     if not isinstance(images, Tensor) or images.ndim not in (4, 5) or not images.is_floating_point():
-        raise InputError(f"{name} must give float images (B, C, H, W), got {_described(images)}")
+        whole = isinstance(images, Tensor) and not images.is_floating_point()
+        way = ": bring pixels to what the model takes, or give pictures of PIL" if whole else ""
+        raise InputError(f"{name} must give float images (B, C, H, W), got {_described(images)}{way}")
     numbers = _class_numbers(labels, len(images))
     if labels is not None and numbers is None:
-        line = f"the labels of {name} are no class numbers but {_described(labels)}: they are left out"
+        line = f"the labels of {name} are no class numbers but {_of_each(labels)}: they are left out"
         warnings += [line] * (line not in warnings)
     return images, numbers
 
 
 def _class_numbers(labels: Any, B: int) -> Tensor | None:
-    if isinstance(labels, list | tuple) and labels and all(isinstance(x, int | np.integer) for x in labels):
+    if isinstance(labels, list | tuple) and labels and all(map(_is_number, labels)):
         labels = torch.tensor([int(x) for x in labels])
     whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype != torch.bool
-    return labels.long() if whole and labels.shape == (B,) else None
+    return labels.long().view(B) if whole and labels.shape in ((B,), (B, 1)) else None
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
+def _of_each(labels: Any) -> str:
+    """What the label of one image is."""
+    if not isinstance(labels, Tensor):
+        return _described(labels)
+    return f"{labels.dtype} {tuple(labels.shape[1:])}" if labels.ndim > 1 else str(labels.dtype)
 
 
 def _described(x: Any) -> str:

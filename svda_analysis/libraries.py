@@ -25,7 +25,7 @@ from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.model_folders import check_model_folder, check_numbers
 from svda_analysis.processors import Processor, processed, processor_of, proved
-from svda_analysis.state_dicts import read_state_dict
+from svda_analysis.state_dicts import entry, part_of, read_state_dict
 
 Made = tuple[nn.Module, str, Preprocessing]
 
@@ -61,6 +61,8 @@ def _argument(word: str, spec: str) -> tuple[str, Any]:
     plain = {"true": True, "false": False, "none": None}
     if text.lower() in plain:
         return key, plain[text.lower()]
+    if re.fullmatch(r"\d+([x,]\d+)+", text):  # height and width, and the like
+        return key, tuple(map(int, re.split("[x,]", text)))
     for kind in (int, float):
         try:
             return key, kind(text)
@@ -205,6 +207,10 @@ def _from_hugging_face(spec: Spec) -> Made:
         raise InputError(
             f"hf:{folder} takes no arguments, its config.json says them all, got {', '.join(spec.arguments)}"
         )
+    if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file():
+        raise InputError(
+            f"hf:{folder} holds an adapter alone: merge_and_unload() it, and save the model that this gives"
+        )
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"hf: must name a folder that save_pretrained wrote (with config.json), got {folder!r}")
     try:
@@ -345,7 +351,7 @@ def _weights_of(spec: Spec, known: Iterable[str] = ()) -> dict[str, Tensor] | No
 
 def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]:
     """The number of classes that the weights tell apart, where they are named as the library names them."""
-    weight = (state or {}).get(f"{classifier}.weight")
+    weight = entry(state or {}, f"{classifier}.weight")
     if weight is None or not weight.ndim or not weight.numel():  # what does not fit is told when it is loaded
         return {}
     classes = {"num_classes": weight.shape[0]}
@@ -360,6 +366,7 @@ def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> None:
     told = f" (made otherwise? say how, as in {spec.library}:{spec.name}?{how})" if how else ""
     complaint = f"{spec.weights} holds weights that do not fit the model{told}"
     own = model.state_dict()
+    state = part_of(state, own)
     for name in sorted(own.keys() & state.keys()):
         if own[name].is_floating_point() != state[name].is_floating_point():
             raise InputError(f"{complaint}: {name} holds {state[name].dtype}, expected {own[name].dtype}")

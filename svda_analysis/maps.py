@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
+from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.layer_inputs import LayerInputs
-from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode
+from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode, mixed
 from svda_analysis.soundness import NotFiniteError, is_finite
-from svda_analysis.tap import AttentionRecord, capture, check_captured
+from svda_analysis.tap import capture, check_captured
 from svda_analysis.tokens import GivenLayout, Layout, TokensGiven
 
 _IMAGE_BITS = WITHIN_IMAGE.bit_length()
@@ -122,7 +123,7 @@ def map_of_image(record: AttentionRecord, images: int, given: GivenLayout) -> Im
         return "of one query that pools"
     if N != M:
         return "with other keys than queries"
-    if given.grid is not None or places.queries is None:
+    if places.queries is None:
         return _by_number(record, images, given)
     if places.keys is not None and not _same(places.queries, places.keys):
         return "with other keys than queries"
@@ -165,13 +166,14 @@ def _by_places(record: AttentionRecord, queries: Tensor, images: int, given: Giv
         return ImageMap(record, Arrangement(outer, heads, order, 1), copies * len(place), layout and layout[0], None)
     plain = bool((order == torch.arange(len(order))).all())
     arrangement = Arrangement(outer, heads, None if plain else order, folded)
-    return _laid_out(record, arrangement, place[:, 0], size, given)
+    found = _laid_out(record, arrangement, place[:, 0], size, given)
+    return _by_number(record, images, given) if found is None else found
 
 
 def _laid_out(
     record: AttentionRecord, arrangement: Arrangement, place: Tensor, size: tuple[int, int, int], given: GivenLayout
-) -> ImageMap | str:
-    """The map whose windows hold the tokens ``place (W, N)``."""
+) -> ImageMap | str | None:
+    """The map whose windows hold the tokens ``place (W, N)``; None where these are no grid and one was given."""
     W, N = place.shape
     if W > 1:
         whole, index = _stitched(place, size)
@@ -180,7 +182,7 @@ def _laid_out(
     if N > 1 and bool((place == place[0, 0]).all()):
         return f"between {N} channels, each of the whole image"
     if found is None:
-        return f"of {N} tokens that are no grid over the whole image"
+        return None if given.grid else f"of {N} tokens that are no grid over the whole image"
     layout, order = found
     if not given.allows(layout):
         raise InputError(f"the model's {N} tokens are {layout}, but given was {given}")
@@ -222,12 +224,13 @@ def _by_image(codes: Tensor, images: int) -> tuple[Tensor, int, Tensor] | str:
 def _read(place: Tensor, size: tuple[int, int, int], *, covers: bool = False) -> tuple[Layout, Tensor] | None:
     """The layout that tokens ``(N,)`` show, and the order of its patches in reading order; None where they show none.
 
-    What lies beyond the image, on its padding, is no patch, unless the patches are a grid only with it. ``covers``: the
-    grid must reach over the whole image.
+    What lies beyond the image, on its padding, is no patch, unless the patches are a grid only with it; nor is a first
+    token that is the mean of all others. ``covers``: the grid must reach over the whole image.
     """
     parts = decode(place)[1:]  # frame, row, column
     beyond = (parts[1:] < 0) | (parts[1:] >= torch.tensor(size[1:])[:, None])
-    for kept in ((place >= 0) & ~beyond.any(0), place >= 0):
+    inside = (place >= 0) & ~beyond.any(0)
+    for kept in (inside, place >= 0, inside & (torch.arange(len(place)) >= _is_mean(place))):
         at = kept.nonzero()[:, 0]
         if not len(at) or int(at[-1] - at[0]) + 1 != len(at):
             continue
@@ -242,6 +245,11 @@ def _read(place: Tensor, size: tuple[int, int, int], *, covers: bool = False) ->
         layout = Layout((R, C), int(at[0]), len(place) - 1 - int(at[-1]), T, centres)
         return layout, index.argsort()
     return None
+
+
+def _is_mean(place: Tensor) -> int:
+    """1 where the first of the tokens ``(N,)`` lies where the mean of all others does, else 0."""
+    return int(len(place) > 2 and bool(place[0] == mixed(place[1:], [0])[0]))
 
 
 def _reaches(axis: Tensor, length: int) -> bool:

@@ -178,8 +178,10 @@ def sensitivity_max(
     """The largest relative change of a method's map under small noise, ``(B,) float64``; 0 is a map that stays.
 
     ``max ||phi(x + e) - phi(x)|| / ||phi(x)||`` over ``samples`` draws of e, each pixel uniform within ``radius`` in
-    units of the preprocessed image, for one class throughout (Yeh et al. 2019, eq. 4, sampled by captum). ``seed`` and
-    ``first`` as in :func:`infidelity`, the rest as in :func:`~svda_analysis.attribution.attribute`.
+    units of the preprocessed image, for one class throughout (Yeh et al. 2019, eq. 4, sampled by captum). Where the
+    model's preprocessing says what pixels of 0 and 1 are brought to, none is moved beyond them (our choice): what is no
+    picture is no neighbour of one. ``seed`` and ``first`` as in :func:`infidelity`, the rest as in
+    :func:`~svda_analysis.attribution.attribute`.
     """
     import captum.metrics
 
@@ -201,12 +203,23 @@ def sensitivity_max(
     found = captum.metrics.sensitivity_max(
         explain,
         images,
-        lambda x, _radius: _bare(x) + noise.to(images),
+        lambda x, _radius: _with_noise(_bare(x), noise.to(images), subject),
         perturb_radius=radius,
         n_perturb_samples=samples,
         target=classes,
     )
     return found.cpu().double()
+
+
+def _with_noise(images: Tensor, noise: Tensor, subject: Subject) -> Tensor:
+    """``images + noise (B, C, H, W)``, no pixel beyond what pictures hold, where that is known."""
+    known = subject.preprocessing.normalisation
+    if known is None or len(known[0]) not in (1, images.shape[1]):
+        return images + noise
+    mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in known)
+    darkest, brightest = ((pixel - mean) / std for pixel in (0, 1))
+    low, high = torch.minimum(images, darkest.to(images)), torch.maximum(images, brightest.to(images))
+    return torch.clamp(images + noise, low, high)
 
 
 # --- patches --------------------------------------------------------------------------------------------------------

@@ -28,10 +28,12 @@ class Processor:
     function: Callable[[Any], Any]
 
     def __call__(self, picture: Any) -> Tensor:
-        with reading(f"{self} fails on a picture"):
+        way = "--preprocess image_size=, mean= and std= take its place"
+        with reading(f"{self} fails on a picture ({way})"):
             found = torch.as_tensor(np.asarray(self.function(picture)))
         if found.ndim != 3:
-            raise InputError(f"{self} gives {found.dtype} {tuple(found.shape)} of a picture, not one image (C, H, W)")
+            came = f"{found.dtype} {tuple(found.shape)}"
+            raise InputError(f"{self} gives {came} of a picture, not one image (C, H, W) ({way})")
         return found.float()
 
     def __str__(self) -> str:
@@ -58,7 +60,8 @@ def _told(settings: Mapping[str, Any]) -> Preprocessing | None:
     resize = _read_size(size) if settings.get("do_resize", True) else None
     image_size = _read_size(crop) if settings.get("do_center_crop") else resize
     shorter = isinstance(size, Mapping) and "shortest_edge" in size
-    if image_size is None or (shorter and not settings.get("do_center_crop")):
+    mode = _MODES.get(2 if (resample := settings.get("resample")) is None else int(resample))
+    if image_size is None or mode is None or (shorter and not settings.get("do_center_crop")):
         return None
     factor = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1)
     usual = settings.get("image_mean") or (0.0,), settings.get("image_std") or (1.0,)
@@ -66,7 +69,7 @@ def _told(settings: Mapping[str, Any]) -> Preprocessing | None:
     return Preprocessing(  # ((p * f - m) / s) of a pixel p is (p / 255 - m / 255f) / (s / 255f)
         image_size=image_size,
         resize=resize,
-        interpolation=_MODES.get(int(settings.get("resample") or 0), "bilinear"),
+        interpolation=mode,
         mean=tuple(float(x) / factor for x in mean),
         std=tuple(float(x) / factor for x in std),
     )

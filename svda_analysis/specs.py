@@ -154,7 +154,7 @@ def _kind(model: nn.Module) -> str | None:
 def check_takes_images(model: nn.Module, given: str) -> None:
     """Raise :class:`InputError` for a model of something else, where it says what it takes."""
     takes = getattr(model, "main_input_name", "pixel_values")  # what Hugging Face's models say of themselves
-    if takes != "pixel_values":
+    if not takes.startswith("pixel_values"):  # videos too
         way = ": say the texts that images are compared with (--text)" if hasattr(model, "get_image_features") else ""
         raise InputError(f"{given} must be a model of images, got {type(model).__name__}, which takes {takes}{way}")
 

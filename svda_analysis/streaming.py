@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
@@ -21,7 +22,7 @@ from svda_analysis.maps import ImageMap, check_any_maps, class_scores, map_of_im
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
-from svda_analysis.tap import AttentionRecord, capture, check_captured, without_head
+from svda_analysis.tap import capture, check_captured, without_head
 from svda_analysis.tokens import GivenLayout, TokensGiven
 from svda_analysis.vocabulary import known_bounds, quantity
 
@@ -69,6 +70,7 @@ class Stream:
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
         self.windows = self.pixels_unknown = False
         self.left_out: list[str] = []  # of the last batch, why attention calls are no maps of the image
+        self.beyond = ""  # which labels are none of the model's outputs
         self.calls = 0  # attention calls of the last batch
         self.starts = 0  # maps of the last batch that come of no other
         self._batch = 0  # images of the batch that runs
@@ -122,14 +124,26 @@ class Stream:
                 self._weigh(layer, call, inputs.weights[call.at])
         if logits is not None and logits.shape[1] == 1:  # a regression or a sigmoid: its largest is no prediction
             logits = None
-        if labels is not None and logits is not None and 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-            labels, logits = labels.to(logits.device), logits[:B]
-            self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
-            loss = F.cross_entropy(widen(logits), labels, reduction="none")
-            self._add("loss", "test", -1, loss[:, None])
-            if "ablated_loss" in self._needed:
-                self._ablate(images, labels, loss)
+        if labels is not None and logits is not None:
+            self._predicted(images, labels.to(logits.device), logits[:B])
         self.images += B
+
+    def _predicted(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
+        """Accuracy and loss over the images that have a label (-1: none); of labels that the model has no outputs for
+        there is neither, for no image."""
+        if int(labels.max()) >= logits.shape[1]:
+            self.beyond = f"label {int(labels.max())} and the model {logits.shape[1]} outputs"
+            of_labels = {"accuracy", "loss", *(one.name for one in self.indicators if "ablated_loss" in one.needs)}
+            self.moments = {key: found for key, found in self.moments.items() if key[0] not in of_labels}
+        known = labels >= 0
+        if self.beyond or not bool(known.any()):
+            return
+        labels, logits = labels[known], logits[known]
+        self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
+        loss = F.cross_entropy(widen(logits), labels, reduction="none")
+        self._add("loss", "test", -1, loss[:, None])
+        if "ablated_loss" in self._needed:
+            self._ablate(images[known], labels, loss)
 
     def _noisy_copies(self, images: Tensor) -> list[Tensor]:
         """The copies that :attr:`_noisy` names; they share one draw, so that each is the same without the other."""

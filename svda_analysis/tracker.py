@@ -49,14 +49,17 @@ class Tracker:
 
     def __init__(self) -> None:
         self._trails: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._inputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.size = (1, 1, 1)
 
     def begin(self, given: Iterable[Any]) -> None:
         """A forward begins with these inputs: floats of 4 or 5 dimensions are its images, others are of none."""
         self._trails.clear()
+        self._inputs.clear()
         inner = [x for each in given for x in (each.values() if isinstance(each, dict) else [each])]
         for x in inner:
             if isinstance(x, Tensor) and x.is_floating_point():
+                self._inputs[x] = None
                 self._trails[x] = Trail(self._pixels(x) if x.ndim in (4, 5) else None)
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -75,6 +78,10 @@ class Tracker:
     def of(self, x: Any) -> Trail | None:
         """What is known of ``x``; None where it does not come of the inputs."""
         return self._trails.get(x) if isinstance(x, Tensor) else None
+
+    def __contains__(self, x: Tensor) -> bool:
+        """Whether the forward was given it."""
+        return x in self._inputs
 
     def copy(self, result: Tensor, made: Tensor) -> None:
         """``made`` is ``result`` computed again."""

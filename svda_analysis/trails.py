@@ -127,7 +127,7 @@ def _times(call: Call, result: Any) -> Marked:
     factor = next((x for x in call.args[:2] if isinstance(x, int | float)), None)
     if factor is None:
         small = [x for x in tensors_in(call.args[:2]) if x.numel() == 1]
-        factor = float(small[0]) if small else None
+        factor = float(small[0].detach()) if small else None
     divided = "div" in call.name
     return [(x, _rescaled(trail, factor, divided=divided)) for x, trail in marked]
 

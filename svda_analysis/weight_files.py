@@ -160,7 +160,8 @@ def _why_unreadable(path: Path, message: str) -> str:
 
 
 def _refusal(path: Path, what: str) -> str:
-    return f"{path} was refused: it holds {what}, and loading it could run code; only plain weights are read"
+    refused = f"it holds {what}, and loading it could run code; only plain weights are read"
+    return f"{path} was refused: {refused}: save model.state_dict() alone"
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------

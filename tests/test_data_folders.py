@@ -56,6 +56,70 @@ def test_folder_with_splits(tmp_path):
         load_dataset(f"imagefolder:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "split"),
+    [
+        ("Training", "Testing", "test"),
+        ("train", "valid", "val"),
+        ("training_set", "test_set", "test"),
+        ("trainset", "valset", "val"),
+        ("train_images", "val_images", "val"),
+        ("seg_train", "seg_test", "test"),
+        ("TRAIN", "test1", "test"),
+        ("images/train", "images/dev", "val"),
+    ],
+)
+def test_parts_of_a_data_set_have_many_names(tmp_path, train, test, split):
+    for part in (train, test):
+        write_folder(tmp_path / part, classes=("ant", "bee"), each=1)
+    data = load_dataset(f"imagefolder:{tmp_path}", image_size=8)
+    assert (data.classes, data.split, len(data), data.warning) == (("ant", "bee"), split, 2, None)
+    assert load_dataset(data.name, image_size=8, train=True).split == "train"
+
+
+def test_a_part_without_class_folders_is_named_with_the_way_to_it(tmp_path):
+    write_folder(tmp_path / "train")
+    (tmp_path / "test").mkdir()
+    write_image(tmp_path / "test" / "0.png")
+    with pytest.raises(InputError, match=rf"no test or val folder of class folders \(.*images:{tmp_path}/test\)"):
+        load_dataset(f"imagefolder:{tmp_path}")
+
+
+def test_folders_that_may_be_one_too_high_are_told(tmp_path):
+    for fold in ("fold1", "fold2"):
+        write_folder(tmp_path / fold, classes=("ant", "bee"), each=1)
+    data = load_dataset(f"imagefolder:{tmp_path}", image_size=8)
+    assert data.classes == ("fold1", "fold2")
+    assert data.warning.endswith("are fold1, fold2, and each holds ant, bee: is it one folder too high?")
+
+
+def test_what_systems_leave_behind_is_no_class(tmp_path):
+    write_folder(tmp_path, classes=("ant", "bee"), each=1)
+    for name in ("__MACOSX", "@eaDir", ".cache"):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "0.png")
+    data = load_dataset(f"imagefolder:{tmp_path}", image_size=8)
+    assert (data.classes, len(data), data.warning) == (("ant", "bee"), 2, None)
+
+
+def test_a_flat_folder_and_a_single_file_are_images_without_labels(tmp_path):
+    for name in ("b.png", "a.JPG", "deeper/c.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name)
+    for name in ("d.heic", "e.dng", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    data = load_dataset(f"images:{tmp_path}", image_size=8)
+    assert [os.path.relpath(path, tmp_path) for path in data.paths] == ["a.JPG", "b.png", "deeper/c.webp"]
+    assert (data.classes, data.labels.tolist()) == ((), [-1, -1, -1])
+    assert data.warning == f"left out of {tmp_path}, as no images that are read: 1 .dng, 1 .heic"
+    alone = load_dataset(f"images:{tmp_path / 'b.png'}", image_size=8)
+    assert (len(alone), alone.warning, alone[0][0].shape) == (1, None, (3, 8, 8))
+    (tmp_path / "none").mkdir()
+    for name, line in (("none", "no images in .*none; images:DIR or images:FILE, with no labels"), ("x", "no such")):
+        with pytest.raises(InputError, match=line):
+            load_dataset(f"images:{tmp_path / name}")
+
+
 def test_folder_errors(tmp_path):
     with pytest.raises(InputError, match="imagefolder needs a folder: imagefolder:DIR"):
         load_dataset("imagefolder")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -87,7 +88,8 @@ def test_a_model_without_a_classifier_is_explained_by_what_needs_no_class(pictur
     subject = open_model(Headless(), preprocessing=Preprocessing(image_size=32, resize=32))
     (page,) = explain(subject, [pictures])
     assert list(page.maps) == [name for name, method in METHODS.items() if not method.needs_target]
-    assert page.left_out == tuple(name for name, method in METHODS.items() if method.needs_target)
+    of_classes = [name for name, method in METHODS.items() if method.needs_target]
+    assert page.left_out == dict.fromkeys(of_classes, "has no classifier")
     assert (page.predictions == -1).all()
     assert page.captions[0] == "a\n"
     for options in ({"methods": ["relevance"]}, {"target": 1}):
@@ -112,3 +114,23 @@ def test_what_is_left_out_is_said_once(pictures, tmp_path, capsys, monkeypatch):
         main(["explain", spec, str(pictures), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 0
     assert capsys.readouterr().err.count("has no classifier") == 1
+
+
+def small_swin():
+    return torchvision.models.SwinTransformer([4, 4], 12, [2, 2], [1, 2], [4, 4], num_classes=5).eval()
+
+
+def test_of_layers_that_are_no_stack_the_rest_is_drawn_and_what_is_not_is_said(pictures, tmp_path, capsys):
+    spec, own = f"module:{__name__}:small_swin", {"image_size": 32}
+    (page,) = explain(open_model(spec, preprocessing=own), [pictures])
+    assert list(page.left_out) == ["rollout", "relevance"]
+    assert list(page.maps) == [name for name in METHODS if name not in page.left_out]
+    words = ["--preprocess", "image_size=32", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", spec, str(pictures), *words])
+    assert not stop.value.code
+    said = capsys.readouterr().err
+    assert "is no unbroken stack of layers (2 layers have another grid" in said
+    assert "): left out rollout, relevance" in said
+    with pytest.raises(InputError, match="rollout and relevance need the same tokens in every layer"):
+        next(explain(open_model(spec, preprocessing=own), [pictures], methods=["rollout"]))

@@ -115,7 +115,8 @@ def test_what_a_forward_raises_is_one_line_with_what_it_takes():
     for model, images, said in (
         (Own(), IMAGES[:, :1], grey),
         (Placed(), IMAGES, r"it takes images of 16 x 32 \(--preprocess image_size=16x32\)"),
-        (Own(), IMAGES.long(), "Own fails on images torch.int64"),
+        (Own(), IMAGES.long(), "Own fails on images torch.int64.*; give floating-point images"),
+        (Own(), IMAGES[0], r"Own fails on images torch.float32 \(3, 16, 16\): .*; give a batch \(B, C, H, W\)"),
     ):
         for call in (call_model, records):
             with pytest.raises(InputError, match=said) as caught:

@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from making import write_image
 
+from svda_analysis.analysis import analyze
 from svda_analysis.attribution import attribute
+from svda_analysis.cli import main
 from svda_analysis.errors import InputError
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records
@@ -84,3 +87,27 @@ def test_texts_that_cannot_be_asked_are_named(folder):
         open_model(f"hf:{folder[0]}", text=[""])
     with pytest.raises(InputError, match="text needs a model of images and texts that is named hf:FOLDER"):
         open_model(torch.nn.Linear(2, 2), text="a dog")
+
+
+def test_a_folder_without_a_tokenizer_is_no_answer_to_a_text(folder, tmp_path):
+    folder[1].save_pretrained(tmp_path)  # transformers would make an empty one
+    with pytest.raises(InputError, match="its folder has no tokenizer, which text needs: one of "):
+        open_model(f"hf:{tmp_path}", text=TEXTS)
+
+
+def test_a_text_is_asked_from_the_command_line(folder, tmp_path, capsys):
+    write_image(tmp_path / "a.png", (40, 32))
+    words = ["--text", "a dog", "--methods", "rollout,relevance", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", f"hf:{folder[0]}", str(tmp_path / "a.png"), *words])
+    assert not stop.value.code, capsys.readouterr().err
+    assert (tmp_path / "out" / "explanations.png").is_file()
+
+
+def test_indicators_are_of_the_image_tower_alone(folder):
+    subject = open_model(f"hf:{folder[0]}", text=TEXTS)
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    result = analyze(subject, images, indicators=["attention_entropy"], examples=1)
+    assert sorted(result.table["layer"].unique()) == [0, 1]
+    pooled = "siglip" in str(folder[0])
+    assert any("1 call of one query that pools" in line for line in result.meta["warnings"]) == pooled

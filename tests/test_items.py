@@ -20,6 +20,7 @@ NUMBERS = torch.tensor([2, 0, 1])
         (IMAGES, NUMBERS),
         [IMAGES, NUMBERS.int(), "more"],
         (IMAGES, [2, 0, 1]),
+        (IMAGES, NUMBERS[:, None]),
         {"pixel_values": IMAGES, "labels": NUMBERS},
         {"path": ["a", "b", "c"], "image": IMAGES, "label": NUMBERS},
     ],
@@ -34,10 +35,11 @@ def test_class_numbers_are_found(batch):
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (torch.eye(3), "torch.float32 (3, 3)"),
-        (torch.rand(3), "torch.float32 (3,)"),
-        (torch.ones(3, dtype=torch.bool), "torch.bool (3,)"),
-        (torch.zeros(3, 4, 4, dtype=torch.long), "torch.int64 (3, 4, 4)"),
+        (torch.eye(3), "torch.float32 (3,)"),
+        (torch.rand(3), "torch.float32"),
+        (torch.ones(3, dtype=torch.bool), "torch.bool"),
+        ([True, False, True], "list of bool"),
+        (torch.zeros(3, 4, 4, dtype=torch.long), "torch.int64 (4, 4)"),
         (("a.png", "b.png", "c.png"), "tuple of str"),
         ({"boxes": 1}, "dict"),
     ],
@@ -87,3 +89,23 @@ def test_what_a_loader_fails_with_is_one_line():
     with pytest.raises(InputError, match=r"^x fails: ") as caught:
         next(batches)
     assert "\n" not in str(caught.value)
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise KeyError("no image")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_what_a_worker_fails_with_is_told_without_its_traceback():
+    loader = torch.utils.data.DataLoader(Broken(), num_workers=1)
+    with pytest.raises(InputError, match=r"^x fails: KeyError: 'no image'$"):
+        list(told(loader, "x"))
+
+
+def test_pixels_that_are_no_floats_are_told_what_is_taken():
+    with pytest.raises(InputError, match=r"got torch.uint8 \(3, 1, 4, 4\): bring pixels to what the model takes"):
+        tensors_of(IMAGES.byte(), "x", [])

@@ -227,16 +227,13 @@ def test_a_text_tower_is_no_layer_of_the_image(prompts):
 
 def test_a_given_layout_that_the_model_does_not_have_is_refused():
     model, images = Registers().eval(), torch.randn(2, 3, 32, 32)
-    for given in ({"prefix_tokens": 5}, {"frames": 4}):
+    for given in ({"prefix_tokens": 5}, {"frames": 4}, {"grid": (5, 5)}, {"grid": (2, 8), "prefix_tokens": 1}):
         with pytest.raises(
             InputError, match="the model's 21 tokens are 4 x 4 patches, 1 before and 4 behind them, but"
         ):
             whole_maps(model, images, **given)
-    with pytest.raises(InputError, match=r"of 21 tokens that are not those of grid=\(5, 5\)"):
-        whole_maps(model, images, grid=(5, 5))
-    assert whole_maps(model, images, grid=(2, 8), prefix_tokens=1).layout == Layout(
-        (2, 8), 1, 4
-    )  # the user knows better
+    told = whole_maps(model, images, grid=(4, 4), prefix_tokens=1, suffix_tokens=4)
+    assert told.layout == whole_maps(model, images).layout
 
 
 class Untold(nn.Module):

@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import nn
 
 from svda_analysis.attribution import attribute
+from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import faithfulness
 from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
@@ -249,6 +250,22 @@ def test_sensitivity_is_that_of_a_loop_over_images_and_draws(method):
         wanted = max(((m - still).norm() / still.norm()).item() for m in moved)
         assert found[i].item() == pytest.approx(wanted, rel=1e-4)
         assert wanted > 1e-3
+
+
+def test_the_noise_of_sensitivity_leaves_no_picture_brighter_than_white():
+    model, images = model_and_images()
+    seen = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    white = (1 - 0.25) / 0.5
+    images = torch.full_like(images, white)
+    images[0] = white + 0.5  # what was given brighter stays as bright
+    subject = open_model(model, preprocessing=Preprocessing(mean=(0.25,), std=(0.5,)))
+    assert bool((sensitivity_max(subject, images, samples=3, radius=0.2) > 0).all())
+    assert max(x[-1].max().item() for x in seen) == pytest.approx(white)
+    assert max(x.max().item() for x in seen) == pytest.approx(white + 0.5)
+    assert min(x.min().item() for x in seen) < white - 0.1
+    sensitivity_max(model, images, samples=3, radius=0.2)  # nothing is known of its pixels
+    assert max(x.max().item() for x in seen) > white + 0.6
 
 
 def test_features_are_no_probabilities():

@@ -7,6 +7,7 @@ from making import write_image
 from PIL import Image
 
 from svda_analysis.data import Preprocessing
+from svda_analysis.errors import InputError
 from svda_analysis.processors import Processor, processed, proved
 from svda_analysis.sources import open_images
 from svda_analysis.subject import Subject
@@ -55,6 +56,21 @@ def test_shorter_sides_that_are_cut_are_said(tmp_path):
     assert str(way).startswith("32 x 32 from a shorter side of 40 (bicubic), mean (0.48")
     squashed = processed(transformers.ViTImageProcessor(size={"height": 32, "width": 64}), 3)
     assert str(squashed) == "both sides brought to 32 x 64 (bilinear), mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)"
+
+
+def test_a_way_to_resize_that_is_not_ours_is_run_itself():
+    """A Lanczos window is near a bilinear one on smooth pictures, and yet it is another."""
+    way = processed(transformers.ViTImageProcessor(size={"height": 32, "width": 32}, resample=1), 3)
+    assert str(way) == "as ViTImageProcessor does it"
+
+
+def test_a_processor_that_fails_says_what_takes_its_place(tmp_path):
+    write_image(tmp_path / "a.png", (50, 40))
+    way = processed(transformers.ViTImageProcessor(size={"height": 32, "width": 32}), 1)  # RGB for a grey model
+    with pytest.raises(
+        InputError, match=r"fails on a picture \(--preprocess image_size=, mean= and std= take its place"
+    ):
+        open_with(way, tmp_path / "a.png", channels=1)
 
 
 class Flipped:

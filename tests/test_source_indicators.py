@@ -205,7 +205,9 @@ def test_names_and_groups_mix_and_count_once(images):
     assert pairs_of(both.table) == {("mass_90", "attention"), ("source_selectivity", "attention")}
     assert not both.warnings
     for wrong in ("sauce", "", "Source"):
-        with pytest.raises(InputError, match=f"indicators must be among default, field, ablation, source, .*, got '{wrong}'"):
+        with pytest.raises(
+            InputError, match=f"indicators must be among default, field, ablation, source, .*, got '{wrong}'"
+        ):
             choose_indicators(["mass_90", wrong])
 
 

@@ -1,6 +1,7 @@
 """Weights in the files of training scripts: behind keys and prefixes, beside settings."""
 
 import argparse
+import collections
 import pathlib
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from svda_analysis.errors import InputError
-from svda_analysis.state_dicts import read_state_dict
+from svda_analysis.state_dicts import entry, part_of, read_state_dict
 
 STATE = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
 
@@ -99,3 +100,27 @@ def test_names_with_new_lines_stay_on_one_line(tmp_path):
         with pytest.raises(InputError) as refused:
             read_state_dict(tmp_path / "w.pt")
         assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("prefix", ["student.", "encoder.vit.", "ema_model.", ""])
+def test_the_weights_of_a_model_are_found_behind_any_one_prefix(prefix):
+    inside = {prefix + name: value for name, value in STATE.items()}
+    beside = {"criterion.weight": torch.ones(3), "n_averaged": torch.tensor(3)}
+    found = part_of({**inside, **(beside if prefix else {})}, STATE)
+    assert list(found) == list(STATE)
+    assert all(torch.equal(found[name], value) for name, value in STATE.items())
+    assert torch.equal(entry(inside, "a.weight"), STATE["a.weight"])
+
+
+def test_two_prefixes_or_none_leave_the_names_as_they_are():
+    two = {f"{who}.{name}": value for who in ("student", "teacher") for name, value in STATE.items()}
+    assert part_of(two, STATE) is two
+    lacking = {"student.a.weight": STATE["a.weight"]}
+    assert part_of(lacking, STATE) is lacking
+    assert entry(two, "a.weight") is None
+
+
+def test_what_is_refused_is_told_the_way_out(tmp_path):
+    torch.save({"state_dict": STATE, "logs": collections.defaultdict(list, {"loss": [1.0]})}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"only plain weights are read: save model.state_dict\(\) alone"):
+        read_state_dict(tmp_path / "w.pt")

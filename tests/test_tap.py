@@ -161,7 +161,9 @@ def test_another_model_inside_the_context_is_not_recorded():
     layers = []
     with capture(model, lambda record: layers.append(record.layer)):
         other(images)
-    assert layers == []
+        model(images)
+        other(images)
+    assert layers == [0, 1, 2]
 
 
 def test_nothing_is_left_behind_after_an_exception():
@@ -234,3 +236,56 @@ def test_evaluating_restores_each_module():
     with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == before
+
+
+# --- other methods than forward ---------------------------------------------------------------------------------------
+
+
+class Methods(nn.Module):
+    """A model that is used by other methods than its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.layers = nn.Conv2d(3, 12, 8, 8), nn.ModuleList(nn.Linear(12, 36) for _ in range(2))
+        self.words = nn.Embedding(9, 12)
+
+    def attend(self, t):
+        for layer in self.layers:
+            q, k, v = layer(t).unflatten(-1, (3, 1, 12)).permute(2, 0, 3, 1, 4)
+            t = t + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return t
+
+    def encode_image(self, x):
+        return self.attend(self.patch(x).flatten(2).transpose(1, 2))
+
+    def encode_text(self, x):
+        return self.attend(self.words(x))
+
+    def forward(self, x):
+        return self.encode_image(x).mean(1)
+
+
+def test_other_methods_than_forward_are_seen():
+    torch.manual_seed(0)
+    model, images = Methods(), torch.randn(2, 3, 16, 24)
+    wanted = records(model, images)
+    found = []
+    with torch.no_grad(), capture(model, found.append):
+        first = model.encode_image(images)
+        model.encode_image(images)
+        model(images)
+    assert torch.equal(first, model.encode_image(images))
+    assert [record.layer for record in found] == 3 * [0, 1]
+    for record, same in zip(found, 3 * wanted, strict=True):
+        assert torch.equal(record.a, same.a)
+        assert torch.equal(record.places.queries, same.places.queries)
+
+
+def test_attention_that_is_not_told_to_be_the_models_is_no_silence():
+    model, other = Methods(), Methods()
+    line = "capture saw 2 attention calls, but no forward of Methods: call the model itself"
+    for call in (lambda: other(torch.randn(1, 3, 16, 16)), lambda: model.encode_text(torch.ones(1, 5).long())):
+        with pytest.raises(InputError, match=line), capture(model, lambda record: None):
+            call()
+    with capture(model, lambda record: None):  # nothing was asked of any model
+        torch.ones(2) + 1

@@ -52,7 +52,9 @@ def explain_command(
     pages = math.ceil(len(image_files(images)) / _ROWS)
     for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
         if page.left_out and at == 1:
-            warn([f"{subject.name} has no classifier: left out {', '.join(page.left_out)}"])
+            for reason in dict.fromkeys(page.left_out.values()):
+                names_of = [name for name, why in page.left_out.items() if why == reason]
+                warn([f"{subject.name} {reason}: left out {', '.join(names_of)}"])
         for picture in pictures(page, "explanations"):
             drawn.add(picture.name)
             name = picture.name if pages == 1 else f"{picture.name}-{at}"

@@ -29,6 +29,7 @@ _FORMATS = {
 }
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _FORMATS.values() for suffix in suffixes)
 _NO_PICTURES = (".txt", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".db", ".ini", ".log", ".py")
+_OF_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
 _MOST_PIXELS = 2**26
 
 
@@ -72,7 +73,8 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the folders in ``folder``, sorted; as numbers where all are numbers, so that 2 is class 2 and not 10."""
     if not folder.is_dir():
         return []
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    inside = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = sorted(name for name in inside if not name.startswith(".") and name not in _OF_SYSTEMS)
     for name in names:
         check_name(name, f"the name of a class in {folder}")
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
@@ -98,7 +100,7 @@ def left_out(folder: Path, classes: Iterable[str] | None = None) -> str | None:
 
 def _files_under(folder: str | os.PathLike[str]) -> Iterator[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in _OF_SYSTEMS:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _files_under(entry.path)

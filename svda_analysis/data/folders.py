@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from svda_analysis.errors import DataNotFoundError, InputError
 
 _SPLITS = {
     "train": ("train", "training"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "holdout"),
     "val": ("val", "valid", "validation", "eval", "dev"),
 }
+_SAYS_NOTHING = {"set", "data", "dataset", "images", "imgs", "image", "img", "seg", "split", "folder", "classes"}
 
 
 def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: ImageSize) -> ImageData:
@@ -29,11 +31,16 @@ def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: ImageSi
     """
     if not folder.is_dir():
         raise DataNotFoundError(f"{folder} is not a folder")
+    folder = _folder_of_splits(folder)
     splits = _splits(folder)
     wanted = [split for split in splits if (split == "train") == train]
     if splits and not wanted:
         named = ", ".join(place.name for place in splits.values())
-        raise InputError(f"{folder} has {named}, but no {'train' if train else 'test or val'} folder")
+        flat = [
+            folder / name for name in class_folders(folder) if _part_of(name) and folder / name not in splits.values()
+        ]
+        way = f" of class folders (images without labels: images:{flat[0]})" if flat else ""
+        raise InputError(f"{folder} has {named}, but no {'train' if train else 'test or val'} folder{way}")
     place, split = (splits[wanted[0]], wanted[0]) if splits else (folder, "all")
     numbering = next(iter(splits.values()), folder)  # train's, for all
     classes = class_folders(numbering)
@@ -46,10 +53,25 @@ def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: ImageSi
 
 def _splits(folder: Path) -> dict[str, Path]:
     """The folders of parts that hold class folders, by the part's usual name, train first."""
-    own = {name.lower(): folder / name for name in class_folders(folder)}
-    parts = {split: [own[name] for name in names if name in own] for split, names in _SPLITS.items()}
+    own = [folder / name for name in class_folders(folder)]
+    parts = {split: [place for place in own if _part_of(place.name) == split] for split in _SPLITS}
     found = {split: next(filter(class_folders, places), None) for split, places in parts.items()}
     return {split: place for split, place in found.items() if place is not None}
+
+
+def _part_of(name: str) -> str | None:
+    """Which part of a data set a folder's name says that it is: ``Training``, ``test_set``, ``val-images``, ``test1``;
+    None: none, or it says more."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=set\b)", "_", name.lower()))
+    found = [split for split, names in _SPLITS.items() if set(names) & set(words)]
+    rest = set(words) - _SAYS_NOTHING - {one for names in _SPLITS.values() for one in names}
+    return found[0] if len(found) == 1 and not rest else None
+
+
+def _folder_of_splits(folder: Path) -> Path:
+    """The folder, or the only one in it where that holds the parts of a data set."""
+    inside = class_folders(folder)
+    return folder / inside[0] if len(inside) == 1 and _splits(folder / inside[0]) else folder
 
 
 def find_images(spec: DatasetSpec, place: Path, train: bool, size: ImageSize) -> ImageData:
@@ -92,8 +114,18 @@ def _from_folder(
 ) -> FolderImages:
     paths, labels = list_images(folder, classes)
     data = _of_files(spec, paths, labels, classes, split, size, name=name, place=folder, note=note)
-    data.warning = left_out(folder, classes) if name else None  # of ImageNet's folders the rest is another data set
+    if name:  # of ImageNet's folders the rest is another data set
+        data.warning = left_out(folder, classes) or _too_high(folder, classes)
     return data
+
+
+def _too_high(folder: Path, classes: Sequence[str]) -> str | None:
+    """A line on a folder whose class folders all hold folders of the same names: the classes may be these."""
+    names = [class_folders(folder / name) for name in classes]
+    if len(names) < 2 or not names[0] or any(one != names[0] for one in names):
+        return None
+    shown, inside = (", ".join(some[:3]) for some in (classes, names[0]))
+    return f"the classes of {folder} are {shown}, and each holds {inside}: is it one folder too high?"
 
 
 def _of_files(
