@@ -143,6 +143,18 @@ SWEEP_COLUMNS = {
     "removed_high": "float64",
     "n": "Int64",
 }
+BUDGET_COLUMNS = {
+    "criterion": "string",  # that ranked the directions
+    "budget": "float64",  # the share of all rows that may stay
+    "rows_removed": "float64",
+    "whole": "float64",  # accuracy of the whole model
+    **{
+        f"{when}{end}": "float64"  # accuracy at that size; after minus before, with its 95 % interval over images
+        for when in ("removed", "finetuned")  # without fine-tuning, and with
+        for end in ("", "_change", "_low", "_high")
+    },
+    "n": "Int64",
+}
 
 
 def seeds_of_pairs(maps: pd.DataFrame) -> pd.Series:

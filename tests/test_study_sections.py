@@ -30,7 +30,7 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
         shown, name="y", title="Y", analysis=nothing_measured(), missing=NOT_AT_HAND, source="", sizes={}
     )
     document = study_document(study(shown, absent), command="svda paper", warnings=["old checkpoints"])
-    assert document.lead == (Points(("X: X test, 9 images from here", f"Y: {NOT_AT_HAND}")),)
+    assert document.lead == (Points(("X: X test, 9 images from here", "Not run here: Y (data not at hand)")),)
     assert (document.title, document.command, document.warnings) == ("A study", "svda paper", ("old checkpoints",))
     names = [section.name for section in document.sections]
     first, *_, last = names

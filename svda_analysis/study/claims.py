@@ -119,7 +119,8 @@ def _structure(result: DatasetResult, claim: Claim, model: str, against: str | N
 
     def judged(p: float) -> Verdict:
         about: dict[str, Any] = {"unit": row.unit, "runs": row.n_seeds, "p_equivalent": row.p_equivalent}
-        return judge(row.difference, p, claim.direction, alive=row.verdict != UNIFORM, **about)
+        alive = pd.isna(row.verdict) or row.verdict != UNIFORM
+        return judge(row.difference, p, claim.direction, alive=alive, **about)
 
     return _Tested(claim.text, measure, number, float(row.p), judged)
 
