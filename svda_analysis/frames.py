@@ -74,7 +74,7 @@ COMPARISON_COLUMNS = {
     "p": "float64",  # two-sided
     "p_adjusted": "float64",  # Holm
     "p_equivalent": "float64",  # two one-sided tests within the quantity's margin, of runs paired by seed
-    "verdict": "string",  # on "the model has more of the quality" (verdicts.py); NA where the quantity has no direction
+    "verdict": "string",  # on "the model has more of the quality" (verdicts.py); NA: the quantity has no direction
     "effect": "float64",  # standardised difference, small-sample corrected
     "n_seeds": "Int64",  # pairs; without pairs the runs of the model that has fewer
     "unit": "string",  # what the interval is over: seeds, or images (these two checkpoints alone)
