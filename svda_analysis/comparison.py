@@ -163,9 +163,9 @@ def compare_blocked(table: pd.DataFrame, indicator: str, source: str, baseline: 
     pairs of models do where there are many. Rows of ``frames.BLOCKED_COLUMNS``, ``p_adjusted`` Holm's over the models;
     empty where fewer than two seeds, or one model, are shared. Raises :class:`InputError` as :func:`compare` does.
     """
-    values, span = _blocks(table, indicator, source)
+    values, span = _by_block(table, indicator, source)
     if baseline not in values:
-        raise InputError(f"baseline must be one of {', '.join(values)}, got {baseline!r}")
+        raise InputError(f"baseline must be one of {', '.join(map(str, values))}, got {baseline!r}")
     rows = []
     if min(values.shape) > 1:
         for model in (name for name in table["model"].unique() if name in values and name != baseline):
@@ -186,17 +186,17 @@ def contrast_blocked(
 
     Raises :class:`InputError` for a group without a model, a model that is not there, or fewer than two shared seeds.
     """
-    values, span = _blocks(table, indicator, source)
+    values, span = _by_block(table, indicator, source)
     missing = [name for name in (*models, *others) if name not in values]
     if missing or not models or not others:
-        known = ", ".join(values)
+        known = ", ".join(map(str, values))
         raise InputError(f"models and others must be among {known}, got {', '.join(models)} and {', '.join(others)}")
     if min(values.shape) < 2:
         raise InputError(f"table must hold two seeds that all of its models have, got {len(values)}")
     return _contrast(values, span, models, others)
 
 
-def _blocks(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.DataFrame, float]:
+def _by_block(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.DataFrame, float]:
     """A quantity of the whole model by seed (rows, those that all models have) and model; how far it can change."""
     runs = one_number_per_run(table[(table["indicator"] == indicator) & (table["source"] == source)])
     whole = runs[runs["layer"].isna() & runs["seed"].notna()]

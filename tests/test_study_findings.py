@@ -15,7 +15,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.results import nothing_measured
 from svda_analysis.stats import holm
 from svda_analysis.study.costs import Size
-from svda_analysis.study.findings import Part, parts_of, price_of_low_rank, sides, what_parts_do
+from svda_analysis.study.findings import Part, parts_of, price_of_low_rank, who_differs, what_parts_do
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
 from svda_analysis.study.tables import blocked_table
@@ -114,7 +114,7 @@ def test_sides_follow_the_adjusted_p():
     rows = [("a", 1.0, 0.01), ("b", -1.0, 0.01), ("c", 1.0, 0.5)]
     frame = pd.DataFrame(rows, columns=["model", "difference", "p_adjusted"])
     frame = frame.assign(indicator="accuracy", source="test", baseline="z")
-    assert list(sides(frame)) == ["Accuracy (test) against z. Higher: a; lower: b; no difference shown: c."]
+    assert list(who_differs(frame)) == ["Accuracy (test) against z. Higher: a; lower: b; no difference shown: c."]
 
 
 def test_the_findings_stand_first(shown):

@@ -107,7 +107,7 @@ def _has_all(table: pd.DataFrame, models: Sequence[str]) -> bool:
     )
 
 
-def sides(blocked: pd.DataFrame) -> Iterator[str]:
+def who_differs(blocked: pd.DataFrame) -> Iterator[str]:
     """A line for each quantity of a frame of ``BLOCKED_COLUMNS``: which variants have more, which less, of which
     neither is shown, by the adjusted p."""
     for (indicator, source, against), rows in blocked.groupby(["indicator", "source", "baseline"], sort=False):

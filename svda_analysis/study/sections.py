@@ -10,7 +10,7 @@ from svda_analysis.formatting import file_word, spoken
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import answers, claims_table, sigma_table
-from svda_analysis.study.findings import parts_of, price_of_low_rank, sides, what_parts_do
+from svda_analysis.study.findings import parts_of, price_of_low_rank, who_differs, what_parts_do
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.tables import (
     accuracy_table,
@@ -70,7 +70,7 @@ def _variants_sections(study: StudyResult) -> list[Section]:
         against = dict.fromkeys(name for name in (result.control, study.base) if name in result.alive)
         blocked = [blocked_table(result, str(name)) for name in against]
         parts = what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
-        each = [line for table in blocked if table.numbers is not None for line in sides(table.numbers)]
+        each = [line for table in blocked if table.numbers is not None for line in who_differs(table.numbers)]
         made += _of_lines(f"findings_{file_word(result.name)}", f"{result.title}: what each part of SVDA does", parts)
         made += _of_tables(study_table(result, study.base, changed))
         made += _of_lines(f"sides_{file_word(result.name)}", f"{result.title}: which variants differ", each)
