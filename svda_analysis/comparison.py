@@ -161,7 +161,8 @@ def compare_blocked(table: pd.DataFrame, indicator: str, source: str, baseline: 
     Of the seeds that all models have: the linear model ``model + seed`` of
     :func:`~svda_analysis.stats.blocked_contrast`, whose error is pooled over all models, so that it sees more than
     pairs of models do where there are many. Rows of ``frames.BLOCKED_COLUMNS``, ``p_adjusted`` Holm's over the models;
-    empty where fewer than two seeds, or one model, are shared. Raises :class:`InputError` as :func:`compare` does.
+    empty where fewer than two seeds, or one model, are shared. Raises :class:`InputError` as :func:`compare` does, and
+    for models of several kinds of attention where the quantity does not compare these.
     """
     values, span = _by_block(table, indicator, source)
     if baseline not in values:
@@ -198,7 +199,10 @@ def contrast_blocked(
 
 def _by_block(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.DataFrame, float]:
     """A quantity of the whole model by seed (rows, those that all models have) and model; how far it can change."""
-    runs = one_number_per_run(table[(table["indicator"] == indicator) & (table["source"] == source)])
+    rows = table[(table["indicator"] == indicator) & (table["source"] == source)]
+    if not quantity(indicator).compares_kinds and rows["attention"].nunique() > 1:
+        raise InputError(f"{indicator} must be of one kind of attention, got {', '.join(rows['attention'].unique())}")
+    runs = one_number_per_run(rows)
     whole = runs[runs["layer"].isna() & runs["seed"].notna()]
     values = whole.set_index(["seed", "model"])["mean"].unstack("model").dropna()  # noqa: PD010 (one number a cell)
     return values, float((whole["high"] - whole["low"]).max())

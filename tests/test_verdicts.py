@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -204,6 +205,15 @@ def test_seeds_as_blocks_are_the_linear_model():
     paired = compare(a_table(values, FAMILY[:1])).query("layer.isna()").iloc[0]  # of two models it is the paired test
     for name in ("difference", "ci_low", "ci_high", "p"):
         assert getattr(row, name) == pytest.approx(paired[name])
+
+
+def test_kinds_are_not_compared_by_what_depends_on_coordinates():
+    values = np.random.default_rng(14).normal(size=(2, 3, 1))
+    table = a_table(values, ("angular_alignment",)).assign(source="scores")
+    assert compare(pd.concat([table, a_table(values, FAMILY[:1])])).query("indicator == 'angular_alignment'").empty
+    with pytest.raises(InputError, match="angular_alignment must be of one kind of attention, got dot, svda"):
+        compare_blocked(table, "angular_alignment", "scores", "vit")
+    assert len(compare_blocked(table.assign(attention="svda"), "angular_alignment", "scores", "vit")) == 1
 
 
 def test_groups_of_models_are_one_contrast_of_the_linear_model():
