@@ -2,6 +2,7 @@
 # make test   lint, types and tests;  make wheel test   the tests on the built package
 # make reports   make reports/fashion_mnist again (needs FashionMNIST; see README)
 # make reports-cifar10   the same of CIFAR-10, from $SVDA_DATA or DATA=DIR
+# make reports-equal-size   accuracy of SVDA and baseline at the same sizes, of both
 # make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
 # make test-oldest   the tests with the lowest version of every dependency;  make fuzz   10 000 damaged inputs (CASES=N)
 # make paper   the claims, from the committed checkpoints;  make sigma   the study of sigma, trained here
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM := $(if $(DATA),--data-root $(DATA))
 
-.PHONY: demo test test-oldest fuzz wheel reports reports-cifar10 reports-imagenet paper sigma clean
+.PHONY: demo test test-oldest fuzz wheel reports reports-cifar10 reports-equal-size reports-imagenet paper sigma clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -57,6 +58,16 @@ reports: .venv/installed
 	    --out build/small --report reports/fashion_mnist
 	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt --budget 0.2 --norm-logit inf --force \
 	    --finetune 1 --no-sweep --out build/tuned --report reports/fashion_mnist_finetuned
+
+EQUAL := --accuracy-at 0.4,0.3,0.2,0.15,0.1 --budget 0.2 --norm-logit inf --finetune 1 --finetune-images 960 \
+    --images 1000 --no-sweep --force
+
+# SVDA and its baseline at the same sizes, with some steps of fine-tuning
+reports-equal-size: .venv/installed
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt $(EQUAL) \
+	    --out build/equal --report reports/fashion_mnist_equal_size
+	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) $(EQUAL) \
+	    --out build/equal_cifar10 --report reports/cifar10_equal_size
 
 reports-cifar10: .venv/installed
 	$(BIN)/svda-analyze checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt --data cifar10 $(FROM) \

@@ -8,6 +8,7 @@ over its layers. Only then are runs compared. Numbers of different source (sigma
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ from svda_analysis.stats import (
     tost,
     welch_test,
 )
-from svda_analysis.verdicts import judge
+from svda_analysis.verdicts import UNIFORM, judge
 from svda_analysis.vocabulary import ALIVE_FROM, known_bounds, quantity
 
 _QUANTITY = ["indicator", "source"]
@@ -124,11 +125,13 @@ def _layer_key(layer: Any) -> int:
 
 def _verdict(row: Any, alive: dict[tuple[str, int], bool]) -> str | None:
     about = quantity(row.indicator)
+    lives = all(alive.get((name, _layer_key(row.layer)), True) for name in (row.model, row.baseline))
+    if not lives and about.needs_living:
+        return UNIFORM
     if not (sign := about.sign(row.source)):
         return None
-    lives = [alive.get((name, _layer_key(row.layer)), True) for name in (row.model, row.baseline)]
     numbers = {"unit": row.unit, "runs": row.n_seeds, "p_equivalent": row.p_equivalent}
-    return judge(row.difference, row.p_adjusted, sign, alive=all(lives) or not about.needs_living, **numbers).word
+    return judge(row.difference, row.p_adjusted, sign, **numbers).word
 
 
 @np.errstate(invalid="ignore", over="ignore")
@@ -158,25 +161,56 @@ def compare_blocked(table: pd.DataFrame, indicator: str, source: str, baseline: 
     Of the seeds that all models have: the linear model ``model + seed`` of
     :func:`~svda_analysis.stats.blocked_contrast`, whose error is pooled over all models, so that it sees more than
     pairs of models do where there are many. Rows of ``frames.BLOCKED_COLUMNS``, ``p_adjusted`` Holm's over the models;
-    empty where fewer than two seeds, or one model, are shared. Raises :class:`InputError` as :func:`compare` does.
+    empty where fewer than two seeds, or one model, are shared. Raises :class:`InputError` as :func:`compare` does, and
+    for models of several kinds of attention where the quantity does not compare these.
     """
-    runs = one_number_per_run(table[(table["indicator"] == indicator) & (table["source"] == source)])
-    whole = runs[runs["layer"].isna() & runs["seed"].notna()]
-    if baseline not in set(whole["model"]):
-        raise InputError(f"baseline must be one of {', '.join(whole['model'].unique())}, got {baseline!r}")
-    values = whole.set_index(["seed", "model"])["mean"].unstack("model").dropna()  # noqa: PD010 (one number a cell)
+    values, span = _by_block(table, indicator, source)
+    if baseline not in values:
+        raise InputError(f"baseline must be one of {', '.join(map(str, values))}, got {baseline!r}")
     rows = []
     if min(values.shape) > 1:
-        span = float((whole["high"] - whole["low"]).max())
         for model in (name for name in table["model"].unique() if name in values and name != baseline):
-            weights = (values.columns == model).astype(float) - (values.columns == baseline).astype(float)
-            found = blocked_contrast(values.to_numpy(), weights, span=span)
+            found = _contrast(values, span, [model], [baseline])
             about = {"model": model, "baseline": baseline, "indicator": indicator, "source": source, "unit": "seeds"}
             means = {"baseline_mean": values[baseline].mean(), "model_mean": values[model].mean()}
             ends = {"ci_low": found.interval.low, "ci_high": found.interval.high, "p": found.p, "n_seeds": len(values)}
             rows.append({**about, **means, **ends, "difference": found.difference})
     frame = make_frame(rows, BLOCKED_COLUMNS)
     return frame.assign(p_adjusted=holm(frame["p"]))
+
+
+def contrast_blocked(
+    table: pd.DataFrame, indicator: str, source: str, models: Sequence[str], others: Sequence[str]
+) -> Contrast:
+    """The mean over ``models`` minus that over ``others`` of one quantity of the whole model, by the linear model of
+    :func:`compare_blocked`, its error pooled over all models in ``table``.
+
+    Raises :class:`InputError` for a group without a model, a model that is not there, or fewer than two shared seeds.
+    """
+    values, span = _by_block(table, indicator, source)
+    missing = [name for name in (*models, *others) if name not in values]
+    if missing or not models or not others:
+        known = ", ".join(map(str, values))
+        raise InputError(f"models and others must be among {known}, got {', '.join(models)} and {', '.join(others)}")
+    if min(values.shape) < 2:
+        raise InputError(f"table must hold two seeds that all of its models have, got {len(values)}")
+    return _contrast(values, span, models, others)
+
+
+def _by_block(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.DataFrame, float]:
+    """A quantity of the whole model by seed (rows, those that all models have) and model; how far it can change."""
+    rows = table[(table["indicator"] == indicator) & (table["source"] == source)]
+    if not quantity(indicator).compares_kinds and rows["attention"].nunique() > 1:
+        raise InputError(f"{indicator} must be of one kind of attention, got {', '.join(rows['attention'].unique())}")
+    runs = one_number_per_run(rows)
+    whole = runs[runs["layer"].isna() & runs["seed"].notna()]
+    values = whole.set_index(["seed", "model"])["mean"].unstack("model").dropna()  # noqa: PD010 (one number a cell)
+    return values, float((whole["high"] - whole["low"]).max())
+
+
+def _contrast(values: pd.DataFrame, span: float, models: Sequence[str], others: Sequence[str]) -> Contrast:
+    ours, theirs = (values.columns.isin(list(group)).astype(float) for group in (models, others))
+    return blocked_contrast(values.to_numpy(), ours / ours.sum() - theirs / theirs.sum(), span=span)
 
 
 def living(table: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,9 @@ register(
         high=1.0,
         higher_means="more directions in use",
         reference="our definition",
+        question="How few of a head's directions make most of its scores?",
+        not_said="whether the map is selective; nor what leaving the others out would cost: compress and measure that",
+        needs_living=True,
     )
 )
 

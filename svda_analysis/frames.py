@@ -74,7 +74,7 @@ COMPARISON_COLUMNS = {
     "p": "float64",  # two-sided
     "p_adjusted": "float64",  # Holm
     "p_equivalent": "float64",  # two one-sided tests within the quantity's margin, of runs paired by seed
-    "verdict": "string",  # on "the model has more of the quality" (verdicts.py); NA where the quantity has no direction
+    "verdict": "string",  # on "the model has more of the quality" (verdicts.py); NA: the quantity has no direction
     "effect": "float64",  # standardised difference, small-sample corrected
     "n_seeds": "Int64",  # pairs; without pairs the runs of the model that has fewer
     "unit": "string",  # what the interval is over: seeds, or images (these two checkpoints alone)
@@ -141,6 +141,18 @@ SWEEP_COLUMNS = {
     "removed_change": "float64",  # accuracy with the rows gone
     "removed_low": "float64",
     "removed_high": "float64",
+    "n": "Int64",
+}
+BUDGET_COLUMNS = {
+    "criterion": "string",  # that ranked the directions
+    "budget": "float64",  # the share of all rows that may stay
+    "rows_removed": "float64",
+    "whole": "float64",  # accuracy of the whole model
+    **{
+        f"{when}{end}": "float64"  # accuracy at that size; after minus before, with its 95 % interval over images
+        for when in ("removed", "finetuned")  # without fine-tuning, and with
+        for end in ("", "_change", "_low", "_high")
+    },
     "n": "Int64",
 }
 

@@ -84,6 +84,7 @@ def train(
     weights: Mapping[str, Tensor] | None = None,
     teacher: nn.Module | None = None,
     trained: Callable[[str], bool] | None = None,
+    measured: bool = True,
     mixed_precision: Precision = "auto",
     compile: bool = False,
     track: str | None = None,
@@ -98,8 +99,9 @@ def train(
     same; ``stop_after`` ends the run early, after that epoch of the schedule. ``opened`` are the training and the test
     part of the recipe's data set where they are open already. ``weights`` is a state dict to start from
     in the place of random weights. A ``teacher`` takes the place of the labels: the loss is the mean squared distance
-    from its logits (Ba & Caruana 2014); ``trained`` says by name which parameters are trained (None: all). ``track``
-    names a tracker of accelerate (``"tensorboard"``), written beside ``out``. ``timeout`` is how many seconds a
+    from its logits (Ba & Caruana 2014); ``trained`` says by name which parameters are trained (None: all). Where it
+    is not ``measured``, no test image is looked at after an epoch and the history stays empty. ``track`` names a
+    tracker of accelerate (``"tensorboard"``), written beside ``out``. ``timeout`` is how many seconds a
     process waits for the others. ``on_start`` gets lines about the data and the start, ``on_progress`` a
     :class:`Progress` after each step.
 
@@ -116,7 +118,8 @@ def train(
     machine = accelerated(mixed_precision, track, out.parent, timeout)
     with _writing(out), Termination().listening() as stop, machine as a:
         data = TrainingData.load(config, recipe, data_root, a, opened)
-        run = _Run(_start(config, recipe, weights, trained), recipe, data, out, a, teacher=teacher, compile=compile)
+        model, how = _start(config, recipe, weights, trained), {"compile": compile, "measured": measured}
+        run = _Run(model, recipe, data, out, a, teacher=teacher, **how)
         lines = run.restore(load(out)) if resume and out.exists() else []
         check_same(a, (run.epoch, run.step), f"out must be one file that every process sees, got {out} on some alone")
         if track:
@@ -180,8 +183,10 @@ class _Run:
         *,
         teacher: nn.Module | None,
         compile: bool,
+        measured: bool,
     ) -> None:
         self.model, self.recipe, self.data, self.out, self.accelerator = model, recipe, data, out, accelerator
+        self.measured = measured
         self.teacher = None if teacher is None else teacher.to(accelerator.device).eval()
         optimizer = torch.optim.AdamW(parameter_groups(model, recipe), betas=(0.9, recipe.beta2), fused=True)
         self.wrapped, self.optimizer = accelerator.prepare(torch.compile(model) if compile else model, optimizer)
@@ -352,7 +357,10 @@ class _Run:
     # --- measuring ------------------------------------------------------------------------------------------------
 
     def _measured(self, learned: pd.DataFrame) -> pd.DataFrame:
-        """The epoch's rows: ``learned``, then what is measured now; they and the trace go into the state."""
+        """The epoch's rows: ``learned``, then what is measured now; they and the trace go into the state (of a run that
+        is not measured: ``learned`` alone, and nothing does)."""
+        if not self.measured:
+            return learned
         self.wrapped.eval()
         with torch.no_grad():
             rows = pd.concat([learned, *self._tests(), self._indicators()], ignore_index=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from svda_analysis.compression.result import Compression
-from svda_analysis.frames import NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
+from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 
 
 def verification(shift: float = 0.0) -> list[dict[str, Any]]:
@@ -23,7 +25,19 @@ def verification(shift: float = 0.0) -> list[dict[str, Any]]:
     ]
 
 
-def a_run(model: str = "svda", seed: int | None = 0, *, swept: bool = True, **meta: Any) -> Compression:
+def of_size(criterion: str, budget: float, removed: float, finetuned: float = math.nan) -> dict[str, Any]:
+    """A row of accuracy at a budget; the whole model's is 0.9."""
+    return {"criterion": criterion, "budget": budget, "whole": 0.9, "removed": removed, "finetuned": finetuned, "n": 40}
+
+
+def a_run(
+    model: str = "svda",
+    seed: int | None = 0,
+    *,
+    swept: bool = True,
+    at_budgets: Sequence[dict[str, Any]] = (),
+    **meta: Any,
+) -> Compression:
     """One run; numbers have more digits than a report shows."""
     shift = (seed or 0) / 70
     ends = {"masked_low": -0.1, "masked_high": 0.1, "removed_low": -0.1, "removed_high": 0.1}
@@ -63,4 +77,5 @@ def a_run(model: str = "svda", seed: int | None = 0, *, swept: bool = True, **me
         norms=make_frame([] if model == "vit" else norms, NORM_COLUMNS),
         curve=make_frame(curve if swept else [], SWEEP_COLUMNS),
         meta=about | meta,
+        budgets=make_frame(at_budgets, BUDGET_COLUMNS),
     )

@@ -67,6 +67,26 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
     assert stop.value.code == 0
 
 
+def test_accuracy_is_tabulated_at_equal_size(tiny, fashion, tmp_path, capsys):
+    report = tmp_path / "report"
+    options = ["--accuracy-at", "0.5,0.3,0.5", "--images", "20", "--no-sweep", "--out", tmp_path, "--report", report]
+    assert run(tiny["svda"], tiny["dot"], "--data-root", fashion, *options) == 0
+    assert "Accuracy of models of equal size" in capsys.readouterr().out
+    runs = json.loads((report / "compression.json").read_text())["runs"]
+    assert [row["budget"] for row in runs[1]["budgets"]] == [0.5, 0.3, 0.5, 0.3]
+    page = (report / "compression.md").read_text()
+    assert "| Accuracy (%), rows kept: | all | 50% | 30% |" in page
+    assert cli_again(report) == page
+
+
+def cli_again(report):
+    """The page as ``svda report`` writes it again from the numbers."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(report)])
+    assert stop.value.code == 0
+    return (report / "compression.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -82,6 +102,11 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
         (["--sweep-images", "0"], "--sweep-images must be at least 1, got 0"),
         (["--sweep-images", "50", "--no-sweep"], "--sweep-images must be left out with --no-sweep, got 50"),
         (["--images", "-9000"], "--images must be at least 1, got -9000"),
+        (["--accuracy-at", "0.4,40"], "--accuracy-at must hold shares in (0, 1], like 0.4,0.2, got '0.4,40'"),
+        (["--accuracy-at", "many"], "--accuracy-at must hold shares in (0, 1]"),
+        (["--accuracy-at", ""], "--accuracy-at must hold shares in (0, 1]"),
+        (["--finetune-images", "9"], "--finetune-images needs --finetune, got 9 without it"),
+        (["--finetune-images", "0", "--finetune", "1"], "--finetune-images must be at least 1, got 0"),
         (["--finetune", "-1"], "finetune must be at least 1 epoch, got -1"),
     ],
 )

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from compression_cases import a_run
+from compression_cases import a_run, of_size
 from scipy import stats
 
 from svda_analysis.compression.result import Compressions, over_runs
@@ -77,14 +77,14 @@ def test_every_digit_comes_back(tmp_path):
         a_run(seed=0, norm_logit=math.inf, tolerance=0.1, held_out=held),
         a_run(seed=1),
         a_run("nan", None),
-        a_run("b", 2, swept=False),
+        a_run("b", 2, swept=False, at_budgets=[of_size("sigma", 1 / 3, 2 / 3)]),
     )
     saved = Compressions(runs)
     written = saved.save(tmp_path, command="c")
     assert [path.name for path in written] == ["compression.json", "compression.csv"]
     loaded = Compressions.load(tmp_path)
     for was, now in zip(saved.runs, loaded.runs, strict=True):
-        for name in ("verification", "norms", "curve"):
+        for name in ("verification", "norms", "curve", "budgets"):
             pd.testing.assert_frame_equal(getattr(was, name), getattr(now, name), check_exact=True)
         assert (was.model, was.seed) == (now.model, now.seed)
         assert {**now.meta, "held_out": 0} == {**was.meta, "held_out": 0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from compression_cases import a_run
+from compression_cases import a_run, of_size
 
 from svda_analysis.compression.result import Compressions
 from svda_analysis.compression.sections import compression_document, terminal_compression
@@ -45,3 +45,22 @@ def test_the_terminal_gets_the_numbers_that_are_not_indicators():
     assert document.lead == ("data: Shoes test, 40 images",)
     assert [section.name for section in document.sections] == ["svda", "vit"]
     assert not any("entropy" in name for table in document.tables for name in table.text["Quantity"])
+
+
+def test_models_of_equal_size_come_first_and_say_on_how_much_they_rest():
+    about = {"swept": False, "finetune_epochs": 2, "finetune_images": 128}
+    runs = [
+        a_run(model, seed, at_budgets=[of_size("operator", 0.2, 0.8 + seed / 70, 0.85 - seed / 90)], **about)
+        for model in ("svda", "vit")
+        for seed in (0, 1)
+    ]
+    for build in (compression_document, terminal_compression):
+        first = build(Compressions(tuple(runs))).sections[0]
+        assert first.title == "Accuracy of models of equal size"
+        accuracy, differences = first.blocks
+        assert "over 40 images; mean and standard deviation over training runs; runs: 2 seeds" in accuracy.note
+        assert "2 epochs through 128 training images, the same for all" in accuracy.note
+        assert list(differences.text["Points, rows kept:"]) == ["svda - vit", "svda - vit, fine-tuned"]
+    without = compression_document(Compressions((a_run(at_budgets=[of_size("operator", 0.2, 0.8)]),))).sections[0]
+    assert len(without.blocks) == 1
+    assert "Fine-tuned" not in without.blocks[0].note

@@ -6,10 +6,18 @@ import math
 
 import numpy as np
 import pytest
-from compression_cases import a_run
+from compression_cases import a_run, of_size
 from scipy import stats
 
-from svda_analysis.compression.tables import compression_table, norms_table, verification_table
+from svda_analysis.compression.result import Compressions
+from svda_analysis.compression.tables import (
+    at_budgets,
+    budget_differences,
+    budget_table,
+    compression_table,
+    norms_table,
+    verification_table,
+)
 
 
 def test_one_run_has_intervals_over_images_and_says_how_many():
@@ -65,3 +73,36 @@ def test_a_sweep_says_what_was_asked_for_first(part, first):
 def test_an_interval_that_does_not_exist_leaves_the_number_alone():
     curve = a_run().curve.assign(removed_low=math.nan, removed_high=math.nan)
     assert set(compression_table(curve[:1])["Accuracy, removed (points)"]) == {"-2.00"}
+
+
+SVDA, OPERATOR, WEIGHTS = np.array([[0.89, 0.88, 0.86], [0.9, 0.9, 0.89], [0.85, 0.84, 0.85]])  # by seed, at 20 %
+
+
+def of_equal_size(seeds: int = 3, **more: float) -> Compressions:
+    runs = [a_run("svda", seed, at_budgets=[of_size("operator", 0.2, SVDA[seed], **more)]) for seed in range(seeds)]
+    for seed in range(seeds):
+        rows = [of_size("operator", 0.2, OPERATOR[seed], **more), of_size("sigma", 0.2, WEIGHTS[seed], **more)]
+        runs.append(a_run("vit", seed, at_budgets=[*rows, of_size("sigma", 0.15, 0.7)]))
+    return Compressions(tuple(runs))
+
+
+def test_accuracy_at_equal_size_is_absolute():
+    shown = budget_table(at_budgets(of_equal_size())).set_index("Accuracy (%), rows kept:")
+    assert list(shown.columns) == ["all", "20%", "15%"]
+    assert list(shown.index) == ["svda", "vit, operator SVD", "vit, weight SVD"]
+    for name, values in zip(shown.index, (SVDA, OPERATOR, WEIGHTS), strict=True):
+        assert shown.loc[name, "20%"] == f"{100 * values.mean():.2f} ± {100 * values.std(ddof=1):.2f}"
+    assert shown.loc["svda", "15%"] == "-"
+    assert shown.loc["vit, weight SVD", ["all", "15%"]].to_list() == ["90.00 ± 0.00", "70.00 ± 0.00"]
+    tuned = budget_table(at_budgets(of_equal_size(finetuned=0.875))).set_index("Accuracy (%), rows kept:")
+    assert tuned.loc["vit, operator SVD, fine-tuned", ["all", "20%"]].to_list() == ["-", "87.50 ± 0.00"]
+    assert budget_table(at_budgets(of_equal_size(1)))["20%"].to_list() == ["89.00", "90.00", "85.00"]
+
+
+def test_models_of_equal_size_are_paired_by_seed():
+    shown = budget_differences(at_budgets(of_equal_size())).set_index("Points, rows kept:")
+    for name, plain in {"svda - vit, operator SVD": OPERATOR, "svda - vit, weight SVD": WEIGHTS}.items():
+        low, high = stats.ttest_rel(SVDA, plain).confidence_interval()
+        assert shown.loc[name, "20%"] == f"{100 * (SVDA - plain).mean():+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+    assert budget_differences(at_budgets(of_equal_size(1))).empty
+    assert at_budgets(Compressions((a_run(),))).empty

@@ -25,8 +25,8 @@ from svda_analysis.layer_inputs import HeadWeights
 from svda_analysis.vocabulary import SAME_FUNCTION, TOKEN_ORDER, groups_of, register_all
 
 register_all()
-B, H, N, D = 2, 3, 7, 4
-GRID, PREFIX = (2, 3), 1
+B, H, N, D = 2, 3, 8, 4
+GRID, PREFIX, SUFFIX = (2, 3), 1, 1
 KINDS = ("dot", "svda", "cosine")
 ALL = [one for names in (None, groups_of(INDICATORS)) for one in choose_indicators(names)]
 CASES = [(one.name, source) for one in ALL for source in one.sources]
@@ -78,7 +78,7 @@ class Situation:
             **at_hand,
             "sigma": sigma,
             "grid": GRID,
-            "suffix": 0,
+            "suffix": SUFFIX,
             "frames": 1,
             "prefix": PREFIX,
             "spectrum": spectra[source]() if source in spectra else 0,
@@ -165,7 +165,8 @@ def test_heads_may_come_in_any_order(name, source, kind):
 @pytest.mark.parametrize(("name", "source"), CASES)
 def test_patches_may_come_in_any_order_unless_it_says_where_they_lie(name, source):
     was = situation("dot")
-    order = [0, *(PREFIX + torch.randperm(N - PREFIX, generator=torch.Generator().manual_seed(1))).tolist()]
+    patches = PREFIX + torch.randperm(N - PREFIX - SUFFIX, generator=torch.Generator().manual_seed(1))
+    order = [*range(PREFIX), *patches.tolist(), *range(N - SUFFIX, N)]
     moved = {key: getattr(was, key)[:, :, order] for key in ("q", "k", "q_noisy", "shifts")}
     moved |= {"tokens": was.tokens[:, order], "others": was.others[:, :, order][..., order]}
     found = same(dataclasses.replace(was, **moved).value(name, source), was.value(name, source))

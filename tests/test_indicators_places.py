@@ -10,6 +10,7 @@ from field_cases import B, H, N, a_model, by_head, layer, of, some_images, tenso
 from svda_analysis import indicators as ind
 from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
+from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 
 
@@ -26,6 +27,38 @@ def test_masses_are_means_over_queries():
     np.testing.assert_allclose(ind.sink_mass(t, 2), by_head(lambda m: m.mean(0)[2:].max(), a), rtol=1e-9)
     assert ind.class_mass(t, 0) is None
     assert ind.register_mass(t, 1) is None
+
+
+@pytest.mark.parametrize(("prefix", "suffix"), [(1, 2), (2, 1), (0, 3), (1, 0)])
+def test_tokens_behind_the_patches_are_registers_and_no_patches(prefix, suffix):
+    *_, a = layer()
+    t, end = torch.as_tensor(a), N - suffix
+    first, mass = ind.class_mass(t, prefix, suffix), ind.register_mass(t, prefix, suffix)
+    others = [j for j in range(1, N) if not prefix <= j < end]
+    if prefix:
+        np.testing.assert_allclose(first, by_head(lambda m: m[prefix:end, 0].mean(), a), rtol=1e-9)
+    else:
+        assert first is None
+    if others:
+        np.testing.assert_allclose(mass, by_head(lambda m: m[prefix:end, others].sum(-1).mean(), a), rtol=1e-9)
+    else:
+        assert mass is None
+    want = by_head(lambda m: m.mean(0)[prefix:end].max(), a)
+    np.testing.assert_allclose(ind.sink_mass(t, prefix, suffix), want, rtol=1e-9)
+
+
+def test_every_indicator_of_places_hears_of_the_tokens_behind(images):
+    """The very model, its last four patches said to be registers behind a grid that is one row shorter."""
+    model, names = a_model(), ["class_mass", "register_mass", "sink_mass", "high_norm_tokens", "attention_distance"]
+    options = {"grid": (3, 4), "prefix_tokens": 1, "suffix_tokens": 4}
+    table = analyze(open_model(model, **options), images, indicators=names, examples=0).table
+    for record in records(model, images):
+        for name in names[:3]:
+            want = getattr(ind, name)(record.a, 1, 4).mean(0)
+            np.testing.assert_allclose(of(table, name, "attention")[record.layer], want, rtol=1e-9)
+        distance = ind.attention_distance(record.a, (3, 4), 1, 4).mean(0)
+        np.testing.assert_allclose(of(table, "attention_distance", "attention")[record.layer], distance, rtol=1e-9)
+    assert set(table["indicator"]) >= set(names)
 
 
 def test_position_share_is_the_squared_cosine_of_deviations_from_uniform():

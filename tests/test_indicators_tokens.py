@@ -30,6 +30,8 @@ def test_token_indicators_follow_their_formulas():
     np.testing.assert_allclose(ind.rank_one_residual(tokens), residual, rtol=1e-9)
     assert ind.high_norm_tokens(tokens, 1).tolist() == [0, 1 / 6]
     assert ind.high_norm_tokens(tokens, 4).tolist() == [0, 0]  # it is before the patches
+    assert ind.high_norm_tokens(tokens, 1, N - 4).tolist() == [0, 1 / 3]
+    assert ind.high_norm_tokens(tokens, 1, N - 3).tolist() == [0, 0]  # it is behind them
 
 
 def test_tokens_that_are_one_and_the_same():

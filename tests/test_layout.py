@@ -49,7 +49,7 @@ WITHOUT_TORCH = {
     *("errors", "vocabulary", "verdicts", "earlier", "stats", "kinds", "formatting", "frames", "document", "tokens"),
     *("comparison", "results", "matching", "representations", "figures", "render", "sections", "cli"),
     *("data.catalog", "data.preprocessing"),
-    *("study.claims", "study.tables", "study.sections", "study.result", "reports"),
+    *("study.claims", "study.findings", "study.tables", "study.sections", "study.result", "reports"),
     *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),
 }
 TORCH = {"torch", "torchvision", "captum", "accelerate"}

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from svda_analysis.sections.sentences import accuracy_lines, statements
+from svda_analysis.sections.sentences import accuracy_lines, first_lines, statements
 from svda_analysis.vocabulary import QUANTITIES, Quantity, register
 
 COLUMNS = ("indicator", "source", "verdict", "difference", "ci_low", "ci_high", "baseline_mean", "model_mean")
@@ -45,6 +45,12 @@ def test_words_follow_the_verdict_and_not_the_interval():
     (line,) = statements(frame[:1].assign(verdict="inconclusive"))
     assert line.startswith("Attention entropy (attention): inconclusive (svda 0.700 against")
     assert statements(frame.assign(layer=0)) == []
+
+
+def test_a_reader_gets_ten_lines_at_most_and_how_many_more_there_are():
+    lines = [f"line {i}" for i in range(12)]
+    assert first_lines(lines[:10]) == tuple(lines[:10])
+    assert first_lines(lines) == (*lines[:9], "3 more: see the comparison over the whole model.")
 
 
 def test_a_whole_sentence():

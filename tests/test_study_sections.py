@@ -30,14 +30,31 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
         shown, name="y", title="Y", analysis=nothing_measured(), missing=NOT_AT_HAND, source="", sizes={}
     )
     document = study_document(study(shown, absent), command="svda paper", warnings=["old checkpoints"])
-    assert document.lead == (Points(("X: X test, 9 images from here", f"Y: {NOT_AT_HAND}")),)
+    assert document.lead == (Points(("X: X test, 9 images from here", "Not run here: Y (data not at hand)")),)
     assert (document.title, document.command, document.warnings) == ("A study", "svda paper", ("old checkpoints",))
     names = [section.name for section in document.sections]
     first, *_, last = names
-    assert (first, last) == ("t3_claims", "figures_x")
+    assert (first, last) == ("answers", "figures_x")
     assert names.index("t1_accuracy") < names.index("t1_cost") < names.index("t2_x_svda_vit")
     assert not any("_y" in name for name in names)
-    assert all(isinstance(section.blocks[0], Table | Picture) for section in document.sections)
+    assert all(isinstance(section.blocks[0], Table | Picture) for section in document.sections[1:])
+
+
+def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(shown, without_figures):
+    other = dataclasses.replace(shown, name="z", title="Z")
+    variants = {**VARIANTS, "svda": {"attention": "svda", "sigma_start": "one"}}
+    first, *_ = study_document(study(shown, other, dataclasses.replace(shown, name="w", title="W"))).sections
+    assert first.title == (
+        "The claims of arXiv 2602.10994, judged on svda (the recipe of this toolkit, not the one of the paper)"
+    )
+    (points,) = first.blocks
+    assert len(points.lines) == 8
+    assert (
+        points.lines[1]
+        == "Sparser attention: opposed (svda against vit on X, svda against vit on Z, svda against vit on W)."
+    )
+    first, *_ = study_document(study(shown, variants=variants)).sections
+    assert first.title.endswith("judged on svda (sigma_start one)")
 
 
 def test_variants_have_one_table_and_no_claims(shown):

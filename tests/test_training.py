@@ -157,6 +157,16 @@ def test_a_teacher_takes_the_place_of_the_labels(tmp_path, fashion):
     assert not any(name.startswith("teacher") for name in ours.model)
 
 
+def test_what_is_not_measured_is_trained_alike(tmp_path, fashion):
+    whole, bare = (
+        train(small("svda"), recipe(epochs=2), tmp_path / f"{measured}.pt", data_root=fashion, measured=measured)
+        for measured in (True, False)
+    )
+    assert all(torch.equal(value, bare.model[name]) for name, value in whole.model.items())
+    assert len(whole.history)
+    assert bare.history.empty
+
+
 def test_only_the_parameters_that_are_named_are_trained(tmp_path, fashion):
     start = ViT(small("svda"))
     torch.nn.init.normal_(start.head.weight)

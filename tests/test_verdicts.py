@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
-from svda_analysis.comparison import compare, compare_blocked
+from svda_analysis.comparison import compare, compare_blocked, contrast_blocked
+from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
-from svda_analysis.stats import holm, tost
-from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, RULE, SUPPORTED, UNIFORM, judge
+from svda_analysis.stats import blocked_contrast, holm, tost
+from svda_analysis.verdicts import (
+    EQUIVALENT,
+    INCONCLUSIVE,
+    LEVEL_OF_TESTS,
+    OPPOSED,
+    RULE,
+    SUPPORTED,
+    UNIFORM,
+    judge,
+)
 
 WORDS = (SUPPORTED, OPPOSED, EQUIVALENT, INCONCLUSIVE, UNIFORM)
 
@@ -47,11 +59,11 @@ FAMILY = ("attention_entropy", "attention_sparsity", "mass_90")
 
 
 def a_table(values: np.ndarray, indicators=FAMILY):
-    """Runs of two models: ``values (2, seeds, indicators)``."""
+    """Runs of two or three models: ``values (models, seeds, indicators)``."""
     about = {"dataset": "d", "epoch": 1, "layer": 0, "head": 0, "source": "attention", "std": 0.1, "n": 10}
     rows = [
         {**about, "model": model, "attention": kind, "seed": seed, "indicator": name, "mean": values[at, seed, which]}
-        for at, (model, kind) in enumerate((("vit", "dot"), ("svda", "svda")))
+        for at, (model, kind) in enumerate((("vit", "dot"), ("svda", "svda"), ("cosine", "cosine"))[: len(values)])
         for seed in range(values.shape[1])
         for which, name in enumerate(indicators)
     ]
@@ -69,8 +81,6 @@ def the_family_errs(draws: int) -> float:
     for _ in range(draws):
         d = rng.normal(size=(3, len(FAMILY)))
         t = d.mean(0) / (d.std(0, ddof=1) / math.sqrt(3))
-        from scipy import stats
-
         p = holm(2 * stats.t.sf(np.abs(t), 2))
         words = [judge(x, q, +1, unit="seeds", runs=3).word for x, q in zip(d.mean(0), p, strict=True)]
         found += any(word in (SUPPORTED, OPPOSED) for word in words)
@@ -90,7 +100,24 @@ def no_loss_errs(draws: int) -> float:
     return float(np.mean([tost(rng.normal(-0.005, 0.003, size=5), 0.005).p_lower < 0.05 for _ in range(draws)]))
 
 
-RULES = (the_family_errs, equivalence_errs, no_loss_errs)
+def blocks_err(draws: int) -> float:
+    """How often seeds as blocks tell any of five variants from the first, where seeds differ and variants do not."""
+    rng, found = np.random.default_rng(7), 0
+    for _ in range(draws):
+        values = rng.normal(0, 5, size=(3, 1)) + rng.normal(size=(3, 6))
+        weights = np.eye(6)[1:] - np.eye(6)[0]
+        found += (holm([blocked_contrast(values, row).p for row in weights]) < LEVEL_OF_TESTS).any()
+    return found / draws
+
+
+def groups_err(draws: int) -> float:
+    """How often seeds as blocks tell a group of variants from the others, where they do not differ."""
+    rng, weights = np.random.default_rng(8), np.array([1 / 2, 1 / 2, *[-1 / 4] * 4])
+    values = rng.normal(0, 5, size=(draws, 3, 1)) + rng.normal(size=(draws, 3, 6))
+    return float(np.mean([blocked_contrast(one, weights).p < LEVEL_OF_TESTS for one in values]))
+
+
+RULES = (the_family_errs, equivalence_errs, no_loss_errs, blocks_err, groups_err)
 
 
 @pytest.mark.parametrize("errs", RULES)
@@ -104,15 +131,49 @@ def test_a_rule_errs_in_five_of_a_hundred_at_most_in_full(errs):
     assert errs(FULL) <= wrong(0.05, FULL)
 
 
-def test_the_comparison_errs_no_more_often_than_its_rule():
-    """All the way from tables: blocks (seeds) that differ, models that do not."""
-    rng, draws = np.random.default_rng(3), 60
-    found = 0
+def comparison_errs(draws: int) -> float:
+    """How often :func:`compare` says that anything differs, all the way from tables: seeds differ, models do not."""
+    rng, found = np.random.default_rng(3), 0
     for _ in range(draws):
         values = 0.5 + rng.normal(0, 0.05, size=(1, 3, len(FAMILY))) + rng.normal(0, 0.01, size=(2, 3, len(FAMILY)))
         rows = compare(a_table(values))
         found += rows[rows["layer"].isna()]["verdict"].isin([SUPPORTED, OPPOSED]).any()
-    assert found / draws <= wrong(0.05, draws)
+    return found / draws
+
+
+def blocked_comparison_errs(draws: int) -> float:
+    """The same of :func:`compare_blocked`, of three variants."""
+    rng, found = np.random.default_rng(10), 0
+    for _ in range(draws):
+        values = 0.5 + rng.normal(0, 0.05, size=(1, 3, 1)) + rng.normal(0, 0.01, size=(3, 3, 1))
+        rows = compare_blocked(a_table(values, FAMILY[:1]), FAMILY[0], "attention", "vit")
+        found += (rows["p_adjusted"] < LEVEL_OF_TESTS).any()
+    return found / draws
+
+
+def dead_maps_judged(draws: int) -> float:
+    """How often :func:`compare` judges the rank of maps whose selectivity is 0.02 in truth."""
+    rng, found = np.random.default_rng(11), 0
+    names = ("selectivity_index", "attention_rank")
+    for _ in range(draws):
+        values = rng.normal([0.02, 3], 0.01, size=(2, 3, 2))
+        rows = compare(a_table(values, names)).query("layer.isna()").set_index("indicator")
+        found += rows.loc["attention_rank", "verdict"] != UNIFORM
+    return found / draws
+
+
+COMPARISONS = (comparison_errs, blocked_comparison_errs, dead_maps_judged)
+
+
+@pytest.mark.parametrize("errs", COMPARISONS)
+def test_a_comparison_errs_no_more_often_than_its_rule(errs):
+    assert errs(20) <= wrong(0.05, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("errs", COMPARISONS)
+def test_a_comparison_errs_no_more_often_than_its_rule_in_full(errs):
+    assert errs(2000) <= wrong(0.05, 2000)
 
 
 def test_the_comparison_finds_what_is_there():
@@ -144,3 +205,47 @@ def test_seeds_as_blocks_are_the_linear_model():
     paired = compare(a_table(values, FAMILY[:1])).query("layer.isna()").iloc[0]  # of two models it is the paired test
     for name in ("difference", "ci_low", "ci_high", "p"):
         assert getattr(row, name) == pytest.approx(paired[name])
+
+
+def test_kinds_are_not_compared_by_what_depends_on_coordinates():
+    values = np.random.default_rng(14).normal(size=(2, 3, 1))
+    table = a_table(values, ("angular_alignment",)).assign(source="scores")
+    assert compare(pd.concat([table, a_table(values, FAMILY[:1])])).query("indicator == 'angular_alignment'").empty
+    with pytest.raises(InputError, match="angular_alignment must be of one kind of attention, got dot, svda"):
+        compare_blocked(table, "angular_alignment", "scores", "vit")
+    assert len(compare_blocked(table.assign(attention="svda"), "angular_alignment", "scores", "vit")) == 1
+
+
+def test_groups_of_models_are_one_contrast_of_the_linear_model():
+    """Against an ordinary least-squares fit of model + seed."""
+    rng = np.random.default_rng(12)
+    values = 0.5 + rng.normal(0, 0.05, size=(1, 4, 1)) + rng.normal(0, 0.01, size=(3, 4, 1))
+    table = a_table(values, FAMILY[:1])
+    found = contrast_blocked(table, FAMILY[0], "attention", ["svda", "cosine"], ["vit"])
+    design = np.array([[m == 0, m == 1, m == 2, s == 1, s == 2, s == 3] for m in range(3) for s in range(4)], float)
+    y, weights = values[..., 0].ravel(), np.array([-1, 0.5, 0.5, 0, 0, 0])
+    fitted, (rss,), *_ = np.linalg.lstsq(design, y, rcond=None)
+    df = len(y) - 6
+    se = math.sqrt(rss / df * weights @ np.linalg.inv(design.T @ design) @ weights)
+    low, high = stats.t.interval(0.95, df, fitted @ weights, se)
+    assert found.difference == pytest.approx(fitted @ weights)
+    assert found.interval == pytest.approx((low, high))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(fitted @ weights) / se, df))
+    for models, others in ((["svda"], ["absent"]), ([], ["vit"])):
+        with pytest.raises(InputError, match="models and others must be among"):
+            contrast_blocked(table, FAMILY[0], "attention", models, others)
+    with pytest.raises(InputError, match="two seeds that all of its models have, got 1"):
+        contrast_blocked(table[table["seed"] == 0], FAMILY[0], "attention", ["svda"], ["vit"])
+
+
+def test_uniform_maps_are_named_even_where_a_quantity_has_no_better_end():
+    values = np.array([[[0.02, 0.99]] * 3, [[0.3, 0.9]] * 3]) + np.random.default_rng(13).normal(0, 1e-3, (2, 3, 2))
+    table = a_table(values, ("selectivity_index", "perturbation_robustness"))
+    whole = compare(table).query("layer.isna()").set_index("indicator")["verdict"]
+    assert whole["perturbation_robustness"] == UNIFORM
+    assert (
+        compare(table.assign(mean=table["mean"] + 0.1))
+        .query("indicator == 'perturbation_robustness'")["verdict"]
+        .isna()
+        .all()
+    )

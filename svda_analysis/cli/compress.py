@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,13 @@ _work_options = grouped(
 @click.option(
     "--finetune", type=int, default=0, metavar="EPOCHS", help="Then teach what was compressed the whole model's logits."
 )
+@click.option("--finetune-images", type=int, metavar="N", help="Fine-tune on at most N training images. Default: all.")
+@click.option(
+    "--accuracy-at",
+    metavar="SHARES",
+    help="Also tabulate accuracy at these shares of the rows (0.4,0.2,0.1), ranked by the operator and, of a plain "
+    "ViT, by its weights; without fine-tuning and with that of --finetune.",
+)
 @data_options
 @_work_options
 @click.option(
@@ -84,6 +92,7 @@ def compress_command(
       svda compress svda_s0.pt --energy 0.9 --criterion sigma
       svda compress svda_s*.pt vit_s*.pt --budget 0.3 --out smaller
       svda compress svda_s0.pt --tolerance 0.5 --finetune 1
+      svda compress svda_s*.pt vit_s*.pt --accuracy-at 0.4,0.3,0.2,0.15,0.1 --finetune 1 --out smaller
     """
     from svda_analysis.compression import Compressions, compress_files, terminal_compression, write_compression
     from svda_analysis.compression.report import COMPRESSION_FILES
@@ -120,9 +129,12 @@ def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:
 def _check(options: dict[str, Any]) -> None:
     if sum(options[name] is not None for name in _AMOUNTS) > 1:
         raise InputError("--energy, --min-logit, --budget and --tolerance exclude each other: give one")
-    for name in ("images", "sweep_images"):
+    for name in ("images", "sweep_images", "finetune_images"):
         if options[name] is not None and options[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {options[name]}")
+    if options["finetune_images"] is not None and not options["finetune"]:
+        raise InputError(f"--finetune-images needs --finetune, got {options['finetune_images']} without it")
+    _shares(options)
     if options["sweep_images"] is not None and not options["sweep"]:
         raise InputError(f"--sweep-images must be left out with --no-sweep, got {options['sweep_images']}")
 
@@ -143,4 +155,18 @@ def _work(options: dict[str, Any]) -> dict[str, Any]:
     """The other options, as compress_files calls them."""
     sweep = options.pop("sweep_images") or 2000
     names = {"finetune": "epochs", "images": "test_images", "data": "data", "data_root": "data_root"}
-    return {**{new: options[old] for old, new in names.items()}, "sweep_images": sweep if options["sweep"] else 0}
+    names |= {"finetune_images": "finetune_images"}
+    given = {new: options[old] for old, new in names.items()}
+    return {**given, "accuracy_at": _shares(options), "sweep_images": sweep if options["sweep"] else 0}
+
+
+def _shares(options: dict[str, Any]) -> tuple[float, ...]:
+    """The shares of --accuracy-at, each once."""
+    words = [] if options["accuracy_at"] is None else options["accuracy_at"].split(",")
+    try:
+        found = tuple(dict.fromkeys(float(word) for word in words))
+    except ValueError:
+        found = (math.nan,)
+    if not all(0 < share <= 1 for share in found):
+        raise InputError(f"--accuracy-at must hold shares in (0, 1], like 0.4,0.2, got {options['accuracy_at']!r}")
+    return found

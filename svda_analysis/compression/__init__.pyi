@@ -1,3 +1,4 @@
+from .budgets import accuracy_at_budgets
 from .files import compress_files, smaller_files
 from .finetuning import finetune
 from .keep import CRITERIA, Keep
@@ -17,6 +18,7 @@ __all__ = [
     "Compressions",
     "Keep",
     "Ranking",
+    "accuracy_at_budgets",
     "compress",
     "compress_and_verify",
     "compress_files",

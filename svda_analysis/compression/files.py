@@ -78,6 +78,6 @@ def _compressed(
         with only_writer(target, "--out"):
             done = compress_subject(open_model(path, name=name), keep, work, opened, progress)
             save(done.checkpoint, target)
-        numbers = {field: getattr(done, field) for field in ("verification", "norms", "curve", "meta")}
+        numbers = {field: getattr(done, field) for field in ("verification", "norms", "curve", "meta", "budgets")}
         del done
         yield target, Compression(**numbers)

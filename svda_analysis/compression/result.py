@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from svda_analysis.errors import InputError, one_line
-from svda_analysis.frames import NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
+from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.results import quantity_records, read_frame, register_records
 from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import QUANTITIES, known_bounds
@@ -33,13 +33,15 @@ class Compression:
     """What compressing one run changed, as it was verified.
 
     ``verification`` has ``frames.VERIFICATION_COLUMNS``, ``norms`` has ``NORM_COLUMNS`` (empty where no norm stands in
-    the way), ``curve`` has ``SWEEP_COLUMNS`` (empty where no sweep was asked for), ``meta`` says what was done on what.
+    the way), ``curve`` has ``SWEEP_COLUMNS`` (empty where no sweep was asked for), ``budgets`` has ``BUDGET_COLUMNS``
+    (likewise), ``meta`` says what was done on what.
     """
 
     verification: pd.DataFrame
     norms: pd.DataFrame
     curve: pd.DataFrame
     meta: dict[str, Any]
+    budgets: pd.DataFrame = dataclasses.field(default_factory=lambda: make_frame([], BUDGET_COLUMNS))
 
     @property
     def model(self) -> str:
@@ -148,7 +150,7 @@ def read_compression_meta(folder: Path) -> dict[str, Any]:
 
 
 def _as_record(run: Compression) -> dict[str, Any]:
-    tables = {"verification": run.verification, "norms": run.norms}
+    tables = {"verification": run.verification, "norms": run.norms, "budgets": run.budgets}
     return {**run.meta, **{name: _rows(frame) for name, frame in tables.items()}}
 
 
@@ -170,7 +172,7 @@ def _plain_json(value: Any) -> Any:
 
 
 def _from_record(record: Mapping[str, Any], curves: pd.DataFrame) -> Compression:
-    meta = {name: value for name, value in record.items() if name not in ("verification", "norms")}
+    meta = {name: value for name, value in record.items() if name not in ("verification", "norms", "budgets")}
     meta["norm_logit"] = float(meta["norm_logit"])  # a word where it is infinite
     if "held_out" in meta:
         meta["held_out"] = {name: float(x) if isinstance(x, str) else x for name, x in meta["held_out"].items()}
@@ -181,6 +183,7 @@ def _from_record(record: Mapping[str, Any], curves: pd.DataFrame) -> Compression
         norms=make_frame(record["norms"], NORM_COLUMNS),
         curve=rows[list(SWEEP_COLUMNS)].reset_index(drop=True),
         meta=meta,
+        budgets=make_frame(record.get("budgets", ()), BUDGET_COLUMNS),
     )
 
 

@@ -6,16 +6,17 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
 
 from svda_analysis.checkpoint import Checkpoint, build_model
+from svda_analysis.compression.budgets import accuracy_at_budgets
 from svda_analysis.compression.finetuning import finetune, further_recipe
 from svda_analysis.compression.images import OpenedData, training_images, unseen_images
-from svda_analysis.compression.keep import Keep
+from svda_analysis.compression.keep import Keep, check_share
 from svda_analysis.compression.ranking import Counts, Ranking, keep_energy, keep_logit, rank
 from svda_analysis.compression.removal import as_checkpoint, remove, removed_shares, to_budget
 from svda_analysis.compression.result import Compression
@@ -23,7 +24,7 @@ from svda_analysis.compression.search import smallest, sweep
 from svda_analysis.compression.verification import Change, Whole, accuracy_change, verify_against
 from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError
-from svda_analysis.frames import NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
+from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.model import ViT
 from svda_analysis.results import versions
 from svda_analysis.soundness import check_weights_finite
@@ -48,6 +49,8 @@ class Work:
     Checked when it is made."""
 
     epochs: int = 0
+    finetune_images: int | None = None
+    accuracy_at: tuple[float, ...] = ()
     data: str | None = None
     rank_images: int = 256
     held_out: int = 5000
@@ -56,8 +59,11 @@ class Work:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.test_images is not None and self.test_images < 1:
-            raise InputError(f"test_images must be at least 1, got {self.test_images}")
+        for name in ("test_images", "finetune_images"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise InputError(f"{name} must be at least 1, got {number}")
+        for budget in self.accuracy_at:
+            check_share("accuracy_at", budget)
 
 
 def compress_and_verify(
@@ -65,6 +71,8 @@ def compress_and_verify(
     *,
     keep: Keep | None = None,
     epochs: int = 0,
+    finetune_images: int | None = None,
+    accuracy_at: Sequence[float] = (),
     data: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
     rank_images: int = 256,
@@ -79,14 +87,19 @@ def compress_and_verify(
     :class:`~svda_analysis.compression.keep.Keep` as keywords: ``compress_and_verify(path, energy=0.9)``.
 
     Directions are ranked on ``rank_images`` training images, a tolerance is met on ``held_out`` other training images,
-    and everything is verified on ``test_images`` test images (None: all). With ``epochs`` of fine-tuning, what is
-    returned and verified is the fine-tuned model, against the whole one; further rows say what the training gave back.
+    and everything is verified on ``test_images`` test images (None: all). With ``epochs`` of fine-tuning (on
+    ``finetune_images`` training images; None: all), what is returned and verified is the fine-tuned model, against the
+    whole one; further rows say what the training gave back. At each budget of ``accuracy_at`` the accuracy of a smaller
+    model is tabulated beside, with the same fine-tuning and without
+    (:func:`~svda_analysis.compression.budgets.accuracy_at_budgets`).
     The data of the recipe must then be on the machine: no sample takes their place. A sweep of budgets on
     ``test_images`` and of energies on at most ``sweep_images`` of them ends it (0: no sweep), without fine-tuning.
     Runs that share a name (``open_model(path, name=...)``, default: the file's) are one model in a report.
     """
     work = Work(
         epochs=epochs,
+        finetune_images=finetune_images,
+        accuracy_at=tuple(accuracy_at),
         data=data,
         rank_images=rank_images,
         held_out=held_out,
@@ -113,11 +126,12 @@ def compress_subject(
     whole = Whole(subject, source, work.test_images, work.seed)
     smaller, gains = as_checkpoint(model, origin), make_frame([], VERIFICATION_COLUMNS)
     if lessons:
-        smaller, gains = _finetuned(whole, smaller, work.epochs, lessons)
+        smaller, gains = _finetuned(whole, smaller, work, lessons)
     verification = verify_against(whole, subject.like(build_model(smaller)))
     meta = {
         **{"model": subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch},
         **{"criterion": keep.criterion, "norm_logit": norm, "constant": keep.constant, "finetune_epochs": work.epochs},
+        "finetune_images": work.finetune_images,
         **chosen,
         **removed_shares(model),
         **{"ranked on": f"{len(images)} of {training}", "data": source.description, "versions": versions()},
@@ -127,6 +141,7 @@ def compress_subject(
         checkpoint=smaller,
         verification=pd.concat([verification, gains], ignore_index=True),
         norms=_means_for_the_norm(whole, found, model, norm),
+        budgets=_at_budgets(whole, images, keep, work, lessons, progress),
         curve=_curve(whole, images, keep, work.sweep_images, progress),
         meta=meta,
     )
@@ -169,6 +184,26 @@ def _curve(whole: Whole, images: Tensor, keep: Keep, sweep_images: int, progress
     return pd.concat(curves, ignore_index=True)
 
 
+def _at_budgets(
+    whole: Whole,
+    images: Tensor,
+    keep: Keep,
+    work: Work,
+    lessons: tuple[ImageData, ImageData] | None,
+    progress: OnPoint | None,
+) -> pd.DataFrame:
+    """Accuracy at each budget that was asked for, with the fine-tuning of ``work`` and without."""
+    if not work.accuracy_at:
+        return make_frame([], BUDGET_COLUMNS)
+
+    def tuned(smaller: Checkpoint) -> Checkpoint:
+        return finetune(smaller, whole.subject.model, work.epochs, images=work.finetune_images, opened=lessons)
+
+    advance = None if progress is None else functools.partial(progress, "budgets")
+    options: dict[str, Any] = {"keep": keep, "finetuned": tuned if lessons else None, "progress": advance}
+    return accuracy_at_budgets(whole, images, work.accuracy_at, **options)
+
+
 def _means_for_the_norm(whole: Whole, found: Ranking, smaller: nn.Module, norm_logit: float) -> pd.DataFrame:
     """The same directions removed with each means of keeping the norm, without fine-tuning: ``NORM_COLUMNS``."""
     rows: list[dict[str, Any]] = []
@@ -192,10 +227,10 @@ def _means_for_the_norm(whole: Whole, found: Ranking, smaller: nn.Module, norm_l
 
 
 def _finetuned(
-    whole: Whole, smaller: Checkpoint, epochs: int, lessons: tuple[ImageData, ImageData]
+    whole: Whole, smaller: Checkpoint, work: Work, lessons: tuple[ImageData, ImageData]
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """The compressed checkpoint after fine-tuning; and rows of accuracy: what compression had cost, what came back."""
-    tuned = finetune(smaller, whole.subject.model, epochs, opened=lessons)
+    tuned = finetune(smaller, whole.subject.model, work.epochs, images=work.finetune_images, opened=lessons)
     before, after = (whole.guesses_of(build_model(checkpoint)) for checkpoint in (smaller, tuned))
 
     def row(name: str, change: Change) -> dict[str, Any]:

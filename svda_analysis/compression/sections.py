@@ -6,8 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from svda_analysis.compression.result import Compression, Compressions
-from svda_analysis.compression.tables import compression_table, norms_table, verification_table
+from svda_analysis.compression.tables import (
+    at_budgets,
+    budget_differences,
+    budget_table,
+    compression_table,
+    norms_table,
+    verification_table,
+)
 from svda_analysis.document import Document, Points, Section, Table
 from svda_analysis.formatting import counted, number, percent
 from svda_analysis.sections.registry import section, sections_of
@@ -28,6 +37,40 @@ def terminal_compression(found: Compressions) -> Document:
     """What ``svda compress`` prints: the data, then every section registered for ``compression terminal``."""
     lead = tuple(f"data: {line}" for line in found.data)
     return Document(title="", lead=lead, sections=sections_of(found, "compression terminal"))
+
+
+@section("budgets", where=("compression", "compression terminal"))
+def _budget_sections(found: Compressions) -> list[Section]:
+    """How accurate models of equal size are."""
+    measured = at_budgets(found)
+    if measured.empty:
+        return []
+    title = "Accuracy of models of equal size"
+    blocks = [Table(name="budgets", text=budget_table(measured), note=_equal_size(found, measured))]
+    between = budget_differences(measured)
+    if len(between):
+        note = "Difference at the same size, paired by training seed, with its 95 % interval over seeds."
+        blocks.append(Table(name="budget_differences", text=between, note=note))
+    return [Section(name="budgets", title=title, blocks=tuple(blocks))]
+
+
+def _equal_size(found: Compressions, measured: pd.DataFrame) -> str:
+    """On how much the table of budgets rests."""
+    meta, runs = found.runs[0].meta, measured.groupby("model")["seed"].nunique(dropna=False).max()
+    spread = "; mean and standard deviation over training runs" if runs > 1 else ""
+    tuned = ""
+    if measured["finetuned"].notna().any():
+        images = meta.get("finetune_images")
+        on = "all training images" if images is None else f"{images} training images, the same for all"
+        tuned = (
+            f" Fine-tuned: {counted(meta['finetune_epochs'], 'epoch')} through {on}, towards the whole model's logits."
+        )
+    return (
+        f"Test accuracy over {measured['n'].min()} images{spread}; runs: {counted(runs, 'seed')}. Rows kept: the share "
+        "of the rows of W_q and W_k that may stay, rows for the norm counted. Operator SVD ranks directions by what "
+        "they do to the logits of training images, weight SVD by the singular values of the weights alone."
+        f"{tuned}"
+    )
 
 
 @section("models", where=("compression",))

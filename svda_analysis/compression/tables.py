@@ -7,9 +7,20 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.compression.result import ACCURACIES, RATIOS, Compression, over_runs
-from svda_analysis.formatting import fixed, interval, number, p_value, percent, points, short_number, signed
+from svda_analysis.compression.result import ACCURACIES, RATIOS, Compression, Compressions, over_runs
+from svda_analysis.formatting import (
+    fixed,
+    interval,
+    mean_and_spread,
+    number,
+    p_value,
+    percent,
+    points,
+    short_number,
+    signed,
+)
 from svda_analysis.frames import each_row
+from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import label
 
 _VERIFIED = {
@@ -93,3 +104,73 @@ def compression_table(curve: pd.DataFrame) -> pd.DataFrame:
             for row in each_row(curve)
         ]
     )
+
+
+# --- models of equal size ---------------------------------------------------------------------------------------------
+
+_WAYS = {"operator": "operator SVD", "sigma": "weight SVD"}
+_WHEN = {"removed": "", "finetuned": ", fine-tuned"}
+
+
+def at_budgets(found: Compressions) -> pd.DataFrame:
+    """What was measured at budgets, rows of each run: ``frames.BUDGET_COLUMNS`` with ``model``, ``attention``, ``seed``
+    and ``way``, which is the model, with what ranked its directions where it has several of these."""
+    parts = []
+    for model, runs in found.by_model.items():
+        several = len({name for run in runs for name in run.budgets["criterion"]}) > 1
+        for run in runs:
+            ways = [f"{model}, {_WAYS[name]}" if several else model for name in run.budgets["criterion"]]
+            about = {"model": model, "attention": run.meta["attention"], "seed": run.seed, "way": ways}
+            parts.append(run.budgets.assign(**about))
+    return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
+
+
+def budget_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy at each share of the rows, as text: a row for each way to that size, without fine-tuning and with; means
+    and standard deviations over runs. ``measured`` is that of :func:`at_budgets`."""
+    lines = []
+    for when, said in _when(measured).items():
+        for way, rows in measured.groupby("way", sort=False):
+            whole = rows.drop_duplicates("seed")["whole"]
+            cells = {f"{100 * budget:g}%": _spread_of(at[when]) for budget, at in _by_budget(rows)}
+            lines.append(
+                {"Accuracy (%), rows kept:": f"{way}{said}", "all": "-" if said else _spread_of(whole), **cells}
+            )
+    return pd.DataFrame(lines).fillna("-")
+
+
+def budget_differences(measured: pd.DataFrame) -> pd.DataFrame:
+    """How much more accurate SVDA is than plain attention of that size, as text: points with their interval over seeds,
+    paired; no row without two seeds in common."""
+    ours, theirs = (measured[(measured["attention"] == "svda") == is_svda] for is_svda in (True, False))
+    lines = []
+    for when, said in _when(measured).items():
+        for way, mine in ours.groupby("way", sort=False):
+            for other, plain in theirs.groupby("way", sort=False):
+                at = dict(_by_budget(plain))
+                found = {f"{100 * b:g}%": _paired_points(at[b], rows, when) for b, rows in _by_budget(mine) if b in at}
+                if any(found.values()):
+                    lines.append({"Points, rows kept:": f"{way} - {other}{said}", **found})
+    return pd.DataFrame(lines).fillna("-")
+
+
+def _by_budget(rows: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
+    """The rows of each budget, the largest first."""
+    return [(budget, rows[rows["budget"] == budget]) for budget in sorted(set(rows["budget"]), reverse=True)]
+
+
+def _when(measured: pd.DataFrame) -> dict[str, str]:
+    return {when: said for when, said in _WHEN.items() if measured[when].notna().any()}
+
+
+def _spread_of(values: pd.Series) -> str:
+    return mean_and_spread(100 * values.mean(), 100 * values.std(ddof=1), 2)
+
+
+def _paired_points(theirs: pd.DataFrame, ours: pd.DataFrame, when: str) -> str:
+    """The difference over the seeds that both have; a dash for fewer than two."""
+    pairs = pd.concat([part.dropna(subset="seed").set_index("seed")[when] for part in (theirs, ours)], axis=1).dropna()
+    if len(pairs) < 2:
+        return ""
+    found = paired_test(pairs.iloc[:, 0].to_numpy(), pairs.iloc[:, 1].to_numpy(), span=1.0)
+    return points(found.difference, *found.interval)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
 from svda_analysis.sections.registry import section, sections_of
-from svda_analysis.sections.sentences import accuracy_lines, statements
+from svda_analysis.sections.sentences import accuracy_lines, first_lines, statements
 from svda_analysis.sections.tables import (
     beside_table,
     comparison_tables,
@@ -56,7 +56,7 @@ def _structure_section(analysis: Analysis) -> Section | None:
     comparison = analysis.comparison
     lines = () if comparison is None else tuple(statements(comparison))
     title = "Which attention is more structured?"
-    return Section(name="structure", title=title, blocks=(Points(lines), RULE)) if lines else None
+    return Section(name="structure", title=title, blocks=(Points(first_lines(lines)), RULE)) if lines else None
 
 
 @section("faithfulness")

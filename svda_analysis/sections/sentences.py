@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,16 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
             f"{row.model}: {percent(row.mean, 2)} {interval(row.ci_low, row.ci_high, percent=True)} over {unit}"
         )
     return lines
+
+
+MOST_LINES = 10  # verdicts that a reader takes in
+
+
+def first_lines(lines: Sequence[str]) -> tuple[str, ...]:
+    """At most :data:`MOST_LINES` lines, the last of which says how many more there would be."""
+    if len(lines) <= MOST_LINES:
+        return tuple(lines)
+    return (*lines[: MOST_LINES - 1], f"{len(lines) - MOST_LINES + 1} more: see the comparison over the whole model.")
 
 
 def statements(comparison: pd.DataFrame, quality: str = "structured") -> list[str]:

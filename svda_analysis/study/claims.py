@@ -14,6 +14,7 @@ import pandas as pd
 
 from svda_analysis.document import Table
 from svda_analysis.formatting import MISSING, estimate, p_value, points
+from svda_analysis.frames import each_row
 from svda_analysis.stats import Equivalence, holm
 from svda_analysis.study.result import (
     DatasetResult,
@@ -40,7 +41,6 @@ CLAIMS = (
     Claim("sparser attention", "attention_sparsity", "attention", +1),
     Claim("spectrally structured attention", "effective_rank", "scores", -1),
 )
-_TITLE = "The claims of arXiv 2602.10994, judged on the models of this study"
 _ACCURACY = "no accuracy is sacrificed"
 CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. That no accuracy is sacrificed is
 {SUPPORTED} where a one-sided test, its p adjusted with the others, shows the loss to be smaller than the margin, and
@@ -67,12 +67,7 @@ def claims_table(results: Sequence[DatasetResult], margin: float) -> Table:
         against = result.baseline
         tested = [_structure(result, claim, model, against) for claim in CLAIMS]
         rows += _rows_of(result, model, against, [*tested, _accuracy(result, model, against, margin)])
-    return _table(
-        "t3_claims",
-        _TITLE,
-        CLAIMS_NOTE.replace("\n", " "),
-        rows,
-    )
+    return _table("t3_claims", "Each claim with its number", CLAIMS_NOTE.replace("\n", " "), rows)
 
 
 def sigma_table(results: Sequence[DatasetResult]) -> Table:
@@ -83,6 +78,20 @@ def sigma_table(results: Sequence[DatasetResult]) -> Table:
             claims = (*CLAIMS, Claim("more accurate", "accuracy", "test", +1))
             rows += _rows_of(result, model, control, [_structure(result, claim, model, control) for claim in claims])
     return _table("t3_sigma", "What Sigma adds to normalisation", _SIGMA_NOTE.replace("\n", " "), rows)
+
+
+def answers(*tables: Table) -> list[str]:
+    """A line for each claim of the tables of claims, with its verdicts: the same one said once, of all that it holds
+    for."""
+    lines = []
+    for table in (table for table in tables if len(table.text)):
+        for (claim, _), rows in table.text.groupby(["Claim", "Measure"], sort=False):
+            by_verdict: dict[str, list[str]] = {}
+            for row in each_row(rows[["Verdict", "Models", "Data"]]):
+                by_verdict.setdefault(row.Verdict, []).append(f"{row.Models} on {row.Data}")
+            said = "; ".join(f"{verdict} ({', '.join(where)})" for verdict, where in by_verdict.items())
+            lines.append(f"{str(claim)[0].upper()}{str(claim)[1:]}: {said}.")
+    return lines
 
 
 def _models(results: Sequence[DatasetResult]) -> Iterator[tuple[DatasetResult, str]]:
@@ -119,7 +128,8 @@ def _structure(result: DatasetResult, claim: Claim, model: str, against: str | N
 
     def judged(p: float) -> Verdict:
         about: dict[str, Any] = {"unit": row.unit, "runs": row.n_seeds, "p_equivalent": row.p_equivalent}
-        return judge(row.difference, p, claim.direction, alive=row.verdict != UNIFORM, **about)
+        said = None if pd.isna(row.verdict) else row.verdict  # a quantity without a direction has none
+        return judge(row.difference, p, claim.direction, alive=said != UNIFORM, **about)
 
     return _Tested(claim.text, measure, number, float(row.p), judged)
 

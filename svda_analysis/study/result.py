@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.comparison import compare
+from svda_analysis.comparison import compare, living
 from svda_analysis.frames import each_row
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.results import Analysis
@@ -68,6 +68,13 @@ class DatasetResult:
     @property
     def control(self) -> str | None:
         return self.first_of("control", self.trained)
+
+    @property
+    def alive(self) -> list[str]:
+        """The trained models whose maps are not all but uniform (:func:`~svda_analysis.comparison.living`)."""
+        known = living(self.table)
+        dead = set(known.loc[known["layer"].isna() & ~known["alive"], "model"])
+        return [name for name in self.trained if name not in dead]
 
     def first_of(self, role: str, names: Iterable[str]) -> str | None:
         """The first of the models ``names`` in that role; None where there is none."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word, spoken
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
-from svda_analysis.study.claims import claims_table, sigma_table
+from svda_analysis.study.claims import answers, claims_table, sigma_table
+from svda_analysis.study.findings import parts_of, price_of_low_rank, who_differs, what_parts_do
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.tables import (
     accuracy_table,
     blocked_table,
     cost_table,
-    findings,
     indicator_tables,
     study_table,
     what_changed,
@@ -41,9 +41,18 @@ def study_document(study: StudyResult, *, command: str = "", warnings: Iterable[
 
 @section("claims", where=("study",))
 def _claims_sections(study: StudyResult) -> list[Section]:
-    return (
-        [] if study.of_variants else _of_tables(claims_table(study.datasets, study.margin), sigma_table(study.datasets))
-    )
+    if study.of_variants:
+        return []
+    tables = claims_table(study.datasets, study.margin), sigma_table(study.datasets)
+    title = f"The claims of arXiv 2602.10994, judged on {' and '.join(_judged(study)) or 'no model'}"
+    return _of_lines("answers", title, answers(*tables)) + _of_tables(*tables)
+
+
+def _judged(study: StudyResult) -> list[str]:
+    """The models that claims are judged on, each with what makes it another than the one that was claimed of."""
+    names = dict.fromkeys(name for result in study.datasets for name in result.models("svda") if name in result.trained)
+    changed = {name: what_changed(study.variants.get(name, {})) for name in names}
+    return [f"{name} ({changed[name] or 'the recipe of this toolkit, not the one of the paper'})" for name in names]
 
 
 @section("accuracy", where=("study",))
@@ -58,15 +67,20 @@ def _variants_sections(study: StudyResult) -> list[Section]:
     changed = {name: what_changed(fields) for name, fields in study.variants.items()}
     made = []
     for result in study.datasets:
-        against = dict.fromkeys(name for name in (result.control, study.base) if name in result.trained)
+        against = dict.fromkeys(name for name in (result.control, study.base) if name in result.alive)
         blocked = [blocked_table(result, str(name)) for name in against]
-        title = f"{result.title}: what the variants change"
-        lines = tuple(line for table in blocked if table.numbers is not None for line in findings(table.numbers))
-        made += (
-            [Section(name=f"findings_{file_word(result.name)}", title=title, blocks=(Points(lines),))] if lines else []
-        )
-        made += _of_tables(study_table(result, study.base, changed), *blocked)
+        parts = what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
+        each = [line for table in blocked if table.numbers is not None for line in who_differs(table.numbers)]
+        made += _of_lines(f"findings_{file_word(result.name)}", f"{result.title}: what each part of SVDA does", parts)
+        made += _of_tables(study_table(result, study.base, changed))
+        made += _of_lines(f"sides_{file_word(result.name)}", f"{result.title}: which variants differ", each)
+        made += _of_tables(*blocked)
     return made
+
+
+def _of_lines(name: str, title: str, lines: Sequence[str]) -> list[Section]:
+    """A section of points, where there are any."""
+    return [Section(name=name, title=title, blocks=(Points(tuple(lines)),))] if lines else []
 
 
 @section("costs", where=("study",))

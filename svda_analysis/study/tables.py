@@ -31,7 +31,7 @@ from svda_analysis.study.result import (
     equivalence,
     whole_model_row,
 )
-from svda_analysis.verdicts import LEVEL_OF_TESTS
+from svda_analysis.verdicts import UNIFORM
 from svda_analysis.vocabulary import label
 
 # --- T1: accuracy, and what it costs --------------------------------------------------------------------------------
@@ -252,9 +252,11 @@ def _study_text(row: Mapping[str, Any], base: str, studied: Mapping[tuple[str, s
 
 
 def blocked_table(result: DatasetResult, against: str) -> Table:
-    """Every variant against the model ``against``, with the training seeds as blocks: accuracy and structure."""
-    every = [("accuracy", "test"), *BLOCKED]
-    parts = [compare_blocked(result.table, *key, against) for key in every if _has(result.table, *key, against)]
+    """Every variant that is alive against the model ``against``, with the training seeds as blocks: accuracy and
+    structure."""
+    alive, every = result.alive, [("accuracy", "test"), *BLOCKED]
+    table = result.table[result.table["model"].isin(alive)]
+    parts = [compare_blocked(table, *key, against) for key in every if _has(table, *key, against)]
     numbers = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(BLOCKED_COLUMNS))
     text = pd.DataFrame([_blocked_text(model, rows) for model, rows in numbers.groupby("model", sort=False)])
     note = (
@@ -262,24 +264,10 @@ def blocked_table(result: DatasetResult, against: str) -> Table:
         "seed, seeds being blocks (runs of one seed share initial weights and the order of the data), its error pooled "
         "over all variants. p is adjusted by Holm's method over the variants of a column; intervals are not adjusted."
     )
+    if dead := [name for name in result.trained if name not in alive]:
+        note += f" {UNIFORM.capitalize()}, in which a rank says nothing, so left out: {', '.join(dead)}."
     name = f"blocked_{file_word(result.name)}_{file_word(against)}"
     return Table(name=name, title=f"{result.title}: variants against {against}", note=note, numbers=numbers, text=text)
-
-
-def findings(blocked: pd.DataFrame) -> list[str]:
-    """A line for each quantity of :func:`blocked_table`: which variants have more, which less, of which neither is
-    shown, by the adjusted p."""
-    lines = []
-    for (indicator, source, against), rows in blocked.groupby(["indicator", "source", "baseline"], sort=False):
-        shown = rows["p_adjusted"] < LEVEL_OF_TESTS
-        sides = {
-            "higher": rows[shown & (rows["difference"] > 0)],
-            "lower": rows[shown & (rows["difference"] < 0)],
-            "no difference shown": rows[~shown],
-        }
-        said = "; ".join(f"{word}: {', '.join(side['model'])}" for word, side in sides.items() if len(side))
-        lines.append(f"{label(str(indicator), str(source))} against {against}. {said[0].upper()}{said[1:]}.")
-    return lines
 
 
 def _has(table: pd.DataFrame, indicator: str, source: str, model: str) -> bool:

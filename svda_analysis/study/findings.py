@@ -1,0 +1,118 @@
+"""What a study of variants found, in a few sentences that follow from its numbers. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from svda_analysis.comparison import compare_blocked, contrast_blocked
+from svda_analysis.formatting import estimate, p_value, points
+from svda_analysis.frames import each_row
+from svda_analysis.stats import Contrast, holm
+from svda_analysis.study.result import DatasetResult
+from svda_analysis.verdicts import LEVEL_OF_TESTS
+from svda_analysis.vocabulary import label
+
+ACCURACY, RANK = ("accuracy", "test"), ("effective_rank", "scores")
+ASKED = {
+    ("selectivity_index", "attention"): "selectivity",
+    RANK: "rank of scores",
+    ACCURACY: "accuracy",
+}  # of each part
+BARE, DIRECT = {"shape_penalty": 0, "norm_penalty": 0}, {"sigma_form": "linear"}
+
+
+class Part(NamedTuple):
+    """What is asked: what ``what`` does, seen in ``model`` beside ``other``, which lacks it alone."""
+
+    what: str
+    model: str
+    other: str
+
+
+def parts_of(result: DatasetResult, base: str, variants: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+    """The parts that SVDA is made of and that the living models of a study tell apart; ``base`` is the model that the
+    ``variants`` (fields that each changes) are variants of."""
+    alive = result.alive
+    baseline, control = (result.first_of(role, alive) for role in ("baseline", "control"))
+    bare, direct = (
+        next((name for name in alive if variants.get(name) == {"attention": "svda", **fields}), None)
+        for fields in (BARE, DIRECT)
+    )
+    asked = [
+        ("Unit rows and a temperature", control, baseline),
+        ("Sigma by itself, without penalties", bare, control),
+        ("Sigma by itself, learned directly", direct, control),
+        ("The penalties", base if base in alive else None, bare),
+        ("All of it", base if base in alive else None, baseline),
+    ]
+    return [Part(what, model, other) for what, model, other in asked if model and other]
+
+
+def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
+    """A line for each part: selectivity, rank and accuracy with it and without, training seeds as blocks; p adjusted by
+    Holm's method over all that is asked here (accuracy in points)."""
+    table = result.table[result.table["model"].isin(result.alive)]
+    found = [(part, name, row) for part in parts for name in ASKED if (row := _row(table, part, name)) is not None]
+    adjusted = holm([row.p for _, _, row in found])
+    lines: dict[Part, list[str]] = {}
+    for (part, name, row), p in zip(found, adjusted, strict=True):
+        shown = points if name == ACCURACY else estimate
+        numbers = f"{shown(row.difference, row.ci_low, row.ci_high)}, p {p_value(p)}"
+        lines.setdefault(part, []).append(f"{ASKED[name]} {_side(row.difference, p)} ({numbers})")
+    return [f"{part.what} ({part.model} against {part.other}): {'; '.join(said)}." for part, said in lines.items()]
+
+
+def _row(table: pd.DataFrame, part: Part, name: tuple[str, str]) -> Any | None:
+    rows = table[(table["indicator"] == name[0]) & (table["source"] == name[1])]
+    if not {part.model, part.other} <= set(rows["model"]):
+        return None
+    found = compare_blocked(table, *name, part.other)
+    return next(each_row(found[found["model"] == part.model]), None)
+
+
+def _side(difference: float, p: float) -> str:
+    if not p < LEVEL_OF_TESTS:
+        return "no difference shown"
+    return "higher" if difference > 0 else "lower"
+
+
+def price_of_low_rank(result: DatasetResult) -> list[str]:
+    """A line on what low rank costs: the accuracy of the living models whose scores have a lower rank than the
+    control's, by the adjusted p, against the other living ones; none where there are none of one sort."""
+    alive = result.alive
+    control, table = result.first_of("control", alive), result.table[result.table["model"].isin(alive)]
+    if control is None or not _has_all(table, alive):
+        return []
+    ranks = compare_blocked(table, *RANK, control)
+    low = list(ranks.loc[(ranks["p_adjusted"] < LEVEL_OF_TESTS) & (ranks["difference"] < 0), "model"])
+    others = [name for name in alive if name not in low]
+    if not low or ranks.empty:
+        return []
+    found: Contrast = contrast_blocked(table, *ACCURACY, low, others)
+    numbers = f"{points(found.difference, *found.interval)} points, p {p_value(found.p)}"
+    return [
+        f"What low rank costs: accuracy {_side(found.difference, found.p)} ({numbers}) of the variants whose scores "
+        f"have a lower rank than those of {control} ({', '.join(low)}), against the other living ones "
+        f"({', '.join(others)})."
+    ]
+
+
+def _has_all(table: pd.DataFrame, models: Sequence[str]) -> bool:
+    return all(
+        set(models) <= set(table.loc[(table["indicator"] == name) & (table["source"] == source), "model"])
+        for name, source in (ACCURACY, RANK)
+    )
+
+
+def who_differs(blocked: pd.DataFrame) -> Iterator[str]:
+    """A line for each quantity of a frame of ``BLOCKED_COLUMNS``: which variants have more, which less, of which
+    neither is shown, by the adjusted p."""
+    for (indicator, source, against), rows in blocked.groupby(["indicator", "source", "baseline"], sort=False):
+        found: dict[str, list[str]] = {}
+        for row in each_row(rows):
+            found.setdefault(_side(row.difference, row.p_adjusted), []).append(row.model)
+        said = "; ".join(f"{side}: {', '.join(models)}" for side, models in sorted(found.items()))
+        yield f"{label(str(indicator), str(source))} against {against}. {said[0].upper()}{said[1:]}."
