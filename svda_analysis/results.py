@@ -43,7 +43,8 @@ class Examples:
 
     ``images (E, H, W, C) uint8``, ``labels, predictions (E,) int64`` (label -1 where there is none), ``maps (E, layers,
     heads, N, N) float16``, ``classes`` = class names (may be empty); ``grid``, ``prefix``, ``suffix`` and ``frames``
-    are those of the tokens' :attr:`layout`. Frames of a video stand side by side in ``images``.
+    are those of the tokens' :attr:`layout`. Frames of a video stand side by side in ``images``. ``rollout, relevance
+    (E, N, N) float32`` = the rows of :func:`~svda_analysis.attribution.flows` (None: the model has none).
     """
 
     images: np.ndarray
@@ -55,6 +56,8 @@ class Examples:
     classes: tuple[str, ...] = ()
     suffix: int = 0
     frames: int = 1
+    rollout: np.ndarray | None = None
+    relevance: np.ndarray | None = None
 
     @property
     def layout(self) -> Layout:

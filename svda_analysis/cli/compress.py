@@ -104,7 +104,7 @@ def compress_command(
         written = write_compression(runs, folder, command=command_line("svda"))
     warn(runs.warnings)
     print_document(terminal_compression(runs))
-    say(f"report: {written[0]} ({len(written)} files)")
+    show_report(written, opened=opened)
 
 
 def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:

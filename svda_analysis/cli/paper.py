@@ -64,4 +64,4 @@ def paper_command(
             progress=advance,
             on_warning=lambda line: warn([line]),
         )
-    say(f"report: {written[0]} ({len(written)} files)")
+    show_report(written, opened=opened)
