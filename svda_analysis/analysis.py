@@ -436,6 +436,6 @@ def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples |
     alike = [one.map() for one in found.maps if one.arranged(one.raw).shape[1] == heads]
     maps = np.stack([a.half().cpu().numpy() for a in alike], axis=1)
     how = found.layout
-    lie: dict[str, Any] = {"grid": how.grid, "prefix": how.prefix, "suffix": how.suffix, "frames": how.frames}
-    whole = {name: a.numpy() for name, a in flows(subject, inputs).items() if a.shape[-1] == maps.shape[-1]}
-    return Examples(pictures, labels.cpu().numpy(), predictions, maps, classes=source.classes, **lie, **whole)
+    known: dict[str, Any] = {"grid": how.grid, "prefix": how.prefix, "suffix": how.suffix, "frames": how.frames}
+    known |= {name: a.numpy() for name, a in flows(subject, inputs).items() if a.shape[-1] == maps.shape[-1]}
+    return Examples(pictures, labels.cpu().numpy(), predictions, maps, classes=source.classes, **known)

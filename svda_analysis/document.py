@@ -55,8 +55,8 @@ class Points:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Widget:
     """What only a page can show, because it answers to the reader: ``kind`` names the script that draws it (a file of
-    ``render/template/``), ``data()`` is what that is given, as plain values of JSON. Other ways to show a document leave
-    it out, its ``title`` too."""
+    ``render/template/``), ``data()`` is what that is given, as plain values of JSON. Other ways to show a document
+    leave it out, its ``title`` too."""
 
     name: str
     kind: str
@@ -82,8 +82,8 @@ class Section:
 class Document:
     """A whole report. ``warnings`` come first, then ``command``, what made it, then the ``lead``, then the sections.
 
-    A page also shows ``about``, what was looked at, and ``answer``, what was found, before anything else; what each of the
-    ``terms`` in it says; and at its end the ``versions`` of what the numbers depend on, and how to ``cite`` it.
+    A page also shows ``about``, what was looked at, and ``answer``, what was found, before anything else; what each of
+    the ``terms`` in it says; and at its end the ``versions`` of what the numbers depend on, and how to ``cite`` it.
     """
 
     title: str

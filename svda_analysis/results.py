@@ -15,6 +15,7 @@ import platform
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, reg
 
 ANALYSIS_FORMAT = 1
 META = "meta.json"
+_NOTEBOOK = "svda_analysis.sections.notebook"  # imported when it is asked for: it stands above
 _LARGEST_ARRAYS = 2**30  # bytes, unpacked
 MARK = {"made_by": "svda-analysis"}  # in meta.json: what it lists is ours
 T = TypeVar("T")
@@ -144,6 +146,24 @@ class Analysis:
     def comparison(self) -> pd.DataFrame | None:
         """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one."""
         return compare(self.table, self.baseline) if len(self.models) > 1 else None
+
+    # --- shown ----------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        numbers, shown = f"{len(self.table):,} numbers of {len(self.runs)} runs", f"maps of {len(self.examples)} models"
+        return f"Analysis of {', '.join(self.models)}: {numbers}, {shown}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was analysed, and what was found."""
+        return str(import_module(_NOTEBOOK).summary_html(self))
+
+    def explore(self) -> Any:
+        """The explorer of the example images: a page that a notebook shows, and that ``save(FILE)`` writes.
+
+        Hover a patch to see where it looks, layer by layer and head by head, two models beside each other. Raises
+        :class:`InputError` where there are no example images (``examples=0``).
+        """
+        return import_module(_NOTEBOOK).explorer_page(self)
 
     @property
     def meta(self) -> dict[str, Any]:

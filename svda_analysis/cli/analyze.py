@@ -14,8 +14,9 @@ from svda_analysis.cli.shared import (
     command_line,
     data_options,
     names_in,
+    open_option,
     open_subjects,
-    say,
+    show_report,
     subject_options,
     warn,
 )

@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, say, warn
+from svda_analysis.cli.shared import (
+    CONTEXT,
+    command_line,
+    data_options,
+    grouped,
+    open_option,
+    say,
+    show_report,
+    warn,
+)
 from svda_analysis.compression.keep import CRITERIA
 from svda_analysis.errors import InputError
 
@@ -69,8 +78,9 @@ _work_options = grouped(
 )
 @click.option("--force", is_flag=True, help="Write over smaller checkpoints that exist.")
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
+@open_option
 def compress_command(
-    checkpoints: tuple[str, ...], out: str | None, force: bool, report: str | None, **options: Any
+    checkpoints: tuple[str, ...], out: str | None, force: bool, report: str | None, opened: bool, **options: Any
 ) -> None:
     """Remove weak score directions from checkpoints for good, verify what it costs, and write the smaller ones.
 

@@ -1,7 +1,7 @@
 """A document as one HTML page: text, style, scripts and data in the file itself, pictures beside it. No torch here.
 
-The page works without its scripts, which are the files of ``template/``: ``page.js`` (tables that sort and filter, words
-explained where they stand) and one for each kind of widget that the page holds.
+The page works without its scripts, which are the files of ``template/``: ``page.js`` (tables that sort and filter,
+words explained where they stand) and one for each kind of widget that the page holds.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def page(title: str, body: str, widgets: Iterable[Widget] = ()) -> str:
     """A whole page around a body, with the scripts and the data of its widgets."""
     shown = list(widgets)
     kinds = dict.fromkeys(one.kind for one in shown)
-    scripts = [_read(f"{name}.js") for name in ("page", *(["colours"] if kinds else []), *kinds)]
+    scripts = [_template(f"{name}.js") for name in ("page", *(["colours"] if kinds else []), *kinds)]
     parts = {
         "title": escape(printable(title)),
-        "style": _read("page.css"),
+        "style": _template("page.css"),
         "body": body,
         "data": "\n".join(map(_data, shown)),
         "script": "\n".join([*scripts, "start();"]),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _template("page.html"))
 
 
 class _Writer:
@@ -102,7 +102,7 @@ class _Writer:
             source, alt = escape(picture_path(block, self.figures)), escape(block.alt)
             return f'<figure><img src="{source}" alt="{alt}" decoding="async"><figcaption>{alt}</figcaption></figure>'
         if isinstance(block, Points):
-            return _list(block.lines)
+            return _bullets(block.lines)
         if isinstance(block, Widget):
             self.widgets.append(block)
             self._mark(block.name, block.title)
@@ -142,7 +142,7 @@ def _first_screen(document: Document) -> list[str]:
     if document.about:
         lines.append(_facts(document.about))
     lines += [f'<p class="warning">Warning: {escape(line)}</p>' for line in document.warnings]
-    return [*lines, _list(document.answer, "answer")] if document.answer else lines
+    return [*lines, _bullets(document.answer, "answer")] if document.answer else lines
 
 
 def _facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -164,7 +164,7 @@ def _term_id(label: str) -> str:
     return f"term-{escape(file_word(label))}"
 
 
-def _list(lines: Iterable[str], kind: str = "") -> str:
+def _bullets(lines: Iterable[str], kind: str = "") -> str:
     mark = f' class="{kind}"' if kind else ""
     return f"<ul{mark}>\n" + "\n".join(f"<li>{_inline(line)}</li>" for line in lines) + "\n</ul>"
 
@@ -173,7 +173,7 @@ def _paragraph(text: str) -> str:
     """A paragraph of markdown; one of ``- `` lines alone is a list."""
     lines = text.split("\n")
     if all(line.startswith("- ") for line in lines):
-        return _list(line[2:] for line in lines)
+        return _bullets(line[2:] for line in lines)
     return f"<p>{_inline(text)}</p>"
 
 
@@ -192,9 +192,14 @@ def _html_table(table: Table, above: str, term: Callable[[str], str]) -> str:
     cells = table.text.astype(str)
     numeric = [_is_numeric(cells.iloc[:, at].tolist()) for at in range(len(columns))]
     writes = [term if name in _TERM_COLUMNS else escape for name in columns]
-    head = "".join(f'<th scope="col"{_mark(is_number)}>{escape(name)}</th>' for name, is_number in zip(columns, numeric, strict=True))
+    head = "".join(
+        f'<th scope="col"{_mark(is_number)}>{escape(name)}</th>'
+        for name, is_number in zip(columns, numeric, strict=True)
+    )
     rows = [
-        "<tr>" + "".join(f"<td{_mark(n)}>{write(x)}</td>" for x, n, write in zip(row, numeric, writes, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{_mark(n)}>{write(x)}</td>" for x, n, write in zip(row, numeric, writes, strict=True))
+        + "</tr>"
         for row in cells.itertuples(index=False)
     ]
     titled = table.title and table.title != above
@@ -202,7 +207,9 @@ def _html_table(table: Table, above: str, term: Callable[[str], str]) -> str:
     note = f"\n<p>{_inline(table.note)}</p>" if table.note else ""
     inner = f"{caption}<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
     name = escape(table.title or above or table.name)
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">\n<table>\n{inner}\n</table>\n</div>{note}'
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">\n<table>\n{inner}\n</table>\n</div>{note}'
+    )
 
 
 def _mark(is_number: bool) -> str:
@@ -226,9 +233,13 @@ def _widget(widget: Widget) -> str:
 
 def _data(widget: Widget) -> str:
     """What a widget shows, as JSON in which no tag can begin."""
-    text = json.dumps(widget.data(), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
+    text = (
+        json.dumps(widget.data(), separators=(",", ":"), allow_nan=False)
+        .replace("<", "\\u003c")
+        .replace("&", "\\u0026")
+    )
     return f'<script type="application/json" data-of="{escape(widget.name)}">{text}</script>'
 
 
-def _read(name: str) -> str:
+def _template(name: str) -> str:
     return (_TEMPLATE / name).read_text(encoding="utf-8").rstrip("\n")

@@ -1,4 +1,4 @@
-"""Attention maps and images as text that a page holds: 8 bits for each weight where these lose little. No torch here."""
+"""Attention maps and images as text that a page holds, in 8 bits a weight where these lose little. No torch here."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def pack_rows(rows: np.ndarray) -> dict[str, Any]:
     A weight is written as the square root of its share of the row's largest, in 127 or 255 steps: a step is small where
     weights are small, where most of them lie. Each row has a scale of its own, float32, so that its sum is kept.
     Where more than 1 % of a row's mass would lie at another key, ``sum |a' - a| / (2 sum a)``, float16 is written
-    instead. ``lost`` is the largest such share of what is written. ``above``: of each row but the first, what it adds to
-    the row above it, modulo 256, where that takes less room. Our definition.
+    instead. ``lost`` is the largest such share of what is written. ``above``: of each row but the first, what it adds
+    to the row above it, modulo 256, where that takes less room. Our definition.
     """
     N = rows.shape[-1]
     exact = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1, N)
     about = {"shape": list(rows.shape), "above": False}
     for levels in _LEVELS:
         steps, scales = _quantised(exact, levels)
-        lost = _lost(exact, _restored(steps, scales, levels))
+        lost = _share_moved(exact, _restored(steps, scales, levels))
         if lost <= MOST_LOST:
             above, data = _shorter(scales.tobytes(), steps)
             return {**about, "kind": "u8", "levels": levels, "above": above, "lost": lost, "data": data}
     half = exact.astype("<f2")
-    return {**about, "kind": "f16", "lost": _lost(exact, half.astype(np.float32)), "data": _text(half.tobytes())}
+    return {**about, "kind": "f16", "lost": _share_moved(exact, half.astype(np.float32)), "data": _text(half.tobytes())}
 
 
 def unpack_rows(packed: dict[str, Any]) -> np.ndarray:
@@ -72,11 +72,13 @@ def _restored(steps: np.ndarray, scales: np.ndarray, levels: int) -> np.ndarray:
 
 def _shorter(scales: bytes, steps: np.ndarray) -> tuple[bool, str]:
     """The steps as they are, or each row as what it adds to the one above it: what takes less room."""
-    texts = [_text(scales + made.tobytes()) for made in (steps, np.diff(steps, axis=0, prepend=np.zeros_like(steps[:1])))]
+    texts = [
+        _text(scales + made.tobytes()) for made in (steps, np.diff(steps, axis=0, prepend=np.zeros_like(steps[:1])))
+    ]
     return (True, texts[1]) if len(texts[1]) < len(texts[0]) else (False, texts[0])
 
 
-def _lost(exact: np.ndarray, written: np.ndarray) -> float:
+def _share_moved(exact: np.ndarray, written: np.ndarray) -> float:
     """The largest share of a row's mass that lies at another key."""
     mass = exact.sum(axis=1)
     moved = np.abs(written - exact).sum(axis=1) / 2

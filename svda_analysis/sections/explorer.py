@@ -1,4 +1,4 @@
-"""What a page shows of single heads and images: the heat maps of heads, and the explorer of attention. No torch here."""
+"""What a page shows of single heads and images: heat maps of heads, and the explorer of attention. No torch here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from svda_analysis.render.packing import pack_rows, picture_url
 from svda_analysis.results import Analysis, Examples, Run, Trace
 from svda_analysis.vocabulary import quantity
 
-_FLOWS = ("rollout", "relevance")
+_THROUGH = ("rollout", "relevance")
 
 
 def explorer_widget(analysis: Analysis) -> Widget | None:
@@ -46,12 +46,15 @@ def heads_data(table: pd.DataFrame) -> dict[str, Any]:
     """For each indicator and source measured head by head its means over runs: ``values`` by model, layer and head
     (None where nothing was measured), and what there is to say of it."""
     rows = table[table["layer"].notna() & table["head"].notna()]
-    last = rows["epoch"].isna() | (rows["epoch"] == rows.groupby(["model", "seed"], dropna=False)["epoch"].transform("max"))
-    means = rows[last].groupby(["indicator", "source", "model", "layer", "head"], sort=False)["mean"].mean()
+    last = rows["epoch"].isna() | (
+        rows["epoch"] == rows.groupby(["model", "seed"], dropna=False)["epoch"].transform("max")
+    )
+    keys = ["indicator", "source", "model", "layer", "head"]
+    means = rows[last].groupby(keys, sort=False)["mean"].mean().reset_index()
     found: dict[tuple[str, str], dict[str, dict[int, dict[int, float]]]] = {}
-    for (indicator, source, model, layer, head), mean in means.items():  # type: ignore[misc]  # pandas: any key
-        of_model = found.setdefault((indicator, source), {}).setdefault(model, {})
-        of_model.setdefault(int(layer), {})[int(head)] = mean
+    for row in each_row(means):
+        of_model = found.setdefault((row.indicator, row.source), {}).setdefault(row.model, {})
+        of_model.setdefault(int(row.layer), {})[int(row.head)] = row.mean
     maps: list[dict[str, Any]] = [
         {
             "label": f"{quantity(indicator).label} ({source})",
@@ -67,8 +70,7 @@ def _grid(layers: Mapping[int, Mapping[int, float]]) -> list[list[float | None]]
     """Values ``[layer][head]`` with six digits; None where there is none."""
     width = max(max(heads) for heads in layers.values()) + 1
     return [
-        [_short(layers.get(layer, {}).get(head, math.nan)) for head in range(width)]
-        for layer in range(max(layers) + 1)
+        [_short(layers.get(layer, {}).get(head, math.nan)) for head in range(width)] for layer in range(max(layers) + 1)
     ]
 
 
@@ -91,19 +93,19 @@ def explorer_data(analysis: Analysis) -> dict[str, Any]:
         models.append(
             {
                 "name": name,
-                "about": _about(run),
+                "about": _kind_of_run(run),
                 "layers": shown.maps.shape[1],
                 "heads": shown.maps.shape[2],
                 "tokens": shown.layout.tokens,
                 **{key: getattr(shown, key) for key in ("grid", "prefix", "suffix", "frames")},
                 "images": [_image(shown, at, pictures) for at in range(len(shown.images))],
-                "trace": None if trace is None else _trace(trace, run, shown),
+                "trace": None if trace is None else _traced_rows(trace, run, shown),
             }
         )
     return {"models": models, "pictures": list(pictures), "matched": _matched(analysis)}
 
 
-def _about(run: Run | None) -> str:
+def _kind_of_run(run: Run | None) -> str:
     if run is None:
         return ""
     said = [f"{run.attention} attention" if run.attention else "", "" if run.seed is None else f"seed {run.seed}"]
@@ -113,28 +115,33 @@ def _about(run: Run | None) -> str:
 def _image(shown: Examples, at: int, pictures: dict[str, int]) -> dict[str, Any]:
     """One image as a model sees it: its picture's number, its classes, its rows by layer and of what flows through."""
     url = picture_url(shown.images[at])
-    known = {name: values for name in _FLOWS if (values := getattr(shown, name)) is not None}
+    known = {name: values for name in _THROUGH if (values := getattr(shown, name)) is not None}
     return {
         "picture": pictures.setdefault(url, len(pictures)),
-        "label": _class_name(shown, int(shown.labels[at])),
-        "prediction": _class_name(shown, int(shown.predictions[at])),
+        "label": _named_class(shown, int(shown.labels[at])),
+        "prediction": _named_class(shown, int(shown.predictions[at])),
         "layers": [pack_rows(layer) for layer in shown.maps[at]],
         **{name: pack_rows(np.clip(values[at], 0, None)[None]) for name, values in known.items()},
     }
 
 
-def _class_name(shown: Examples, label: int) -> str:
+def _named_class(shown: Examples, label: int) -> str:
     if label < 0:
         return ""
     return shown.classes[label] if label < len(shown.classes) else f"class {label}"
 
 
-def _trace(trace: Trace, run: Run | None, shown: Examples) -> dict[str, Any] | None:
+def _traced_rows(trace: Trace, run: Run | None, shown: Examples) -> dict[str, Any] | None:
     """What CLS pays to the patches, epoch by epoch; None where it was not traced on the images that are shown, which
     are the first of the data set that a run was trained on."""
-    alike = run is not None and run.dataset == run.recipe.get("dataset") and trace.maps.shape[2:] == (
-        shown.maps.shape[1],
-        shown.layout.patches,
+    alike = (
+        run is not None
+        and run.dataset == run.recipe.get("dataset")
+        and trace.maps.shape[2:]
+        == (
+            shown.maps.shape[1],
+            shown.layout.patches,
+        )
     )
     if not alike:
         return None

@@ -1,4 +1,4 @@
-"""What stands on the first screen of a page and at its end: what was looked at, what was found, whom to cite. No torch."""
+"""The first screen of a page and its end: what was looked at, what was found, how to cite it. No torch here."""
 
 from __future__ import annotations
 

@@ -361,7 +361,7 @@ class Explorer {
 
   set(change) {
     Object.assign(this.state, change);
-    this.update();
+    return this.update();
   }
 
   open({ model, layer, head }) {
@@ -405,21 +405,26 @@ class Explorer {
     this.remember();
   }
 
-  key(event) {
+  async key(event) {
+    const change = this.moved(event.key);
+    if (!change) return;
+    event.preventDefault();
+    await this.set(change);
+    this.spoken.textContent = this.paneList.map((pane) => pane.readout.textContent).join(". ");
+  }
+
+  /** What a key changes of the state; null of one that means nothing here. */
+  moved(key) {
     const model = this.shown[0];
-    const place = model.place(this.state.query) ?? [0, 0];
     const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     const layers = { "+": 1, "-": -1 };
-    if (event.key in moves) {
-      const onPatch = model.place(this.state.query) !== null;
-      const [row, column] = onPatch ? [place[0] + moves[event.key][0], place[1] + moves[event.key][1]] : [0, 0];
-      if (row < 0 || column < 0 || row >= model.grid[0] || column >= model.columns) return event.preventDefault();
-      this.set({ query: model.token(row, column), epoch: -1 });
-    } else if (event.key === "Home") this.set({ query: 0 });
-    else if (event.key in layers) this.set({ layer: Math.max(0, Math.min(model.layers - 1, this.state.layer + layers[event.key])) });
-    else return;
-    event.preventDefault();
-    this.spoken.textContent = this.paneList.map((pane) => pane.readout.textContent).join(". ");
+    if (key === "Home") return { query: 0 };
+    if (key in layers) return { layer: Math.max(0, Math.min(model.layers - 1, this.state.layer + layers[key])) };
+    if (!(key in moves)) return null;
+    const place = model.place(this.state.query);
+    const [row, column] = place ? [place[0] + moves[key][0], place[1] + moves[key][1]] : [0, 0];
+    const inside = row >= 0 && column >= 0 && row < model.grid[0] && column < model.columns;
+    return inside ? { query: model.token(row, column), epoch: -1 } : {};
   }
 
   // --- drawing ---
