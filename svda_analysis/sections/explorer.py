@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from svda_analysis.document import Section, Widget
+from svda_analysis.formatting import file_word
 from svda_analysis.frames import each_row
 from svda_analysis.render.packing import pack_rows, picture_url
 from svda_analysis.results import Analysis, Examples, Run, Trace
@@ -19,24 +20,39 @@ from svda_analysis.vocabulary import quantity
 _THROUGH = ("rollout", "relevance")
 
 
-def explorer_widget(analysis: Analysis) -> Widget | None:
-    """Attention over the example images, patch by patch; None where no maps are at hand."""
+def explorer_widget(analysis: Analysis, *, name: str = "", of: str = "") -> Widget | None:
+    """Attention over the example images, patch by patch; None where no maps are at hand. ``name`` and ``of`` tell it
+    from another one on the same page."""
     if not analysis.examples:
         return None
-    data = partial(explorer_data, analysis)
-    return Widget(name="explorer", kind="explorer", data=data, title="Where does each head look?")
+    data, title = partial(explorer_data, analysis), _titled(of, "where does each head look?")
+    return Widget(name=_named_widget("explorer", name), kind="explorer", data=data, title=title)
 
 
-def heads_widget(analysis: Analysis) -> Widget | None:
-    """A heat map of layers and heads for every indicator; None where no head was measured."""
+def heads_widget(analysis: Analysis, *, name: str = "", of: str = "", explorer: Widget | None = None) -> Widget | None:
+    """A heat map of layers and heads for every indicator, whose cells open the ``explorer``; None where no head was
+    measured."""
     found = heads_data(analysis.table)
-    return Widget(name="heads", kind="heads", data=lambda: found, title="Head by head") if found["maps"] else None
+    if not found["maps"]:
+        return None
+    data = found | {"explorer": explorer.name if explorer else ""}
+    return Widget(name=_named_widget("heads", name), kind="heads", data=lambda: data, title=_titled(of, "head by head"))
 
 
-def widget_section(analysis: Analysis) -> Section | None:
+def widget_section(analysis: Analysis, *, name: str = "", of: str = "") -> Section | None:
     """Both, where there is one to show. It has no title of its own: what cannot show them says nothing of them."""
-    found = tuple(one for one in (explorer_widget(analysis), heads_widget(analysis)) if one is not None)
-    return Section(name="explorer", blocks=found) if found else None
+    explorer = explorer_widget(analysis, name=name, of=of)
+    heads = heads_widget(analysis, name=name, of=of, explorer=explorer)
+    found = tuple(one for one in (explorer, heads) if one is not None)
+    return Section(name=_named_widget("explorer", name), blocks=found) if found else None
+
+
+def _named_widget(kind: str, name: str) -> str:
+    return f"{kind}_{file_word(name)}" if name else kind
+
+
+def _titled(of: str, title: str) -> str:
+    return f"{of}: {title}" if of else title[:1].upper() + title[1:]
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------

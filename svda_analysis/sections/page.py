@@ -63,11 +63,11 @@ def terms_of(table: pd.DataFrame) -> tuple[Quantity, ...]:
 def citation(versions: Mapping[str, str]) -> str:
     """An entry for a bibliography, and what to cite beside it."""
     version = versions.get("svda-analysis", "")
+    line = f"  version = {{{version}}},\n" if version else ""
     return f"""@software{{svda_analysis,
   title   = {{svda_analysis: how does a Vision Transformer attend?}},
   author  = {{{{The authors of svda_analysis}}}},
-  version = {{{version}}},
-  license = {{Apache-2.0}}
+{line}  license = {{Apache-2.0}}
 }}
 
 Please cite, too, the papers whose measures you report: they are named at each number."""

@@ -151,6 +151,7 @@ function largest(model, row) {
 class Explorer {
   constructor(element, data) {
     this.element = element;
+    this.address = `#${element.id}?`; // begins the address of a view
     this.data = data;
     this.models = data.models.map((model) => new Model(model));
     element.layersOf = Object.fromEntries(this.models.map((model) => [model.name, model.layers]));
@@ -162,8 +163,8 @@ class Explorer {
     addEventListener("hashchange", () => {
       if (this.read()) this.update();
     });
-    document.addEventListener("open-head", (event) => this.open(event.detail));
-    this.update();
+    element.addEventListener("open-head", (event) => this.open(event.detail));
+    this.show();
   }
 
   // --- what is shown ---
@@ -429,8 +430,14 @@ class Explorer {
 
   // --- drawing ---
 
-  /** After a change of anything but the patch: what is needed is unpacked, then all is drawn. */
+  /** After a change of anything but the patch: the view is shown, and its address noted. */
   async update() {
+    await this.show();
+    this.remember();
+  }
+
+  /** What is needed is unpacked, then all is drawn. */
+  async show() {
     this.clamp();
     const turn = (this.turn = (this.turn ?? 0) + 1);
     const { image } = this.state;
@@ -443,7 +450,6 @@ class Explorer {
     if (turn !== this.turn) return;
     this.arrange();
     this.draw();
-    this.remember();
     this.element.dataset.drawn = String(turn);
   }
 
@@ -615,7 +621,7 @@ class Explorer {
   remember() {
     const { state } = this;
     const words = new URLSearchParams(Object.entries(state).map(([name, value]) => [name, typeof value === "boolean" ? Number(value) : value]));
-    this.written = `#explorer?${words}`;
+    this.written = `${this.address}${words}`;
     try {
       history.replaceState(null, "", this.written);
     } catch {
@@ -625,8 +631,8 @@ class Explorer {
 
   /** Takes the view from the address; false where it holds none, or the one that is shown. */
   read() {
-    if (!location.hash.startsWith("#explorer?") || location.hash === this.written) return false;
-    for (const [name, text] of new URLSearchParams(location.hash.slice("#explorer?".length))) {
+    if (!location.hash.startsWith(this.address) || location.hash === this.written) return false;
+    for (const [name, text] of new URLSearchParams(location.hash.slice(this.address.length))) {
       if (!(name in this.state)) continue;
       const kind = typeof this.state[name];
       if (name === "head") this.state.head = text === "mean" ? "mean" : Number(text);

@@ -1,6 +1,7 @@
 // Heat maps of layers and heads: one indicator at a time, the models beside each other; a cell opens its head.
 
 drawers.heads = (element, data) => {
+  const explorer = data.explorer ? document.getElementById(data.explorer) : null;
   const select = make("select", {}, ...data.maps.map((map, at) => make("option", { value: at, text: map.label })));
   const scale = makeScale();
   const grids = make("div", { class: "grids" });
@@ -14,7 +15,6 @@ drawers.heads = (element, data) => {
   const three = (x) => (Math.abs(x) >= 1e-3 && Math.abs(x) < 1e3 ? x.toPrecision(3) : short(x));
 
   const openable = (model, layers) => {
-    const explorer = document.querySelector('.widget[data-kind="explorer"]');
     return Boolean(explorer?.layersOf?.[model] === layers);
   };
 
@@ -33,7 +33,7 @@ drawers.heads = (element, data) => {
           const share = high > low ? (value - low) / (high - low) : 0;
           const style = `background:${css("weights", share)};color:${inkOn("weights", share)}`;
           const name = `${model}, layer ${layer}, head ${at}: ${short(value)}`;
-          const open = () => document.dispatchEvent(new CustomEvent("open-head", { detail: { model, layer, head: at } }));
+          const open = () => explorer.dispatchEvent(new CustomEvent("open-head", { detail: { model, layer, head: at } }));
           const cell = opens
             ? make("button", { type: "button", class: "cell", style, text: three(value), "aria-label": `${name}. Open this head`, onclick: open })
             : make("span", { class: "cell", style, text: three(value) });
