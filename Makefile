@@ -24,7 +24,7 @@ FROM := $(if $(DATA),--data-root $(DATA))
 
 demo: .venv/installed
 	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data sample --out reports/demo
-	@echo "open $(CURDIR)/reports/demo/summary.md"
+	@echo "open $(CURDIR)/reports/demo/report.html"
 
 test: .venv/tested
 	$(BIN)/ruff check .

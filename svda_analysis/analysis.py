@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from svda_analysis.attribution import flows
 from svda_analysis.cache import joint_key, kept, run_key
 from svda_analysis.comparison import default_baseline
 from svda_analysis.data import Preprocessing
@@ -426,8 +427,9 @@ def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples |
     if not number:
         return None
     images, labels, pictures = source.examples(number)
+    inputs = for_model(images, subject.model)
     try:
-        found = subject.maps_of(for_model(images, subject.model))
+        found = subject.maps_of(inputs)
     except InputError:
         return None
     logits = class_scores(found.output, subject.model, source.scores)
@@ -436,5 +438,6 @@ def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples |
     alike = [one.map() for one in found.maps if one.arranged(one.raw).shape[1] == heads]
     maps = np.stack([a.half().cpu().numpy() for a in alike], axis=1)
     how = found.layout
-    lie: dict[str, Any] = {"grid": how.grid, "prefix": how.prefix, "suffix": how.suffix, "frames": how.frames}
-    return Examples(pictures, labels.cpu().numpy(), predictions, maps, classes=source.classes, **lie)
+    known: dict[str, Any] = {"grid": how.grid, "prefix": how.prefix, "suffix": how.suffix, "frames": how.frames}
+    known |= {name: a.numpy() for name, a in flows(subject, inputs).items() if a.shape[-1] == maps.shape[-1]}
+    return Examples(pictures, labels.cpu().numpy(), predictions, maps, classes=source.classes, **known)

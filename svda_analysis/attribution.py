@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -70,6 +70,7 @@ class Job(NamedTuple):
 
 
 MapFunction = Callable[[Job], Tensor]  # gives (B, H, W)
+Factors = tuple[WholeMaps, list[Tensor]]  # of a product over layers, from the first: (B, N, N) each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,15 +150,23 @@ def attribute(
 @_method("Rollout", "Abnar & Zuidema 2020, eq. 1", gradient=False, target=False, signed=False)
 def _rollout(job: Job) -> Tensor:
     """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, so rows sum to 1; the row of CLS of ``A_hat_L ... A_hat_1``."""
+    return _row_of(job, *_rolled(job))
+
+
+def _rolled(job: Job) -> Factors:
     with torch.no_grad():
         found = _stack(job)
     maps = [a.mean(1) for a in found.layers]
-    return _row_of(job, found, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps])
+    return found, [(a + torch.eye(a.shape[-1]).to(a)) / 2 for a in maps]
 
 
 @_method("Relevance", "Chefer, Gur & Wolf 2021 (ICCV), eq. 5 and 6", signed=False)
 def _relevance(job: Job) -> Tensor:
     """``A_bar = mean_h relu(dy/dA * A)`` of the target's logit y; ``R = I``, then ``R += A_bar R`` from layer 1 up."""
+    return _row_of(job, *_relevant(job))
+
+
+def _relevant(job: Job) -> Factors:
     job.images.requires_grad_()  # so that gradients reach the maps of a frozen model too
     with torch.enable_grad():
         found = _stack(job, gradients=True)
@@ -166,7 +175,7 @@ def _relevance(job: Job) -> Tensor:
     gradients = gradients_of(score, [one.raw for one in found.maps], job.subject.model, "attention maps")
     pairs = zip(found.maps, gradients, strict=True)
     bars = [one.laid((gradient * one.raw.detach()).relu()).mean(1) for one, gradient in pairs]
-    return _row_of(job, found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars])
+    return found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars]
 
 
 @_method("CLS attention", "the map itself", gradient=False, target=False, signed=False)
@@ -181,6 +190,26 @@ def _cls_attention(job: Job) -> Tensor:
 _OF_MAPS = (_rollout, _relevance, _cls_attention)
 OF_STACKS = ("rollout", "relevance")  # the methods that need the same tokens in every layer
 OF_ATTENTION = (*OF_STACKS, "cls_attention", "occlusion")  # and those that need a grid of patches
+_FLOWS: dict[str, Callable[[Job], Factors]] = {"rollout": _rolled, "relevance": _relevant}
+
+
+def flows(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+    """The rows of rollout and of relevance for every token, ``(B, N, N)`` float32 on the CPU, by the method's name.
+
+    ``images (B, C, H, W)`` as the model takes them, which must be in eval mode (``subject.running()``). Row i says
+    from which tokens of the input token i of the output has what it holds; relevance speaks of the predicted class, and
+    is less the identity, by which each token is relevant to itself. A method that this model does not allow (layers of
+    other tokens, no classifier, no gradient) is left out.
+    """
+    found: dict[str, Tensor] = {}
+    for name, factors_of in _FLOWS.items():
+        with contextlib.suppress(InputError), torch.inference_mode(False), without_checkpointing(subject.model):
+            _, factors = factors_of(Job(subject, images.detach().clone(), None, len(images)))
+            with torch.no_grad():
+                product = functools.reduce(lambda below, layer: layer @ below, (one.float() for one in factors))
+                itself = torch.eye(product.shape[-1]).to(product) if name == "relevance" else 0
+                found[name] = (product - itself).cpu()
+    return found
 
 
 def _stack(job: Job, *, gradients: bool = False) -> WholeMaps:
@@ -247,7 +276,7 @@ def _gradient_shap(job: Job) -> Tensor:
     method, classes = _by_captum("GradientShap", job)
     found = []
     for image, label in zip(job.images.split(1), classes.split(1), strict=True):
-        draw = partial(method.attribute, image, torch.zeros_like(image), stdevs=_SHAP_NOISE, target=label)
+        draw = functools.partial(method.attribute, image, torch.zeros_like(image), stdevs=_SHAP_NOISE, target=label)
         with _seeded():
             groups = [draw(n_samples=_SHAP_GROUP).detach() for _ in range(_SHAP_SAMPLES // _SHAP_GROUP)]
         found.append(torch.cat(groups).mean(0).sum(0))

@@ -200,7 +200,7 @@ def contrast_blocked(
 def _by_block(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.DataFrame, float]:
     """A quantity of the whole model by seed (rows, those that all models have) and model; how far it can change."""
     rows = table[(table["indicator"] == indicator) & (table["source"] == source)]
-    if not quantity(indicator).compares_kinds and rows["attention"].nunique() > 1:
+    if not quantity(indicator).compares_kinds and len(rows["attention"].dropna().unique()) > 1:
         raise InputError(f"{indicator} must be of one kind of attention, got {', '.join(rows['attention'].unique())}")
     runs = one_number_per_run(rows)
     whole = runs[runs["layer"].isna() & runs["seed"].notna()]

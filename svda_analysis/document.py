@@ -7,10 +7,12 @@ show the same document (``render/``).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
+
+from svda_analysis.vocabulary import Quantity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,19 @@ class Points:
     lines: tuple[str, ...]
 
 
-Content = str | Points | Table | Picture  # a str is a paragraph, in markdown
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Widget:
+    """What only a page can show, because it answers to the reader: ``kind`` names the script that draws it (a file of
+    ``render/template/``), ``data()`` is what that is given, as plain values of JSON. Other ways to show a document
+    leave it out, its ``title`` too."""
+
+    name: str
+    kind: str
+    data: Callable[[], Mapping[str, Any]]
+    title: str = ""
+
+
+Content = str | Points | Table | Picture | Widget  # a str is a paragraph, in markdown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +80,11 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
-    """A whole report. ``warnings`` come first, then ``command``, what made it, then the ``lead``, then the sections."""
+    """A whole report. ``warnings`` come first, then ``command``, what made it, then the ``lead``, then the sections.
+
+    A page also shows ``about``, what was looked at, and ``answer``, what was found, before anything else; what each of
+    the ``terms`` in it says; and at its end the ``versions`` of what the numbers depend on, and how to ``cite`` it.
+    """
 
     title: str
     sections: tuple[Section, ...]
@@ -74,6 +92,11 @@ class Document:
     command: str = ""
     made_by: str = "Made by `{command}`."
     warnings: tuple[str, ...] = ()
+    about: tuple[tuple[str, str], ...] = ()
+    answer: tuple[str, ...] = ()
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    terms: tuple[Quantity, ...] = ()
+    cite: str = ""
 
     def blocks(self) -> list[Content]:
         """All blocks, in the order of reading."""

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial

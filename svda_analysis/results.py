@@ -15,6 +15,7 @@ import platform
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, reg
 
 ANALYSIS_FORMAT = 1
 META = "meta.json"
+_NOTEBOOK = "svda_analysis.sections.notebook"  # imported when it is asked for: it stands above
 _LARGEST_ARRAYS = 2**30  # bytes, unpacked
 MARK = {"made_by": "svda-analysis"}  # in meta.json: what it lists is ours
 T = TypeVar("T")
@@ -43,7 +45,8 @@ class Examples:
 
     ``images (E, H, W, C) uint8``, ``labels, predictions (E,) int64`` (label -1 where there is none), ``maps (E, layers,
     heads, N, N) float16``, ``classes`` = class names (may be empty); ``grid``, ``prefix``, ``suffix`` and ``frames``
-    are those of the tokens' :attr:`layout`. Frames of a video stand side by side in ``images``.
+    are those of the tokens' :attr:`layout`. Frames of a video stand side by side in ``images``. ``rollout, relevance
+    (E, N, N) float32`` = the rows of :func:`~svda_analysis.attribution.flows` (None: the model has none).
     """
 
     images: np.ndarray
@@ -55,6 +58,8 @@ class Examples:
     classes: tuple[str, ...] = ()
     suffix: int = 0
     frames: int = 1
+    rollout: np.ndarray | None = None
+    relevance: np.ndarray | None = None
 
     @property
     def layout(self) -> Layout:
@@ -141,6 +146,24 @@ class Analysis:
     def comparison(self) -> pd.DataFrame | None:
         """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one."""
         return compare(self.table, self.baseline) if len(self.models) > 1 else None
+
+    # --- shown ----------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        numbers, shown = f"{len(self.table):,} numbers of {len(self.runs)} runs", f"maps of {len(self.examples)} models"
+        return f"Analysis of {', '.join(self.models)}: {numbers}, {shown}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was analysed, and what was found."""
+        return str(import_module(_NOTEBOOK).summary_html(self))
+
+    def explore(self) -> Any:
+        """The explorer of the example images: a page that a notebook shows, and that ``save(FILE)`` writes.
+
+        Hover a patch to see where it looks, layer by layer and head by head, two models beside each other. Raises
+        :class:`InputError` where there are no example images (``examples=0``).
+        """
+        return import_module(_NOTEBOOK).explorer_page(self)
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svda_analysis.attribution import METHODS, RANKINGS, attribute
+from svda_analysis.attribution import METHODS, RANKINGS, attribute, flows
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.specs import open_model
@@ -107,6 +107,24 @@ def logits_and_maps(model, images):
         x = x + layer.proj((maps[-1] @ v).transpose(1, 2).reshape(B, N, -1))
         x = x + block.mlp(block.norm2(x))
     return model.head(model.norm(x)[:, 0]), maps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flows_are_the_whole_matrices_whose_class_rows_the_maps_show(kind):
+    model, images = model_and_images(kind)
+    with torch.no_grad():  # as where a model is measured
+        found = flows(open_model(model), images)
+    assert set(found) == {"rollout", "relevance"}
+    close(found["rollout"], torch.from_numpy(rollout_by_loops(model, images)))
+    close(on_pixels(found["relevance"][:, 0, 1:]).float(), attribute(model, images, method="relevance"))
+    assert not any(matrix.requires_grad for matrix in found.values())
+
+
+def test_flows_that_a_model_does_not_allow_are_left_out():
+    model, images = model_and_images()
+    model.head = nn.Identity()  # no classes
+    nn.init.zeros_(model.norm.weight)  # and nothing that depends on the maps
+    assert set(flows(open_model(model), images)) == {"rollout"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

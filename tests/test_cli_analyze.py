@@ -121,7 +121,7 @@ def test_one_checkpoint_gives_a_table_and_a_report(tiny, fashion, without_figure
 
     monkeypatch.setenv("SVDA_DATA", str(fashion))
     assert run(analyze_main, tiny["svda"], "--out", "again", "--quiet") == 0
-    assert capsys.readouterr().out.startswith("report: again/summary.md")
+    assert capsys.readouterr().out.startswith("report: again/report.html")
     assert Path("again/indicators.csv").read_bytes() == (folder / "indicators.csv").read_bytes()
     assert Path("again/spectra.csv").read_bytes() == (folder / "spectra.csv").read_bytes()
 

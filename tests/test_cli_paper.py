@@ -21,5 +21,5 @@ def test_it_says_each_run_and_where_the_report_is(whole_study):
     lines = whole_study.said.splitlines()
     runs = [line for line in lines if line.startswith("run ")]
     assert runs[0] == "run 1 of 4: fashion_mnist vit seed 0"
-    assert re.fullmatch(rf"report: {re.escape(str(whole_study.out))}/README.md \(\d+ files\)", lines[-1])
+    assert re.fullmatch(rf"report: {re.escape(str(whole_study.out))}/report.html \(\d+ files\)", lines[-1])
     assert "Made by `svda paper " in (whole_study.out / "README.md").read_text()

@@ -19,7 +19,7 @@ def test_a_lost_page_is_there_again_and_the_command_names_it(tmp_path, without_f
     before = written[0].read_text()
     written[0].unlink()
     assert run(main, "report", tmp_path / "report") == 0
-    assert capsys.readouterr().out == f"report: {written[0]} ({len(written)} files)\n"
+    assert capsys.readouterr().out == f"report: {tmp_path / 'report' / 'report.html'} ({len(written)} files)\n"
     assert written[0].read_text() == before
 
 

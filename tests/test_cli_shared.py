@@ -3,7 +3,15 @@
 import click
 import pytest
 
-from svda_analysis.cli.shared import Registered, command_line, names_in, open_subjects, split_settings, warn
+from svda_analysis.cli.shared import (
+    Registered,
+    command_line,
+    names_in,
+    open_subjects,
+    show_report,
+    split_settings,
+    warn,
+)
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
@@ -84,3 +92,14 @@ def test_how_tokens_lie_is_said_and_checked(tiny):
     assert subject.tokens == {"grid": (7, 9), "prefix_tokens": 1, "suffix_tokens": 2, "frames": 4}
     with pytest.raises(InputError, match="--grid must be ROWSxCOLUMNS like 14x14, got 'seven'"):
         open_subjects([str(tiny["dot"])], {"device": "cpu", "preprocess": (), **UNSAID, "grid": "seven"})
+
+
+def test_the_last_line_names_the_page_and_opens_it_when_asked_to(tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    written = [tmp_path / name for name in ("summary.md", "figures/a.png", "report.html")]
+    show_report(written)
+    assert opened == []
+    show_report(written, opened=True)
+    assert capsys.readouterr().out == 2 * f"report: {tmp_path / 'report.html'} (3 files)\n"
+    assert opened == [(tmp_path / "report.html").as_uri()]

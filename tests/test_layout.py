@@ -40,7 +40,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"faithful", "cache"},
     {"analysis"},
     {"compression", "study"},
-    {"reports"},
+    {"reports", "gallery"},
     {"cli"},
     {"__main__"},
 ]
@@ -49,7 +49,7 @@ WITHOUT_TORCH = {
     *("errors", "vocabulary", "verdicts", "earlier", "stats", "kinds", "formatting", "frames", "document", "tokens"),
     *("comparison", "results", "matching", "representations", "figures", "render", "sections", "cli"),
     *("data.catalog", "data.preprocessing"),
-    *("study.claims", "study.findings", "study.tables", "study.sections", "study.result", "reports"),
+    *("study.claims", "study.findings", "study.tables", "study.sections", "study.result", "reports", "gallery"),
     *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),
 }
 TORCH = {"torch", "torchvision", "captum", "accelerate"}

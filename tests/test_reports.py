@@ -37,7 +37,7 @@ def test_an_analysis_is_written_again_without_models_or_images(tiny, fashion, tm
     with pytest.raises(SystemExit) as stopped:
         main(["report", str(folder)])
     assert stopped.value.code == 0
-    assert capsys.readouterr().out == f"report: {folder / 'summary.md'} ({len(before)} files)\n"
+    assert capsys.readouterr().out == f"report: {folder / 'report.html'} ({len(before)} files)\n"
     assert contents(folder) == before
 
 
@@ -52,7 +52,7 @@ def test_all_reports_of_a_folder_are_written_again(tmp_path, capsys):
         main(["report", str(tmp_path)])
     assert stopped.value.code == 0
     pages = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
-    assert pages == [str(tmp_path / "summary.md"), str(tmp_path / "compression.md")]
+    assert pages == [str(tmp_path / "report.html"), str(tmp_path / "compression.html")]
     assert contents(tmp_path) == before
     (tmp_path / "compression.json").write_text('{"kind": "poem"}')
     (tmp_path / "summary.md").write_text("not touched")

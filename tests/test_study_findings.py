@@ -15,7 +15,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.results import nothing_measured
 from svda_analysis.stats import holm
 from svda_analysis.study.costs import Size
-from svda_analysis.study.findings import Part, parts_of, price_of_low_rank, who_differs, what_parts_do
+from svda_analysis.study.findings import Part, parts_of, price_of_low_rank, what_parts_do, who_differs
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
 from svda_analysis.study.tables import blocked_table

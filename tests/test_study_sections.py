@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from study_cases import result, with_frames
 
-from svda_analysis.document import Picture, Points, Table
+from svda_analysis.document import Picture, Points, Table, Widget
 from svda_analysis.frames import MAP_COLUMNS, make_frame
 from svda_analysis.render.html import to_html
 from svda_analysis.render.markdown import to_markdown
@@ -37,7 +37,7 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
     assert (first, last) == ("answers", "figures_x")
     assert names.index("t1_accuracy") < names.index("t1_cost") < names.index("t2_x_svda_vit")
     assert not any("_y" in name for name in names)
-    assert all(isinstance(section.blocks[0], Table | Picture) for section in document.sections[1:])
+    assert all(isinstance(section.blocks[0], Table | Picture | Widget) for section in document.sections[1:])
 
 
 def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(shown, without_figures):

@@ -13,6 +13,7 @@ from svda_analysis.cli.analyze import analyze_command
 from svda_analysis.cli.compress import compress_command
 from svda_analysis.cli.explain import explain_command
 from svda_analysis.cli.export import export_command
+from svda_analysis.cli.gallery import gallery_command
 from svda_analysis.cli.indicators import indicators_command
 from svda_analysis.cli.paper import paper_command
 from svda_analysis.cli.report import report_command
@@ -39,6 +40,7 @@ for _command in (
     compress_command,
     explain_command,
     export_command,
+    gallery_command,
     indicators_command,
     paper_command,
     report_command,

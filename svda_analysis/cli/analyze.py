@@ -14,8 +14,9 @@ from svda_analysis.cli.shared import (
     command_line,
     data_options,
     names_in,
+    open_option,
     open_subjects,
-    say,
+    show_report,
     subject_options,
     warn,
 )
@@ -47,7 +48,8 @@ from svda_analysis.cli.shared import (
 )
 @click.option("--quiet", is_flag=True, help="Print only where the report is.")
 @click.version_option(package_name="svda-analysis", prog_name="svda-analyze")
-def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **options: Any) -> None:
+@open_option
+def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, opened: bool, **options: Any) -> None:
     """Measure the attention of one model, or compare several, and write a report.
 
     MODEL is a checkpoint, or timm:NAME[@WEIGHTS], torchvision:NAME[@WEIGHTS], hf:FOLDER, or
@@ -78,7 +80,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, **opt
     warn(analysis.warnings)
     if not quiet:
         print_document(terminal_document(analysis))
-    say(f"report: {written[0]} ({len(written)} files)")
+    show_report(written, opened=opened)
 
 
 def _report_name(models: Sequence[str], first: str) -> str:

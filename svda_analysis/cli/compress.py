@@ -11,7 +11,16 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, command_line, data_options, grouped, say, warn
+from svda_analysis.cli.shared import (
+    CONTEXT,
+    command_line,
+    data_options,
+    grouped,
+    open_option,
+    say,
+    show_report,
+    warn,
+)
 from svda_analysis.compression.keep import CRITERIA
 from svda_analysis.errors import InputError
 
@@ -77,8 +86,9 @@ _work_options = grouped(
 )
 @click.option("--force", is_flag=True, help="Write over smaller checkpoints that exist.")
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
+@open_option
 def compress_command(
-    checkpoints: tuple[str, ...], out: str | None, force: bool, report: str | None, **options: Any
+    checkpoints: tuple[str, ...], out: str | None, force: bool, report: str | None, opened: bool, **options: Any
 ) -> None:
     """Remove weak score directions from checkpoints for good, verify what it costs, and write the smaller ones.
 
@@ -113,7 +123,7 @@ def compress_command(
         written = write_compression(runs, folder, command=command_line("svda"))
     warn(runs.warnings)
     print_document(terminal_compression(runs))
-    say(f"report: {written[0]} ({len(written)} files)")
+    show_report(written, opened=opened)
 
 
 def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:

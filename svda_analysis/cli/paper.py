@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from svda_analysis.cli.progress import progress_bars, say_run, training_display
-from svda_analysis.cli.shared import CONTEXT, say, warn
+from svda_analysis.cli.shared import CONTEXT, open_option, show_report, warn
 from svda_analysis.errors import InputError
 
 
@@ -21,8 +21,15 @@ from svda_analysis.errors import InputError
 )
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA. Nothing is downloaded.")
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Runs trained at once.")
+@open_option
 def paper_command(
-    manifest: str, source: str | None, out: str | None, checkpoints: str | None, data_root: str | None, jobs: int
+    manifest: str,
+    source: str | None,
+    out: str | None,
+    checkpoints: str | None,
+    data_root: str | None,
+    jobs: int,
+    opened: bool,
 ) -> None:
     """Train what a study lacks, and write its report: tables, statistics, figures and verdicts.
 
@@ -64,4 +71,4 @@ def paper_command(
             progress=advance,
             on_warning=lambda line: warn([line]),
         )
-    say(f"report: {written[0]} ({len(written)} files)")
+    show_report(written, opened=opened)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT, say
+from svda_analysis.cli.shared import CONTEXT, open_option, show_report
 
 
 @click.command("report", context_settings=CONTEXT)
 @click.argument("folder", metavar="FOLDER")
-def report_command(folder: str) -> None:
+@open_option
+def report_command(folder: str, opened: bool) -> None:
     """Write each report in FOLDER (of an analysis, a compression, a study) again without measuring.
 
     The numbers, images and maps that it shows lie beside it.
@@ -21,4 +22,4 @@ def report_command(folder: str) -> None:
     from svda_analysis.reports import render_folder
 
     for written in render_folder(folder):
-        say(f"report: {written[0]} ({len(written)} files)")
+        show_report(written, opened=opened)

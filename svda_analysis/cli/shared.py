@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -77,6 +79,9 @@ subject_options = grouped(  # how each model is opened: open_subjects takes them
 )
 
 
+open_option = click.option("--open", "opened", is_flag=True, help="Open the report's page in a browser.")
+
+
 def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:
     """The subjects that ``specs`` name, each with what :func:`subject_options` took out of ``options``."""
     from svda_analysis.specs import open_model
@@ -131,6 +136,14 @@ def command_line(program: str) -> str:
 def say(line: str, *, err: bool = False) -> None:
     """One line for a terminal; names in it that hold control characters are written out."""
     click.echo(one_line(line), err=err)
+
+
+def show_report(written: Sequence[Path], *, opened: bool = False) -> None:
+    """Name the page of a report, which people open, as the last line of a command; ``opened``: open it, too."""
+    page = next(path for path in written if path.suffix == ".html")
+    say(f"report: {page} ({len(written)} files)")
+    if opened:
+        webbrowser.open(page.resolve().as_uri())
 
 
 def warn(lines: Sequence[str]) -> None:

@@ -19,18 +19,32 @@ from svda_analysis.compression.tables import (
 )
 from svda_analysis.document import Document, Points, Section, Table
 from svda_analysis.formatting import counted, number, percent
+from svda_analysis.frames import each_row
+from svda_analysis.sections.page import citation
 from svda_analysis.sections.registry import section, sections_of
+from svda_analysis.vocabulary import Quantity, quantity
 
 
 def compression_document(found: Compressions, *, command: str = "") -> Document:
     """The report of all runs: which images, then every section registered for ``compression``."""
+    versions: Mapping[str, str] = next((run.meta["versions"] for run in found.runs if "versions" in run.meta), {})
     return Document(
         title=f"Compression: {', '.join(found.by_model)}",
         command=command,
         warnings=found.warnings,
         lead=(Points(found.data),),
         sections=sections_of(found, "compression"),
+        answer=tuple(f"{model}: {_what_went(runs)}" for model, runs in found.by_model.items()),
+        terms=_terms(found),
+        versions=versions,
+        cite=citation(versions),
     )
+
+
+def _terms(found: Compressions) -> tuple[Quantity, ...]:
+    """The indicators that were verified."""
+    names = [str(row.quantity) for run in found.runs for row in each_row(run.verification) if not pd.isna(row.source)]
+    return tuple(quantity(name) for name in dict.fromkeys(names))
 
 
 def terminal_compression(found: Compressions) -> Document:

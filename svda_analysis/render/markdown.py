@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from svda_analysis.document import Content, Document, Picture, Points, Section, Table
+from svda_analysis.document import Content, Document, Picture, Points, Section, Table, Widget
 from svda_analysis.errors import one_line, printable
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # where HTML would begin
@@ -44,7 +44,7 @@ def _markdown_block(block: Content, section: Section, figures: str) -> list[str]
         return [f"![{markdown_escape(block.alt)}]({picture_path(block, figures)})"]
     if isinstance(block, Points):
         return ["\n".join(f"- {_without_tags(one_line(line))}" for line in block.lines)] if block.lines else []
-    return [_without_tags(block)]
+    return [] if isinstance(block, Widget) else [_without_tags(block)]
 
 
 def picture_path(picture: Picture, figures: str) -> str:

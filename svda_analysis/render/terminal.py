@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svda_analysis.document import Content, Document, Picture, Points, Section, Table
+from svda_analysis.document import Content, Document, Picture, Points, Section, Table, Widget
 from svda_analysis.errors import one_line, printable
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _print_block(block: Content, section: Section, console: Console) -> None:
     elif isinstance(block, Points):
         for line in block.lines:
             console.print(f"- {one_line(line)}", markup=False)
-    elif not isinstance(block, Picture):
+    elif not isinstance(block, Picture | Widget):
         console.print(printable(block), markup=False)
 
 

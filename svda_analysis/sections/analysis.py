@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
+from svda_analysis.sections.explorer import widget_section
+from svda_analysis.sections.page import about_analysis, answers, citation, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.sentences import accuracy_lines, first_lines, statements
 from svda_analysis.sections.tables import (
@@ -25,6 +27,11 @@ def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> D
         warnings=analysis.warnings,
         lead=(Table(name="runs", text=runs_table(analysis.runs)),),
         sections=sections_of(analysis, "analysis"),
+        about=about_analysis(analysis),
+        answer=answers(analysis),
+        versions=analysis.versions,
+        terms=terms_of(analysis.table),
+        cite=citation(analysis.versions),
     )
 
 
@@ -66,6 +73,11 @@ def _faithfulness_section(analysis: Analysis) -> Section | None:
     title = "Whose maps are more faithful?"
     rankings = [_RANKINGS] if {"brightness", "centre"} & set(analysis.table["source"]) else []
     return Section(name="faithfulness", title=title, blocks=(_FAITHFUL, *rankings, Points(lines))) if lines else None
+
+
+@section("explorer")
+def _explorer_section(analysis: Analysis) -> Section | None:
+    return widget_section(analysis)
 
 
 @section("comparison")

@@ -100,7 +100,7 @@ def write_study(
     found = [{key: getattr(result, key) for key in _FOUND} for result in study.datasets]
     runs = [_run_record(run) for result in study.datasets for run in result.analysis.runs]
     return write_document(
-        study_document(study, command=str(meta["command"]), warnings=meta["warnings"]),
+        study_document(study, command=str(meta["command"]), warnings=meta["warnings"], versions=meta["versions"]),
         out,
         page="README.md",
         tables="tables",

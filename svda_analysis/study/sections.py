@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word, spoken
+from svda_analysis.sections.explorer import widget_section
+from svda_analysis.sections.page import citation, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import answers, claims_table, sigma_table
-from svda_analysis.study.findings import parts_of, price_of_low_rank, who_differs, what_parts_do
+from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.tables import (
     accuracy_table,
@@ -21,22 +23,43 @@ from svda_analysis.study.tables import (
     what_changed,
 )
 
+_NUMBER = "Number [95% CI]"  # the column of a claim's number
 _MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex, each figure in `figures/`."
 
 
-def study_document(study: StudyResult, *, command: str = "", warnings: Iterable[str] = ()) -> Document:
+def study_document(
+    study: StudyResult, *, command: str = "", warnings: Iterable[str] = (), versions: Mapping[str, str] | None = None
+) -> Document:
     """The whole report: which images, then every section registered for ``study``."""
     lines = [f"{result.title}: {result.source}" for result in study.datasets if not result.missing]
     missing = [f"{one.title} ({one.missing.removeprefix('not run here: ')})" for one in study.datasets if one.missing]
     lines += [f"Not run here: {', '.join(missing)}"] if missing else []
+    sections = sections_of(study, "study")
     return Document(
         title=study.title,
         command=command,
         made_by=_MADE_BY,
         warnings=tuple(warnings),
         lead=(Points(tuple(lines)),),
-        sections=sections_of(study, "study"),
+        sections=sections,
+        answer=_first_answers(sections),
+        versions=versions or {},
+        terms=tuple({one.name: one for result in study.datasets for one in terms_of(result.analysis.table)}.values()),
+        cite=citation(versions or {}),
     )
+
+
+def _first_answers(sections: Iterable[Section]) -> tuple[str, ...]:
+    """What a page says first: each claim with its verdict and number, or what the variants change."""
+    blocks = [block for part in sections for block in part.blocks]
+    claims = [block.text for block in blocks if isinstance(block, Table) and block.name == "t3_claims"]
+    lines = [
+        f"{row['Data']}, {row['Models']}: {row['Claim']}: **{row['Verdict']}** ({row['Measure']}: {row[_NUMBER]})."
+        for text in claims
+        for row in text.to_dict("records")
+    ]
+    parts = [block for part in sections if part.name.startswith("findings_") for block in part.blocks]
+    return (*lines, *(line for block in parts if isinstance(block, Points) for line in block.lines))
 
 
 @section("claims", where=("study",))
@@ -86,6 +109,17 @@ def _of_lines(name: str, title: str, lines: Sequence[str]) -> list[Section]:
 @section("costs", where=("study",))
 def _costs_sections(study: StudyResult) -> list[Section]:
     return _of_tables(cost_table(study.datasets))
+
+
+@section("explorer", where=("study",))
+def _explorer_sections(study: StudyResult) -> list[Section]:
+    """The explorer of each data set: on a page alone."""
+    found = (
+        widget_section(result.analysis, name=result.name, of=result.title)
+        for result in study.datasets
+        if result.trained
+    )
+    return [one for one in found if one is not None]
 
 
 @section("indicators", where=("study",))

@@ -1,0 +1,73 @@
+"""The first screen of a page and its end: what was looked at, what was found, how to cite it. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from svda_analysis.formatting import counted, thousands
+from svda_analysis.results import Analysis, Run
+from svda_analysis.sections.sentences import accuracy_lines, statements
+from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, SUPPORTED, UNIFORM
+from svda_analysis.vocabulary import Quantity, quantity
+
+_MOST_ANSWERS = 6  # sentences on the first screen, beside the accuracies
+_FEW = 2  # of those that decide nothing
+_DECIDED = (SUPPORTED, OPPOSED, EQUIVALENT)
+
+
+def about_analysis(analysis: Analysis) -> tuple[tuple[str, str], ...]:
+    """What was analysed, on which data."""
+    sound = [run for run in analysis.runs if not run.broken]
+    names = list(dict.fromkeys(run.model for run in sound))
+    found = [("Models" if len(names) > 1 else "Model", "; ".join(_model(name, sound) for name in names))]
+    found.append(("Data", "; ".join(dict.fromkeys(run.data for run in sound if run.data))))
+    images = sorted({run.images for run in sound})
+    found.append(("Images measured", " to ".join(thousands(n) for n in images[:: max(len(images) - 1, 1)])))
+    found.append(("Preprocessing", "; ".join(dict.fromkeys(run.preprocessing for run in sound if run.preprocessing))))
+    return tuple((name, text) for name, text in found if text)
+
+
+def _model(name: str, runs: Iterable[Run]) -> str:
+    """One model and its runs in a few words."""
+    mine = [run for run in runs if run.model == name]
+    first = mine[0]
+    kind = f"{first.attention} attention" if first.attention else ""
+    size = f"{thousands(first.parameters)} parameters" if first.parameters else ""
+    seeds = [str(run.seed) for run in mine if run.seed is not None]
+    trained = f"seed {seeds[0]}" if len(seeds) == 1 else f"{counted(len(mine), 'run')}, seeds {', '.join(seeds)}"
+    return f"{name} ({', '.join(one for one in (kind, trained if seeds else '', size) if one)})"
+
+
+def answers(analysis: Analysis) -> tuple[str, ...]:
+    """The accuracies, then the sentences that decide something; where none does, that none does, and the first few."""
+    lines = [f"Test accuracy, {line}" for line in accuracy_lines(analysis.table)]
+    comparison = analysis.comparison
+    if comparison is None:
+        return tuple(lines)
+    said = [*statements(comparison), *statements(comparison, "faithful")]
+    decided = [line for line in said if f": {INCONCLUSIVE} (" not in line and UNIFORM not in line]
+    shown = decided[:_MOST_ANSWERS] or said[:_FEW]
+    words = [str(word) for word in comparison.loc[comparison["layer"].isna(), "verdict"].dropna()]
+    count = ", ".join(f"{words.count(word)} {word}" for word in (*_DECIDED, UNIFORM, INCONCLUSIVE) if word in words)
+    more = [f"Verdicts over the whole model: {count}."] if words else []
+    return (*lines, *more, *shown)
+
+
+def terms_of(table: pd.DataFrame) -> tuple[Quantity, ...]:
+    """The quantities of a table, each once."""
+    return tuple(quantity(str(name)) for name in table["indicator"].unique())
+
+
+def citation(versions: Mapping[str, str]) -> str:
+    """An entry for a bibliography, and what to cite beside it."""
+    version = versions.get("svda-analysis", "")
+    line = f"  version = {{{version}}},\n" if version else ""
+    return f"""@software{{svda_analysis,
+  title   = {{svda_analysis: how does a Vision Transformer attend?}},
+  author  = {{{{The authors of svda_analysis}}}},
+{line}  license = {{Apache-2.0}}
+}}
+
+Please cite, too, the papers whose measures you report: they are named at each number."""

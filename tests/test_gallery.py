@@ -1,0 +1,43 @@
+"""One page over all reports: each with its figure, its finding and its command."""
+
+from __future__ import annotations
+
+import pytest
+from test_render_html import EVIL, Page
+
+from svda_analysis.document import Document, Picture, Section
+from svda_analysis.errors import InputError
+from svda_analysis.gallery import write_gallery
+from svda_analysis.render.writer import write_document
+
+
+def a_report(folder, title="One", answer=("It is 0.5.", "svda is more structured."), pictures=()):
+    blocks = tuple(Picture(name=name, draw=None) for name in pictures)
+    section = Section(name="figures", title="Figures", blocks=blocks)
+    document = Document(title=title, sections=(section,), command=f"svda {title}", answer=answer)
+    write_document(document, folder, meta={})
+
+
+def test_every_report_is_there_with_its_finding_figure_and_command(tmp_path):
+    a_report(tmp_path / "b & c", pictures=("curve", "other"))
+    a_report(tmp_path / "deep" / "a", title=EVIL, answer=(EVIL,))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("<h1>No report of ours</h1>")
+    written = write_gallery(tmp_path)
+    text = written.read_text(encoding="utf-8")
+    page = Page(text)
+    assert written == tmp_path / "index.html"
+    links = [link["href"] for link in page.all("a")]
+    assert links == ["b%20%26%20c/report.html", "b%20%26%20c/report.html", "deep/a/report.html"]
+    assert page.text["a"] == ["One", EVIL]
+    assert page.text["p"] == ["svda is more structured.", EVIL]
+    assert page.text["code"] == ["svda One", f"svda {EVIL}"]
+    assert [image["src"] for image in page.all("img")] == ["b%20%26%20c/figures/curve.png"]
+    assert "http" not in text
+    assert write_gallery(tmp_path).read_text(encoding="utf-8") == text  # itself no report
+
+
+def test_a_folder_without_reports_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match="must hold reports of svda-analysis, got none"):
+            write_gallery(folder)
