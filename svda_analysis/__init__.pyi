@@ -1,7 +1,9 @@
 from . import figures as plots
+from .alarms import ALARMS, Alarm, AttentionWarning
 from .analysis import analyze, analyze_runs
 from .attention import Attention, cosine_attention, dot_product_attention, svda_attention
 from .attribution import METHODS, attribute
+from .callbacks import lightning_callback, trainer_callback
 from .checkpoint import Checkpoint, load_model
 from .comparison import compare, summarise
 from .compression import Keep, compress, compress_and_verify, compress_model
@@ -15,6 +17,7 @@ from .map_comparison import compare_maps
 from .maps import whole_maps
 from .matching import MapBatch, MapComparison
 from .model import ViT, ViTConfig
+from .monitor import Monitor
 from .recipe import TrainConfig
 from .results import Analysis, Examples, Run
 from .sections import write_report
@@ -26,20 +29,24 @@ from .vocabulary import QUANTITIES, Quantity
 
 __version__: str
 __all__ = [
+    "ALARMS",
     "ATTENTIONS",
     "DATASETS",
     "INDICATORS",
     "METHODS",
     "QUANTITIES",
+    "Alarm",
     "Analysis",
     "Attention",
     "AttentionRecord",
+    "AttentionWarning",
     "Checkpoint",
     "Examples",
     "InputError",
     "Keep",
     "MapBatch",
     "MapComparison",
+    "Monitor",
     "Quantity",
     "Run",
     "Subject",
@@ -60,6 +67,7 @@ __all__ = [
     "explain",
     "faithfulness",
     "indicator",
+    "lightning_callback",
     "load_dataset",
     "load_model",
     "open_model",
@@ -68,6 +76,7 @@ __all__ = [
     "summarise",
     "svda_attention",
     "train",
+    "trainer_callback",
     "whole_maps",
     "write_report",
 ]
