@@ -1,7 +1,9 @@
 from . import figures as plots
+from .alarms import ALARMS, Alarm, AttentionWarning
 from .analysis import analyze, analyze_runs
 from .attention import Attention, cosine_attention, dot_product_attention, svda_attention
 from .attribution import METHODS, attribute
+from .callbacks import lightning_callback, trainer_callback
 from .calls import AttentionRecord
 from .checkpoint import Checkpoint, load_model
 from .comparison import compare, summarise
@@ -16,6 +18,7 @@ from .map_comparison import compare_maps
 from .maps import whole_maps
 from .matching import MapBatch, MapComparison
 from .model import ViT, ViTConfig
+from .monitor import Monitor
 from .recipe import TrainConfig
 from .results import Analysis, Examples, Run
 from .sections import write_report
@@ -27,20 +30,24 @@ from .vocabulary import QUANTITIES, Quantity
 
 __version__: str
 __all__ = [
+    "ALARMS",
     "ATTENTIONS",
     "DATASETS",
     "INDICATORS",
     "METHODS",
     "QUANTITIES",
+    "Alarm",
     "Analysis",
     "Attention",
     "AttentionRecord",
+    "AttentionWarning",
     "Checkpoint",
     "Examples",
     "InputError",
     "Keep",
     "MapBatch",
     "MapComparison",
+    "Monitor",
     "Quantity",
     "Run",
     "Subject",
@@ -61,6 +68,7 @@ __all__ = [
     "explain",
     "faithfulness",
     "indicator",
+    "lightning_callback",
     "load_dataset",
     "load_model",
     "open_model",
@@ -69,6 +77,7 @@ __all__ = [
     "summarise",
     "svda_attention",
     "train",
+    "trainer_callback",
     "whole_maps",
     "write_report",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -44,8 +44,9 @@ class Stream:
     begins. Each batch runs together with the noisy copies that indicators need: ``noise`` on the input as it is
     (``a_noisy``), the source's noise on its pixels (``a_pixel_noisy``), for which ``normalisation`` is the mean and
     deviation per channel that the images were brought to (None: not known).
-    ``classes``: how many outputs a classifier of these images has (0: it is not known). ``tokens`` says how tokens lie,
-    where the model does not show it (:class:`~svda_analysis.tokens.GivenLayout`).
+    ``classes``: how many outputs a classifier of these images has (0: it is not known). ``spectra_of``: the sources
+    whose spectra are computed (None: all that indicators ask for). ``tokens`` says how tokens lie, where the model does
+    not show it (:class:`~svda_analysis.tokens.GivenLayout`).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Stream:
         seed: int = 0,
         classes: int = 0,
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        spectra_of: Collection[str] | None = None,
         **tokens: Unpack[TokensGiven],
     ) -> None:
         self.model, self.indicators, self.noise = model, indicators, noise
@@ -73,14 +75,16 @@ class Stream:
         self.beyond = ""  # which labels are none of the model's outputs
         self.calls = 0  # attention calls of the last batch
         self.starts = 0  # maps of the last batch that come of no other
-        self._batch = 0  # images of the batch that runs
+        self._batch = self._in_forward = 0  # images of the batch that runs, and with their noisy copies
+        self._seen = 0  # its maps so far
         self._calls: list[_Layer] = []  # of each layer
         self._position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the first batch
         needed = {need for indicator in indicators for need in indicator.needs}
         self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
         self._needed = needed
         self._of_weights = [one for one in indicators if set(one.sources) & {"qk", "ov"}]
-        self._sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
+        sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
+        self._sources = sources if spectra_of is None else sources & set(spectra_of)
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``.
@@ -90,38 +94,16 @@ class Stream:
         """
         if not is_finite(images):
             raise InputError("images must be finite numbers, got NaN or inf")
-        B, seen = len(images), 0
-        self.left_out, self.calls, self.starts = [], 0, 0
-        self._batch = B
+        B = len(images)
         batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
-
-        def on_record(record: AttentionRecord) -> None:
-            nonlocal seen
-            self.calls += 1
-            found = map_of_image(record, len(batch), self.given)
-            if isinstance(found, str):
-                self.left_out.append(found)
-                return
-            if not is_finite(record.a):
-                raise NotFiniteError
-            self.starts += record.places is None or record.places.after < 0
-            self._calls[seen:] = [_Layer(record.layer, record.a.shape[1] if found.plain else 0, record.sigma)]
-            self._measure(found, seen, B)
-            seen += 1
-
-        weighs = not self.images and bool(self._of_weights)
-        inputs = LayerInputs(weights=weighs) if weighs or "tokens" in self._needed else None
+        inputs = self.begin(B, len(batch))
         try:
-            with capture(self.model, on_record, inputs=inputs):
+            with capture(self.model, self.on_record, inputs=inputs):
                 output = call_model(self.model, batch)
-            check_captured(self.calls, self.model)
-            check_any_maps(range(seen), self.left_out, self.model)
+            self.end(inputs)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
         except NotFiniteError:
             raise not_finite(self.model, batch) from None
-        if inputs and weighs:
-            for layer, call in enumerate(self._calls):
-                self._weigh(layer, call, inputs.weights[call.at])
         if logits is not None and logits.shape[1] == 1:  # a regression or a sigmoid: its largest is no prediction
             logits = None
         if labels is not None and logits is not None:
@@ -144,6 +126,38 @@ class Stream:
         self._add("loss", "test", -1, loss[:, None])
         if "ablated_loss" in self._needed:
             self._ablate(images[known], labels, loss)
+
+    def begin(self, images: int, in_forward: int) -> LayerInputs | None:
+        """A forward of so many images, with their noisy copies so many, is about to run, whose records go to
+        :meth:`on_record`; returns what is to see the calls between, where indicators need it."""
+        self.left_out, self.calls, self.starts = [], 0, 0
+        self._batch, self._in_forward, self._seen = images, in_forward, 0
+        weighs = not self.images and bool(self._of_weights)
+        return LayerInputs(weights=weighs) if weighs or "tokens" in self._needed else None
+
+    def on_record(self, record: AttentionRecord) -> None:
+        """Add one record of the forward that runs. Raises :class:`~svda_analysis.soundness.NotFiniteError`."""
+        self.calls += 1
+        found = map_of_image(record, self._in_forward, self.given)
+        if isinstance(found, str):
+            self.left_out.append(found)
+            return
+        if not is_finite(record.a):
+            raise NotFiniteError
+        self.starts += record.places is None or record.places.after < 0
+        call = _Layer(record.layer, record.a.shape[1] if found.plain else 0, record.sigma)
+        self._calls[self._seen :] = [call]
+        self._measure(found, self._seen, self._batch)
+        self._seen += 1
+
+    def end(self, inputs: LayerInputs | None) -> None:
+        """The forward is over; ``inputs`` is what :meth:`begin` returned. Raises :class:`InputError` where it showed no
+        map of the images."""
+        check_captured(self.calls, self.model)
+        check_any_maps(range(self._seen), self.left_out, self.model)
+        if inputs and not self.images and self._of_weights:
+            for layer, call in enumerate(self._calls):
+                self._weigh(layer, call, inputs.weights[call.at])
 
     def _noisy_copies(self, images: Tensor) -> list[Tensor]:
         """The copies that :attr:`_noisy` names; they share one draw, so that each is the same without the other."""

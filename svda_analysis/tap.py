@@ -50,7 +50,7 @@ def capture(
         raise InputError(f"output must be 'kernel' or 'map', got {output!r}")
     if isinstance(model, torch.jit.ScriptModule):
         check_captured(0, model)
-    with _tapped(model, _Tap(on_record, output, inputs)):
+    with _tapped(model, Tap(on_record, output, inputs)):
         yield
 
 
@@ -64,7 +64,7 @@ def without_head(model: nn.Module, layer: int, head: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _tapped(model: nn.Module, tap: _Tap) -> Iterator[None]:
+def _tapped(model: nn.Module, tap: Tap) -> Iterator[None]:
     hooks = [
         model.register_forward_pre_hook(lambda _, args, kwargs: tap.start((*args, *kwargs.values())), with_kwargs=True),
         model.register_forward_hook(lambda *_: tap.stop(), always_call=True),
@@ -128,7 +128,7 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if stance is None else stance("force_eager")
 
 
-class _Tap(TorchFunctionMode):
+class Tap(TorchFunctionMode):
     """Sees the calls inside a model's forward, in the thread that made it; ``layer`` counts those of attention."""
 
     def __init__(
@@ -255,7 +255,7 @@ class _Tap(TorchFunctionMode):
         self.on_record(record)
 
 
-class _Muted(_Tap):
+class _Muted(Tap):
     """One head of one call gives nothing."""
 
     def __init__(self, layer: int, head: int) -> None:
