@@ -86,4 +86,4 @@ def _share_moved(exact: np.ndarray, written: np.ndarray) -> float:
 
 
 def _text(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(data, 6)).decode("ascii")
