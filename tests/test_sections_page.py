@@ -8,7 +8,7 @@ from pathlib import Path
 from test_sections_analysis import an_analysis
 
 import svda_analysis
-from svda_analysis.sections.page import about_analysis, answers, citation, terms_of
+from svda_analysis.sections.page import about_analysis, citation, first_findings, terms_of
 from svda_analysis.sections.sentences import statements
 
 
@@ -27,7 +27,7 @@ def test_models_data_and_images_are_named():
 
 def test_what_is_decided_comes_with_its_interval_and_is_counted():
     analysis = an_analysis()
-    found = answers(analysis)
+    found = first_findings(analysis)
     assert sum(line.startswith("Test accuracy, ") for line in found) == 2
     verdicts = analysis.comparison.loc[analysis.comparison["layer"].isna(), "verdict"].dropna().tolist()
     assert verdicts.count("supported") > 0
@@ -40,12 +40,12 @@ def test_what_is_decided_comes_with_its_interval_and_is_counted():
 
 
 def test_where_nothing_is_decided_a_few_sentences_say_so():
-    found = answers(an_analysis(seeds=(0,)))
+    found = first_findings(an_analysis(seeds=(0,)))
     assert 1 <= sum("inconclusive (" in line for line in found) <= 2
 
 
 def test_a_single_model_is_compared_with_nothing():
-    assert all(line.startswith("Test accuracy, vit: ") for line in answers(an_analysis(models=("vit",))))
+    assert all(line.startswith("Test accuracy, vit: ") for line in first_findings(an_analysis(models=("vit",))))
 
 
 def test_terms_are_the_quantities_of_the_table():

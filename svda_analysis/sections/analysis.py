@@ -5,7 +5,7 @@ from __future__ import annotations
 from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
 from svda_analysis.sections.explorer import widget_section
-from svda_analysis.sections.page import about_analysis, answers, citation, terms_of
+from svda_analysis.sections.page import about_analysis, citation, first_findings, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.sentences import accuracy_lines, first_lines, statements
 from svda_analysis.sections.tables import (
@@ -28,7 +28,7 @@ def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> D
         lead=(Table(name="runs", text=runs_table(analysis.runs)),),
         sections=sections_of(analysis, "analysis"),
         about=about_analysis(analysis),
-        answer=answers(analysis),
+        answer=first_findings(analysis),
         versions=analysis.versions,
         terms=terms_of(analysis.table),
         cite=citation(analysis.versions),

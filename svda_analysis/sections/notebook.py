@@ -12,7 +12,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.render.html import fragment, widget_page
 from svda_analysis.results import Analysis
 from svda_analysis.sections.explorer import explorer_widget
-from svda_analysis.sections.page import about_analysis, answers
+from svda_analysis.sections.page import about_analysis, first_findings
 
 _HEIGHT = 1100  # pixels of a cell that shows the explorer
 
@@ -45,7 +45,7 @@ def summary_html(analysis: Analysis) -> str:
         title="Attention analysis",
         sections=(),
         about=about_analysis(analysis),
-        answer=answers(analysis),
+        answer=first_findings(analysis),
         warnings=analysis.warnings,
     )
     return fragment(first)

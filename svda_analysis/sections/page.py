@@ -40,7 +40,7 @@ def _model(name: str, runs: Iterable[Run]) -> str:
     return f"{name} ({', '.join(one for one in (kind, trained if seeds else '', size) if one)})"
 
 
-def answers(analysis: Analysis) -> tuple[str, ...]:
+def first_findings(analysis: Analysis) -> tuple[str, ...]:
     """The accuracies, then the sentences that decide something; where none does, that none does, and the first few."""
     lines = [f"Test accuracy, {line}" for line in accuracy_lines(analysis.table)]
     comparison = analysis.comparison
