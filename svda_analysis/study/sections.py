@@ -23,7 +23,6 @@ from svda_analysis.study.tables import (
     what_changed,
 )
 
-_NUMBER = "Number [95% CI]"  # the column of a claim's number
 _MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex, each figure in `figures/`."
 
 
@@ -50,16 +49,9 @@ def study_document(
 
 
 def _first_answers(sections: Iterable[Section]) -> tuple[str, ...]:
-    """What a page says first: each claim with its verdict and number, or what the variants change."""
-    blocks = [block for part in sections for block in part.blocks]
-    claims = [block.text for block in blocks if isinstance(block, Table) and block.name == "t3_claims"]
-    lines = [
-        f"{row['Data']}, {row['Models']}: {row['Claim']}: **{row['Verdict']}** ({row['Measure']}: {row[_NUMBER]})."
-        for text in claims
-        for row in text.to_dict("records")
-    ]
-    parts = [block for part in sections if part.name.startswith("findings_") for block in part.blocks]
-    return (*lines, *(line for block in parts if isinstance(block, Points) for line in block.lines))
+    """What a page says first: what became of each claim, or what the variants change."""
+    parts = [part for part in sections if part.name == "answers" or part.name.startswith("findings_")]
+    return tuple(line for part in parts for block in part.blocks if isinstance(block, Points) for line in block.lines)
 
 
 @section("claims", where=("study",))
