@@ -1,5 +1,9 @@
 """Explanations a few images at a time, ``svda explain``, and reading images for a model."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -134,3 +138,41 @@ def test_of_layers_that_are_no_stack_the_rest_is_drawn_and_what_is_not_is_said(p
     assert "): left out rollout, relevance" in said
     with pytest.raises(InputError, match="rollout and relevance need the same tokens in every layer"):
         next(explain(open_model(spec, preprocessing=own), [pictures], methods=["rollout"]))
+
+
+MEASURE = """
+import resource, sys
+import torch
+import svda_analysis as sa
+from svda_analysis.explanations import explain
+
+class Attends(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch, self.qkv = torch.nn.Conv2d(3, 32, 8, 8), torch.nn.Linear(32, 96)
+    def forward(self, x):
+        t = self.patch(x).flatten(2).mT
+        for _ in range(4):
+            q, k, v = self.qkv(t).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
+            t = t + torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return t.mean(1)
+
+subject = sa.open_model(Attends(), preprocessing={"image_size": 192})
+for page in explain(subject, [sys.argv[1]], methods=["rollout", "relevance"], batch_size=4):
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """Of 576 tokens and 4 layers the maps of a page, with their gradients, take hundreds of megabytes."""
+    for at in range(16):
+        Image.new("RGB", (32, 32), (at, 2 * at, 3 * at)).save(tmp_path / f"{at:02d}.png")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    peaks = [int(line) for line in done.stdout.split()]
+    assert (done.returncode, len(peaks)) == (0, 4), done.stderr
+    assert peaks[-1] - peaks[1] < 60  # megabytes, for 8 images more

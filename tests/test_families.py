@@ -175,6 +175,114 @@ class Latents(nn.Module):
         return self.head((latents + self.think(latents, latents, latents)[0]).mean(1))
 
 
+class Rearranged(nn.Module):
+    """Patches by a rearrangement and norms, a class token, attention in a module of its own: as vit-pytorch has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Sequential(nn.LayerNorm(192), nn.Linear(192, 24), nn.LayerNorm(24))
+        self.cls, self.place = nn.Parameter(torch.zeros(24)), nn.Parameter(torch.zeros(1, 17, 24))
+        self.layers = nn.ModuleList(nn.ModuleDict(self.parts()) for _ in range(2))
+        self.head = nn.Linear(24, 5)
+
+    def parts(self):
+        made = {"norm": nn.LayerNorm(24), "qkv": nn.Linear(24, 72, bias=False), "attend": nn.Softmax(-1)}
+        return {**made, "dropout": nn.Dropout(0.1), "out": nn.Sequential(nn.Linear(24, 24), nn.Dropout(0.1))}
+
+    def forward(self, x):
+        B, C, H, W = x.shape
+        t = x.view(B, C, H // 8, 8, W // 8, 8).permute(0, 2, 4, 3, 5, 1).reshape(B, -1, 64 * C)
+        t = self.embed(t)
+        t = torch.cat([self.cls.expand(B, 1, -1), t], 1) + self.place
+        for layer in self.layers:
+            q, k, v = (x.view(B, -1, 2, 12).transpose(1, 2) for x in layer["qkv"](layer["norm"](t)).chunk(3, dim=-1))
+            a = layer["dropout"](layer["attend"](torch.matmul(q, k.transpose(-1, -2)) * 12**-0.5))
+            t = t + layer["out"](torch.matmul(a, v).transpose(1, 2).reshape(B, -1, 24))
+        return self.head(t[:, 0])
+
+
+class Volume(nn.Module):
+    """A volume of one channel, cut into cubes."""
+
+    def __init__(self):
+        super().__init__()
+        self.cubes = nn.Conv3d(1, 24, 8, 8)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(24, 2, 48, batch_first=True), 2)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.cubes(x).flatten(2).mT).mean(1))
+
+
+class WithMean(nn.Module):
+    """The mean of all patches stands before them."""
+
+    def __init__(self, embed):
+        super().__init__()
+        self.embed = embed
+
+    def forward(self, x):
+        t = self.embed(x)
+        return torch.cat([t.mean(1, keepdim=True), t], 1)
+
+
+class Fewer(Cut):
+    """After the first layer, ``change`` leaves fewer tokens."""
+
+    def __init__(self, change):
+        super().__init__(ByUnfold())
+        self.change = change
+
+    def forward(self, x):
+        t = self.embed(x)
+        for layer in self.qkv:
+            q, k, v = layer(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+            t = self.change(t + ((q @ k.mT / 12**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return self.head(t.mean(1))
+
+
+def merged(t):
+    return (t[:, ::2] + t[:, 1::2]) / 2
+
+
+def heaviest(t):
+    index = t.norm(dim=-1).topk(t.shape[1] // 2).indices.sort().values
+    return t.gather(1, index[..., None].expand(-1, -1, t.shape[-1]))
+
+
+class TwoPasses(nn.Module):
+    """An image and its mirror image through one model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x) + self.model(x.flip(-1))
+
+
+class ZeroShot(nn.Module):
+    """A model of images and texts that is asked for fixed prompts."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.register_buffer("prompts", torch.arange(48).view(3, 16) % 40)
+
+    def forward(self, x):
+        return self.model(pixel_values=x, input_ids=self.prompts).logits_per_image
+
+
+def zero_shot(name):
+    def build():
+        library = pytest.importorskip("transformers", reason="transformers is optional")
+        text = {**HF_SIZE, "vocab_size": 50, "max_position_embeddings": 16, "eos_token_id": 49, "projection_size": 24}
+        config = getattr(library, f"{name}Config")(text_config=text, vision_config=HF_SIZE)
+        return ZeroShot(getattr(library, f"{name}Model")(config))
+
+    return build
+
+
 class Checkpointed(Cut):
     def forward(self, x):
         return checkpoint(super().forward, x, use_reentrant=False)
@@ -374,10 +482,69 @@ FAMILIES = {
         images=(4, 3, 32, 32),
         gaps="inside windows or frames",
     ),
+    "hf vivit": Family(
+        of_transformers("VivitForVideoClassification", num_frames=4, tubelet_size=[2, 8, 8]),
+        {Layout(GRID, 1, frames=2): 2},
+        "every layer, over frames",
+        images=(4, 3, 32, 32),
+    ),
+    "hf pvt": Family(
+        of_transformers(
+            "PvtForImageClassification",
+            None,
+            usual={},
+            image_size=64,
+            depths=[1, 1, 1, 2],
+            hidden_sizes=[8, 16, 16, 32],
+            num_attention_heads=[1, 2, 2, 4],
+            sequence_reduction_ratios=[8, 4, 2, 1],
+        ),
+        {Layout((2, 2), 1): 2},
+        STAGES,
+        {FEWER: 3},
+        images=(3, 64, 64),
+        gaps="3 calls with other keys than queries",
+    ),
+    "timm levit": Family(
+        of_timm_stages("levit_128s", img_size=96),
+        {Layout((6, 6)): 2, Layout((3, 3)): 3, Layout((2, 2)): 4},
+        STAGES,
+        {FEWER: 2},
+        images=(3, 96, 96),
+        gaps="2 calls with other keys than queries",
+    ),
+    "timm samvit, some layers in windows": Family(
+        of_timm("samvit_base_patch16", depth=3, window_size=2, global_attn_indexes=(2,)),
+        {Layout(GRID): 3},
+        WINDOWS,
+    ),
+    "hf clip, zero-shot": Family(zero_shot("CLIP"), plain(), "every layer of the image's tower", {TEXT: 2}),
+    "hf siglip, zero-shot": Family(
+        zero_shot("Siglip"), plain(0), "every layer of the image's tower", {TEXT: 2, POOLED: 1}
+    ),
     "open_clip": Family(open_clip_tower, plain(), PLAIN),
     "nn.MultiheadAttention": Family(Own, plain(0), PLAIN),
     "unfold and linear": Family(lambda: Cut(ByUnfold()), {Layout((2, 8)): 2}, BY_HAND, images=(3, 16, 64)),
     "unfold, padding": Family(lambda: Cut(ByUnfold(pad=True)), {Layout((4, 6)): 2}, BY_HAND, images=(3, 28, 45)),
+    "rearranged, as vit-pytorch": Family(Rearranged, plain(), BY_HAND),
+    "the mean as a first token": Family(lambda: Cut(WithMean(ByUnfold())), plain(), BY_HAND),
+    "volume": Family(Volume, {Layout((2, 3), frames=4): 2}, "every layer, over frames", images=(1, 32, 16, 24)),
+    "merged tokens": Family(
+        lambda: Fewer(merged), {Layout(GRID): 1, Layout((4, 2)): 1}, BY_HAND, gaps="layers have another grid"
+    ),
+    "dropped tokens": Family(
+        lambda: Fewer(heaviest),
+        plain(0, layers=1),
+        "layers before any is dropped",
+        {"of other patches in each image (some are dropped)": 1},
+        gaps="some are dropped",
+    ),
+    "two passes": Family(
+        changed(of_timm("vit_tiny_patch16_224"), TwoPasses),
+        plain(layers=4),
+        "every layer of each pass",
+        gaps="its layers do not follow one another: two passes or towers",
+    ),
     "conv stem": Family(conv_stem, {Layout((2, 8)): 2}, BY_HAND, images=(3, 16, 64)),
     "detr-like": Family(Detr, plain(0), "the encoder", {QUERIES: 1, TEXT: 1, FEWER: 2}),
     "perceiver-like": Family(Latents, {}, "nothing", {FEWER: 1, QUERIES: 1}),

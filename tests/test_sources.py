@@ -1,11 +1,15 @@
 """What holds images, as one stream for a model: the same images each time, in the model's way."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
+from svda_analysis.analysis import analyze
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.map_comparison import compare_maps
@@ -156,3 +160,89 @@ def test_a_data_set_that_names_its_classes_says_how_many_scores_a_classifier_has
         source = open_source(given, open_model(nn.Flatten()))  # which says nothing of its classes
         assert (source.classes, source.scores) == (Named.classes, 3)
     assert (open_source(numbered, subject).classes, open_source(numbered, subject).scores) == ((), 0)
+
+
+# --- data as people have them -----------------------------------------------------------------------------------------
+
+
+class Table:
+    """Rows by number with ``features``, as a data set of Hugging Face has them; pictures of PIL of several sizes."""
+
+    def __init__(self, names, *, labels="label"):
+        self.names, self.labels = names, labels
+        self.features = {"image": None, labels: SimpleNamespace(names=list(names))}
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        picture = Image.new("RGB", (20 + 3 * index, 16), (60 * index, 0, 0))
+        return {"image": picture, self.labels: index % len(self.names)}
+
+
+class Pixels(nn.Module):
+    """Answers with the mean of a channel for each class; attends to its patches."""
+
+    num_classes = 3
+
+    def __init__(self, classes=("red", "green", "blue"), channels=3):
+        super().__init__()
+        self.classes, self.patch = classes, nn.Conv2d(channels, 12, 4, 4)
+
+    def forward(self, x):
+        t = self.patch(x).flatten(2).mT[:, None]
+        return nn.functional.scaled_dot_product_attention(t, t, t).mean((1, 2))[:, :3] * 0 + x.mean((2, 3))
+
+
+def small(model, **fields):
+    own = {"image_size": 16, "mean": (0.0,) * 3, "std": (1.0,) * 3, **fields}
+    return open_model(model, preprocessing=own)
+
+
+def test_a_table_of_pictures_is_data_in_the_way_of_the_model():
+    subject = small(Pixels())
+    source = open_source(Table(["green", "red"]), subject)
+    (images, labels), (more, _) = source.batches(3, None, 0)
+    assert (images.shape, more.shape) == ((3, 3, 16, 16), (1, 3, 16, 16))
+    order = (images[:, 0, 0, 0] * 255 / 60).round().long()
+    assert labels.tolist() == [1 - int(at) % 2 for at in order]  # by name: red is the model's 0, green its 1
+    assert source.preprocessing.image_size == 16
+    assert open_source(Table(["cat", "dog"], labels="labels"), subject).warnings == [
+        "the classes of Table are not those that the model learned: no accuracy is given"
+    ]
+    with pytest.raises(InputError, match="data must be one part of a data set, got train, test: name one of them"):
+        open_source({"train": Table(["a"]), "test": Table(["a"])}, subject)
+
+
+def test_accuracy_of_a_table_is_that_of_the_names():
+    result = analyze(small(Pixels()), Table(["green", "red"]), indicators=["attention_entropy"], examples=1)
+    accuracy = result.table[result.table["indicator"] == "accuracy"]
+    assert accuracy["mean"].tolist() == [0.5]  # the red ones; the first is black, and red by its place
+
+
+@pytest.mark.parametrize("collate", ["dicts", "named", "mapping of arguments"])
+def test_batches_by_name_are_measured(collate):
+    rows = [{"pixel_values": torch.rand(3, 16, 16), "labels": at % 3, "file": f"{at}.png"} for at in range(4)]
+    collates = {
+        "dicts": None,
+        "named": lambda batch: {"image": torch.stack([x["pixel_values"] for x in batch]), "label": [0, 1]},
+        "mapping of arguments": lambda batch: {"pixel_values": torch.stack([x["pixel_values"] for x in batch])},
+    }
+    loader = DataLoader(rows, batch_size=2, collate_fn=collates[collate])
+    result = analyze(small(Pixels(classes=())), loader, indicators=["attention_entropy"], examples=1)
+    assert (result.table[result.table["indicator"] == "attention_entropy"]["n"] == 4).all()
+    assert ("accuracy" in set(result.table["indicator"])) == (collate != "mapping of arguments")
+
+
+@pytest.mark.parametrize("channels", [1, 4, 13])
+def test_channels_of_a_model_are_those_of_its_images(tmp_path, channels):
+    Image.new("RGB", (20, 16), (255, 0, 0)).save(tmp_path / "a.png")
+    way = {"mean": (0.5,), "std": (0.5,)} if channels == 1 else {}
+    subject = open_model(Pixels(channels=channels), preprocessing={"image_size": 16, **way})
+    if channels == 1:
+        (batch, labels), *_ = open_source(f"images:{tmp_path}", subject).batches(1, None, 0)
+        assert (batch.shape, labels) == ((1, 1, 16, 16), None)
+        torch.testing.assert_close(batch.mean(), torch.tensor((76 / 255 - 0.5) / 0.5))  # 0.299 of red
+    else:
+        with pytest.raises(InputError, match=rf"images are RGB 16 x 16, the model takes {channels}-channel 16 x 16"):
+            open_source(f"images:{tmp_path}", subject)
