@@ -75,9 +75,9 @@ def predictions(
         for batch, labels in source.batches(batch_size, images, seed):
             if labels is None:
                 raise InputError(f"{source.name} has no labels of the model's classes: no accuracy can be compared")
-            images = for_model(batch, model)
-            with naming_the_layer("model", model, images):
-                found.append(logits_of(model(images), model).argmax(-1).cpu())
+            inputs = for_model(batch, model)
+            with naming_the_layer("model", model, inputs):
+                found.append(logits_of(model(inputs), model).argmax(-1).cpu())
             truth.append(labels.cpu())
     return torch.cat(found), torch.cat(truth)
 
