@@ -16,7 +16,7 @@ from svda_analysis.attribution import METHODS, OF_ATTENTION, OF_STACKS, attribut
 from svda_analysis.errors import InputError, check_name
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.maps import class_scores
-from svda_analysis.soundness import check_weights_finite
+from svda_analysis.soundness import check_weights_finite, naming_the_layer
 from svda_analysis.sources import image_files, open_images
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject, run_label
@@ -95,7 +95,7 @@ def _pages(
         given, pictures = open_images(part, subject)[:2]
         with subject.running() as model:
             inputs = for_model(given, model)
-            with torch.no_grad():
+            with torch.no_grad(), naming_the_layer(subject.name, model, inputs):
                 logits = class_scores(call_model(model, inputs), model)
             options: dict[str, Any] = {"target": target, "batch_size": size}
             left_out = _left_out_methods(subject, inputs, has_class=logits is not None or target is not None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from svda_analysis.compression.report import render_compression_again
 from svda_analysis.compression.result import COMPRESSION_META
 from svda_analysis.errors import InputError, reading
-from svda_analysis.render.staging import recover
+from svda_analysis.render.staging import is_unfinished, recover
 from svda_analysis.results import META, read_json
 from svda_analysis.sections import render_again
 from svda_analysis.study import render_study_again
@@ -23,8 +23,9 @@ def render_folder(folder: str | os.PathLike[str]) -> list[list[Path]]:
 
     Raises :class:`InputError` for a folder that holds no report, or one of an unknown kind, before any is written.
     """
-    with only_writer(folder, "folder"):
-        recover(folder)
+    if is_unfinished(folder):
+        with only_writer(folder, "folder"):
+            recover(folder)
     found = [Path(folder) / name for name in _METAS if (Path(folder) / name).is_file()]
     if not found:
         raise InputError(f"{folder} holds no report: there is no {' or '.join(_METAS)} in it")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -68,3 +70,13 @@ def not_finite(model: nn.Module, images: Tensor, what: str = "what it gives") ->
     """The error for a model whose numbers were not finite on ``images``: it names where they begin."""
     with evaluating(model):
         return NotFiniteError(f"the first are in {first_broken(model, images) or what}")
+
+
+@contextlib.contextmanager
+def naming_the_layer(name: str, model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Around what a model called ``name`` gives for ``images``: where that is not finite, the error names where it
+    began."""
+    try:
+        yield
+    except NotFiniteError:
+        raise NotFiniteError(f"{name} {NOT_FINITE}: {not_finite(model, images)}") from None

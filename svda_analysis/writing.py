@@ -95,6 +95,8 @@ def check_target(
     for source in sources:
         if path.exists() and Path(source).exists() and path.samefile(source):
             raise InputError(f"{name} must not be what it is made from, got {path}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{name} must be a file, got the device, pipe or socket {path}")
     if not force:
         raise InputError(f"{name} already exists: {path} (force writes over it; or choose another name)")
 

@@ -1,7 +1,9 @@
 """A report of any kind, written again from its folder alone."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,3 +82,11 @@ def test_what_is_no_report_is_refused(tmp_path, text):
         InputError, match=r"holds no report|must be of one of the kinds analysis, study, compression, got 'poem'"
     ):
         render_folder(tmp_path)
+
+
+def test_a_folder_without_a_report_is_not_locked(tmp_path, monkeypatch):
+    """A lock beside it would be a file in a place that no one named."""
+    monkeypatch.setattr("svda_analysis.reports.only_writer", lambda *_: pytest.fail("it was locked"))
+    for place in (tmp_path, tmp_path / "none", Path(os.devnull)):
+        with pytest.raises(InputError, match="holds no report"):
+            render_folder(place)

@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 from svda_analysis.errors import InputError
+from svda_analysis.maps import class_scores
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.soundness import broken_weight, check_weights_finite, first_broken, not_finite
+from svda_analysis.soundness import (
+    NotFiniteError,
+    broken_weight,
+    check_weights_finite,
+    first_broken,
+    naming_the_layer,
+    not_finite,
+)
 
 IMAGES = torch.zeros(2, 1, 28, 28)
 
@@ -48,3 +56,12 @@ def test_finite_weights_that_overflow_are_found_where_they_do(model):
     assert not any(module._forward_hooks for module in model.modules())
     assert "the output of blocks.1.mlp.3" in str(not_finite(model.train(), torch.randn(2, 1, 28, 28)))
     assert model.training
+
+
+def test_what_is_told_of_a_model_names_where_it_began(model):
+    with torch.no_grad():
+        model.head.weight.fill_(3e38)
+    images = torch.randn(1, 1, 28, 28)
+    said = r"^mine has numbers that are not finite .*: the first are in the output of head$"
+    with pytest.raises(NotFiniteError, match=said), naming_the_layer("mine", model, images):
+        class_scores(model(images), model)

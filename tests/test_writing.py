@@ -1,5 +1,7 @@
 """One writer of an output at a time: who is refused, who takes over, what is left behind."""
 
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -7,7 +9,7 @@ import threading
 import pytest
 
 from svda_analysis.errors import InputError
-from svda_analysis.writing import only_writer, unfinished_name
+from svda_analysis.writing import check_target, only_writer, unfinished_name
 
 HOLD = """
 import sys, time
@@ -93,3 +95,13 @@ def test_a_place_that_cannot_be_written_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"out: .* cannot be written"), only_writer(tmp_path / "file" / "a.pt"):
         pass
+
+
+def test_no_pipe_and_no_device_is_written_over_even_by_force(tmp_path):
+    """A file renamed onto one would take its place."""
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for name in ("pipe", "socket"):
+            with pytest.raises(InputError, match=f"target must be a file, got the device, pipe or socket .*{name}$"):
+                check_target(tmp_path / name, [], force=True)

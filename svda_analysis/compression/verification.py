@@ -21,6 +21,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.forward import for_model
 from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
 from svda_analysis.maps import logits_of
+from svda_analysis.soundness import naming_the_layer
 from svda_analysis.sources import ImageSource
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import difference_test, mcnemar, mean_interval
@@ -74,7 +75,9 @@ def predictions(
         for batch, labels in source.batches(batch_size, images, seed):
             if labels is None:
                 raise InputError(f"{source.name} has no labels of the model's classes: no accuracy can be compared")
-            found.append(logits_of(model(for_model(batch, model)), model).argmax(-1).cpu())
+            inputs = for_model(batch, model)
+            with naming_the_layer("model", model, inputs):
+                found.append(logits_of(model(inputs), model).argmax(-1).cpu())
             truth.append(labels.cpu())
     return torch.cat(found), torch.cat(truth)
 

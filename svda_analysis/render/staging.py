@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -164,15 +165,24 @@ def _bring_over(aside: Path, place: Path, gone: set[Path], below: Path = Path())
             _bring_over(aside, place, gone, name)
 
 
+def is_unfinished(folder: str | os.PathLike[str]) -> bool:
+    """Whether a killed writer of ``folder`` left something to :func:`recover`."""
+    with contextlib.suppress(OSError):
+        return bool(_set_aside(Path(os.path.realpath(folder))))
+    return False
+
+
+def _set_aside(place: Path) -> list[Path]:
+    """The folders that another took the place of, and that are still there."""
+    names = re.compile(re.escape(f".{place.name}.") + r"\d+" + re.escape(_ASIDE))
+    return sorted(Path(entry.path) for entry in os.scandir(place.parent) if names.fullmatch(entry.name))
+
+
 def recover(folder: str | os.PathLike[str]) -> None:
     """Finish what a killed writer of ``folder`` had begun; call it while holding the folder."""
     place = Path(os.path.realpath(folder))
     with contextlib.suppress(OSError):
-        for entry in sorted(os.scandir(place.parent), key=lambda entry: entry.name):
-            middle = entry.name.removeprefix(f".{place.name}.").removesuffix(_ASIDE)
-            if entry.name != f".{place.name}.{middle}{_ASIDE}" or not middle.isdecimal():
-                continue
-            aside = Path(entry.path)
+        for aside in _set_aside(place):
             if not place.exists():
                 os.rename(aside, place)
                 continue
