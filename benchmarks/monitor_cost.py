@@ -9,6 +9,7 @@ measured.
 
 import argparse
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,12 +56,12 @@ def main() -> None:
         images = torch.randn(given.batch, 3, 224, 224)
         monitor = Monitor(watched, images if on == "probe" else None, on=on, every=given.every)
         turns = (turn(m, images, given.every, seen) for m, seen in ((plain, None), (watched, monitor)))
-        timed = paired_seconds(*turns, rounds=given.rounds)
+        timed = paired_seconds(*turns, rounds=given.rounds, clock=time.process_time)
         same = all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
         ratio = f"x {timed['change']:.3f} [{timed['ci_low']:.3f}, {timed['ci_high']:.3f}]"
         seconds = [f"{timed[which] / given.every:.3f}" for which in ("before", "after")]
-        rows.append({"on": on, "every": given.every, "s per step": seconds[0], "monitored": seconds[1], "time": ratio})
-        rows[-1]["weights afterwards"] = "the same, bit for bit" if same else "DIFFERENT"
+        row = {"on": on, "every": given.every, "CPU s per step": seconds[0], "monitored": seconds[1], "time": ratio}
+        rows.append({**row, "weights afterwards": "the same, bit for bit" if same else "DIFFERENT"})
         print(rows[-1], flush=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(rows)
@@ -70,8 +71,9 @@ def main() -> None:
         f"# What a monitor costs\n\nMade by `python benchmarks/monitor_cost.py --rounds {given.rounds} --batch "
         f"{given.batch} --every {given.every}` (CPU, {threads} thread{'s' if threads > 1 else ''}, torch "
         f"{torch.__version__}). Training steps of ViT-Tiny at 224 pixels, {given.batch} images a step, one step of "
-        f"{given.every} measured with the usual indicators: on the batch itself, or on a probe of as many images. "
-        "Paired rounds, geometric mean and 95 % interval; above 1 is slower.\n\n" + markdown_table(frame) + "\n"
+        f"{given.every} measured with the usual indicators: on the batch itself, or on a probe of as many images. Time "
+        "is that of the process on the CPU, which what else the machine does hardly touches. Paired rounds, geometric "
+        "mean and 95 % interval; above 1 is slower.\n\n" + markdown_table(frame) + "\n"
     )
 
 
