@@ -8,6 +8,8 @@ from .calls import AttentionRecord
 from .checkpoint import Checkpoint, load_model
 from .comparison import compare, summarise
 from .compression import Keep, compress, compress_and_verify, compress_model
+from .conversion import convert, distill, sigma_parameters
+from .converted import load_converted, save_converted
 from .data import DATASETS, load_dataset
 from .errors import InputError
 from .explanations import explain
@@ -19,6 +21,7 @@ from .maps import whole_maps
 from .matching import MapBatch, MapComparison
 from .model import ViT, ViTConfig
 from .monitor import Monitor
+from .penalties import forget_row_energy, penalty, track_row_energy
 from .recipe import TrainConfig
 from .results import Analysis, Examples, Run
 from .sections import write_report
@@ -63,19 +66,27 @@ __all__ = [
     "compress",
     "compress_and_verify",
     "compress_model",
+    "convert",
     "cosine_attention",
+    "distill",
     "dot_product_attention",
     "explain",
     "faithfulness",
+    "forget_row_energy",
     "indicator",
     "lightning_callback",
+    "load_converted",
     "load_dataset",
     "load_model",
     "open_model",
+    "penalty",
     "plots",
     "records",
+    "save_converted",
+    "sigma_parameters",
     "summarise",
     "svda_attention",
+    "track_row_energy",
     "train",
     "trainer_callback",
     "whole_maps",

@@ -77,7 +77,12 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         "trace": None if checkpoint.trace is None else _pack_trace(checkpoint.trace),
     }
     content["digest"] = tensor_digest(_tensors(content))
-    path, buffer = Path(path), io.BytesIO()
+    write_torch(content, Path(path))
+
+
+def write_torch(content: Mapping[str, Any], path: Path) -> None:
+    """``torch.save`` of plain tensors and values, atomically. Raises :class:`InputError` where that cannot be."""
+    buffer = io.BytesIO()
     torch.save(content, buffer)  # in memory first: torch hides a full disk behind an error of its own
     with _naming_the_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -93,6 +93,21 @@ def make_model(spec: Spec) -> Made:
     return make(spec)
 
 
+def model_of_config(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A model of transformers' own class ``name`` with random weights, of its configuration as ``to_dict`` gives it."""
+    transformers = _library("transformers", "transformers")
+    check_numbers({key: value for key, value in config.items() if not key.endswith("token_id")}, name)
+    kind = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise InputError(f"{name[:100]!r} is no model of transformers itself")
+    with reading(f"{name} cannot be made of its config"), _quietly(transformers):
+        told = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        _check_size(lambda: kind(told), f"{name} asks for too much")
+        model: Any = kind(told)
+        model.set_attn_implementation("sdpa")
+    return model
+
+
 def _made(spec: Spec, make: Callable[..., Any], *given: Any, **named: Any) -> Any:
     """What ``make`` gives with the spec's arguments; its complaint about them becomes one line."""
     _check_arguments(spec)

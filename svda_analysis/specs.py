@@ -8,6 +8,8 @@ A spec is the path of one of our checkpoints, or a model from elsewhere:
 - ``module:package.module:function@weights.pt`` - what a function of one's own returns;
 - ``dot:vit_tiny``, ``svda:vit_tiny``, ``cosine:vit_tiny`` - our own model in one of its sizes (``model.PRESETS``).
 
+A file that ``svda convert`` wrote is opened by its path too.
+
 ``?key=value&key=value`` behind the name are arguments of what makes the model: ``timm:NAME?img_size=384&in_chans=1``.
 ``@weights`` is a ``.safetensors`` file, or a ``.pt`` read with ``weights_only=True``; without it the model is random.
 ``@weights#key`` names the weights in a file that holds those of several models.
@@ -27,6 +29,7 @@ import torch
 from torch import nn
 
 from svda_analysis.checkpoint import build_model, load
+from svda_analysis.converted import conversion_of, is_converted, load_converted, preprocessing_of
 from svda_analysis.data.catalog import DATASETS
 from svda_analysis.data.preprocessing import ImageSize, Preprocessing, sides, usual_resize
 from svda_analysis.errors import InputError, check_name, one_line
@@ -112,7 +115,21 @@ def _opened(given: Given, texts: tuple[str, ...] = ()) -> Subject:
         return _from_library(Spec.parse(library, rest)._replace(texts=texts), text)
     if colon and re.fullmatch(r"[a-z_]{2,}", library) and not Path(text).exists():
         raise InputError(f"{text}: no such file, and {library!r} is not one of {', '.join(model_libraries())}")
-    return _from_checkpoint(text)
+    return _from_converted(text) if is_converted(text) else _from_checkpoint(text)
+
+
+def _from_converted(path: str) -> Subject:
+    model = load_converted(path)
+    found = conversion_of(model)
+    kinds = {str(how["kind"]) for how in found.sites.values()}
+    return Subject(
+        model=model,
+        name=one_line(Path(path).stem),
+        spec=path,
+        attention=kinds.pop() if len(kinds) == 1 else None,
+        preprocessing=preprocessing_of(found),
+        device=resolve_device(None),
+    )
 
 
 def _from_library(spec: Spec, text: str) -> Subject:

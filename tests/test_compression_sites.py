@@ -9,10 +9,11 @@ from torch import nn
 
 from svda_analysis.compression.ranking import rank
 from svda_analysis.compression.removal import compress, compress_model
-from svda_analysis.compression.sites import StandIn, attention_sites
+from svda_analysis.compression.sites import attention_sites
 from svda_analysis.errors import InputError
 from svda_analysis.kinds import ATTENTIONS, AttentionKind
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.stand_in import StandIn
 
 
 @pytest.fixture(scope="module")

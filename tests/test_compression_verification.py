@@ -19,6 +19,7 @@ from svda_analysis.compression.verification import (
     file_size,
     macs,
     map_divergence,
+    paired_seconds,
     predictions,
     time_ratio,
     verify,
@@ -154,3 +155,19 @@ def test_maps_of_a_model_that_hides_its_tokens_are_those_of_the_subject():
         map_divergence(open_model(Hidden(small())), open_model(Hidden(small())), images)
     told = [open_model(Hidden(small()), grid=(7, 7), prefix_tokens=1) for _ in range(2)]
     assert map_divergence(*told, images) == 0
+
+
+def test_times_of_any_two_functions_by_any_clock():
+    now = [0.0]
+
+    def taking(seconds):
+        def run():
+            now[0] += seconds
+
+        return run
+
+    found = paired_seconds(taking(2.0), taking(3.0), rounds=4, clock=lambda: now[0])
+    assert (found["before"], found["after"]) == (2.0, 3.0)
+    assert found["change"] == pytest.approx(1.5)
+    with pytest.raises(InputError, match="rounds must be at least 2, got 1"):
+        paired_seconds(taking(1.0), taking(1.0), rounds=1)

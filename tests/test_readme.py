@@ -13,19 +13,22 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_block_runs(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+MADE = ["reports/run/meta.json", "svda.pt", "reports/mine/summary.md"]  # by each of them
+
+
+@pytest.mark.parametrize(("block", "made"), list(zip(BLOCKS, MADE, strict=True)), ids=MADE)
+def test_the_python_blocks_run(block, made, tmp_path):
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", blocks[0]],
+        [sys.executable, "-W", "error", "-c", block],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "reports" / "mine" / "summary.md").exists()
+    assert (tmp_path / made).exists()
 
 
 def test_the_table_of_families_is_that_of_the_tests():

@@ -11,6 +11,7 @@ import click
 
 from svda_analysis.cli.analyze import analyze_command
 from svda_analysis.cli.compress import compress_command
+from svda_analysis.cli.convert import convert_command
 from svda_analysis.cli.explain import explain_command
 from svda_analysis.cli.export import export_command
 from svda_analysis.cli.gallery import gallery_command
@@ -38,6 +39,7 @@ def cli() -> None:
 for _command in (
     analyze_command,
     compress_command,
+    convert_command,
     explain_command,
     export_command,
     gallery_command,

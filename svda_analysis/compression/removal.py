@@ -34,10 +34,11 @@ from svda_analysis.compression.ranking import (
     logit_range,
     rank,
 )
-from svda_analysis.compression.sites import StandIn, attention_sites, projections, width
+from svda_analysis.compression.sites import attention_sites, projections, width
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT
 from svda_analysis.specs import Given, open_model
+from svda_analysis.stand_in import OF_TIMM, OF_TORCH, StandIn
 
 
 def compress(
@@ -291,7 +292,7 @@ def _replacement(module: Any, heads: Sequence[HeadPlan]) -> nn.Module:
         new.track_row_energy = module.track_row_energy
         return new
     pair = isinstance(module, nn.MultiheadAttention)
-    return StandIn(new, nn.Identity() if pair else module.proj_drop, pair)
+    return StandIn(new, nn.Identity() if pair else module.proj_drop, pair, OF_TORCH if pair else OF_TIMM)
 
 
 def _empty(module: Any, heads: Sequence[HeadPlan]) -> CompactSelfAttention:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.compact import COMPACT_KINDS, CompactSelfAttention, OwnAttention
+from svda_analysis.compact import COMPACT_KINDS, OwnAttention
 from svda_analysis.errors import InputError
 from svda_analysis.forward import for_model
+from svda_analysis.stand_in import OF_TIMM, OF_TORCH, read_call
 from svda_analysis.tap import evaluating
 
 MOST_TOKENS = 64  # of each image, spread evenly: enough for moments of at most a few hundred dimensions
@@ -112,60 +113,12 @@ def _why_not(model: nn.Module) -> str:
     return f"only our attention, timm's plain Attention and nn.MultiheadAttention can be replaced{shown}"
 
 
-# --- calls ----------------------------------------------------------------------------------------------------------
-
-_OF_TIMM = ("x", "attn_mask", "is_causal")
-_OF_TORCH = (
-    *("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights"),
-    "is_causal",
-)
-
-
-def read_call(names: Sequence[str], given: Sequence[Any], named: dict[str, Any]) -> tuple[Any, str | None]:
-    """What a call with arguments ``names`` attends over, and why a compressed module cannot answer it (None: it can).
-
-    It attends from all tokens of one tensor to all of them, and has no weights to give. Weights are asked for by an
-    explicit ``need_weights=True``: torch's default is True too, and most who leave it at that ignore them.
-    """
-    call = {**dict(zip(names, given, strict=False)), **named}
-    x = call.get(names[0])
-    if len(given) > len(names) or not call.keys() <= set(names) or x is None:
-        return x, f"a compressed attention must be called with {', '.join(names)} alone, {names[0]} among them"
-    for name in ("key", "value"):
-        if call.get(name, x) is not x:
-            return x, f"{name} must be the query itself: a compressed attention takes all three from one tensor"
-    for name in ("attn_mask", "key_padding_mask", "is_causal"):
-        if call.get(name) is not None and call[name] is not False:
-            got = "a mask" if isinstance(call[name], Tensor) else repr(call[name])
-            return x, f"{name} must be left out: all tokens of a compressed attention attend to all, got {got}"
-    if call.get("need_weights"):
-        return x, "need_weights must be False or left out: a compressed attention gives no weights, got True"
-    return x, None
-
-
-class StandIn(nn.Module):
-    """Stands where an attention module of timm or torchvision stood: the same call, fewer rows of W_q and W_k."""
-
-    def __init__(self, attention: CompactSelfAttention, after: nn.Module, pair: bool) -> None:
-        super().__init__()
-        self.attention, self.after, self.pair = attention, after, pair
-
-    def forward(self, *given: Any, **named: Any) -> Any:
-        """The call of the module that it replaces: ``x (B, N, C) -> (B, N, C)``, with None for the weights behind it
-        where that gave a pair. Raises :class:`InputError` for what it cannot do (:func:`read_call`)."""
-        x, why = read_call(_OF_TORCH if self.pair else _OF_TIMM, given, named)
-        if why:
-            raise InputError(why)
-        out = self.after(self.attention(x))
-        return (out, None) if self.pair else out
-
-
 def inputs_of(model: nn.Module, sites: Sequence[Site], images: Tensor) -> list[Tensor]:
     """What each attention layer sees, ``(images, T, C)``: at most :data:`MOST_TOKENS` tokens of each image."""
     seen: list[list[Tensor]] = [[] for _ in sites]
 
     def keep(at: int, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        names = _OF_TORCH if isinstance(sites[at].module, nn.MultiheadAttention) else _OF_TIMM
+        names = OF_TORCH if isinstance(sites[at].module, nn.MultiheadAttention) else OF_TIMM
         x, why = read_call(names, given, named)
         if why:
             raise InputError(f"{type(model).__name__} cannot be compressed: {why}")

@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -233,14 +234,28 @@ def time_ratio(before: nn.Module, after: nn.Module, images: Tensor, *, rounds: i
     on the logarithm. Pairs are neighbours in time, and the order swaps from round to round, so that what else the
     machine does hits both.
     """
+    with evaluating(before), evaluating(after), torch.inference_mode():
+        inputs = [for_model(images, model) for model in (before, after)]
+        on_cuda = any(x.is_cuda for x in inputs)
+        return paired_seconds(lambda: before(inputs[0]), lambda: after(inputs[1]), rounds=rounds, on_cuda=on_cuda)
+
+
+def paired_seconds(
+    before: Callable[[], object],
+    after: Callable[[], object],
+    *,
+    rounds: int = 15,
+    on_cuda: bool = False,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, float]:
+    """:func:`time_ratio` of any two functions; ``on_cuda``: what they started there is waited for. ``clock`` may be
+    ``time.process_time``, which others on the machine hardly touch (None: ``time.perf_counter``)."""
     if rounds < 2:
         raise InputError(f"rounds must be at least 2, got {rounds}")
     pair, seconds = (before, after), np.empty((rounds + 1, 2))
-    with evaluating(before), evaluating(after), torch.inference_mode():
-        inputs = [for_model(images, model) for model in pair]
-        for turn in range(rounds + 1):
-            for which in (0, 1) if turn % 2 else (1, 0):
-                seconds[turn, which] = _seconds(pair[which], inputs[which])
+    for turn in range(rounds + 1):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            seconds[turn, which] = _seconds(pair[which], on_cuda, clock or time.perf_counter)
     seconds = seconds[1:]  # the first warms up
     logs = np.log(seconds[:, 1] / seconds[:, 0])
     mean, se = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(rounds)
@@ -249,10 +264,10 @@ def time_ratio(before: nn.Module, after: nn.Module, images: Tensor, *, rounds: i
     return {"before": medians[0], "after": medians[1], "change": ratio, "ci_low": low, "ci_high": high}
 
 
-def _seconds(model: nn.Module, images: Tensor) -> float:
-    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+def _seconds(run: Callable[[], object], on_cuda: bool, clock: Callable[[], float]) -> float:
+    wait = torch.cuda.synchronize if on_cuda else lambda: None
     wait()
-    started = time.perf_counter()
-    model(images)
+    started = clock()
+    run()
     wait()
-    return time.perf_counter() - started
+    return clock() - started

@@ -1,0 +1,152 @@
+"""Converted models in files: what they remember, and what is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+from converted_cases import HF, answer, images, made, ours
+
+from svda_analysis.conversion import convert
+from svda_analysis.converted import (
+    Base,
+    base_of,
+    conversion_of,
+    is_converted,
+    load_converted,
+    preprocessing_fields,
+    preprocessing_of,
+    save_converted,
+)
+from svda_analysis.data.preprocessing import Preprocessing
+from svda_analysis.errors import InputError
+from svda_analysis.specs import open_model
+
+TIMM = "timm:vit_tiny_patch16_224?img_size=32&patch_size=8&embed_dim=48&depth=3&num_heads=2"
+
+
+def spec_of(library, folder):
+    """A model with weights of its own, as a spec."""
+    path = folder / "weights.pt"
+    if library == "timm":
+        torch.save(made("timm vit").state_dict(), path)  # of 5 classes
+        return f"{TIMM}@{path}"
+    if library == "hf":
+        made("hf dinov2").save_pretrained(folder / "hf")
+        return f"hf:{folder / 'hf'}"
+    return "dot:vit_tiny?image_size=32&patch_size=8&dim=24&depth=3&heads=2"
+
+
+@pytest.mark.parametrize("library", ["timm", "hf", "dot"])
+def test_a_file_is_opened_by_itself(library, tmp_path):
+    spec = spec_of(library, tmp_path)
+    model = convert(spec, blocks="last:2", start="weights", images=images())
+    save_converted(model, tmp_path / "converted.pt")
+    for left in [*tmp_path.glob("hf/*"), *tmp_path.glob("weights.pt")]:
+        left.unlink()  # what it was made of is not needed
+    found = load_converted(tmp_path / "converted.pt")
+    assert torch.equal(answer(found, images()), answer(model.eval(), images()))
+    assert not found.training
+    subject = open_model(tmp_path / "converted.pt")
+    assert subject.attention == "svda"
+    assert subject.name == "converted"
+    want = dataclasses.replace(open_model(spec).preprocessing, processor=None) if library == "dot" else None
+    assert want is None or subject.preprocessing == want
+    again = convert(tmp_path / "converted.pt", to="cosine", blocks="all")
+    save_converted(again, tmp_path / "again.pt")
+    assert torch.equal(answer(load_converted(tmp_path / "again.pt"), images()), answer(again, images()))
+
+
+def test_arguments_and_classes_of_a_spec_are_remembered(tmp_path):
+    model = open_model(spec_of("timm", tmp_path)).model
+    assert base_of(model, f"{TIMM}@weights.pt") == Base(spec=f"{TIMM}&num_classes=5")
+    assert base_of(model, "timm:vit_tiny_patch16_224") == Base(spec="timm:vit_tiny_patch16_224")
+    assert base_of(model, None) == base_of(model, "file.pt") == Base()
+    assert base_of(ours(), None).config["dim"] == 24
+
+
+def test_a_module_of_ones_own_is_given_as_base(tmp_path):
+    path = tmp_path / "own.pt"
+    model = convert(made("torchvision vit"), blocks="last:1")
+    save_converted(model, path)
+    with pytest.raises(InputError, match="module of one's own: give that as base"):
+        load_converted(path)
+    base = made("torchvision vit")
+    found = load_converted(path, base)
+    assert torch.equal(found(images()), model(images()))
+    assert not hasattr(base, "conversion")
+    with pytest.raises(InputError, match="holds weights that do not fit"):
+        load_converted(path, _wider())
+
+
+def _wider():
+    import torchvision
+
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=48, mlp_dim=48, num_classes=5
+    )
+
+
+def test_a_file_runs_no_code_of_a_module_that_it_names(tmp_path):
+    model = convert(made("timm vit"), blocks="last:1")
+    base = Base(spec="module:antigravity:fly")
+    model.conversion = dataclasses.replace(conversion_of(model), base=base)
+    save_converted(model, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="made of module:antigravity:fly: give what that makes as base"):
+        load_converted(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(kind="other"), "is no converted model"),
+        (lambda c: c.update(format=9), "has format 9, this version reads 1"),
+        (lambda c: c["model"].popitem(), "is damaged: its tensors"),
+        (lambda c: c["conversion"].update(sites={"blocks.7.attention": {"kind": "svda"}}), "damaged converted model"),
+        (lambda c: c["conversion"].update(sites={"blocks.0.attention": {"kind": "tanh"}}), "attention must be one of"),
+        (lambda c: c["conversion"]["base"]["config"].update(depth=10**9), "depth must be"),
+        (lambda c: c.pop("conversion"), "damaged converted model"),
+    ],
+)
+def test_damaged_and_foreign_files_are_refused(change, words, tmp_path):
+    path = tmp_path / "a.pt"
+    save_converted(convert(ours(), blocks="last:1"), path)
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(InputError, match=words) as refused:
+        load_converted(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_which_files_are_converted_models(tmp_path):
+    save_converted(convert(ours(), blocks="last:1"), tmp_path / "a.pt")
+    torch.save(ours().state_dict(), tmp_path / "b.pt")
+    (tmp_path / "c.pt").write_text("text")
+    assert is_converted(tmp_path / "a.pt")
+    assert not any(is_converted(tmp_path / name) for name in ("b.pt", "c.pt", "none.pt", "."))
+
+
+def test_a_configuration_of_transformers_makes_its_model_again(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is optional")
+    config = transformers.ViTConfig(**HF, id2label={0: "cat", 1: "dog"})
+    base = Base(hf={"name": "ViTForImageClassification", "config": config.to_dict()})
+    model = base.make()
+    assert model.config.id2label == {0: "cat", 1: "dog"}
+    with pytest.raises(InputError, match="no model of transformers itself"):
+        Base(hf={"name": "AutoConfig", "config": config.to_dict()}).make()
+    with pytest.raises(InputError, match="hidden_size must be at most"):
+        Base(hf={"name": "ViTModel", "config": {**config.to_dict(), "hidden_size": 10**9}}).make()
+
+
+def test_a_way_with_images_comes_back():
+    way = Preprocessing(image_size=(32, 64), resize=(36, 70), mean=(0.5,), std=(0.25,), interpolation="bicubic")
+    model = convert(made("timm vit"), blocks="last:1")
+    found = dataclasses.replace(conversion_of(model), preprocessing=preprocessing_fields(way))
+    assert preprocessing_of(found) == way
+
+
+def test_what_was_not_converted_is_not_saved(tmp_path):
+    with pytest.raises(InputError, match="model must be one that convert made, got ViT"):
+        save_converted(ours(), tmp_path / "a.pt")
+    with pytest.raises(InputError, match="no such file"):
+        load_converted(tmp_path / "none.pt")
