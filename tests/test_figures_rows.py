@@ -13,6 +13,7 @@ from figure_frames import (
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError
+from svda_analysis.figures.rows import layered_pairs
 
 SINGLE = (figures.plot_indicator_heatmap, figures.plot_indicator_by_layer, figures.plot_indicator_over_epochs)
 
@@ -44,6 +45,16 @@ def test_other_plots_name_missing_columns():
     for plot in (figures.plot_all_heatmaps, figures.plot_all_by_layer, figures.plot_all_over_epochs):
         with pytest.raises(InputError, match="lacks the columns layer"):
             plot(make_table().drop(columns="layer"))
+
+
+def test_models_of_several_kinds_share_no_axes_of_what_depends_on_coordinates():
+    table = make_table()
+    aligned = table[table["source"] == "attention"].assign(indicator="angular_alignment", source="scores")
+    both = pd.concat([table, aligned], ignore_index=True)
+    assert ("angular_alignment", "scores") not in layered_pairs(both, ())
+    assert layered_pairs(both, ()) == layered_pairs(table, ())
+    for alone in (both[both["model"] == "svda"], pd.concat([table, aligned[aligned["model"] == "svda"]])):
+        assert ("angular_alignment", "scores") in layered_pairs(alone, ())
 
 
 def test_unknown_model_and_seed():

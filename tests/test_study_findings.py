@@ -10,6 +10,7 @@ import pytest
 from study_cases import with_frames
 
 from svda_analysis.comparison import compare_blocked
+from svda_analysis.earlier import UNCENTRED
 from svda_analysis.formatting import estimate, p_value, points
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.results import nothing_measured
@@ -37,6 +38,7 @@ LEVELS = {  # selectivity, rank of scores, accuracy
     "direct": (0.35, 6.0, 0.9),
     "dead": (0.01, 1.5, 0.8),
 }
+PENALTIES = Part("The penalties", "svda", "bare")
 QUANTITIES = (("selectivity_index", "attention"), ("effective_rank", "scores"), ("accuracy", "test"))
 
 
@@ -64,7 +66,7 @@ def test_each_part_is_seen_beside_the_model_that_lacks_it_alone(shown):
         Part("Unit rows and a temperature", "cosine", "vit"),
         Part("Sigma by itself, without penalties", "bare", "cosine"),
         Part("Sigma by itself, learned directly", "direct", "cosine"),
-        Part("The penalties", "svda", "bare"),
+        PENALTIES,
         Part("All of it", "svda", "vit"),
     ]
     few = with_frames(shown, table=shown.table[shown.table["model"].isin(["svda", "vit"])])
@@ -89,8 +91,8 @@ def test_the_sentences_are_the_blocked_analysis_of_living_models(shown):
     adjusted = holm([row["p"] for row in found.values()])
     for ((part, _), row), p in zip(found.items(), adjusted, strict=True):
         (line,) = [line for line in lines if line.startswith(part.what)]
-        written = points if row["indicator"] == "accuracy" else estimate
-        assert f"({written(*row[['difference', 'ci_low', 'ci_high']])}, p {p_value(p)})" in line
+        written, unit = (points, " points") if row["indicator"] == "accuracy" else (estimate, "")
+        assert f"({written(*row[['difference', 'ci_low', 'ci_high']])}{unit}, p {p_value(p)})" in line
 
 
 def test_low_rank_has_a_price(shown):
@@ -98,7 +100,13 @@ def test_low_rank_has_a_price(shown):
     by_model = shown.table[shown.table["indicator"] == "accuracy"].groupby("model")["mean"].mean()
     others = ["vit", "cosine", "bare", "direct"]
     assert f"accuracy lower ({100 * (by_model['svda'] - by_model[others].mean()):+.2f} [" in line
-    assert "those of cosine (svda), against the other living ones (vit, cosine, bare, direct)" in line
+    assert (
+        "a lower rank of scores than cosine (svda), against the other living ones (vit, cosine, bare, direct)" in line
+    )
+    earlier = shown.table.assign(source=shown.table["source"].replace("scores", UNCENTRED))
+    (line,) = price_of_low_rank(with_frames(shown, table=earlier))
+    assert "a lower rank of uncentred scores than cosine (svda)" in line
+    assert "rank of uncentred scores lower" in what_parts_do(with_frames(shown, table=earlier), [PENALTIES])[0]
     equal = shown.table.assign(mean=shown.table["mean"].where(shown.table["indicator"] != "effective_rank", 5.0))
     assert price_of_low_rank(with_frames(shown, table=equal)) == []
 

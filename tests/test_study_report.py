@@ -26,6 +26,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.render.markdown import markdown_table
 from svda_analysis.specs import open_model
 from svda_analysis.study.claims import claims_table
+from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do
 from svda_analysis.study.manifest import load_manifest
 from svda_analysis.study.report import read_study, render_study_again, write_paper
 from svda_analysis.study.result import NOT_AT_HAND
@@ -217,6 +218,19 @@ def test_the_committed_claims_follow_from_the_committed_numbers():
     for table in made:
         committed = (COMMITTED / "tables" / f"{table.name}.md").read_text()
         assert committed.startswith(markdown_table(table.text)), table.name
+
+
+def test_what_the_readme_says_of_sigma_follows_from_the_committed_study():
+    study, _ = read_study(COMMITTED.parent / "sigma")
+    (result,) = study.datasets
+    rows, bare, direct, penalties, _ = what_parts_do(result, parts_of(result, study.base, study.variants))
+    assert "selectivity higher" in rows
+    assert all(line.count("no difference shown") == 3 for line in (bare, direct))
+    assert "scores lower" in penalties
+    (price,) = price_of_low_rank(result)
+    assert "accuracy lower" in price
+    page = (COMMITTED.parent / "sigma" / "README.md").read_text()
+    assert all(line in page for line in (rows, bare, direct, penalties, price))
 
 
 # --- written again ----------------------------------------------------------------------------------------------------

@@ -68,14 +68,24 @@ def drawn_styles(rows: pd.DataFrame, models: Models) -> dict[str, Style]:
 
 
 def layered_pairs(table: pd.DataFrame, skip: Names, name: str = "table") -> list[tuple[str, str | None]]:
-    """(indicator, source) of everything measured per layer but for ``skip``, in the table's order."""
+    """(indicator, source) of everything measured per layer but for ``skip``, in the table's order; of models of several
+    kinds of attention without what does not compare these."""
     check_columns(table, ["model", "layer", "indicator", "source"], name)
     rows = table[table["layer"].notna() & ~table["indicator"].isin(list(skip))]
     check_columns(rows, [], f"{name} without {', '.join(skip)}" if skip else f"{name}, rows with a layer,")
+    if "attention" in rows and len(set(rows["attention"].dropna())) > 1:
+        comparable = rows["indicator"].map(lambda name: quantity(str(name)).compares_kinds)
+        rows = rows[comparable | ~rows["indicator"].isin(_of_several_kinds(rows))]
     kinds = rows[["indicator", "source"]].drop_duplicates()
     order = {name: i for i, name in enumerate(kinds["indicator"].unique())}
     kinds = kinds.sort_values("indicator", key=lambda names: names.map(order), kind="stable")
     return [(i, None if pd.isna(s) else s) for i, s in kinds.itertuples(index=False)]
+
+
+def _of_several_kinds(rows: pd.DataFrame) -> set[str]:
+    """The indicators that models of several kinds of attention have."""
+    kinds = rows.groupby("indicator")["attention"].nunique()
+    return set(kinds[kinds > 1].index)
 
 
 def present_pairs(table: pd.DataFrame, wanted: Pairs, name: str = "table") -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from svda_analysis.comparison import compare_blocked, contrast_blocked
+from svda_analysis.earlier import UNCENTRED
 from svda_analysis.formatting import estimate, p_value, points
 from svda_analysis.frames import each_row
 from svda_analysis.stats import Contrast, holm
@@ -16,11 +17,13 @@ from svda_analysis.verdicts import LEVEL_OF_TESTS
 from svda_analysis.vocabulary import label
 
 ACCURACY, RANK = ("accuracy", "test"), ("effective_rank", "scores")
-ASKED = {
+BEFORE = ("effective_rank", UNCENTRED)  # what earlier versions measured in the place of the rank
+ASKED = {  # of each part
     ("selectivity_index", "attention"): "selectivity",
     RANK: "rank of scores",
+    BEFORE: "rank of uncentred scores",
     ACCURACY: "accuracy",
-}  # of each part
+}
 BARE, DIRECT = {"shape_penalty": 0, "norm_penalty": 0}, {"sigma_form": "linear"}
 
 
@@ -53,14 +56,14 @@ def parts_of(result: DatasetResult, base: str, variants: Mapping[str, Mapping[st
 
 def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
     """A line for each part: selectivity, rank and accuracy with it and without, training seeds as blocks; p adjusted by
-    Holm's method over all that is asked here (accuracy in points)."""
+    Holm's method over all that is asked here."""
     table = result.table[result.table["model"].isin(result.alive)]
     found = [(part, name, row) for part in parts for name in ASKED if (row := _row(table, part, name)) is not None]
     adjusted = holm([row.p for _, _, row in found])
     lines: dict[Part, list[str]] = {}
     for (part, name, row), p in zip(found, adjusted, strict=True):
-        shown = points if name == ACCURACY else estimate
-        numbers = f"{shown(row.difference, row.ci_low, row.ci_high)}, p {p_value(p)}"
+        written, unit = (points, " points") if name == ACCURACY else (estimate, "")
+        numbers = f"{written(row.difference, row.ci_low, row.ci_high)}{unit}, p {p_value(p)}"
         lines.setdefault(part, []).append(f"{ASKED[name]} {_side(row.difference, p)} ({numbers})")
     return [f"{part.what} ({part.model} against {part.other}): {'; '.join(said)}." for part, said in lines.items()]
 
@@ -84,9 +87,10 @@ def price_of_low_rank(result: DatasetResult) -> list[str]:
     control's, by the adjusted p, against the other living ones; none where there are none of one sort."""
     alive = result.alive
     control, table = result.first_of("control", alive), result.table[result.table["model"].isin(alive)]
-    if control is None or not _has_all(table, alive):
+    rank = next((key for key in (RANK, BEFORE) if _all_have(table, alive, key)), None)
+    if control is None or rank is None or not _all_have(table, alive, ACCURACY):
         return []
-    ranks = compare_blocked(table, *RANK, control)
+    ranks = compare_blocked(table, *rank, control)
     low = list(ranks.loc[(ranks["p_adjusted"] < LEVEL_OF_TESTS) & (ranks["difference"] < 0), "model"])
     others = [name for name in alive if name not in low]
     if not low or ranks.empty:
@@ -94,17 +98,15 @@ def price_of_low_rank(result: DatasetResult) -> list[str]:
     found: Contrast = contrast_blocked(table, *ACCURACY, low, others)
     numbers = f"{points(found.difference, *found.interval)} points, p {p_value(found.p)}"
     return [
-        f"What low rank costs: accuracy {_side(found.difference, found.p)} ({numbers}) of the variants whose scores "
-        f"have a lower rank than those of {control} ({', '.join(low)}), against the other living ones "
+        f"What low rank costs: accuracy {_side(found.difference, found.p)} ({numbers}) of the variants with a lower "
+        f"{ASKED[rank]} than {control} ({', '.join(low)}), against the other living ones "
         f"({', '.join(others)})."
     ]
 
 
-def _has_all(table: pd.DataFrame, models: Sequence[str]) -> bool:
-    return all(
-        set(models) <= set(table.loc[(table["indicator"] == name) & (table["source"] == source), "model"])
-        for name, source in (ACCURACY, RANK)
-    )
+def _all_have(table: pd.DataFrame, models: Sequence[str], key: tuple[str, str]) -> bool:
+    rows = table[(table["indicator"] == key[0]) & (table["source"] == key[1])]
+    return set(models) <= set(rows["model"])
 
 
 def who_differs(blocked: pd.DataFrame) -> Iterator[str]:
