@@ -29,7 +29,7 @@ from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, check_file, reading
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.tokens import Layout
-from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register
+from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register, register_all
 
 ANALYSIS_FORMAT = 1
 META = "meta.json"
@@ -276,6 +276,7 @@ def _versions_of(parts: Sequence[Analysis]) -> dict[str, list[str]]:
 
 def _loaded(place: Path) -> Analysis:
     meta = _read_meta(place)
+    register_all()  # what an earlier version wrote of a quantity takes the place of nothing that is known
     register_records(meta["quantities"])
     holds = meta["holds"]
     history, examples, traces = place / "history.csv", place / "examples.npz", place / "traces.npz"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -185,3 +187,21 @@ def test_a_model_is_renamed_everywhere():
     assert list(renamed.examples) == list(renamed.traces) == ["other"]
     with pytest.raises(InputError, match="only the analysis of one model"):
         Analysis.join([analysis("vit"), analysis("svda")]).renamed("x")
+
+
+def test_what_an_earlier_version_wrote_of_a_quantity_takes_the_place_of_nothing_known(tmp_path):
+    """Read in a process that has imported no indicator yet."""
+    analysis().save(tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    told = {"label": "Old", "low": "0.0", "high": "1.0", "direction": {"attention": -1}}
+    meta["quantities"] = [{"name": name, **told} for name in ("selectivity_index", "of_ones_own")]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    code = (
+        "import sys\n"
+        "from svda_analysis.results import Analysis\n"
+        "from svda_analysis.vocabulary import quantity\n"
+        "Analysis.load(sys.argv[1])\n"
+        "assert quantity('selectivity_index').restates == 'attention_entropy'\n"
+        "assert quantity('of_ones_own').label == 'Old'\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
