@@ -43,7 +43,9 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
 def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(shown, without_figures):
     other = dataclasses.replace(shown, name="z", title="Z")
     variants = {**VARIANTS, "svda": {"attention": "svda", "sigma_start": "one"}}
-    first, *_ = study_document(study(shown, other, dataclasses.replace(shown, name="w", title="W"))).sections
+    document = study_document(study(shown, other, dataclasses.replace(shown, name="w", title="W")))
+    first, *_ = document.sections
+    assert document.answer == first.blocks[0].lines  # for twelve claims would be too many
     assert first.title == (
         "The claims of arXiv 2602.10994, judged on svda (the recipe of this toolkit, not the one of the paper)"
     )

@@ -80,7 +80,7 @@ def sigma_table(results: Sequence[DatasetResult]) -> Table:
     return _table("t3_sigma", "What Sigma adds to normalisation", _SIGMA_NOTE.replace("\n", " "), rows)
 
 
-def answers(*tables: Table) -> list[str]:
+def by_claim(*tables: Table) -> list[str]:
     """A line for each claim of the tables of claims, with its verdicts: the same one said once, of all that it holds
     for."""
     lines = []

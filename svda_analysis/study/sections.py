@@ -11,7 +11,7 @@ from svda_analysis.sections.explorer import widget_section
 from svda_analysis.sections.page import citation, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
-from svda_analysis.study.claims import answers, claims_table, sigma_table
+from svda_analysis.study.claims import by_claim, claims_table, sigma_table
 from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.tables import (
@@ -60,7 +60,7 @@ def _claims_sections(study: StudyResult) -> list[Section]:
         return []
     tables = claims_table(study.datasets, study.margin), sigma_table(study.datasets)
     title = f"The claims of arXiv 2602.10994, judged on {' and '.join(_judged(study)) or 'no model'}"
-    return _of_lines("answers", title, answers(*tables)) + _of_tables(*tables)
+    return _of_lines("answers", title, by_claim(*tables)) + _of_tables(*tables)
 
 
 def _judged(study: StudyResult) -> list[str]:
