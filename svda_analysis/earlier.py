@@ -20,9 +20,9 @@ _SPECTRAL = ("spectral_entropy", "effective_rank", "spectral_sparsity")
 
 
 def as_measured_now(frame: pd.DataFrame, version: str) -> pd.DataFrame:
-    """A frame with ``TABLE_COLUMNS`` or ``SPECTRA_COLUMNS`` as this version has it, of numbers that ``version`` of this
-    package measured."""
-    if _before(version, 2) and "ci_low" in frame:
+    """A frame with ``TABLE_COLUMNS``, ``SPECTRA_COLUMNS`` or ``VERIFICATION_COLUMNS`` as this version has it, of numbers
+    that ``version`` of this package measured."""
+    if _before(version, 2) and {"ci_low", "std"} <= set(frame):
         frame = _with_intervals(frame)
     return _renamed(frame) if _before(version, 3) else frame
 
@@ -36,9 +36,9 @@ def _before(version: str, minor: int) -> bool:
 def _renamed(frame: pd.DataFrame) -> pd.DataFrame:
     sources = frame["source"]
     uncentred = sources == "scores"
-    if "indicator" in frame:
-        uncentred &= frame["indicator"].isin(_SPECTRAL)
-        axes = (sources == "data") & frame["indicator"].str.startswith("directions_")
+    if name := next((column for column in ("indicator", "quantity") if column in frame), None):
+        uncentred &= frame[name].isin(_SPECTRAL)
+        axes = (sources == "data") & frame[name].str.startswith("directions_")
         sources = sources.mask(axes, AXES)
     return frame.assign(source=sources.mask(uncentred, UNCENTRED).astype(frame["source"].dtype))
 

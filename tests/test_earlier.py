@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from svda_analysis.earlier import as_measured_now
-from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
+from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, VERIFICATION_COLUMNS, make_frame
 
 
 def row(indicator, source, **numbers):
@@ -30,6 +30,9 @@ def test_what_meant_something_else_has_a_source_of_its_own(version):
     assert dict(found.dtypes) == dict(make_frame(MEASURED, TABLE_COLUMNS).dtypes)
     spectra = make_frame([{"source": source} for source in ("scores", "attention")], SPECTRA_COLUMNS)
     assert list(as_measured_now(spectra, version)["source"]) == ["uncentred scores", "attention"]
+    rows = [{"quantity": name, "source": "scores"} for name in ("effective_rank", "mean_alignment")]
+    verified = as_measured_now(make_frame(rows, VERIFICATION_COLUMNS), version)
+    assert list(verified["source"]) == ["uncentred scores", "scores"]
 
 
 @pytest.mark.parametrize("version", ["0.3.0", "0.10.1", "1.0"])

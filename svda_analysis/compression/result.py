@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, one_line
 from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.results import quantity_records, read_frame, register_records
@@ -179,7 +180,9 @@ def _from_record(record: Mapping[str, Any], curves: pd.DataFrame) -> Compression
     same_seed = curves["seed"].isna() if meta["seed"] is None else (curves["seed"] == meta["seed"]).fillna(False)
     rows = curves[(curves["model"] == meta["model"]) & same_seed]
     return Compression(
-        verification=make_frame(record["verification"], VERIFICATION_COLUMNS),
+        verification=as_measured_now(
+            make_frame(record["verification"], VERIFICATION_COLUMNS), str(meta["versions"].get("svda-analysis", ""))
+        ),
         norms=make_frame(record["norms"], NORM_COLUMNS),
         curve=rows[list(SWEEP_COLUMNS)].reset_index(drop=True),
         meta=meta,
