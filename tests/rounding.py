@@ -137,7 +137,7 @@ def page(found: pd.DataFrame) -> str:
         f"very same numbers, over {len(SIZES) * len(SPREADS) * len(SCALES)} layers ({tokens} patches and two tokens",
         f"more; logits with a spread from {SPREADS[0]:g} to {SPREADS[-1]:g}; queries, keys, sigma and tokens from",
         f"{SCALES[0]:g} to {SCALES[-1]:g}; rows of half precision). As it is, or as a share of a value",
-        "above 1. What an indicator states stands in its docstring; float64 itself is held against references by the tests.",
+        "above 1. What an indicator states stands in its docstring; float64 is held against references by the tests.",
         "",
         "| indicator | source | error | of a value of | stated |",
         "|---|---|---|---|---|",
