@@ -20,7 +20,7 @@ _SPECTRAL = ("spectral_entropy", "effective_rank", "spectral_sparsity")
 
 
 def as_measured_now(frame: pd.DataFrame, version: str) -> pd.DataFrame:
-    """A frame with ``TABLE_COLUMNS``, ``SPECTRA_COLUMNS`` or ``VERIFICATION_COLUMNS`` as this version has it, of numbers
+    """A frame of tables, spectra or verifications (``frames.py``) as this version has it, of numbers
     that ``version`` of this package measured."""
     if _before(version, 2) and {"ci_low", "std"} <= set(frame):
         frame = _with_intervals(frame)
