@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from svda_analysis.errors import InputError, one_line
 
 _IMAGES = ("pixel_values", "images", "image", "img", "x", "input", "inputs")  # what holds images in a mapping
+_NO_KERNEL = "autograd kernel was not registered"
 _MOST_WORDS = 300  # characters of a library's own words
 
 
@@ -132,11 +134,14 @@ def without_checkpointing(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_the_cut(model: nn.Module, what: str) -> Iterator[None]:
-    """Around a gradient: torch's complaint that none arrives becomes an :class:`InputError` that names the causes."""
+    """Around a gradient: torch's complaint that none arrives, or that one may be wrong (through quantised layers),
+    becomes an :class:`InputError` that names the causes."""
     try:
-        yield
-    except RuntimeError as error:
-        if not re.search("require grad|in the graph|Inference tensors|CheckpointError|checkpoint", repr(error)):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=f".*{_NO_KERNEL}")
+            yield
+    except (RuntimeError, UserWarning) as error:
+        if not re.search(f"require grad|in the graph|Inference tensors|heckpoint|{_NO_KERNEL}", repr(error)):
             raise
         raise InputError(_cut(model, what, f" ({one_line(error)[:_MOST_WORDS]})")) from error
 

@@ -61,7 +61,7 @@ BAD_INPUT = {
     "a grid in words": (["GOOD", "--grid", "seven"], "--grid must be ROWSxCOLUMNS like 14x14, got 'seven'"),
     "another grid": (
         ["GOOD", "--grid", "3x3", "--prefix-tokens", "1", "--suffix-tokens", "0"],
-        "not those of grid=(3, 3)",
+        "are 7 x 7 patches, 1 before them, but given was grid=(3, 3)",
     ),
     "no frames": (["GOOD", "--frames", "0"], "frames must be at least 1, got 0"),
     "an unknown device": (["GOOD", "--device", "tpu9"], "tpu9"),

@@ -29,7 +29,7 @@ def _raise(error):
 FAULTY = {
     "right": lambda *_: None,
     "refused": lambda *_: _raise(InputError("one line")),
-    "several lines": lambda *_: _raise(InputError("two\nlines")),
+    "several lines": lambda *_: _raise(_of_two_lines()),
     "silent": lambda *_: _raise(SilentError("other weights")),
     "traceback": lambda *_: _raise(KeyError("x")),
     "signal": lambda *_: ctypes.string_at(0),
@@ -37,6 +37,12 @@ FAULTY = {
     "code run": lambda *_: subprocess.run(["true"], check=True),
     "write outside": lambda rng, base, folder: (base / "x").write_text("x"),
 }
+
+
+def _of_two_lines():
+    error = InputError("one line")  # which would make one of them
+    error.args = ("two\nlines",)
+    return error
 
 
 def test_the_harness_tells_each_way_to_end(tmp_path, monkeypatch):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from field_cases import B, H, N, a_model, by_head, layer, of, some_images, tensors
+from torch import nn
 
 from svda_analysis import indicators as ind
 from svda_analysis.analysis import analyze
+from svda_analysis.attention import Attention
 from svda_analysis.errors import InputError
-from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 
 
@@ -47,11 +48,25 @@ def test_tokens_behind_the_patches_are_registers_and_no_patches(prefix, suffix):
     np.testing.assert_allclose(ind.sink_mass(t, prefix, suffix), want, rtol=1e-9)
 
 
-def test_every_indicator_of_places_hears_of_the_tokens_behind(images):
-    """The very model, its last four patches said to be registers behind a grid that is one row shorter."""
-    model, names = a_model(), ["class_mass", "register_mass", "sink_mass", "high_norm_tokens", "attention_distance"]
-    options = {"grid": (3, 4), "prefix_tokens": 1, "suffix_tokens": 4}
-    table = analyze(open_model(model, **options), images, indicators=names, examples=0).table
+class Behind(nn.Module):
+    """A class token, 3 x 4 patches, and four registers behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.attention = nn.Conv2d(1, 24, 4, 4), Attention(24, 2, kind="dot")
+        self.first, self.registers = nn.Parameter(torch.randn(1, 1, 24)), nn.Parameter(torch.randn(1, 4, 24))
+
+    def forward(self, images):
+        x = self.patches(images).flatten(2).mT
+        x = torch.cat([self.first.expand(len(x), -1, -1), x, self.registers.expand(len(x), -1, -1)], 1)
+        return x + self.attention(x)
+
+
+def test_every_indicator_of_places_hears_of_the_tokens_behind():
+    torch.manual_seed(0)
+    model, names = Behind(), ["class_mass", "register_mass", "sink_mass", "high_norm_tokens", "attention_distance"]
+    images = torch.randn(6, 1, 12, 16)
+    table = analyze(model, images, indicators=names, examples=0).table
     for record in records(model, images):
         for name in names[:3]:
             want = getattr(ind, name)(record.a, 1, 4).mean(0)

@@ -84,7 +84,7 @@ def test_the_figure_shows_the_mean_over_seeds():
     frame = pd.DataFrame(rows).assign(model="svda", baseline="vit", measure="js")
     figure = plots.plot_map_similarity(frame)
     expected = [[0.1 * a + 0.2 * b + 0.5 for b in range(3)] for a in range(2)]
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), expected)
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_array(), expected)
     with pytest.raises(InputError, match="similarity lacks the columns model"):
         plots.plot_map_similarity(frame.drop(columns="model"))
 
@@ -152,4 +152,4 @@ def test_the_figure_draws_pairs_of_different_seeds_where_there_are_such():
 
     frame = pd.DataFrame([*rows("vit", (0, 0, 0.9), (0, 1, 0.4), (1, 0, 0.2)), *rows("cosine", (0, 0, 0.7))])
     figure = plots.plot_map_similarity(frame.assign(model="svda", measure="js", images="same"))
-    np.testing.assert_allclose([ax.images[0].get_array()[0, 0] for ax in figure.axes[:2]], [0.3, 0.7])
+    np.testing.assert_allclose([ax.collections[0].get_array()[0, 0] for ax in figure.axes[:2]], [0.3, 0.7])
