@@ -65,7 +65,7 @@ class Behind(nn.Module):
 def test_every_indicator_of_places_hears_of_the_tokens_behind():
     torch.manual_seed(0)
     model, names = Behind(), ["class_mass", "register_mass", "sink_mass", "high_norm_tokens", "attention_distance"]
-    images = torch.randn(6, 1, 12, 16)
+    model, images = model.double(), torch.randn(6, 1, 12, 16, dtype=torch.float64)
     table = analyze(model, images, indicators=names, examples=0).table
     for record in records(model, images):
         for name in names[:3]:
