@@ -27,7 +27,7 @@ REGISTRANTS = [
     "svda_analysis.source_indicators",
     "svda_analysis.directions",
     "svda_analysis.faithful",
-    "svda_analysis.study.costs",
+    "svda_analysis.compression.result",
 ]
 
 # What a number may change with while the model's function stays as it is: the axes of q and k, which mean nothing in
@@ -222,6 +222,8 @@ for _quantity in (
         margin=0.005,
     ),
     Quantity(name="loss", label="Loss", low=0.0, higher_means="further from the labels"),
+    Quantity(name="parameters", label="Parameters", low=0.0, family="cost"),
+    Quantity(name="macs", label="MACs", low=0.0, family="cost", higher_means="more multiply-adds an image"),
     Quantity(name="epoch_seconds", label="Seconds an epoch", unit="s", low=0.0, family="cost"),
     Quantity(name="peak_memory_mb", label="Peak memory", unit="MB", low=0.0, family="cost"),
 ):

@@ -19,14 +19,26 @@ from svda_analysis.errors import InputError, one_line
 from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.results import quantity_records, read_frame, register_records
 from svda_analysis.stats import paired_test
-from svda_analysis.vocabulary import QUANTITIES, known_bounds
+from svda_analysis.vocabulary import QUANTITIES, Quantity, known_bounds, register
 
 RATIOS = ("parameters", "macs", "bytes", "seconds_1", "seconds_32")  # whose change is after / before
 ACCURACIES = ("accuracy", "before_finetuning", "finetuning")  # whose change lies in [-1, 1]
 COMPRESSION_META, CURVES = "compression.json", "compression.csv"
 COMPRESSION_FORMAT = 1
-_KIND = "compression"
+COMPRESSION = "compression"  # the family of what is verified of a smaller model
 _CURVE_COLUMNS = {"model": "string", "seed": "Int64", **SWEEP_COLUMNS}
+
+
+for _name, _label, _high in (
+    ("agreement", "Predictions that agree", 1.0),
+    ("map_divergence", "Map divergence (Jensen-Shannon)", math.inf),
+    ("bytes", "Bytes of the weights", math.inf),
+    ("seconds_1", "Seconds for one image", math.inf),
+    ("seconds_32", "Seconds for 32 images", math.inf),
+    ("before_finetuning", "Accuracy, without fine-tuning", 1.0),
+    ("finetuning", "Accuracy, compressed, by fine-tuning", 1.0),
+):
+    register(Quantity(name=_name, label=_label, low=0.0, high=_high, family=COMPRESSION))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +110,7 @@ class Compressions:
         rows = pd.concat([run.verification for run in self.runs])
         holds = [Path(CURVES).stem] if any(len(run.curve) for run in self.runs) else []
         return {
-            "kind": _KIND,
+            "kind": COMPRESSION,
             "format": COMPRESSION_FORMAT,
             "quantities": quantity_records(rows.loc[rows["source"].notna(), "quantity"]),
             "holds": holds,
@@ -144,8 +156,8 @@ def read_compression_meta(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)[:200]}") from None
     content = content if isinstance(content, dict) else {}
-    said = (content.get("kind", _KIND), content.get("format", COMPRESSION_FORMAT))
-    if said != (_KIND, COMPRESSION_FORMAT) or not isinstance(content.get("runs"), list):
+    said = (content.get("kind", COMPRESSION), content.get("format", COMPRESSION_FORMAT))
+    if said != (COMPRESSION, COMPRESSION_FORMAT) or not isinstance(content.get("runs"), list):
         raise InputError(f"{path} is not of a compression of this version (format {COMPRESSION_FORMAT})")
     return content
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.compression.result import ACCURACIES, RATIOS, Compression, Compressions, over_runs
+from svda_analysis.compression.result import ACCURACIES, COMPRESSION, RATIOS, Compression, Compressions, over_runs
 from svda_analysis.formatting import (
     fixed,
     interval,
@@ -21,20 +21,7 @@ from svda_analysis.formatting import (
 )
 from svda_analysis.frames import each_row
 from svda_analysis.stats import paired_test
-from svda_analysis.vocabulary import label
-
-_VERIFIED = {
-    "accuracy": "Accuracy",
-    "agreement": "Predictions that agree",
-    "map_divergence": "Map divergence (Jensen-Shannon)",
-    "parameters": "Parameters",
-    "macs": "Multiply-accumulates",
-    "bytes": "Bytes of the weights",
-    "seconds_1": "Seconds for one image",
-    "seconds_32": "Seconds for 32 images",
-    "before_finetuning": "Accuracy, without fine-tuning",
-    "finetuning": "Accuracy, compressed, by fine-tuning",
-}
+from svda_analysis.vocabulary import label, quantity
 
 
 def verification_table(runs: Sequence[Compression], *, indicators: bool = True) -> pd.DataFrame:
@@ -42,22 +29,27 @@ def verification_table(runs: Sequence[Compression], *, indicators: bool = True) 
     ratio. One run has intervals over images (over rounds, where it is timed), several have them over runs; indicators
     are left out without ``indicators``."""
     rows = each_row(over_runs([run.verification for run in runs], ["quantity", "source"]))
-    shown = (row for row in rows if indicators or row.quantity in _VERIFIED)
+    shown = (row for row in rows if indicators or _is_of_model(row.quantity))
     return pd.DataFrame([_verified_cells(row, single=len(runs) == 1) for row in shown])
+
+
+def _is_of_model(name: str) -> bool:
+    """Whether a quantity is one of the whole model, and no indicator."""
+    return name == "accuracy" or quantity(name).family in ("cost", COMPRESSION)
 
 
 def _verified_cells(row: Any, *, single: bool) -> dict[str, str]:
     is_accuracy = row.quantity in ACCURACIES
     is_share, scale = is_accuracy or row.quantity == "agreement", 100 if is_accuracy else 1
-    plain = short_number if row.quantity in _VERIFIED else number
+    plain = short_number if _is_of_model(row.quantity) else number
     before, after = (percent(x, 2) if is_share else plain(x) for x in (row.before, row.after))
     if row.quantity in RATIOS:
         change = f"x {row.change:.3f}"
     else:
         change = f"{fixed(100 * row.change, 2, sign=True)} points" if is_accuracy else signed(row.change)
-    digits = 3 if row.quantity in _VERIFIED else None
+    digits = 3 if _is_of_model(row.quantity) else None
     cells = {
-        "Quantity": _VERIFIED.get(row.quantity) or label(row.quantity, row.source),
+        "Quantity": label(row.quantity, None if pd.isna(row.source) else row.source),
         "Before": before,
         "After": after,
         "Change": "-" if pd.isna(row.change) else change,

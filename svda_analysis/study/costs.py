@@ -12,7 +12,6 @@ import pandas as pd
 
 from svda_analysis.frames import each_row, make_frame
 from svda_analysis.kinds import ATTENTIONS, ROLES
-from svda_analysis.vocabulary import Quantity, register
 
 if TYPE_CHECKING:
     from svda_analysis.model import ViTConfig
@@ -29,9 +28,6 @@ COST_COLUMNS = {
     "memory": "float64",
     "memory_std": "float64",
 }
-
-register(Quantity(name="parameters", label="Parameters", low=0.0, family="cost"))
-register(Quantity(name="macs", label="MACs", low=0.0, family="cost", higher_means="more multiply-adds an image"))
 
 
 class Size(NamedTuple):
