@@ -80,7 +80,7 @@ reports-cifar10: .venv/installed
 # IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra
 reports-imagenet: .venv/tested
 	$(BIN)/svda-analyze dot:vit_tiny svda:vit_tiny timm:vit_tiny_patch16_224 --data imagefolder:$(IMAGES) \
-	    --maps 100 --out reports/imagenet_sample
+	    --maps 100 --examples 0 --out reports/imagenet_sample
 
 paper: .venv/installed
 	$(BIN)/svda paper --from checkpoints $(FROM)
