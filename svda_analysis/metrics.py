@@ -78,6 +78,9 @@ def choose_metrics(names: Sequence[str] | None = None) -> list[Metric]:
     return choose_quantities(METRICS, names, "metrics")
 
 
+_ONE_FILLER = (
+    "that the map is right: the filler in the place of a patch is an answer too, and another may say otherwise"
+)
 _OF_RANKINGS = dict.fromkeys(RANKINGS, FAITHFULNESS_CHECKS)
 _beside = partial(metric, family=FAITHFULNESS_CHECKS)  # says how far to trust the gains; adjusted apart
 
@@ -93,6 +96,8 @@ _beside = partial(metric, family=FAITHFULNESS_CHECKS)  # says how far to trust t
     reference="Petsiuk, Das & Saenko 2018 (here patch by patch)",
     other_families=_OF_RANKINGS,
     headline=False,
+    question="How much of the answer is left, on average, while the patches ranked highest are taken away?",
+    not_said="whether that is better than chance: it grows with the model's confidence; read the gain",
 )
 def _deletion_auc(trial: Trial) -> Tensor:
     """The area under the deletion curve."""
@@ -108,6 +113,8 @@ def _deletion_auc(trial: Trial) -> Tensor:
     reference="Petsiuk, Das & Saenko 2018 (here patch by patch)",
     other_families=_OF_RANKINGS,
     headline=False,
+    question="How much of the answer is there, on average, while the patches ranked highest are brought back?",
+    not_said="whether that is better than chance: it grows with the model's confidence; read the gain",
 )
 def _insertion_auc(trial: Trial) -> Tensor:
     """The area under the insertion curve."""
@@ -123,6 +130,8 @@ def _insertion_auc(trial: Trial) -> Tensor:
     of=("method", "random"),
     sampled=True,
     headline=False,
+    question="Does the map foretell what taking patches away does to the answer?",
+    not_said="anything across models whose outputs differ in size: it is a squared error of the output",
 )
 def _infidelity(trial: Trial) -> Tensor:
     """:func:`~svda_analysis.perturbation.infidelity`."""
@@ -145,13 +154,27 @@ _GAIN: dict[str, Any] = {
 }
 
 
-@metric(name="deletion_gain", label="Deletion gain", higher_means=_DELETES, **_GAIN)
+@metric(
+    name="deletion_gain",
+    label="Deletion gain",
+    higher_means=_DELETES,
+    question="Does the answer fall faster when the patches ranked highest go than when random ones do?",
+    not_said=_ONE_FILLER,
+    **_GAIN,
+)
 def _deletion_gain(trial: Trial) -> Tensor:
     """Random minus method, image by image."""
     return trial.by_chance(_deletion_auc) - trial.areas[0]
 
 
-@metric(name="insertion_gain", label="Insertion gain", higher_means=_INSERTS, **_GAIN)
+@metric(
+    name="insertion_gain",
+    label="Insertion gain",
+    higher_means=_INSERTS,
+    question="Is the answer there sooner when the patches ranked highest come first than when random ones do?",
+    not_said=_ONE_FILLER,
+    **_GAIN,
+)
 def _insertion_gain(trial: Trial) -> Tensor:
     """Method minus random, image by image."""
     return trial.areas[1] - trial.by_chance(_insertion_auc)
@@ -163,6 +186,8 @@ _SHARE_OF_FALL: dict[str, Any] = {
     "reference": "our definition, after Schulz et al. 2020",
     "of": ("method", "ranking"),
     "headline": False,
+    "question": "How large is the gain beside all that taking every patch away costs?",
+    "not_said": f"anything of images whose answer falls by less than {LEAST_FALL}: those are left out",
 }
 
 
@@ -195,6 +220,8 @@ def _per_fall(gain: Tensor, trial: Trial) -> Tensor:
     label="Target against runner-up",
     higher_means="taking away what the map ranks highest turns the model from the target to the runner-up, more than a "
     "random choice",
+    question="Does the map tell the model's class from its runner-up?",
+    not_said="which patches speak for the runner-up",
     **{**_AGAINST_RANDOM, "reference": "our definition"},
 )
 def _class_contrast(trial: Trial) -> Tensor:
@@ -220,6 +247,8 @@ def _share_area(trial: Trial) -> Tensor:
     of=("method",),
     sampled=True,
     headline=False,
+    question="How much can the map change when pixels change a little?",
+    not_said="whether the map is right: one that is always the same has 0",
 )
 def _sensitivity_max(trial: Trial) -> Tensor:
     """:func:`~svda_analysis.perturbation.sensitivity_max`."""
@@ -234,6 +263,8 @@ def _sensitivity_max(trial: Trial) -> Tensor:
     higher_means="the map depends less on what was learned",
     reference="Adebayo et al. 2018",
     of=("method",),
+    question="Does the map depend on what the model learned?",
+    not_said="whether it is right: a map may depend on the weights and still mislead",
 )
 def _randomisation_correlation(trial: Trial) -> Tensor:
     """Rank correlation with the map of a model whose weights were shuffled; no image with a constant map."""
@@ -250,6 +281,8 @@ def _randomisation_correlation(trial: Trial) -> Tensor:
     reference="Adebayo et al. 2018, cascading randomisation",
     of=("method",),
     group="cascade",
+    question="From which depth on does the map depend on what was learned?",
+    not_said="which stage it is: the stages are averaged",
 )
 def _cascade_correlation(trial: Trial) -> Tensor:
     """The mean over the stages of the cascade (head, then block by block, then the embedding, all above shuffled too)
@@ -273,7 +306,14 @@ def _under_each_filler() -> None:
             "headline": name == TOKENS,
         }
         for kind, means, gain in (("deletion", _DELETES, _deletion_gain), ("insertion", _INSERTS, _insertion_gain)):
-            about |= {"name": f"{kind}_gain_{name}", "label": f"{kind.capitalize()} gain, {one.label}"}
+            about |= {
+                "name": f"{kind}_gain_{name}",
+                "label": f"{kind.capitalize()} gain, {one.label}",
+                "question": f"Does the {kind} gain stay with {one.label} in the place of the baseline?"
+                if name != TOKENS
+                else f"Does the {kind} gain stay where the model sees nothing in the place of a patch?",
+                "not_said": _ONE_FILLER if name != TOKENS else "anything of a model that cannot do without tokens",
+            }
             _beside(higher_means=means, **about)(partial(_gain_under, name, gain))
 
 
@@ -291,6 +331,8 @@ _AGREEMENT: dict[str, Any] = {
     "of": ("method", "ranking"),
     "fillers": tuple(pixel_fillers()),
     "group": "fillers",
+    "question": "Does the verdict on the map depend on what stands in the place of a patch?",
+    "not_said": "which filler to trust",
 }
 
 
@@ -333,6 +375,7 @@ def _at_each_share() -> None:
         "of": ("cls_attention", "random"),
         "fillers": ("black",),
         "group": "source",
+        "not_said": "whether a random choice does as well (read the random row), nor anything without black patches",
     }
     for at, share in enumerate(SHARES, 1):
         top = f"top {share} % of patches"
@@ -340,6 +383,7 @@ def _at_each_share() -> None:
             name=f"source_deletion_{share}",
             label=f"Source's deletion, top {share} %",
             low=-1.0,
+            question=f"What does the source print for deletion at {share} %?",
             higher_means=f"the predicted class loses more without the {top}",
             **about,
         )(partial(_source_deletion, at))
@@ -347,6 +391,7 @@ def _at_each_share() -> None:
             name=f"source_insertion_{share}",
             label=f"Source's insertion, top {share} %",
             low=0.0,
+            question=f"What does the source print for insertion at {share} %?",
             higher_means=f"the {top} alone keep more of the predicted class",
             **about,
         )(partial(_source_insertion, at))

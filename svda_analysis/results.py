@@ -172,7 +172,7 @@ class Analysis:
             "kind": "analysis",
             "format": ANALYSIS_FORMAT,
             "versions": self.versions,
-            "quantities": quantity_records([*self.table["indicator"], *self.history["indicator"]]),
+            "quantities": quantity_entries([*self.table["indicator"], *self.history["indicator"]]),
             "baseline": self.baseline,
             "runs": [dataclasses.asdict(run) for run in self.runs],
             "warnings": list(self.warnings),
@@ -277,7 +277,7 @@ def _versions_of(parts: Sequence[Analysis]) -> dict[str, list[str]]:
 def _loaded(place: Path) -> Analysis:
     meta = _read_meta(place)
     register_all()  # what an earlier version wrote of a quantity takes the place of nothing that is known
-    register_records(meta["quantities"])
+    register_entries(meta["quantities"])
     holds = meta["holds"]
     history, examples, traces = place / "history.csv", place / "examples.npz", place / "traces.npz"
     maps = {name: place / f"maps_{name}.csv" for name in MAP_COLUMNS if f"maps_{name}" in holds}
@@ -355,13 +355,13 @@ def _list_of_files(place: Path) -> dict[str, Any]:
     return {key: meta[key] for key in ("files", *MARK) if key in meta}
 
 
-def quantity_records(names: Iterable[Any]) -> list[dict[str, Any]]:
+def quantity_entries(names: Iterable[Any]) -> list[dict[str, Any]]:
     """What is known of quantities, each once, as plain values of JSON."""
     return [_as_json(quantity(str(name))) for name in dict.fromkeys(names)]
 
 
-def register_records(records: Iterable[dict[str, Any]]) -> None:
-    """Enter quantities that :func:`quantity_records` told of, where they are not known here."""
+def register_entries(records: Iterable[dict[str, Any]]) -> None:
+    """Enter quantities that :func:`quantity_entries` told of, where they are not known here."""
     for known in records:
         if known["name"] not in QUANTITIES:
             register(_from_json(known))

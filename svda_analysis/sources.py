@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset
 
 from svda_analysis.data import (
     DATASETS,
@@ -267,7 +268,7 @@ def _from_dataset(data: Any, subject: Subject) -> ImageSource:
 
 
 def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageSource:
-    total, name = length_of(data.dataset), type(data.dataset).__name__
+    total, name = _number_given(data), type(data.dataset).__name__
     known, warnings = _known_of(data.dataset, subject)
     as_tensors = partial(_as_tensors, name=name, known=known, warnings=warnings)
     whole = data.batch_sampler is None  # each entry of the data set is a batch
@@ -293,6 +294,15 @@ def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageSource:
 
     about = (name, f"{total} images of a DataLoader", total)
     return ImageSource(*about, batches, examples, *_outputs_of(known), warnings)
+
+
+def _number_given(loader: DataLoader[Any]) -> int:
+    """How many entries of its data set a loader gives: a sampler may choose some, and a last short batch may go."""
+    total = length_of(loader.dataset)
+    if loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler:
+        with contextlib.suppress(TypeError, NotImplementedError):  # a sampler need not know its length
+            total = len(loader.sampler)  # type: ignore[arg-type]
+    return total - total % loader.batch_size if loader.drop_last and loader.batch_size else total
 
 
 def _known_of(data: Any, subject: Subject) -> tuple[Meaning | None, list[str]]:

@@ -19,6 +19,22 @@ from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({}, 20),
+        ({"drop_last": True}, 18),
+        ({"sampler": SubsetRandomSampler(range(5, 15))}, 10),
+        ({"sampler": SubsetRandomSampler(range(5, 15)), "drop_last": True}, 6),
+        ({"sampler": iter(range(20))}, 20),
+    ],
+)
+def test_a_loader_tells_how_many_images_it_gives(model, numbered, options, given):
+    source = open_source(DataLoader(numbered, 6, **options), Subject(model=model, name="own"))
+    assert source.total == given
+    assert sum(len(images) for images, _ in source.batches(6, None, 0)) == given
+
+
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ def test_packaged_manifests_are_whole(name):
     study = load_manifest(name)
     files = [run.file for dataset in study.datasets for run in study.runs(dataset)]
     assert len(set(files)) == len(files) == len(study.datasets) * len(study.variants) * len(study.seeds)
-    assert study.study == (name in ("sigma", "dial"))
+    assert study.of_variants == (name in ("sigma", "dial"))
     assert {"paper", "sigma", "smoke", "source", "dial"} <= set(packaged_manifests())
 
 

@@ -16,6 +16,7 @@ from svda_analysis.vocabulary import (
     label,
     quantity,
     register,
+    register_all,
 )
 
 
@@ -23,6 +24,15 @@ def test_an_unknown_name_says_what_it_can():
     found = quantity("some_new_number")
     assert (found.label, found.bounds()) == ("Some new number", (-math.inf, math.inf))
     assert "some_new_number" not in QUANTITIES
+
+
+def test_every_quantity_says_what_it_answers_and_what_it_does_not():
+    register_all()
+    assert len(QUANTITIES) > 70
+    for one in QUANTITIES.values():
+        assert one.question.endswith("?"), one.name
+        assert one.not_said, one.name
+        assert one.not_said[-1] not in ".?", one.name  # a sentence is made around it
 
 
 def test_labels_name_their_source_where_it_is_asked_for():

@@ -17,7 +17,7 @@ import pandas as pd
 from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, one_line
 from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
-from svda_analysis.results import quantity_records, read_frame, register_records
+from svda_analysis.results import quantity_entries, read_frame, register_entries
 from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import QUANTITIES, Quantity, known_bounds, register
 
@@ -29,16 +29,51 @@ COMPRESSION = "compression"  # the family of what is verified of a smaller model
 _CURVE_COLUMNS = {"model": "string", "seed": "Int64", **SWEEP_COLUMNS}
 
 
-for _name, _label, _high in (
-    ("agreement", "Predictions that agree", 1.0),
-    ("map_divergence", "Map divergence (Jensen-Shannon)", math.inf),
-    ("bytes", "Bytes of the weights", math.inf),
-    ("seconds_1", "Seconds for one image", math.inf),
-    ("seconds_32", "Seconds for 32 images", math.inf),
-    ("before_finetuning", "Accuracy, without fine-tuning", 1.0),
-    ("finetuning", "Accuracy, compressed, by fine-tuning", 1.0),
+_OF_A_MACHINE = "how long it takes on another machine, or on this one when nothing else runs"
+for _name, _label, _high, _question, _not_said in (
+    (
+        "agreement",
+        "Predictions that agree",
+        1.0,
+        "On how many images do the whole and the smaller model name the same class?",
+        "which of the two is right where they differ",
+    ),
+    (
+        "map_divergence",
+        "Map divergence (Jensen-Shannon)",
+        math.inf,
+        "How far are the smaller model's attention maps from the whole model's?",
+        "what the change does to the answer: agreement and accuracy say that",
+    ),
+    ("bytes", "Bytes of the weights", math.inf, "How large are the weights in a file?", "the memory that a pass takes"),
+    ("seconds_1", "Seconds for one image", math.inf, "How long does one image take?", _OF_A_MACHINE),
+    ("seconds_32", "Seconds for 32 images", math.inf, "How long does a batch of 32 take?", _OF_A_MACHINE),
+    (
+        "before_finetuning",
+        "Accuracy, without fine-tuning",
+        1.0,
+        "How accurate is the smaller model as it was cut?",
+        "what some training would bring back",
+    ),
+    (
+        "finetuning",
+        "Accuracy, compressed, by fine-tuning",
+        1.0,
+        "How much accuracy did fine-tuning bring back?",
+        "what the same training would give the whole model",
+    ),
 ):
-    register(Quantity(name=_name, label=_label, low=0.0, high=_high, family=COMPRESSION))
+    register(
+        Quantity(
+            name=_name,
+            label=_label,
+            low=0.0,
+            high=_high,
+            family=COMPRESSION,
+            question=_question,
+            not_said=_not_said,
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +147,7 @@ class Compressions:
         return {
             "kind": COMPRESSION,
             "format": COMPRESSION_FORMAT,
-            "quantities": quantity_records(rows.loc[rows["source"].notna(), "quantity"]),
+            "quantities": quantity_entries(rows.loc[rows["source"].notna(), "quantity"]),
             "holds": holds,
             "runs": [_plain_json(_as_record(run)) for run in self.runs],
         }
@@ -139,7 +174,7 @@ class Compressions:
         swept = Path(CURVES).stem in content["holds"] if "holds" in content else (place / CURVES).is_file()
         curves = read_frame(place / CURVES, _CURVE_COLUMNS) if swept else make_frame([], _CURVE_COLUMNS)
         try:
-            register_records(content.get("quantities", ()))
+            register_entries(content.get("quantities", ()))
             return Compressions(tuple(_from_record(record, curves) for record in content["runs"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {one_line(error)[:200]}"

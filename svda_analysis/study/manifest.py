@@ -95,8 +95,8 @@ class PlannedRun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A study. ``variants`` are all its models by name, each with the fields that it changes; ``study`` says that it
-    compares variants of one model, not the claims about two."""
+    """A study. ``variants`` are all its models by name, each with the fields that it changes;
+    ``of_variants``: it compares variants of one model, and does not judge the claims about two."""
 
     name: str
     title: str
@@ -107,7 +107,7 @@ class Manifest:
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     analysis: StudyOptions = dataclasses.field(default_factory=StudyOptions)
     mixed_precision: Precision = "auto"
-    study: bool = False
+    of_variants: bool = False
 
     def runs(self, dataset: str) -> list[PlannedRun]:
         """The runs on one data set, seed by seed. Raises :class:`InputError` for a value that its field refuses."""
@@ -192,7 +192,7 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
         model=_fields(content, "model", _SHARED),
         analysis=_analysis(_typed(content, "analysis", dict, {})),
         mixed_precision=precision,
-        study="variants" in content,
+        of_variants="variants" in content,
     )
     if not made.datasets:
         raise InputError("datasets must name at least one, as [datasets.fashion_mnist]")

@@ -37,7 +37,7 @@ def measure_dataset(
 
     What was measured of a run lies in ``cache`` and is read from there.
     """
-    plan = manifest.runs(dataset) if dataset in manifest.datasets and (manifest.study or not trained) else []
+    plan = manifest.runs(dataset) if dataset in manifest.datasets and (manifest.of_variants or not trained) else []
     configs = {run.name: run.config for run in plan}
     for run in trained:
         configs.setdefault(run.name, checkpoint_of(run.subject).config)
@@ -121,7 +121,7 @@ def _for_report(whole: Analysis, manifest: Manifest) -> Analysis:
     """What the tables and figures of a study show. The times of the history are in the sizes; of many variants no
     spectra, no head at an epoch, and traces and examples of the plain models alone, which change their attention."""
     history = whole.history[~whole.history["indicator"].isin(TIMED)]
-    if not manifest.study:
+    if not manifest.of_variants:
         return dataclasses.replace(whole, history=_shortened(history), warnings=())
     plain = [name for name in whole.models if len(manifest.variants.get(name, ())) <= 1]
     shown = next((name for name in plain if name in whole.traces and name in whole.examples), None)
