@@ -12,6 +12,7 @@ from torch import nn
 from svda_analysis.attention import check_choice, check_count
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.errors import InputError
+from svda_analysis.indicators import choose_indicators
 from svda_analysis.model import ViTConfig
 
 _MOST_THINGS, _WIDEST_PADDING = 2**31 - 1, 512  # of any number of things; pixels
@@ -37,7 +38,8 @@ class TrainConfig:
     deviation, else they lie in [0, 1]. ``flip`` flips half the images, ``rotation`` turns them by up to so many
     degrees, ``crop_padding`` pads small images by so many pixels and crops them at random (None: the data set's own
     number; folders are cropped anyway). ``monitor_images`` measures loss and accuracy after each epoch but
-    the last on at most so many test images, the same each time (None: all).
+    the last on at most so many test images, the same each time (None: all). ``monitor_indicators`` are measured after
+    each epoch on ``probe_images`` of them: names or groups of indicators, with commas between.
     """
 
     dataset: str = "fashion_mnist"
@@ -70,6 +72,7 @@ class TrainConfig:
     train_images: int | None = None
     validation_images: int | None = None
     monitor_images: int | None = None
+    monitor_indicators: str = "default"
 
     def __post_init__(self) -> None:
         for name in ("train_images", "validation_images", "monitor_images"):
@@ -91,8 +94,14 @@ class TrainConfig:
             if getattr(self, name) > most:
                 raise InputError(f"{name} must be at most {most}, got {getattr(self, name)}")
         check_choice("schedule", self.schedule, ("cosine", "constant"))
+        choose_indicators(self.monitored, argument="monitor_indicators")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must lie in [0, 2^63), got {self.seed}")
+
+    @property
+    def monitored(self) -> list[str]:
+        """The names in ``monitor_indicators``."""
+        return [name.strip() for name in self.monitor_indicators.split(",")]
 
     @property
     def penalties(self) -> dict[str, float]:
@@ -169,6 +178,7 @@ def source_recipe(dataset: str) -> dict[str, Any]:
     }
     recipe |= {"weight_decay": 0.0, "warmup_share": 0.0, "schedule": "constant", "clip_norm": 0.0, "beta2": 0.999}
     recipe |= {"label_smoothing": 0.0, "normalise": False, "sigma_lr_factor": 1.0}
+    recipe |= {"monitor_indicators": "default,source"}
     recipe |= {"shape_penalty": 0.0, "norm_penalty": 0.0, "sigma_entropy": 1e-3, "soft_orthogonality": weight * depth}
     return {**model, **recipe, **_OF_SOURCE[dataset]}
 

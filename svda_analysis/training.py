@@ -401,7 +401,10 @@ class _Run:
 
     def _indicators(self) -> pd.DataFrame:
         """Every indicator on the probe, the same on each process."""
-        stream = Stream(self.model, choose_indicators(), seed=self.recipe.seed)
+        chosen = choose_indicators(self.recipe.monitored)
+        stream = Stream(
+            self.model, chosen, seed=self.recipe.seed, normalisation=self.data.test.preprocessing.normalisation
+        )
         for images, _ in self.data.probe():
             try:
                 stream.update(images.to(self.accelerator.device))
