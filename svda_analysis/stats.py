@@ -180,6 +180,17 @@ def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contr
     return _tested(stats.ttest_ind, x, y, se=se, sd=pooled, df=df, span=span, equal_var=False)
 
 
+def welch_from_moments(x: tuple[float, float, int], y: tuple[float, float, int]) -> Contrast:
+    """:func:`welch_test` of two groups of which mean, standard deviation and size are all that is known; no effect.
+    Without a spread (one run) there is no interval."""
+    (x_mean, x_std, n), (y_mean, y_std, m) = x, y
+    of_x, of_y = x_std**2 / n, y_std**2 / m
+    if not of_x + of_y > 0:  # NaN: one run
+        return Contrast(y_mean - x_mean)
+    df = (of_x + of_y) ** 2 / (of_x**2 / (n - 1) + of_y**2 / (m - 1))
+    return difference_test(y_mean - x_mean, math.sqrt(of_x + of_y), df, size=max(abs(x_mean), abs(y_mean)))
+
+
 def _tested(
     test: Any, x: np.ndarray, y: np.ndarray, *, se: float, sd: float, df: int, span: float, **options: Any
 ) -> Contrast:

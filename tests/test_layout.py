@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"errors"},
     {"vocabulary", "stats", "kinds", "formatting", "writing"},
     {"frames", "document", "tokens"},
-    {"verdicts", "earlier", "alarms", "sinks"},
+    {"verdicts", "earlier", "source_numbers", "alarms", "sinks"},
     {"comparison"},
     {"results"},
     {"data", "attention", "figures", "weight_files", "places", "forward"},

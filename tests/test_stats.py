@@ -21,6 +21,7 @@ from svda_analysis.stats import (
     paired_test,
     proportion_interval,
     tost,
+    welch_from_moments,
     welch_test,
 )
 
@@ -285,3 +286,16 @@ def test_a_blocked_contrast_is_that_of_least_squares():
     assert found.p == pytest.approx(2 * stats.t.sf(abs(contrast @ fit) / se, 6))
     with pytest.raises(InputError, match="two blocks and groups"):
         blocked_contrast(y[:1], weights)
+
+
+def test_welch_from_moments_is_welch_of_the_values():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 1, 5), rng.normal(1, 3, 4)
+    whole = welch_test(x, y)
+    found = welch_from_moments((x.mean(), x.std(ddof=1), 5), (y.mean(), y.std(ddof=1), 4))
+    assert found.difference == pytest.approx(whole.difference)
+    assert found.interval == pytest.approx(whole.interval)
+    assert found.p == pytest.approx(whole.p)
+    alone = welch_from_moments((0.0, 1.0, 3), (1.0, math.nan, 1))
+    assert alone.difference == 1.0
+    assert math.isnan(alone.interval.low)

@@ -112,3 +112,13 @@ def test_a_manifest_that_is_no_text_is_refused_in_one_line(tmp_path):
     (tmp_path / "m.toml").write_bytes(b"title = '\xff'")
     with pytest.raises(InputError, match=r"m\.toml cannot be read: [^\n]+$"):
         load_manifest(tmp_path / "m.toml")
+
+
+def test_a_recipe_by_name_gives_way_to_what_the_manifest_says(tmp_path):
+    path = tmp_path / "short.toml"
+    path.write_text(
+        'base = "source"\nattentions = ["svda"]\n[recipe]\nepochs = 3\n[model]\ndim = 32\n[datasets.cifar10]\n'
+    )
+    run = load_manifest(path).runs("cifar10")[0]
+    assert (run.recipe.epochs, run.config.dim) == (3, 32)
+    assert (run.recipe.schedule, run.config.norm, run.config.heads) == ("constant", "post", 4)

@@ -34,10 +34,12 @@ from svda_analysis.figures.heatmaps import plot_all_heatmaps
 from svda_analysis.figures.layers import plot_all_by_layer
 from svda_analysis.figures.map_similarity import plot_map_similarity
 from svda_analysis.figures.registry import figure
+from svda_analysis.figures.reproduction import plot_source_epochs
 from svda_analysis.figures.spectra import plot_spectra
 from svda_analysis.figures.structure import STRUCTURE_PAIRS, plot_structure
 from svda_analysis.figures.traces import plot_maps_over_epochs, plot_sigma_over_epochs
 from svda_analysis.results import Analysis
+from svda_analysis.source_numbers import SOURCE_MEASURES
 from svda_analysis.vocabulary import quantity
 
 Pictures = Iterator[Picture]
@@ -140,6 +142,16 @@ def _epochs_by_layer(analysis: Analysis) -> Pictures:
     if _has_pairs(analysis.history, ORGANISING_PAIRS):
         draw = partial(plot_epochs_by_layer, analysis.history, models=analysis.models)
         yield Picture(name="epochs_by_layer", draw=draw)
+
+
+@figure("source_epochs", where=("study",))
+def _source_epochs(analysis: Analysis) -> Pictures:
+    """Of FashionMNIST, the data of the source's log, where training measured the source's indicators."""
+    history = analysis.history[
+        analysis.history["indicator"].isin(measure.indicator for measure in SOURCE_MEASURES.values())
+    ]
+    if len(history) and set(history["dataset"].dropna()) == {"fashion_mnist"}:
+        yield Picture(name="source_epochs", draw=partial(plot_source_epochs, history))
 
 
 @figure("sigma_over_epochs", where=_STUDIES)

@@ -67,13 +67,15 @@ class StudyOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
-    """One data set of a study; ``recipe`` and ``model`` hold the fields that differ from the manifest's.
+    """One data set of a study; ``recipe`` and ``model`` hold the fields that differ from the manifest's, ``usual``
+    those of the preset and of the recipe by name, where neither says otherwise.
 
     ``at_hand`` false says that it is not here, so that nobody looks for it.
     """
 
     preset: str
     at_hand: bool = True
+    usual: dict[str, Any] = dataclasses.field(default_factory=dict)
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -114,7 +116,7 @@ class Manifest:
         plan, found = self.datasets[dataset], []
         for seed in self.seeds:
             for name, fields in self.variants.items():
-                given = {**self.recipe, **self.model, **plan.recipe, **plan.model, **fields}
+                given = {**plan.usual, **self.recipe, **self.model, **plan.recipe, **plan.model, **fields}
                 config = {key: value for key, value in given.items() if key in _MODEL}
                 recipe = {key: value for key, value in given.items() if key in _RECIPE}
                 found.append(
@@ -223,14 +225,16 @@ def _dataset(name: str, table: Any, base: str) -> DatasetPlan:
     if name.partition(":")[0] not in DATASETS:
         raise InputError(f"datasets must be among {', '.join(DATASETS)}{_near(name, DATASETS)}, got {name!r}")
     where = f"datasets.{name}."
-    _check_keys(table, [field.name for field in dataclasses.fields(DatasetPlan)], where)
+    _check_keys(table, ["preset", "at_hand", "recipe", "model"], where)
     usual, fields = preset_for(DATASETS[name.partition(":")[0]])
     of_model, of_recipe = named_recipe(base, name)
+    usual_fields = {**({} if "preset" in table else fields), **of_model, **of_recipe}
     return DatasetPlan(
         preset=_typed(table, "preset", str, usual, where),
         at_hand=_typed(table, "at_hand", bool, True, where),
-        recipe={**of_recipe, **_fields(table, "recipe", _RECIPE, where)},
-        model={**({} if "preset" in table else fields), **of_model, **_fields(table, "model", _SHARED, where)},
+        usual=usual_fields,
+        recipe=_fields(table, "recipe", _RECIPE, where),
+        model=_fields(table, "model", _SHARED, where),
     )
 
 

@@ -102,7 +102,7 @@ class StudyResult:
             title=manifest["title"],
             datasets=tuple(results),
             variants=manifest["variants"],
-            of_variants=manifest["study"],
+            of_variants=manifest.get("of_variants", manifest.get("study", False)),  # older: "study"
             margin=manifest["analysis"]["margin"],
         )
 

@@ -13,6 +13,7 @@ from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import by_claim, claims_table, sigma_table
 from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
+from svda_analysis.study.reproduction import epochs_table, reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.tables import (
     accuracy_table,
@@ -23,6 +24,7 @@ from svda_analysis.study.tables import (
     what_changed,
 )
 
+_OUR_RECIPE = "the recipe of this toolkit, not the one of the paper"
 _MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex, each figure in `figures/`."
 
 
@@ -54,6 +56,16 @@ def _first_answers(sections: Iterable[Section]) -> tuple[str, ...]:
     return tuple(line for part in parts for block in part.blocks if isinstance(block, Points) for line in block.lines)
 
 
+@section("reproduction", where=("study",))
+def _reproduction_sections(study: StudyResult) -> list[Section]:
+    """Of runs whose histories hold the source's indicators, as those of its recipe do."""
+    if not (mine := reproduced_data(study.datasets)):
+        return []
+    table = reproduction_table(study.datasets)
+    said = _of_lines("findings_source", "The source's recipe: what was reproduced", [*what_became(table, mine)])
+    return said + _of_tables(table, *(one for one in map(epochs_table, mine) if one is not None))
+
+
 @section("claims", where=("study",))
 def _claims_sections(study: StudyResult) -> list[Section]:
     if study.of_variants:
@@ -67,7 +79,8 @@ def _judged(study: StudyResult) -> list[str]:
     """The models that claims are judged on, each with what makes it another than the one that was claimed of."""
     names = dict.fromkeys(name for result in study.datasets for name in result.models("svda") if name in result.trained)
     changed = {name: what_changed(study.variants.get(name, {})) for name in names}
-    return [f"{name} ({changed[name] or 'the recipe of this toolkit, not the one of the paper'})" for name in names]
+    recipe = "the recipe of the source's public code" if reproduced_data(study.datasets) else _OUR_RECIPE
+    return [f"{name} ({changed[name] or recipe})" for name in names]
 
 
 @section("accuracy", where=("study",))

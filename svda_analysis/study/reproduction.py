@@ -1,0 +1,202 @@
+"""What the source's public code printed, beside what its recipe gives here: every number, and epoch by epoch. No torch.
+
+The numbers are those of the three seeds of the source's public code (``reference/``; arXiv 2602.10994 has the method).
+A number is *reproduced* where the 95 % interval of the difference between its mean and ours (Welch's t, over training
+runs on both sides) holds 0, *not reproduced* where it does not; runs that are shorter, or single, decide nothing (our
+definition). Shown for runs whose histories hold the source's indicators, as those of its recipe do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from svda_analysis.data.catalog import DATASETS
+from svda_analysis.document import Table
+from svda_analysis.formatting import MISSING, estimate, mean_and_spread, points, spoken
+from svda_analysis.frames import each_row
+from svda_analysis.source_numbers import EPOCHS, SEEDS, SOURCE_MEASURES, by_epoch, source_epochs, source_results
+from svda_analysis.stats import welch_from_moments
+from svda_analysis.study.result import DatasetResult
+
+_ACCURACIES = {"best_accuracy": "max", "final_accuracy": "last"}  # over the epochs of a run
+_ELSEWHERE = {
+    "late_block": "attention of the last blocks of a pretrained ViT",
+    "deletion": "svda-analyze --faithfulness N --metrics source",
+    "insertion": "svda-analyze --faithfulness N --metrics source",
+}
+
+
+def reproduced_data(results: Sequence[DatasetResult]) -> list[DatasetResult]:
+    """The data sets that were run with the source's indicators in their histories."""
+    return [
+        one for one in results if one.history["indicator"].isin([m.indicator for m in SOURCE_MEASURES.values()]).any()
+    ]
+
+
+def reproduction_table(results: Sequence[DatasetResult]) -> Table:
+    """A row for each number of the source: its mean, ours, the difference, and what became of it."""
+    known = {one.name: one for one in results}
+    rows = [_reproduced_row(theirs, known.get(str(theirs.dataset))) for theirs in each_row(source_results())]
+    numbers = pd.DataFrame(rows)
+    text = [
+        {
+            "Data": _title(row["dataset"]),
+            "Model": row["model"],
+            "Number": spoken(row["measure"]),
+            f"The source ({SEEDS} runs)": _written(row["measure"], row["source_mean"], row["source_std"]),
+            "Ours": _written(row["measure"], row["mean"], row["std"]),
+            "Runs": str(row["runs"] or MISSING),
+            "Difference [95% CI]": _their_difference(row),
+            "What became of it": row["said"],
+        }
+        for row in rows
+    ]
+    note = (
+        "Means and standard deviations over training runs. Best accuracy is the highest of any epoch on the test "
+        "images, and so is chosen on them; final accuracy is that of the last epoch. Our indicators are those of the "
+        "probe images after the last epoch. Reproduced: the 95 % interval of the difference (Welch's t over runs) "
+        "holds 0; with three runs on each side it is wide, and an absence of difference is weak evidence."
+    )
+    return Table(name="t4_source", title="The source's numbers and ours", note=note, numbers=numbers, text=_frame(text))
+
+
+def _reproduced_row(theirs: Any, result: DatasetResult | None) -> dict[str, Any]:
+    about = {"dataset": theirs.dataset, "model": theirs.model, "measure": theirs.measure}
+    about |= {"source_mean": theirs.mean, "source_std": theirs.std}
+    empty = {
+        "mean": math.nan,
+        "std": math.nan,
+        "runs": 0,
+        "difference": math.nan,
+        "ci_low": math.nan,
+        "ci_high": math.nan,
+    }
+    elsewhere = _ELSEWHERE.get(theirs.dataset) or _ELSEWHERE.get(theirs.measure.partition("_")[0])
+    if elsewhere:
+        return {**about, **empty, "said": f"not in this study: {elsewhere}"}
+    if result is None or not result.trained:
+        return {**about, **empty, "said": "not run here: not in the manifest" if result is None else result.missing}
+    values, epochs = _numbers_of_runs(result, theirs.model, theirs.measure)
+    if values.empty:
+        return {**about, **empty, "said": f"no run of the {theirs.model}"}
+    ours = {"mean": values.mean(), "std": values.std(ddof=1) if len(values) > 1 else math.nan, "runs": len(values)}
+    found = welch_from_moments((theirs.mean, theirs.std, SEEDS), (ours["mean"], ours["std"], len(values)))
+    ends = {"difference": found.difference, "ci_low": found.interval.low, "ci_high": found.interval.high}
+    return {**about, **ours, **ends, "said": _said(epochs, len(values), found.interval)}
+
+
+def _said(epochs: int, runs: int, interval: tuple[float, float]) -> str:
+    if epochs < EPOCHS:
+        return f"not decided: {epochs} of {EPOCHS} epochs were run"
+    if runs < 2 or math.isnan(interval[0]):
+        return "not decided: one run has no interval"
+    return "reproduced" if interval[0] <= 0 <= interval[1] else "not reproduced"
+
+
+def _numbers_of_runs(result: DatasetResult, model: str, measure: str) -> tuple[pd.Series[float], int]:
+    """One number for each of our runs, and the epochs of the shortest of them."""
+    name = (
+        result.baseline
+        if model == "baseline"
+        else next((m for m in result.models("svda") if m in result.trained), None)
+    )
+    history = result.history[result.history["model"] == name]
+    if history.empty:
+        return pd.Series(dtype=float), 0
+    if measure in _ACCURACIES:
+        rows = history[(history["indicator"] == "accuracy") & (history["source"] == "test")].sort_values("epoch")
+        values = rows.groupby("seed")["mean"].agg(_ACCURACIES[measure])
+    else:
+        values = by_epoch(history, SOURCE_MEASURES[measure]).ffill().iloc[-1]
+    return values, int(history.groupby("seed")["epoch"].max().min())
+
+
+def _written(measure: str, mean: float, std: float) -> str:
+    if math.isnan(mean):
+        return MISSING
+    if measure in SOURCE_MEASURES:
+        form = SOURCE_MEASURES[measure].written
+        return f"{mean:{form}}" if math.isnan(std) else f"{mean:{form}} ± {std:{form}}"
+    return mean_and_spread(100 * mean, 100 * std, 2) + " %"
+
+
+def _title(dataset: str) -> str:
+    return DATASETS[dataset].title if dataset in DATASETS else spoken(dataset)
+
+
+def _their_difference(row: dict[str, Any]) -> str:
+    if math.isnan(row["difference"]):
+        return MISSING
+    ends = row["difference"], row["ci_low"], row["ci_high"]
+    return estimate(*ends) if row["measure"] in SOURCE_MEASURES else f"{points(*ends)} points"
+
+
+# --- epoch by epoch ---------------------------------------------------------------------------------------------------
+
+
+def epochs_table(result: DatasetResult) -> Table | None:
+    """The six indicators at each epoch that both logged, "theirs / ours"; None where the source logged none of the data
+    set. Ours is the mean over our SVDA runs."""
+    if result.name != "fashion_mnist":
+        return None
+    found = {name: by_epoch(_of_svda(result), measure).mean(axis=1) for name, measure in SOURCE_MEASURES.items()}
+    rows = [
+        {"epoch": int(log.epoch), "measure": name, "source": getattr(log, name), "ours": found[name][log.epoch]}
+        for log in each_row(source_epochs())
+        for name in SOURCE_MEASURES
+        if log.epoch in found[name]
+    ]
+    numbers = pd.DataFrame(rows, columns=["epoch", "measure", "source", "ours"])
+    text = [
+        {"Epoch": str(epoch)}
+        | {spoken(row.measure): _pair(row.measure, row.source, row.ours) for row in each_row(group)}
+        for epoch, group in numbers.groupby("epoch")
+    ]
+    runs = by_epoch(_of_svda(result), SOURCE_MEASURES["effective_rank"]).shape[1]
+    note = (
+        f"The source's log of seed 42 / the mean of our {runs} run{'s' if runs > 1 else ''}. The source measured "
+        "alignment and robustness on one image and selectivity on the last batch, we on the probe images."
+    )
+    return Table(name=f"t4_epochs_{result.name}", title="Epoch by epoch", note=note, numbers=numbers, text=_frame(text))
+
+
+def _of_svda(result: DatasetResult) -> pd.DataFrame:
+    return result.history[result.history["model"].isin(result.models("svda"))]
+
+
+def _pair(measure: str, theirs: float, ours: float) -> str:
+    form = SOURCE_MEASURES[measure].written
+    return f"{theirs:{form}} / {ours:{form}}"
+
+
+def _frame(rows: list[dict[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows).fillna(MISSING)
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def what_became(table: Table, results: Sequence[DatasetResult]) -> Iterator[str]:
+    """A line for each verdict of a :func:`reproduction_table`, and one on what the source's selectivity means."""
+    for said, group in pd.DataFrame(table.numbers).groupby("said", sort=False):
+        which = ", ".join(_title(str(name)) for name in group["dataset"].unique())
+        yield f"{str(said)[0].upper()}{str(said)[1:]}: {len(group)} numbers ({which})."
+    for result in results:
+        yield from _of_uniform(result)
+
+
+def _of_uniform(result: DatasetResult) -> Iterator[str]:
+    """How far from uniform attention the source's selectivity is; uniform attention has the highest, 1 - 1/N."""
+    rows = result.history[result.history["indicator"] == SOURCE_MEASURES["selectivity_index"].indicator]
+    theirs = source_results().query("dataset == @result.name and measure == 'selectivity_index'")
+    if rows.empty or theirs.empty:
+        return
+    most, mean = float(rows["high"].max()), float(theirs["mean"].iloc[0])
+    yield (
+        f"The source's selectivity on {result.title}, {mean:.5f}, stands {most - mean:.1e} below {most:.5f}, which "
+        "uniform attention has: it runs backwards, and says that the attention is all but uniform."
+    )

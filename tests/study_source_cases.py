@@ -1,0 +1,43 @@
+"""Runs of the source's recipe as a study holds them, with numbers that the tests choose."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pandas as pd
+from study_cases import result
+
+from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.source_numbers import SOURCE_MEASURES, source_results
+from svda_analysis.study.result import DatasetResult
+
+
+def of_the_source(epochs: int, seeds: int = 3, off: float = 0.0) -> DatasetResult:
+    """FashionMNIST, where each number of a seed is the source's mean, a spread of 0.001 and ``off``, at every epoch."""
+    rows = []
+    known = source_results().query("dataset == 'fashion_mnist'").set_index(["model", "measure"])["mean"]
+    for seed in range(seeds):
+        for epoch in range(1, epochs + 1):
+            about = {"dataset": "fashion_mnist", "seed": seed, "epoch": epoch, "std": 0.1, "n": 100}
+            for model, attention, theirs in (("vit", "dot", "baseline"), ("svda", "svda", "svda")):
+                own = {**about, "model": model, "attention": attention}
+                accuracy = known[theirs, "final_accuracy"] + 0.001 * (seed - 1) + off
+                rows.append({**own, "indicator": "accuracy", "source": "test", "mean": accuracy})
+                if epoch == epochs // 2:  # a better epoch, before the last
+                    rows[-1]["mean"] += known[theirs, "best_accuracy"] - known[theirs, "final_accuracy"]
+                for name, measure in SOURCE_MEASURES.items() if attention == "svda" else ():
+                    value = known["svda", name] * (1 + 0.001 * (seed - 1) + off)
+                    place = {"layer": 0, "head": 0, "low": 0.0, "high": 0.98}
+                    rows.append(
+                        {**own, **place, "indicator": measure.indicator, "source": measure.source, "mean": value}
+                    )
+    history = make_frame(rows, TABLE_COLUMNS)
+    plain = result(seeds, models=("vit", "svda"))
+    analysis = dataclasses.replace(plain.analysis, table=history[history["epoch"] == epochs], history=history)
+    return dataclasses.replace(plain, name="fashion_mnist", title="FashionMNIST", analysis=analysis)
+
+
+def said_of(numbers: pd.DataFrame, dataset: str) -> dict[tuple[str, str], str]:
+    """What became of each number of a data set."""
+    rows = numbers[numbers["dataset"] == dataset]
+    return {(row.model, row.measure): row.said for row in rows.itertuples()}
