@@ -30,7 +30,7 @@ test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy svda_analysis benchmarks
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # old libraries warn of newer ones that they use; what they compute is what is tested
 test-oldest:
