@@ -161,12 +161,14 @@ def preprocessing_fields(given: Preprocessing) -> dict[str, Any]:
 
 
 def is_converted(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says that it holds a converted model; its tensors are not read."""
+    """Whether a file says that it holds a converted model; its tensors are not read, and nothing is unpacked."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
-            member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            return CONVERTED.encode() in archive.read(member)
-    except (OSError, StopIteration, ValueError, zipfile.BadZipFile):
+            member = next(one for one in archive.infolist() if one.filename.endswith("data.pkl"))
+            return member.compress_type == zipfile.ZIP_STORED and CONVERTED.encode() in archive.read(member)
+    except Exception:  # what is wrong with it shows when it is read
         return False
 
 

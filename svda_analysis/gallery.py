@@ -17,6 +17,7 @@ from svda_analysis.results import META, read_own_meta
 
 INDEX = "index.html"
 _HEADING = "Reports"
+_MARK = '<main class="gallery">'
 _VERDICTS = (
     "supported",
     "more structured",
@@ -48,26 +49,35 @@ def write_gallery(folder: str | os.PathLike[str]) -> Path:
     if not cards:
         raise InputError(f"{folder} must hold reports of svda-analysis, got none")
     check_writable(place, "folder")
-    body = "\n".join(
-        ["<header>", f"<h1>{_HEADING}</h1>", "</header>", '<main class="gallery">', *map(_shown, cards), "</main>"]
-    )
+    _check_ours(place / INDEX)
+    body = "\n".join(["<header>", f"<h1>{_HEADING}</h1>", "</header>", _MARK, *map(_shown, cards), "</main>"])
     (place / INDEX).write_text(page(_HEADING, body), encoding="utf-8")
     return place / INDEX
+
+
+def _check_ours(index: Path) -> None:
+    """Raise :class:`InputError` where a page that no gallery wrote would be lost, or a link followed."""
+    if not os.path.lexists(index):
+        return
+    plain = index.is_file() and not index.is_symlink()
+    if not plain or _MARK.encode() not in index.read_bytes():
+        raise InputError(f"{index} is no gallery of svda-analysis: move it away")
 
 
 def _cards(place: Path) -> Iterator[Card]:
     """A card for each page that a report of ours lists, in the order of their names."""
     for meta_file in sorted(path for name in (META, COMPRESSION_META) for path in place.rglob(name)):
         meta = read_own_meta(meta_file) or {}
-        for name in meta.get("files", ()):
-            path = meta_file.parent / str(name)
+        names = meta.get("files")
+        for name in names if isinstance(names, list) else ():
+            path = meta_file.parent / str(name).replace("\0", "")
             if path.suffix == ".html" and path.parent == meta_file.parent and path.is_file():
                 yield _card(path, place, str(meta.get("command", "")))
 
 
 def _card(path: Path, place: Path, command: str) -> Card:
     read = _Page()
-    read.feed(path.read_text(encoding="utf-8"))
+    read.feed(path.read_text(encoding="utf-8", errors="replace"))
     folder = path.parent.relative_to(place).as_posix()
     picture = quote(f"{folder}/{read.picture}") if read.picture else ""
     return Card(read.title or folder, quote(path.relative_to(place).as_posix()), _best(read.answers), command, picture)

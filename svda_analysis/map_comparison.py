@@ -80,7 +80,8 @@ def _compare(
                 progress(comparisons["same"].n, total)
     frames = _frames(comparisons)
     alike = representations.similarity().assign(measure="cka", images="same")
-    return {**frames, "similarity": pd.concat([frames["similarity"], alike], ignore_index=True)}
+    parts = [frames["similarity"], *([alike] if len(alike) else [])]  # a part without rows has no types
+    return {**frames, "similarity": pd.concat(parts, ignore_index=True)}
 
 
 def compare_run_maps(

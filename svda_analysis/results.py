@@ -337,7 +337,8 @@ def read_json(path: Path) -> Any:
 def read_own_meta(path: Path) -> dict[str, Any] | None:
     """What a ``meta.json`` holds if it has our mark, else None; earlier versions said their version instead."""
     try:
-        meta = None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+        plain = path.is_file() and not path.is_symlink()  # a pipe would be waited for
+        meta = json.loads(path.read_text(encoding="utf-8")) if plain else None
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(meta, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from svda_analysis.compact import OwnAttention
@@ -35,6 +36,8 @@ def read_call(names: Sequence[str], given: Sequence[Any], named: dict[str, Any])
         if call.get(name, x) is not x:
             return x, f"{name} must be the query itself: a replaced attention takes all three from one tensor"
     for name in _MASKS:
+        if name == "attention_mask" and isinstance(call.get(name), Tensor) and _hides_nothing(call[name]):
+            continue
         if call.get(name) is not None and call[name] is not False:
             got = "a mask" if isinstance(call[name], Tensor) else repr(call[name])
             return x, f"{name} must be left out: all tokens of a replaced attention attend to all, got {got}"
@@ -42,6 +45,11 @@ def read_call(names: Sequence[str], given: Sequence[Any], named: dict[str, Any])
         if call.get(name):
             return x, f"{name} must be False or left out: a replaced attention gives no weights, got True"
     return x, None
+
+
+def _hides_nothing(mask: Tensor) -> bool:
+    """Whether a mask of Hugging Face (True or 0: attended to), which a compiled model may make of none, lets all by."""
+    return bool((mask if mask.dtype == torch.bool else mask == 0).all())
 
 
 class StandIn(nn.Module):

@@ -113,6 +113,7 @@ def test_the_same_run_twice_is_refused_and_none_too():
     [
         (None, "holds no compression: there is no compression.json in it"),
         ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         ("[]", "is not of a compression of this version"),
         ('{"kind": "analysis", "runs": []}', "is not of a compression of this version"),
         ('{"format": 9, "runs": []}', "is not of a compression of this version"),

@@ -1,6 +1,8 @@
 """Converted models in files: what they remember, and what is refused."""
 
 import dataclasses
+import os
+import zipfile
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from converted_cases import HF, answer, images, made, ours
 
 from svda_analysis.conversion import convert
 from svda_analysis.converted import (
+    CONVERTED,
     Base,
     base_of,
     conversion_of,
@@ -123,7 +126,11 @@ def test_which_files_are_converted_models(tmp_path):
     torch.save(ours().state_dict(), tmp_path / "b.pt")
     (tmp_path / "c.pt").write_text("text")
     assert is_converted(tmp_path / "a.pt")
-    assert not any(is_converted(tmp_path / name) for name in ("b.pt", "c.pt", "none.pt", "."))
+    os.mkfifo(tmp_path / "pipe.pt")  # it would be waited for
+    with zipfile.ZipFile(tmp_path / "grows.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", CONVERTED.encode() + bytes(10**6))  # it is not unpacked to be looked into
+    names = ("b.pt", "c.pt", "none.pt", ".", "pipe.pt", "grows.pt")
+    assert not any(is_converted(tmp_path / name) for name in names)
 
 
 def test_a_configuration_of_transformers_makes_its_model_again(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from test_render_html import EVIL, Page
 
@@ -41,3 +43,23 @@ def test_a_folder_without_reports_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match="must hold reports of svda-analysis, got none"):
             write_gallery(folder)
+
+
+@pytest.mark.parametrize("put", [lambda path: path.write_text("my page"), lambda path: path.symlink_to("other.html")])
+def test_a_page_of_ones_own_is_not_written_over(tmp_path, put):
+    a_report(tmp_path / "a")
+    (tmp_path / "other.html").write_text("another page")
+    put(tmp_path / "index.html")
+    before = (tmp_path / "index.html").read_text()
+    with pytest.raises(InputError, match=r"index\.html is no gallery of svda-analysis: move it away"):
+        write_gallery(tmp_path)
+    assert (tmp_path / "index.html").read_text() == before
+
+
+@pytest.mark.parametrize("files", [7, "report.html", ["\0", "report.html"], None])
+def test_a_list_of_files_that_is_none_is_no_traceback(tmp_path, files):
+    a_report(tmp_path / "a")
+    a_report(tmp_path / "b", title="Two")
+    meta = json.loads((tmp_path / "a" / "meta.json").read_text())
+    (tmp_path / "a" / "meta.json").write_text(json.dumps({**meta, "files": files}))
+    assert "Two" in write_gallery(tmp_path).read_text(encoding="utf-8")

@@ -34,17 +34,19 @@ def clone(tmp_path):
     shutil.copy(script, tmp_path / ".ci")
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 
-    def run(*command):
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    def run(*command, **more):
+        given = {**environment, **more}
+        done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=True)
         return done.stdout.split(), done.stderr
 
-    def git(*words):
-        run("git", "-c", "user.name=a", "-c", "user.email=a@b", *words)
+    def git(*words, day=1):
+        when = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), f"2030-01-{day:02d}T00:00:00Z")
+        run("git", "-c", "user.name=a", "-c", "user.email=a@b", *words, **when)
 
-    def commit(name, text="x"):
+    def commit(name, text="x", day=1):
         (tmp_path / name).write_text(text)
         git("add", name)
-        git("commit", "-q", "-m", name)
+        git("commit", "-q", "-m", name, day=day)
 
     return git, commit, lambda: run("bash", ".ci/changed", "pyproject.toml", "constraints.txt")
 
@@ -62,15 +64,18 @@ def test_a_clone_without_history_names_nothing_and_does_not_fail(clone):
 def test_what_the_last_landing_changed_is_named(clone):
     git, commit, changed = clone
     git("init", "-q", "-b", "main")
-    commit("a")
-    commit("constraints.txt")
+    commit("a", day=1)
+    commit("constraints.txt", day=2)
     assert changed() == (["constraints.txt"], "")
-    commit("b")
+    commit("b", day=2)  # a landing may be many commits
+    commit("c", day=2)
+    assert changed() == (["constraints.txt"], "")
+    commit("d", day=4)
     assert changed() == ([], "")
     git("switch", "-q", "-c", "branch")  # a branch counts as a whole
-    commit("pyproject.toml")
-    commit("c")
+    commit("pyproject.toml", day=6)
+    commit("e", day=9)
     assert changed() == (["pyproject.toml"], "")
     git("switch", "-q", "main")
-    git("merge", "-q", "--no-ff", "-m", "landed", "branch")
+    git("merge", "-q", "--no-ff", "-m", "landed", "branch", day=9)
     assert changed() == (["pyproject.toml"], "")

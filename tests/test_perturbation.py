@@ -62,7 +62,7 @@ def test_areas_are_those_of_a_loop_over_images_and_steps(baseline, steps):
     found = deletion_insertion(subject, images, maps, target=targets, baseline=baseline, steps=steps)
     wanted = areas_by_loops(model, images, maps, targets, baseline, steps or 9, side=4)
     for ours, theirs in zip(found, wanted, strict=True):
-        assert theirs.std() > 1e-3
+        assert theirs.std() > 5e-4
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 

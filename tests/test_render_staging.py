@@ -178,3 +178,12 @@ def test_modes_stay_and_a_new_folder_has_the_usual_one(tmp_path):
     write(tmp_path / "out", "new", "page.md")
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_pipe_in_the_place_of_the_list_of_files_is_not_waited_for(tmp_path):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    os.mkfifo(folder / META)
+    with pytest.raises(InputError, match=r"holds a file meta\.json and no report of svda-analysis"):
+        write(folder, "1", "a.txt")
+    assert sorted(path.name for path in folder.iterdir()) == [META]

@@ -22,7 +22,7 @@ def test_hugging_faces_call_and_its_further_arguments():
 @pytest.mark.parametrize(
     ("names", "given", "named", "why"),
     [
-        (OF_HUGGING_FACE, (X, torch.zeros(1, 1, 5, 5)), {}, "attention_mask must be left out.* a mask"),
+        (OF_HUGGING_FACE, (X, torch.ones(1, 1, 5, 5).tril().bool()), {}, "attention_mask must be left out.* a mask"),
         (OF_HUGGING_FACE, (X,), {"head_mask": torch.ones(2)}, "head_mask must be left out"),
         (OF_HUGGING_FACE, (X,), {"output_attentions": True}, "output_attentions must be False"),
         (OF_HUGGING_FACE, (X,), {"relative_position_bias": X}, "must be called with hidden_states"),
@@ -38,3 +38,11 @@ def test_what_it_cannot_do(names, given, named, why):
 
 def test_the_plain_call_is_read():
     assert read_call(OF_TIMM, (X, None), {"is_causal": False}) == (X, None)
+
+
+def test_a_mask_of_hugging_face_that_hides_nothing_is_let_by():
+    for mask in (torch.zeros(1, 1, 5, 5), torch.ones(1, 1, 5, 5, dtype=torch.bool)):
+        assert read_call(OF_HUGGING_FACE, (X, mask), {})[1] is None
+    hiding = torch.zeros(1, 1, 5, 5)
+    hiding[..., 4] = -torch.inf
+    assert "attention_mask must be left out" in str(read_call(OF_HUGGING_FACE, (X, hiding), {})[1])

@@ -17,7 +17,7 @@ import pandas as pd
 from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, one_line
 from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
-from svda_analysis.results import quantity_entries, read_frame, register_entries
+from svda_analysis.results import quantity_entries, read_frame, read_json, register_entries
 from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import QUANTITIES, Quantity, known_bounds, register
 
@@ -184,13 +184,10 @@ class Compressions:
 def read_compression_meta(folder: Path) -> dict[str, Any]:
     """The ``compression.json`` of a report; those of earlier versions name no kind."""
     path = folder / COMPRESSION_META
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no compression: there is no {COMPRESSION_META} in it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)[:200]}") from None
-    content = content if isinstance(content, dict) else {}
+    if not path.exists():
+        raise InputError(f"{folder} holds no compression: there is no {COMPRESSION_META} in it")
+    found = read_json(path)
+    content = found if isinstance(found, dict) else {}
     said = (content.get("kind", COMPRESSION), content.get("format", COMPRESSION_FORMAT))
     if said != (COMPRESSION, COMPRESSION_FORMAT) or not isinstance(content.get("runs"), list):
         raise InputError(f"{path} is not of a compression of this version (format {COMPRESSION_FORMAT})")

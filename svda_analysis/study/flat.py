@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.earlier import as_measured_now
+from svda_analysis.errors import check_file
 from svda_analysis.formatting import file_word
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, each_row, make_frame
 from svda_analysis.results import Analysis, Run, nothing_measured, read_frame
@@ -28,6 +29,7 @@ VERSION = "0.1"
 
 def read_flat_results(place: Path, meta: dict[str, Any]) -> list[DatasetResult]:
     """The data sets of a report of version 0.1 that lies in ``place``."""
+    check_file(place / "tables" / "t1_cost.csv", "a table")
     costs = pd.read_csv(place / "tables" / "t1_cost.csv", dtype={"data": "string", "model": "string"})
     titles = dict.fromkeys(costs["data"])
     return [

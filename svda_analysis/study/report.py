@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svda_analysis.errors import InputError, check_writable, one_line
+from svda_analysis.errors import InputError, check_writable
 from svda_analysis.formatting import file_word
 from svda_analysis.render.writer import write_document
-from svda_analysis.results import META, Analysis, Run, nothing_measured, read_frame, versions
+from svda_analysis.results import META, Analysis, Run, nothing_measured, read_frame, read_json, versions
 from svda_analysis.study.costs import COST_COLUMNS, cost_frame, sizes_of
 from svda_analysis.study.flat import read_flat_results
 from svda_analysis.study.result import DatasetResult, StudyResult
@@ -153,13 +153,10 @@ def read_study(folder: str | os.PathLike[str]) -> tuple[StudyResult, dict[str, A
 def _read_meta_file(folder: Path) -> dict[str, Any]:
     """The ``meta.json`` of a study's report."""
     path = folder / META
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no report: there is no {META} in it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)[:200]}") from None
-    meta = meta if isinstance(meta, dict) else {}
+    if not path.exists():
+        raise InputError(f"{folder} holds no report: there is no {META} in it")
+    found = read_json(path)
+    meta = found if isinstance(found, dict) else {}
     needed = ("command", *_ASKED, "datasets" if "kind" in meta else "runs")
     if meta.get("kind", KIND) != KIND or not all(key in meta for key in needed):
         raise InputError(f"{path} is not of a study")
