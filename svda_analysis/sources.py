@@ -26,7 +26,7 @@ from svda_analysis.data import (
     load_dataset,
     stretched,
 )
-from svda_analysis.errors import InputError, reading
+from svda_analysis.errors import InputError, check_file, reading
 from svda_analysis.forward import own_channels
 from svda_analysis.items import (
     Items,
@@ -143,7 +143,8 @@ def _files_at(path: str | os.PathLike[str]) -> list[Path]:
     place = Path(path)
     if not place.exists():
         raise InputError(f"no such file: {place}")
-    if place.is_file():
+    if not place.is_dir():
+        check_file(place, "an image")
         return [place]
     files = [Path(file) for file in images_under(place)]
     if not files:

@@ -1,5 +1,6 @@
 """What holds images, as one stream for a model: the same images each time, in the model's way."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.map_comparison import compare_maps
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.sources import as_learned, open_source
+from svda_analysis.sources import as_learned, image_files, open_source
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
 
@@ -262,3 +263,9 @@ def test_channels_of_a_model_are_those_of_its_images(tmp_path, channels):
     else:
         with pytest.raises(InputError, match=rf"images are RGB 16 x 16, the model takes {channels}-channel 16 x 16"):
             open_source(f"images:{tmp_path}", subject)
+
+
+def test_a_pipe_among_the_named_images_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="is a pipe, a socket or a device, expected an image"):
+        image_files([tmp_path / "a.png"])
