@@ -38,7 +38,7 @@ test-oldest:
 	$(PYTHON) tests/oldest.py > .venv-oldest/oldest.txt
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-oldest/oldest.txt \
 	    -e ".[test,timm,transformers,open-clip]"
-	.venv-oldest/bin/pytest -W ignore::DeprecationWarning
+	.venv-oldest/bin/pytest -W ignore::DeprecationWarning -n 2 --dist loadfile
 
 CASES ?= 10000
 fuzz: .venv/tested
