@@ -22,7 +22,7 @@ from svda_analysis.comparison import default_baseline
 from svda_analysis.data import Preprocessing
 from svda_analysis.directions import direction_shares
 from svda_analysis.errors import InputError
-from svda_analysis.faithful import check_faithful
+from svda_analysis.faithful import check_faithful, methods_for
 from svda_analysis.faithful import faithfulness as measure_faithfulness
 from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
@@ -260,7 +260,9 @@ class _Bench:
                 "seed": self.options.seed,
                 "progress": advance,
             }
-            part = _with_rows(part, measure_faithfulness(subject, source, **wanted, **self.sizes))
+            methods, lines = methods_for(subject, source)
+            rows = measure_faithfulness(subject, source, methods=methods, **wanted, **self.sizes)
+            part = _with_rows(part, rows, lines)
         return part
 
     def compare_maps(
@@ -393,15 +395,18 @@ def _left_out(subject: Subject, source: ImageSource, error: NotFiniteError) -> A
     return dataclasses.replace(nothing_measured(), runs=(run,), warnings=(f"{error}; {LEFT_OUT}",), versions=versions())
 
 
-def _with_rows(part: Analysis, rows: pd.DataFrame) -> Analysis:
+def _with_rows(part: Analysis, rows: pd.DataFrame, warnings: Sequence[str] = ()) -> Analysis:
     rows = rows.assign(attention=part.runs[0].attention).astype(TABLE_COLUMNS)
-    return dataclasses.replace(part, table=pd.concat([part.table, rows], ignore_index=True))
+    table = pd.concat([part.table, rows], ignore_index=True)
+    return dataclasses.replace(part, table=table, warnings=(*part.warnings, *warnings))
 
 
 def _cautions(subject: Subject, stream: Stream) -> list[str]:
     lines = []
     if subject.untrained:
         lines.append(f"{subject.spec} names no weights (@FILE): they are random, and nothing here was learned")
+    if subject.left_out:
+        lines.append(f"{subject.name}: {subject.left_out}")
     if stream.windows:
         lines.append(f"{subject.name} attends inside windows: its numbers speak of windows, not of the whole image")
     if stream.beyond:

@@ -29,6 +29,7 @@ from svda_analysis.forward import (
     for_model,
     gradients_of,
     naming_the_cut,
+    no_dependence,
     without_checkpointing,
 )
 from svda_analysis.maps import WholeMaps, logits_of, to_pixels
@@ -141,6 +142,8 @@ def attribute(
             job = Job(subject, for_model(batch.detach().clone(), network), classes, batch_size)
             with naming_the_cut(network, "pixels"):
                 maps.append(chosen.function(job).detach().float().cpu())
+            if chosen.needs_gradient and bool(batch.any()) and not bool(maps[-1].any()):
+                raise InputError(no_dependence(network, "pixels"))
     return torch.cat(maps)
 
 

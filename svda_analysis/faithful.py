@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -46,12 +47,16 @@ from svda_analysis.subject import Subject
 from svda_analysis.trial import Trial
 from svda_analysis.vocabulary import quantity
 
+USUAL = ("rollout", "relevance", "cls_attention")
+STAND_IN = "input_x_gradient"
+_TRIED = 2  # images
+
 
 def faithfulness(
     model: Given,
     data: Data | ImageSource | None = None,
     *,
-    methods: Sequence[str] = ("rollout", "relevance", "cls_attention"),
+    methods: Sequence[str] | None = None,
     rankings: Sequence[str] = ("brightness", "centre"),
     metrics: Sequence[str] | None = None,
     images: int | None = 200,
@@ -67,7 +72,8 @@ def faithfulness(
 ) -> pd.DataFrame:
     """Every measure of faithfulness, for each method and for rankings of the patches that are none: means over images.
 
-    Maps and curves speak of the model's own prediction. A frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`:
+    Maps and curves speak of the model's own prediction. ``methods``: None are those of :func:`methods_for`, with a
+    warning where the model cannot have them all. A frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`:
     ``source`` is the method, a ranking that asks no model (``brightness``, ``centre``:
     :data:`~svda_analysis.attribution.RANKINGS`) or ``random``, the mean of ``draws`` random rankings, drawn anew for
     each image; layer and head are NA, the interval is the 95 % t interval of the mean over images (the spread over
@@ -82,7 +88,7 @@ def faithfulness(
     is allowed, or a filler is not to be had for the model.
     """
     settings = _Settings(
-        methods=methods,
+        methods=methods or (),
         rankings=rankings,
         metrics=choose_metrics(metrics),
         images=images,
@@ -97,6 +103,11 @@ def faithfulness(
     opened = open_model(model)
     source = open_source(data, opened, data_root)
     subject = check_faithful(opened, source, metrics, baseline)
+    if methods is None:
+        chosen, lines = methods_for(subject, source)
+        settings = dataclasses.replace(settings, methods=chosen)
+        for line in lines:
+            warnings.warn(line, stacklevel=2)
     values = _over_images(subject, source, settings, progress or (lambda done, total: None))
     rows = [
         {**subject.identity, "dataset": source.name, "source": name, **_as_row(indicator, found)}
@@ -122,6 +133,31 @@ def check_faithful(
     with subject.running() as model, torch.no_grad(), contextlib.suppress(NotFiniteError):  # told where it is measured
         class_logits(logits_of(call_model(model, source.examples(1)[0]), model), model)
     return subject
+
+
+def methods_for(subject: Subject, source: ImageSource) -> tuple[tuple[str, ...], list[str]]:
+    """The methods whose faithfulness is measured where none are named, and a line for each reason to leave some out.
+
+    They are :data:`USUAL`, as far as the model can have them: that is tried on a few images. Of a model whose layers
+    are no unbroken stack, or whose output does not depend on its attention, some cannot be had; then
+    :data:`STAND_IN`, which needs no layers, stands beside the rest.
+    """
+    images = source.examples(_TRIED)[0]
+    chosen: list[str] = []
+    refused: dict[str, str] = {}
+    for name in (*USUAL, STAND_IN):
+        if name == STAND_IN and not refused:
+            break
+        try:
+            attribute(subject, images, method=name)
+            chosen.append(name)
+        except NotFiniteError:
+            raise
+        except InputError as error:
+            refused[name] = str(error)
+    beside = f"; {STAND_IN} is measured beside the others" if STAND_IN in chosen else ""
+    names = {why: " and ".join(name for name in refused if refused[name] == why) for why in refused.values()}
+    return tuple(chosen), [f"{subject.name}: no faithfulness of {which}: {why}{beside}" for why, which in names.items()]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -156,9 +156,13 @@ def gradients_of(score: Tensor, inputs: list[Tensor], model: nn.Module, what: st
         raise InputError(_cut(model, what))
     filled = [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
     if not any(bool(gradient.any()) for gradient in filled):
-        name = type(model).__name__
-        raise InputError(f"the gradient of {name} by its {what} is 0 everywhere: its output does not depend on them")
+        raise InputError(no_dependence(model, what))
     return filled
+
+
+def no_dependence(model: nn.Module, what: str) -> str:
+    name = type(model).__name__
+    return f"the gradient of {name} by its {what} is 0 everywhere: its output does not depend on them"
 
 
 def _cut(model: nn.Module, what: str, said: str = "") -> str:

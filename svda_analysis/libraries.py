@@ -28,7 +28,14 @@ from svda_analysis.model_folders import check_model_folder, check_numbers
 from svda_analysis.processors import Processor, processed, processor_of, proved
 from svda_analysis.state_dicts import entry, part_of, read_state_dict
 
-Made = tuple[nn.Module, str, Preprocessing]
+
+class Made(NamedTuple):
+    """A model, its name and its own way with images; ``left_out`` says what of its weights' file is none of it."""
+
+    model: nn.Module
+    name: str
+    preprocessing: Preprocessing
+    left_out: str = ""
 
 
 class Spec(NamedTuple):
@@ -165,9 +172,10 @@ def _from_timm(spec: Spec, own: Mapping[str, Any] | None = None) -> Made:
     state = _weights_of(spec)
     classifier = timm.get_pretrained_cfg(name).classifier if timm.get_pretrained_cfg(name) else None
     model = _made(spec, timm.create_model, name, pretrained=False, **_classes(state, classifier))
-    _fit(model, state, spec)
+    left_out = _fit(model, state, spec)
     config = timm.data.resolve_data_config({}, pretrained_cfg=dict(own), model=model) if own else None
-    return model, name, _images_of_timm(timm, spec, config or timm.data.resolve_model_data_config(model))
+    way = _images_of_timm(timm, spec, config or timm.data.resolve_model_data_config(model))
+    return Made(model, name, way, left_out)
 
 
 def _images_of_timm(timm: Any, spec: Spec, config: dict[str, Any]) -> Preprocessing:
@@ -197,21 +205,18 @@ def _from_torchvision(spec: Spec) -> Made:
     _check_name("torchvision", name, models.list_models(module=models))
     state = _weights_of(spec)
     model = _made(spec, models.get_model, name, weights=None, **_classes(state, "heads.head"))
-    _fit(model, state, spec)
+    left_out = _fit(model, state, spec)
     default = models.get_model_weights(name).DEFAULT.transforms()  # how torchvision's own weights were evaluated
     crop, shorter = default.crop_size[0], default.resize_size[0]
     size = spec.arguments.get("image_size", crop)
-    return (
-        model,
-        name,
-        Preprocessing(
-            image_size=size,
-            resize=round(size * shorter / crop),
-            interpolation=default.interpolation.value,
-            mean=tuple(default.mean),
-            std=tuple(default.std),
-        ),
+    way = Preprocessing(
+        image_size=size,
+        resize=round(size * shorter / crop),
+        interpolation=default.interpolation.value,
+        mean=tuple(default.mean),
+        std=tuple(default.std),
     )
+    return Made(model, name, way, left_out)
 
 
 def _from_hugging_face(spec: Spec) -> Made:
@@ -253,8 +258,8 @@ def _from_folder_of_timm(place: Path, fields: dict[str, Any]) -> Made:
     if weights is None:
         raise InputError(f"it has no {' or '.join(known)}")
     classes = {key: fields[key] for key in ("num_classes", "global_pool") if fields.get(key) is not None}
-    model, _, way = _from_timm(Spec("timm", fields["architecture"], {**classes, **(given or {})}, weights), own)
-    return model, place.resolve().name, way
+    made = _from_timm(Spec("timm", fields["architecture"], {**classes, **(given or {})}, weights), own)
+    return made._replace(name=place.resolve().name)
 
 
 def _from_folder_of_weights(transformers: Any, place: Path, texts: Sequence[str]) -> Made:
@@ -269,7 +274,7 @@ def _from_folder_of_weights(transformers: Any, place: Path, texts: Sequence[str]
     _check_loaded(found)
     if texts:
         model = with_texts(transformers, model, str(place), texts, local)
-    return model, place.resolve().name, _images_of(transformers, model, place, local)
+    return Made(model, place.resolve().name, _images_of(transformers, model, place, local))
 
 
 def _images_of(transformers: Any, model: nn.Module, place: Path, local: dict[str, bool]) -> Preprocessing:
@@ -319,8 +324,8 @@ def _quietly(transformers: Any) -> Iterator[None]:
 def _from_preset(attention: str, spec: Spec) -> Made:
     name, state = spec.name, _weights_of(spec)
     model = ViT(_made(spec, ViTConfig.preset, name, attention=attention, **_classes(state, "head")))
-    _fit(model, state, spec)
-    return model, f"{attention}_{name}", Preprocessing(image_size=model.config.image_size)
+    left_out = _fit(model, state, spec)
+    return Made(model, f"{attention}_{name}", Preprocessing(image_size=model.config.image_size), left_out)
 
 
 def _from_module(spec: Spec) -> Made:
@@ -335,8 +340,8 @@ def _from_module(spec: Spec) -> Made:
     model = _made(spec, build)
     if not isinstance(model, nn.Module):
         raise InputError(f"module: {path}:{function} must return an nn.Module, got {type(model).__name__}")
-    _fit(model, _weights_of(spec, model.state_dict()), spec)
-    return model, function, Preprocessing(image_size=own_size(model))
+    left_out = _fit(model, _weights_of(spec, model.state_dict()), spec)
+    return Made(model, function, Preprocessing(image_size=own_size(model)), left_out)
 
 
 _LIBRARIES: dict[str, Callable[[Spec], Made]] = {
@@ -375,17 +380,27 @@ def _classes(state: dict[str, Tensor] | None, classifier: Any) -> dict[str, int]
     return classes
 
 
-def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> None:
+def _fit(model: nn.Module, state: dict[str, Tensor] | None, spec: Spec) -> str:
+    """Load weights, if there are any; a line on those of the file that are none of the model's."""
     if state is None:
-        return
+        return ""
     how = _ARGUMENTS.get(spec.library, "")
     told = f" (made otherwise? say how, as in {spec.library}:{spec.name}?{how})" if how else ""
     complaint = f"{spec.weights} holds weights that do not fit the model{told}"
     own = model.state_dict()
-    state = part_of(state, own)
+    state, beside = part_of(state, own)
     for name in sorted(own.keys() & state.keys()):
         if own[name].is_floating_point() != state[name].is_floating_point():
             raise InputError(f"{complaint}: {name} holds {state[name].dtype}, expected {own[name].dtype}")
     check_fit(own, state, complaint, dtypes=False)
     with torch.no_grad():
         model.load_state_dict(state)
+    return _said_of(beside, spec)
+
+
+def _said_of(beside: list[str], spec: Spec) -> str:
+    if not beside:
+        return ""
+    more = f" and {len(beside) - 3} more" if len(beside) > 3 else ""
+    names = ", ".join(name[:80] for name in beside[:3]) + more
+    return f"{len(beside)} weights of {spec.weights} are left out, which stand beside the model's: {names}"

@@ -135,7 +135,7 @@ def _from_converted(path: str) -> Subject:
 def _from_library(spec: Spec, text: str) -> Subject:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a model without weights is the same one each time
-        model, name, preprocessing = make_model(spec)
+        model, name, preprocessing, left_out = make_model(spec)
     check_takes_images(model, text)
     return Subject(
         model=model.eval(),
@@ -145,6 +145,7 @@ def _from_library(spec: Spec, text: str) -> Subject:
         preprocessing=preprocessing,
         device=resolve_device(None),
         untrained=not spec.weights and spec.library not in ("hf", "module"),  # these may bring their own
+        left_out=left_out,
     )
 
 

@@ -65,19 +65,20 @@ def _in_file(found: Any, held: Mapping[str, Any]) -> str:
     return f"it has a {type(found).__name__}; save model.state_dict() alone"
 
 
-def part_of(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """The weights whose names are a model's ``own`` behind one prefix, whatever it is: those of an encoder in a larger
-    model, of a student, or beside what belongs to a loss. As they are where no prefix leads to all."""
+def part_of(state: dict[str, Tensor], own: Iterable[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights whose names are a model's ``own`` behind one prefix, whatever it is - those of an encoder in a larger
+    model, of a student, or beside what belongs to a loss - and the names of those that are left out. All, as they are,
+    where no prefix leads to all."""
     names = list(own)
     if not names or not set(names).isdisjoint(state):
-        return state
+        return state, []
     longest = max(names, key=len)
     prefixes = sorted((name.removesuffix(longest) for name in state if name.endswith(f".{longest}")), key=len)
     whole = [prefix for prefix in prefixes if all(prefix + name in state for name in names)]
     if len(whole) != 1:
-        return state
-    inside = {name: value for name, value in state.items() if name.startswith(whole[0])}
-    return {name.removeprefix(whole[0]): value for name, value in inside.items()}
+        return state, []
+    inside = {name.removeprefix(whole[0]): x for name, x in state.items() if name.startswith(whole[0])}
+    return inside, [name for name in state if not name.startswith(whole[0])]
 
 
 def entry(state: Mapping[str, Tensor], name: str) -> Tensor | None:

@@ -30,7 +30,8 @@ class Subject:
     ``checkpoint`` what was read (None: not one of ours). ``preprocessing`` is how images are brought to it,
     ``prefix_tokens`` and ``suffix_tokens`` the tokens before the first patch and behind the last, ``grid`` the rows and
     columns of patches, ``frames`` the steps in time (None: the model shows it), ``device`` where it is measured.
-    ``untrained``: the spec names no weights, and they are random.
+    ``untrained``: the spec names no weights, and they are random. ``left_out``: what of its weights' file is none of
+    it.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Subject:
     frames: int | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     untrained: bool = False
+    left_out: str = ""
 
     @property
     def tokens(self) -> TokensGiven:

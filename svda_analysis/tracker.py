@@ -16,7 +16,19 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from svda_analysis.places import encode, mixed, tried
 from svda_analysis.products import Contraction, as_scores, as_weighing, contraction, sums_to_one, to_names
-from svda_analysis.trails import NO_NUMBERS, RULES, Call, Scores, Trail, by_shape, name_of, nowhere, tensors_in
+from svda_analysis.trails import (
+    ESCAPES,
+    MADE_OF_DATA,
+    NO_NUMBERS,
+    RULES,
+    Call,
+    Scores,
+    Trail,
+    by_shape,
+    name_of,
+    nowhere,
+    tensors_in,
+)
 
 
 class Places(NamedTuple):
@@ -50,16 +62,19 @@ class Tracker:
     def __init__(self) -> None:
         self._trails: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._inputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.size = (1, 1, 1)
+        self._other: WeakIdKeyDictionary = WeakIdKeyDictionary()  # made by torch, of no images
+        self.size, self.images, self.escaped = (1, 1, 1), 0, False
 
     def begin(self, given: Iterable[Any]) -> None:
         """A forward begins with these inputs: floats of 4 or 5 dimensions are its images, others are of none."""
-        self._trails.clear()
-        self._inputs.clear()
+        for each in (self._trails, self._inputs, self._other):
+            each.clear()
+        self.escaped = False
         inner = [x for each in given for x in (each.values() if isinstance(each, dict) else [each])]
         for x in inner:
             if isinstance(x, Tensor) and x.is_floating_point():
                 self._inputs[x] = None
+                self.images = len(x) if x.ndim in (4, 5) else self.images
                 self._trails[x] = Trail(self._pixels(x) if x.ndim in (4, 5) else None)
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -106,6 +121,8 @@ class Tracker:
     def mark_output(self, output: Any, queries: Tensor, places: Places | None, number: int) -> None:
         """The call's output ``(..., N, Dv)`` lies where its queries lie."""
         if places is None or not isinstance(output, Tensor):
+            if isinstance(output, Tensor):
+                self._other[output] = None
             return
         trail = self.of(queries) or Trail(nowhere(queries))
         rows = trail.rows
@@ -120,8 +137,12 @@ class Tracker:
     ) -> Product | None:
         """Give the result of ``func(*args, **kwargs)`` its trail; the product where it is attention, call
         ``number``."""
-        known = [trail for x in tensors_in((*args, *kwargs.values())) if (trail := self.of(x)) is not None]
-        name = name_of(func)
+        given, name = tensors_in((*args, *kwargs.values())), name_of(func)
+        known = [trail for x in given if (trail := self.of(x)) is not None]
+        if known and name in ESCAPES:
+            self.escaped = True
+        if not known and self.escaped:
+            known = self._come_back(name, given, result)
         if not known or name in NO_NUMBERS:
             return None
         product = contraction(name, args, alpha=kwargs.get("alpha", 1.0))
@@ -132,6 +153,22 @@ class Tracker:
         for each, trail in RULES.get(name, by_shape)(call, result):
             self.mark(each, dataclasses.replace(trail, after=after))
         return None
+
+    def _come_back(self, name: str, given: Sequence[Tensor], result: Any) -> list[Trail]:
+        """Images that went out of torch's sight come back as tensors that torch did not make, one entry for each: what
+        they are of is known, and where they lie is lost."""
+        back = [
+            x
+            for x in given
+            if x.ndim > 1 and len(x) == self.images and x.is_floating_point()
+            and not isinstance(x, nn.Parameter) and x not in self._other
+        ]  # fmt: skip
+        for x in back:
+            self.mark(x, Trail(None))
+        if not back and name not in MADE_OF_DATA:
+            for x in tensors_in(result if isinstance(result, list | tuple) else [result]):
+                self._other[x] = None
+        return [Trail(None) for _ in back]
 
     def _contracted(self, product: Contraction, result: Tensor, number: int) -> Product | None:
         for one, map_of in self._weighings(product):

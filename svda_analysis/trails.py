@@ -333,6 +333,8 @@ def _rules() -> dict[str, Callable[[Call, Any], Marked]]:
 
 
 RULES = _rules()
+ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__"}  # numbers go where torch does not see what becomes of them
+MADE_OF_DATA = {"tensor", "as_tensor", "asarray", "from_numpy", "from_dlpack"}
 NO_NUMBERS = {
     *("shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "grad", "grad_fn", "is_sparse", "is_quantized"),
     *("size", "dim", "numel", "stride", "is_floating_point", "is_contiguous", "data_ptr", "item", "layout", "is_leaf"),

@@ -441,3 +441,11 @@ def test_rankings_ask_no_model():
         for column in range(12):
             away = [((r - 0.5) ** 2 + (c - 1) ** 2) ** 0.5 for r, c in ((row // 4, column // 4), (0, 0))]
             assert centre[0, row, column].item() == pytest.approx(away[1] - away[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [name for name, one in METHODS.items() if one.needs_gradient])
+def test_no_map_of_zeros_stands_for_a_gradient_that_is_none(method):
+    model, images = model_and_images()
+    nn.init.zeros_(model.head.weight)
+    with pytest.raises(InputError, match="is 0 everywhere: its output does not depend on them"):
+        attribute(model, images, method=method)

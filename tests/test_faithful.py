@@ -3,15 +3,20 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from known_models import model_and_images
 from scipy import stats
+from torch import nn
 
+from svda_analysis.analysis import analyze_runs
 from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
-from svda_analysis.faithful import cascading_randomisation, faithfulness, randomisation_check
+from svda_analysis.faithful import USUAL, cascading_randomisation, faithfulness, methods_for, randomisation_check
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.metrics import METRICS
 from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
+from svda_analysis.sources import open_source
+from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
 from svda_analysis.vocabulary import quantity
 
@@ -143,6 +148,46 @@ def test_bad_input_to_the_table_is_named(change, message):
     model, images = model_and_images()
     with pytest.raises(InputError, match=message):
         faithfulness(model, images, **change)
+
+
+# --- models that cannot have every method ----------------------------------------------------------------------------
+
+
+def in_stages():
+    torch.manual_seed(0)
+    return torchvision.models.SwinTransformer([4, 4], 12, [2, 2], [1, 2], [4, 4], num_classes=5).eval()
+
+
+def test_a_model_in_stages_is_measured_by_what_gives_each_patch_a_value():
+    model, images = in_stages(), torch.randn(2, 3, 32, 32)
+    with pytest.warns(UserWarning, match=r"no faithfulness of rollout and relevance: .*have another grid") as said:
+        table = faithfulness(model, images, samples=0, steps=4)
+    assert len(said) == 1
+    assert str(said[0].message).endswith("; input_x_gradient is measured beside the others")
+    assert set(table["source"]) == {"cls_attention", "input_x_gradient", "brightness", "centre", "random"}
+    maps = attribute(model, images, method="cls_attention")  # (2, 32, 32), of the 4 x 4 patches of the last stage
+    deletion, _ = deletion_insertion(model, images, maps, steps=4)
+    row = table[(table["source"] == "cls_attention") & (table["indicator"] == "deletion_auc")].iloc[0]
+    assert row["mean"] == pytest.approx(deletion.mean().item(), abs=1e-6)
+    with pytest.raises(InputError, match="rollout and relevance need the same tokens in every layer"):
+        faithfulness(model, images, methods=("rollout",))
+
+
+def test_a_head_of_zeros_leaves_out_the_methods_that_explain_it_alone():
+    model, images = model_and_images()
+    nn.init.zeros_(model.head.weight)
+    result = analyze_runs([model], images, indicators=["attention_entropy"], faithfulness=2)
+    assert {"rollout", "cls_attention", "random"} <= set(result.table["source"])
+    assert not {"relevance", "input_x_gradient"} & set(result.table["source"])
+    assert [line.partition(" is 0 everywhere")[0] for line in result.warnings] == [
+        "ViT: no faithfulness of relevance: the gradient of ViT by its attention maps",
+        "ViT: no faithfulness of input_x_gradient: the gradient of ViT by its pixels",
+    ]
+
+
+def test_a_model_that_can_have_all_methods_is_measured_by_the_usual_ones_without_a_word():
+    model, images = model_and_images()
+    assert methods_for(open_model(model), open_source(images, open_model(model))) == (USUAL, [])
 
 
 # --- infidelity and sensitivity -------------------------------------------------------------------------------------

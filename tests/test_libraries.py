@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
 from svda_analysis.libraries import Spec, is_library, model_libraries
 from svda_analysis.model import ViT, ViTConfig
@@ -77,6 +78,20 @@ def test_the_prefix_of_a_wrapper_is_taken_off_the_names_of_weights(tmp_path, pre
     torch.save({"state_dict": {prefix + name: value for name, value in wanted.items()}}, tmp_path / "w.pt")
     got = open_model(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'w.pt'}").model.state_dict()
     assert all(torch.equal(got[name], value) for name, value in wanted.items())
+
+
+def test_weights_beside_the_models_own_are_left_out_and_said(tmp_path):
+    wanted = ViT(ViTConfig.preset("vit_tiny", image_size=32, depth=1)).state_dict()
+    beside = {f"criterion.{at}": torch.ones(1) for at in range(5)}
+    torch.save({**{f"student.{name}": value for name, value in wanted.items()}, **beside}, tmp_path / "w.pt")
+    subject = open_model(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'w.pt'}")
+    named = "criterion.0, criterion.1, criterion.2 and 2 more"
+    said = f"5 weights of {tmp_path / 'w.pt'} are left out, which stand beside the model's: {named}"
+    assert subject.left_out == said
+    result = analyze(subject, torch.randn(2, 3, 32, 32), indicators=["attention_entropy"])
+    assert result.warnings == (f"dot_vit_tiny: {said}",)
+    torch.save(wanted, tmp_path / "own.pt")
+    assert not open_model(f"dot:vit_tiny?image_size=32&depth=1@{tmp_path / 'own.pt'}").left_out
 
 
 class Wrapper(nn.Module):

@@ -106,7 +106,8 @@ def test_names_with_new_lines_stay_on_one_line(tmp_path):
 def test_the_weights_of_a_model_are_found_behind_any_one_prefix(prefix):
     inside = {prefix + name: value for name, value in STATE.items()}
     beside = {"criterion.weight": torch.ones(3), "n_averaged": torch.tensor(3)}
-    found = part_of({**inside, **(beside if prefix else {})}, STATE)
+    found, left_out = part_of({**inside, **(beside if prefix else {})}, STATE)
+    assert left_out == (list(beside) if prefix else [])
     assert list(found) == list(STATE)
     assert all(torch.equal(found[name], value) for name, value in STATE.items())
     assert torch.equal(entry(inside, "a.weight"), STATE["a.weight"])
@@ -114,9 +115,9 @@ def test_the_weights_of_a_model_are_found_behind_any_one_prefix(prefix):
 
 def test_two_prefixes_or_none_leave_the_names_as_they_are():
     two = {f"{who}.{name}": value for who in ("student", "teacher") for name, value in STATE.items()}
-    assert part_of(two, STATE) is two
+    assert part_of(two, STATE)[0] is two
     lacking = {"student.a.weight": STATE["a.weight"]}
-    assert part_of(lacking, STATE) is lacking
+    assert part_of(lacking, STATE)[0] is lacking
     assert entry(two, "a.weight") is None
 
 

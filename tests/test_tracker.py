@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from svda_analysis.attribution import attribute
+from svda_analysis.errors import InputError
+from svda_analysis.maps import whole_maps
 from svda_analysis.tap import capture, records
+from svda_analysis.tokens import Layout
 
 IMAGES = torch.randn(2, 3, 32, 32)
 
@@ -63,3 +67,46 @@ def test_attention_by_hand_is_a_record_like_the_kernels(way):
     torch.testing.assert_close(output, plain)
     (gradient,) = torch.autograd.grad(output[..., 0].sum(), [maps[0].a])
     assert gradient.abs().sum() > 0
+
+
+class ByNumpy(nn.Module):
+    """Patches are made out of torch's sight; a text of as many tokens goes the same way beside them."""
+
+    def __init__(self, attend):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attend, self.words = attend, nn.Embedding(50, 24)
+        self.embed, self.cls, self.qkv = nn.Linear(192, 24), nn.Parameter(torch.randn(1, 1, 24)), nn.Linear(24, 72)
+
+    def layers(self, t):
+        for _ in range(2):
+            q, k, v = self.qkv(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+            t = t + self.attend(q, k, v).transpose(1, 2).flatten(2)
+        return t
+
+    def forward(self, x):
+        B = len(x)
+        patches = x.detach().numpy().reshape(B, 3, 4, 8, 4, 8).transpose(0, 2, 4, 3, 5, 1).reshape(B, 16, 192)
+        t = self.embed(torch.from_numpy(patches.copy()))
+        text = self.layers(self.words(torch.arange(34).view(2, 17)))
+        return self.layers(torch.cat([self.cls.expand(B, -1, -1), t], 1))[:, 0] + text.mean()
+
+
+@pytest.mark.parametrize("way", ["matmul", "kernel"])
+def test_patches_made_out_of_torchs_sight_need_a_grid_and_no_more(way):
+    attend = WAYS.get(way, nn.functional.scaled_dot_product_attention)
+    model = ByNumpy(attend).eval()
+    with pytest.raises(InputError, match=r"17 tokens that cannot be followed back to pixels \(give grid and prefix_t"):
+        attribute(model, IMAGES)
+    with pytest.raises(InputError, match="17 tokens that are not those of grid="):
+        attribute(model, IMAGES, grid=(4, 5))
+    found = whole_maps(model, IMAGES, grid=(4, 4), prefix_tokens=1)
+    assert (len(found.maps), found.layout, found.gaps) == (2, Layout((4, 4), 1), ())
+    t = torch.cat([model.cls.expand(2, -1, -1), model.embed(_patches(IMAGES))], 1)
+    q, k, _ = model.qkv(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+    torch.testing.assert_close(found.layers[0], (q @ k.mT / 12**0.5).softmax(-1))
+
+
+def _patches(images):
+    """``(2, 3, 32, 32) -> (2, 16, 192)``, the channels last."""
+    return images.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).reshape(2, 16, 192)

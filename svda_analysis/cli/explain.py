@@ -45,6 +45,7 @@ def explain_command(
         if name not in METHODS:
             raise InputError(f"--methods must be among {', '.join(METHODS)}, got {name!r}")
     subject = open_subjects([model], options)[0]
+    warn([f"{subject.name}: {subject.left_out}"] if subject.left_out else [])
     folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
     check_writable(folder, "output folder")
     written: list[Path] = []
