@@ -25,11 +25,12 @@ from svda_analysis.writing import check_target, only_writer
 
 class Converted(NamedTuple):
     """What a conversion came to: the names of the replaced modules, where images came from (empty: none were needed),
-    and each step's divergence of the maps while they were distilled."""
+    each step's divergence of the maps while they were distilled, and what of the weights' file was left out."""
 
     sites: tuple[str, ...]
     images: str
     divergence: list[float]
+    left_out: str = ""
 
 
 def convert_file(
@@ -77,7 +78,7 @@ def convert_file(
             )
         else:
             save_converted(model, out)
-    return Converted(tuple(replaced(model)), source, lost)
+    return Converted(tuple(replaced(model)), source, lost, subject.left_out)
 
 
 def _kinds(model: ViT) -> set[tuple[str, str]]:

@@ -47,8 +47,8 @@ from svda_analysis.subject import Subject
 from svda_analysis.trial import Trial
 from svda_analysis.vocabulary import quantity
 
-USUAL = ("rollout", "relevance", "cls_attention")
-STAND_IN = "input_x_gradient"
+USUAL_METHODS = ("rollout", "relevance", "cls_attention")
+IN_PLACE = "input_x_gradient"
 _TRIED = 2  # images
 
 
@@ -104,10 +104,7 @@ def faithfulness(
     source = open_source(data, opened, data_root)
     subject = check_faithful(opened, source, metrics, baseline)
     if methods is None:
-        chosen, lines = methods_for(subject, source)
-        settings = dataclasses.replace(settings, methods=chosen)
-        for line in lines:
-            warnings.warn(line, stacklevel=2)
+        settings = dataclasses.replace(settings, methods=_said(*methods_for(subject, source)))
     values = _over_images(subject, source, settings, progress or (lambda done, total: None))
     rows = [
         {**subject.identity, "dataset": source.name, "source": name, **_as_row(indicator, found)}
@@ -138,15 +135,15 @@ def check_faithful(
 def methods_for(subject: Subject, source: ImageSource) -> tuple[tuple[str, ...], list[str]]:
     """The methods whose faithfulness is measured where none are named, and a line for each reason to leave some out.
 
-    They are :data:`USUAL`, as far as the model can have them: that is tried on a few images. Of a model whose layers
-    are no unbroken stack, or whose output does not depend on its attention, some cannot be had; then
-    :data:`STAND_IN`, which needs no layers, stands beside the rest.
+    They are :data:`USUAL_METHODS`, as far as the model can have them: that is tried on a few images. Of a model whose
+    layers are no unbroken stack, or whose output does not depend on its attention, some cannot be had; then
+    :data:`IN_PLACE`, which needs no layers, stands beside the rest.
     """
     images = source.examples(_TRIED)[0]
     chosen: list[str] = []
     refused: dict[str, str] = {}
-    for name in (*USUAL, STAND_IN):
-        if name == STAND_IN and not refused:
+    for name in (*USUAL_METHODS, IN_PLACE):
+        if name == IN_PLACE and not refused:
             break
         try:
             attribute(subject, images, method=name)
@@ -155,9 +152,15 @@ def methods_for(subject: Subject, source: ImageSource) -> tuple[tuple[str, ...],
             raise
         except InputError as error:
             refused[name] = str(error)
-    beside = f"; {STAND_IN} is measured beside the others" if STAND_IN in chosen else ""
+    beside = f"; {IN_PLACE} is measured beside the others" if IN_PLACE in chosen else ""
     names = {why: " and ".join(name for name in refused if refused[name] == why) for why in refused.values()}
     return tuple(chosen), [f"{subject.name}: no faithfulness of {which}: {why}{beside}" for why, which in names.items()]
+
+
+def _said(methods: tuple[str, ...], lines: list[str]) -> tuple[str, ...]:
+    for line in lines:
+        warnings.warn(line, stacklevel=3)
+    return methods
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import inspect
 import logging
 import re
 import warnings
@@ -270,7 +271,10 @@ def _from_folder_of_weights(transformers: Any, place: Path, texts: Sequence[str]
     base = kind is transformers.AutoModel
     _check_size(lambda: kind.from_config(config) if base else kind(config), "config.json asks for too much")
     strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # these are told, and refused below
-    model, found = kind.from_pretrained(str(place), attn_implementation="sdpa", **strict, **local)
+    options = {"attn_implementation": "sdpa", **strict, **local}
+    model, found = kind.from_pretrained(str(place), **options)
+    if _lacks_its_pooler_alone(kind, found):  # which many encoders are saved without
+        model, found = kind.from_pretrained(str(place), add_pooling_layer=False, **options)
     _check_loaded(found)
     if texts:
         model = with_texts(transformers, model, str(place), texts, local)
@@ -292,6 +296,13 @@ def _architecture(transformers: Any, config: Any) -> Any:
     if kind is transformers.AutoModel or (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         return kind
     raise InputError(f"{str(named[0])[:100]!r} is no model of transformers itself, and code in a folder is not run")
+
+
+def _lacks_its_pooler_alone(kind: Any, found: Mapping[str, Any]) -> bool:
+    """Whether all that a model's weights lack is a layer behind the last that it can be made without."""
+    lacking = [str(name) for name in found.get("missing_keys") or ()]
+    can = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    return can and bool(lacking) and all(name.startswith("pooler.") for name in lacking)
 
 
 def _check_loaded(found: Mapping[str, Any]) -> None:

@@ -46,14 +46,23 @@ def _state_dicts(found: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
         if not isinstance(table, Mapping) or not table or id(table) in seen:  # a table may hold itself
             continue
         seen.add(id(table))
-        if all(isinstance(value, Tensor) for value in table.values()):
-            yield key, dict(table)
+        if tensors := _tensors_of(table, words=not key):
+            yield key, tensors
         elif depth < _DEEPEST:
             left += [
                 (f"{key}.{name}" if key else name, value, depth + 1)
                 for name, value in table.items()
                 if isinstance(name, str) and not name.lower().startswith(_WITHOUT_WEIGHTS)
             ]
+
+
+def _tensors_of(table: Mapping[Any, Any], *, words: bool) -> dict[Any, Tensor] | None:
+    """The tensors of a table of tensors; ``words``: numbers and words may stand beside them (an epoch, a name)."""
+    found = {name: value for name, value in table.items() if isinstance(value, Tensor)}
+    if len(found) == len(table):
+        return found
+    plain = all(isinstance(value, Tensor | int | float | str | None) for value in table.values())
+    return found if words and plain and any(value.ndim for value in found.values()) else None
 
 
 def _in_file(found: Any, held: Mapping[str, Any]) -> str:

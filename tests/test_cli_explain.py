@@ -29,3 +29,17 @@ def test_explain_writes_one_row_an_image(tiny, pictures, tmp_path, capsys):
             main([*arguments, *extra])
         assert stopped.value.code == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_files_that_are_not_read_are_said(tiny, pictures, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((pictures / "a.png").read_bytes())
+    for name in ("b.heic", "c.svg"):
+        (folder / name).write_bytes(b"x")
+    out = str(tmp_path / "out")
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", str(tiny["svda"]), str(folder), "--methods", "cls_attention", "--out", out])
+    assert stopped.value.code == 0
+    said = f"warning: left out of {folder}, as no images that are read: 1 .heic, 1 .svg"
+    assert capsys.readouterr().err.splitlines() == [said]

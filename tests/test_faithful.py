@@ -11,7 +11,13 @@ from torch import nn
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
-from svda_analysis.faithful import USUAL, cascading_randomisation, faithfulness, methods_for, randomisation_check
+from svda_analysis.faithful import (
+    USUAL_METHODS,
+    cascading_randomisation,
+    faithfulness,
+    methods_for,
+    randomisation_check,
+)
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.metrics import METRICS
 from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
@@ -187,7 +193,7 @@ def test_a_head_of_zeros_leaves_out_the_methods_that_explain_it_alone():
 
 def test_a_model_that_can_have_all_methods_is_measured_by_the_usual_ones_without_a_word():
     model, images = model_and_images()
-    assert methods_for(open_model(model), open_source(images, open_model(model))) == (USUAL, [])
+    assert methods_for(open_model(model), open_source(images, open_model(model))) == (USUAL_METHODS, [])
 
 
 # --- infidelity and sensitivity -------------------------------------------------------------------------------------

@@ -163,6 +163,17 @@ def test_weights_that_do_not_fit_their_config_are_refused_as_strictly_as_ours(hu
     assert capfd.readouterr() == ("", "")
 
 
+def test_encoders_are_opened_without_the_pooler_that_they_were_saved_without(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is optional")
+    config = transformers.ViTConfig(**SIZES, image_size=32, patch_size=8)
+    for pooled in (False, True):
+        saved = transformers.ViTModel(config, add_pooling_layer=pooled)
+        saved.save_pretrained(tmp_path / str(pooled))
+        model = open_model(f"hf:{tmp_path / str(pooled)}").model
+        assert (model.pooler is not None) == pooled
+        assert all(torch.equal(value, saved.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -125,3 +125,14 @@ def test_what_is_refused_is_told_the_way_out(tmp_path):
     torch.save({"state_dict": STATE, "logs": collections.defaultdict(list, {"loss": [1.0]})}, tmp_path / "w.pt")
     with pytest.raises(InputError, match=r"only plain weights are read: save model.state_dict\(\) alone"):
         read_state_dict(tmp_path / "w.pt")
+
+
+def test_numbers_and_words_may_stand_beside_weights(tmp_path):
+    torch.save({**STATE, "epoch": 3, "lr": 0.1, "name": "vit", "best": None}, tmp_path / "w.pt")
+    assert list(read_state_dict(tmp_path / "w.pt")) == list(STATE)
+    beside = {"step": torch.tensor(3), "criterion": {"weight": torch.ones(5), "gamma": 2.0}}
+    torch.save({"epoch": 3, "model": STATE, **beside}, tmp_path / "nested.pt")
+    assert list(read_state_dict(tmp_path / "nested.pt")) == list(STATE)
+    torch.save({"epoch": 3, "step": torch.tensor(3)}, tmp_path / "none.pt")
+    with pytest.raises(InputError, match=r"holds no state dict .*; it has epoch \(int\), step \(Tensor\)"):
+        read_state_dict(tmp_path / "none.pt")

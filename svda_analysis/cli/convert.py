@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, Registered, data_options, say
+from svda_analysis.cli.shared import CONTEXT, Registered, data_options, say, warn
 from svda_analysis.errors import InputError
 from svda_analysis.kinds import ATTENTIONS
 
@@ -56,6 +56,7 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
             progress=functools.partial(advance, "distillation"),
             **options,
         )
+    warn([found.left_out] if found.left_out else [])
     say(f"replaced: {', '.join(found.sites)}")
     if found.images:
         say(f"images: {found.images}")

@@ -35,6 +35,7 @@ def explain_command(
       svda explain checkpoints/fashion_mnist/svda_s0.pt shoe.png --methods rollout,relevance
     """
     from svda_analysis.attribution import METHODS
+    from svda_analysis.data.files import left_out
     from svda_analysis.explanations import explain
     from svda_analysis.figures import pictures
     from svda_analysis.render.writer import save_picture
@@ -48,6 +49,7 @@ def explain_command(
     warn([f"{subject.name}: {subject.left_out}"] if subject.left_out else [])
     folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
     check_writable(folder, "output folder")
+    warn([line for path in images if Path(path).is_dir() and (line := left_out(Path(path)))])
     written: list[Path] = []
     drawn: set[str] = set()
     pages = math.ceil(len(image_files(images)) / _ROWS)
