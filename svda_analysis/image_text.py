@@ -56,8 +56,14 @@ def with_texts(transformers: Any, model: Any, folder: str, texts: Sequence[str],
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
     fixed = model.config.model_type.startswith("siglip")  # it learned from texts filled up to one length
     length = {"padding": "max_length", "max_length": model.config.text_config.max_position_embeddings} if fixed else {}
+    most = model.config.text_config.max_position_embeddings
     with reading("its tokenizer fails on text"):
-        tokens = tokenizer(list(texts), return_tensors="pt", truncation=True, **{"padding": True, **length})
+        for text, words in zip(texts, tokenizer(list(texts))["input_ids"], strict=True):
+            if len(words) > most:
+                raise InputError(
+                    f"text must have at most {most} tokens for this model, got {len(words)}: {text[:40]!r}"
+                )
+        tokens = tokenizer(list(texts), return_tensors="pt", **{"padding": True, **length})
         with torch.no_grad():
             embedded = _pooled(model.eval().get_text_features(**tokens))
     return ImageText(model, texts, embedded)

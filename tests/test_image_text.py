@@ -89,6 +89,12 @@ def test_texts_that_cannot_be_asked_are_named(folder):
         open_model(torch.nn.Linear(2, 2), text="a dog")
 
 
+def test_no_text_is_cut_off_in_silence(folder):
+    open_model(f"hf:{folder[0]}", text="a dog a cat")  # 6 tokens with the first and the last
+    with pytest.raises(InputError, match="text must have at most 6 tokens for this model, got 7: 'a dog a cat a'"):
+        open_model(f"hf:{folder[0]}", text=["a dog", "a dog a cat a"])
+
+
 def test_a_folder_without_a_tokenizer_is_no_answer_to_a_text(folder, tmp_path):
     folder[1].save_pretrained(tmp_path)  # transformers would make an empty one
     with pytest.raises(InputError, match="its folder has no tokenizer, which text needs: one of "):
