@@ -125,6 +125,17 @@ def test_what_a_forward_raises_is_one_line_with_what_it_takes():
             assert caught.value.__cause__ is not None
 
 
+def test_a_model_of_hugging_face_takes_images_of_another_size_where_it_can():
+    transformers = pytest.importorskip("transformers", reason="transformers is optional")
+    size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    model = transformers.ViTModel(transformers.ViTConfig(**size, image_size=16, patch_size=8)).eval()
+    larger = torch.randn(1, 3, 24, 32)
+    with torch.no_grad():
+        got, wanted = call_model(model, larger), model(larger, interpolate_pos_encoding=True)
+    assert got.last_hidden_state.shape == (1, 13, 24)
+    assert torch.equal(got.last_hidden_state, wanted.last_hidden_state)
+
+
 def test_size_and_channels_that_a_model_says():
     timm = pytest.importorskip("timm", reason="timm is optional")
     small = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}

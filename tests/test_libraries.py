@@ -163,6 +163,29 @@ def test_weights_that_do_not_fit_their_config_are_refused_as_strictly_as_ours(hu
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_adapter_alone_is_told_the_way_out(tmp_path):
+    pytest.importorskip("transformers", reason="transformers is optional")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds an adapter alone: merge_and_unload\(\) it, and save the model"):
+        open_model(f"hf:{tmp_path}")
+
+
+def test_a_folder_that_timm_wrote_for_the_hub_is_opened(tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is optional")
+    pytest.importorskip("transformers", reason="transformers is optional")
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 5}
+    saved = timm.create_model("vit_tiny_patch16_224", **size)
+    fields = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "model_args": size}
+    fields["pretrained_cfg"] = {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"it has no model.safetensors or pytorch_model.bin"):
+        open_model(f"hf:{tmp_path}")
+    torch.save(saved.state_dict(), tmp_path / "pytorch_model.bin")
+    subject = open_model(f"hf:{tmp_path}")
+    assert (subject.name, subject.preprocessing.mean) == (tmp_path.name, (0.1, 0.2, 0.3))
+    assert all(torch.equal(value, saved.state_dict()[name]) for name, value in subject.model.state_dict().items())
+
+
 def test_encoders_are_opened_without_the_pooler_that_they_were_saved_without(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is optional")
     config = transformers.ViTConfig(**SIZES, image_size=32, patch_size=8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
 from svda_analysis.analysis import analyze
 from svda_analysis.data import load_dataset
@@ -115,6 +115,13 @@ def test_a_data_set_is_drawn_from_and_a_tensor_read_from_its_start(numbered, mod
     assert numbers(open_source(numbered.tensors[0], subject), images=5) == ([0, 1, 2, 3, 4], None)
 
 
+class Stream(IterableDataset):
+    """Images without end, for all that is known."""
+
+    def __iter__(self):
+        return iter([(torch.zeros(1, 12, 12), 0)] * 5)
+
+
 def test_what_is_no_data_is_said(model):
     subject = open_model(model)
     for given, complaint in (
@@ -124,6 +131,8 @@ def test_what_is_no_data_is_said(model):
         (torch.zeros(0, 1, 12, 12), "float images"),
         (torch.zeros(2, 1, 12, 12, dtype=torch.uint8), "got torch.uint8"),
         (TensorDataset(torch.zeros(0, 1, 12, 12)), "at least one image"),
+        (Stream(), "data must have a length, got the stream Stream: take a tensor of it"),
+        (DataLoader(Stream(), batch_size=2), "data must have a length, got the stream Stream"),
     ):
         with pytest.raises(InputError, match=complaint):
             open_source(given, subject)

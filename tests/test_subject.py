@@ -1,6 +1,7 @@
 """A model opened to be looked at: as it was afterwards, and with what is known of it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,21 @@ def test_of_a_module_little_is_known():
     assert (subject.seed, subject.epoch, subject.data, subject.recipe, subject.trace) == (None, None, {}, {}, None)
     assert subject.history.empty
     assert subject.preprocessing == Preprocessing(image_size=28)
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        ({1: "cat", 0: "dog"}, ("dog", "cat")),
+        ({0: "LABEL_0", 1: "LABEL_1"}, ()),
+        ({0: "dog", 2: "cat"}, ()),
+        ({}, ()),
+    ],
+)
+def test_a_config_names_the_classes_in_the_order_of_the_outputs(names, known):
+    model = ViT(ViTConfig(dim=8, depth=1, heads=2))
+    model.config = SimpleNamespace(id2label=names)
+    assert Subject(model=model, name="own").classes == known
 
 
 def test_a_model_runs_in_eval_mode_and_is_as_before():
