@@ -22,7 +22,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.layer_inputs import LayerInputs
 from svda_analysis.products import sums_to_one
-from svda_analysis.tracker import Product, Tracker
+from svda_analysis.tracker import Product, Tracker, of_vmap
 from svda_analysis.trails import tensors_in
 
 
@@ -106,7 +106,7 @@ def check_captured(number: int, model: nn.Module) -> None:
 def _why_none(model: nn.Module) -> str:
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return "torch.jit made it, which hides its calls; take the module that it was made of"
-    hidden = "a kernel of its own, torch.jit or flex_attention would hide it"
+    hidden = "a kernel of its own, torch.jit, torch.vmap or flex_attention would hide it"
     return f"no softmax over tokens that weighs values was seen ({hidden})"
 
 
@@ -184,7 +184,7 @@ class Tap(TorchFunctionMode):
         if func is Tensor.__iter__ and args[0].ndim:
             return iter(self.__torch_function__(torch.unbind, types, args))
         reader = READERS.get(func)
-        if reader is not None:
+        if reader is not None and not of_vmap(args):  # there is no map of the whole batch
             return self._called(func, reader, args, kwargs)
         result = func(*args, **kwargs)
         found = self.tracker.follow(func, args, kwargs, result, self.layer)

@@ -139,8 +139,7 @@ class Tracker:
         ``number``."""
         given, name = tensors_in((*args, *kwargs.values())), name_of(func)
         known = [trail for x in given if (trail := self.of(x)) is not None]
-        if known and name in ESCAPES:
-            self.escaped = True
+        self.escaped = self.escaped or bool(known and name in ESCAPES) or of_vmap(given)
         if not known and self.escaped:
             known = self._come_back(name, given, result)
         if not known or name in NO_NUMBERS:
@@ -235,6 +234,11 @@ class Tracker:
         side = first if first is not None else second
         if side is not None:
             self.mark(result, dataclasses.replace(side, after=after))
+
+
+def of_vmap(given: Iterable[Any]) -> bool:
+    """Whether there are tensors of ``torch.vmap``, which stand for one image each and are gone behind it."""
+    return any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in given)
 
 
 def _axes(images: Tensor) -> tuple[int, int, int | None]:

@@ -107,6 +107,29 @@ def test_patches_made_out_of_torchs_sight_need_a_grid_and_no_more(way):
     torch.testing.assert_close(found.layers[0], (q @ k.mT / 12**0.5).softmax(-1))
 
 
+class ByVmap(ByHand):
+    """Patches, or attention too, for one image after another."""
+
+    def __init__(self, *, whole):
+        super().__init__(torch.vmap(WAYS["matmul"]) if whole else WAYS["matmul"])
+
+    def forward(self, x):
+        t = torch.vmap(lambda image: self.patches(image[None])[0].flatten(1).T)(x)
+        q, k, v = self.qkv(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+        return t + self.way(q, k, v).transpose(1, 2).flatten(2)
+
+
+def test_patches_made_under_vmap_need_a_grid_and_attention_under_it_is_out_of_sight():
+    model = ByVmap(whole=False)
+    with pytest.raises(InputError, match="16 tokens that cannot be followed back to pixels"):
+        attribute(model, IMAGES)
+    (seen,) = whole_maps(model, IMAGES, grid=(4, 4)).layers
+    (record,) = records(ByHand(WAYS["matmul"]), IMAGES)
+    torch.testing.assert_close(seen, record.a)
+    with pytest.raises(InputError, match=r"shows no attention: .*torch\.vmap or flex_attention would hide it"):
+        attribute(ByVmap(whole=True), IMAGES)
+
+
 def _patches(images):
     """``(2, 3, 32, 32) -> (2, 16, 192)``, the channels last."""
     return images.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).reshape(2, 16, 192)
