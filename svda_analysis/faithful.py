@@ -104,7 +104,7 @@ def faithfulness(
     source = open_source(data, opened, data_root)
     subject = check_faithful(opened, source, metrics, baseline)
     if methods is None:
-        settings = dataclasses.replace(settings, methods=_said(*methods_for(subject, source)))
+        settings = dataclasses.replace(settings, methods=_with_warnings(*methods_for(subject, source)))
     values = _over_images(subject, source, settings, progress or (lambda done, total: None))
     rows = [
         {**subject.identity, "dataset": source.name, "source": name, **_as_row(indicator, found)}
@@ -157,7 +157,7 @@ def methods_for(subject: Subject, source: ImageSource) -> tuple[tuple[str, ...],
     return tuple(chosen), [f"{subject.name}: no faithfulness of {which}: {why}{beside}" for why, which in names.items()]
 
 
-def _said(methods: tuple[str, ...], lines: list[str]) -> tuple[str, ...]:
+def _with_warnings(methods: tuple[str, ...], lines: list[str]) -> tuple[str, ...]:
     for line in lines:
         warnings.warn(line, stacklevel=3)
     return methods
