@@ -16,6 +16,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum, widen
+from svda_analysis.indicators.numerics import row_sums, sharing
 from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
 from svda_analysis.layer_inputs import HeadWeights, LayerInputs
 from svda_analysis.maps import ImageMap, check_any_maps, class_scores, map_of_image
@@ -98,7 +99,7 @@ class Stream:
         batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
         inputs = self.begin(B, len(batch))
         try:
-            with capture(self.model, self.on_record, inputs=inputs):
+            with capture(self.model, self.on_record, output="product", inputs=inputs):
                 output = call_model(self.model, batch)
             self.end(inputs)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
@@ -142,12 +143,13 @@ class Stream:
         if isinstance(found, str):
             self.left_out.append(found)
             return
-        if not is_finite(record.a):
-            raise NotFiniteError
         self.starts += record.places is None or record.places.after < 0
         call = _Layer(record.layer, record.a.shape[1] if found.plain else 0, record.sigma)
         self._calls[self._seen :] = [call]
-        self._measure(found, self._seen, self._batch)
+        with sharing():
+            if not is_finite(row_sums(record.a)) and not is_finite(record.a):
+                raise NotFiniteError
+            self._measure(found, self._seen, self._batch)
         self._seen += 1
 
     def end(self, inputs: LayerInputs | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svda_analysis.indicators.numerics import mean_over_queries, or_one, row_weights, scale_to_one
+from svda_analysis.indicators.numerics import mean_over_queries, or_one, row_products, row_sums, scale_to_one, widen
 from svda_analysis.indicators.registry import indicator
 
 
@@ -27,8 +27,10 @@ def angular_alignment(q: Tensor, k: Tensor, a: Tensor) -> Tensor:
 
     Rounding in float32: 2e-7.
     """
-    attended = row_weights(a) @ _unit_rows(k)  # (B, H, N, D)
-    return _cosine_share(mean_over_queries((_unit_rows(q) * attended).sum(-1), a))
+    a = widen(a)
+    attended = a @ _unit_rows(k)  # (B, H, N, D), the rows of a as they are
+    cosine = row_products(_unit_rows(q), attended) / or_one(row_sums(a))
+    return _cosine_share(mean_over_queries(cosine, a))
 
 
 @indicator(
