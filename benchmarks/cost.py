@@ -87,14 +87,10 @@ def main() -> None:
     frame = pd.concat(frames)[["attention", "part", "seconds", "times", "low", "high"]]
     FOLDER.mkdir(parents=True, exist_ok=True)
     frame.to_csv(FOLDER / "cost.csv", index=False, float_format="%.4g")
-    shown = frame[["attention", "part"]].assign(
-        **{
-            "CPU s per batch": frame["seconds"].map("{:.3f}".format),
-            "plain forwards": [
-                f"x {one.times:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in frame.itertuples(index=False)
-            ],
-        }
-    )
+    shown = frame[["attention", "part"]].copy()
+    shown["CPU s per batch"] = frame["seconds"].map("{:.3f}".format)
+    spread = zip(frame["times"], frame["low"], frame["high"], strict=True)
+    shown["plain forwards"] = [f"x {times:.2f} [{low:.2f}, {high:.2f}]" for times, low, high in spread]
     (FOLDER / "cost.md").write_text(
         f"# What an analysis costs\n\nMade by `python benchmarks/cost.py --rounds {given.rounds} --batch {given.batch}`"
         f" (CPU, 1 thread, torch {torch.__version__}). ViT-Tiny/16 at 224 pixels, random weights, {given.batch} images "

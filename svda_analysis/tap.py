@@ -39,9 +39,10 @@ def capture(
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
     computed once, and gradients reach ``record.a``. ``output="product"``: the same without the graph, and attention
-    that the model multiplies itself is left as it is: the least work. ``inputs``: takes note of the calls between, and tells records
-    their tokens. Speaks of forwards in the thread that opened the context; other methods of the model, such as
-    ``forward_features`` or ``encode_image``, are seen from where they give images to a part of it. Raises
+    that the model multiplies itself is left as it is, which is the least work. ``inputs``: takes note of the calls
+    between, and tells records their tokens. Speaks of forwards in the thread that opened the context; other methods of
+    the model, such as ``forward_features`` or ``encode_image``, are seen from where they give images to a part of it.
+    Raises
     :class:`InputError` at the end where attention was called, but none that can be told to be the model's.
 
     Under a tap torch switches the fast path of ``nn.MultiheadAttention`` off: the logits of such a model are
