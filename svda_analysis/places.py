@@ -27,13 +27,14 @@ WITHIN_IMAGE = (1 << sum(bits for bits, *_ in _FIELDS[1:])) - 1  # the bits of a
 def encode(parts: Iterable[Tensor]) -> Tensor:
     """Image, frame, row and column, float64 of one shape or that broadcast to one, as places; NaN is
     :data:`NOWHERE`."""
-    code, lost = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.bool)
+    code, lost = torch.zeros((), dtype=torch.int64), None
     for part, (bits, steps, zero) in zip(parts, _FIELDS, strict=True):
         value = ((part + zero) * steps).round()
         bad = ~((value >= 0) & (value < 1 << bits))
         code = (code.to(part.device) << bits) | value.masked_fill(bad, 0).long()
-        lost = lost.to(part.device) | bad if bool(bad.any()) else lost
-    return code.masked_fill(lost, NOWHERE) if lost.ndim else code
+        if bool(bad.any()):
+            lost = bad if lost is None else lost | bad
+    return code if lost is None else code.masked_fill(lost, NOWHERE)
 
 
 def decode(places: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from svda_analysis.indicators import Indicator, attention_spectrum, score_spectr
 from svda_analysis.indicators.numerics import row_sums, sharing
 from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
 from svda_analysis.layer_inputs import HeadWeights, LayerInputs
-from svda_analysis.maps import ImageMap, Known, check_any_maps, class_scores
+from svda_analysis.map_reader import MapReader
+from svda_analysis.maps import ImageMap, check_any_maps, class_scores
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
@@ -78,7 +79,7 @@ class Stream:
         self.starts = 0  # maps of the last batch that come of no other
         self._batch = self._in_forward = 0  # images of the batch that runs, and with their noisy copies
         self._seen = 0  # its maps so far
-        self._known = Known()
+        self._reader = MapReader()
         self._calls: list[_Layer] = []  # of each layer
         self._position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the first batch
         needed = {need for indicator in indicators for need in indicator.needs}
@@ -140,7 +141,7 @@ class Stream:
     def on_record(self, record: AttentionRecord) -> None:
         """Add one record of the forward that runs. Raises :class:`~svda_analysis.soundness.NotFiniteError`."""
         self.calls += 1
-        found = self._known.map_of_image(record, self._in_forward, self.given)
+        found = self._reader.map_of_image(record, self._in_forward, self.given)
         if isinstance(found, str):
             self.left_out.append(found)
             return
