@@ -55,7 +55,7 @@ reports: .venv/installed
 	    --data fashion_mnist --maps 1000 --faithfulness 1000 \
 	    --out reports/fashion_mnist
 	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.27 --force \
-	    --out build/small --report reports/fashion_mnist
+	    --sweep --out build/small --report reports/fashion_mnist
 	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt --budget 0.2 --norm-logit inf --force \
 	    --finetune 1 --no-sweep --out build/tuned --report reports/fashion_mnist_finetuned
 

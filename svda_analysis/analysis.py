@@ -34,7 +34,7 @@ from svda_analysis.results import Analysis, Examples, Run, nothing_measured, ver
 from svda_analysis.soundness import NOT_FINITE, NotFiniteError
 from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model, run_names
-from svda_analysis.streaming import Stream
+from svda_analysis.streaming import Stream, costly_of_batch
 from svda_analysis.subject import Subject, run_label
 from svda_analysis.tokens import TokensGiven
 
@@ -51,6 +51,7 @@ class Options:
     indicators: Sequence[str] | None = None
     images: int | None = None
     precision: float | None = None
+    costly_images: int | None = 256
     batch_size: int | None = None
     noise: float = 0.1
     examples: int = 4
@@ -61,6 +62,8 @@ class Options:
             raise InputError("indicators must name at least one indicator, got none")
         if self.images is not None and self.images < 1:
             raise InputError(f"images must be at least 1, got {self.images}")
+        if self.costly_images is not None and self.costly_images < 1:
+            raise InputError(f"costly_images must be at least 1 (None: all), got {self.costly_images}")
         if self.precision is not None and not 0 < self.precision < 1:
             raise InputError(f"precision must lie between 0 and 1, got {self.precision}")
         if self.batch_size is not None and self.batch_size < 1:
@@ -84,6 +87,7 @@ def analyze(
     indicators: Sequence[str] | None = None,
     images: int | None = None,
     precision: float | None = None,
+    costly_images: int | None = 256,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     noise: float = 0.1,
@@ -106,8 +110,10 @@ def analyze(
     (those of no group, which are measured where nothing is asked for), ``"source"``
     (:mod:`~svda_analysis.source_indicators`), ``"field"`` (what the field asks first) and ``"ablation"`` (the loss
     without each head: a forward for every head). At most ``images`` are drawn without replacement (a tensor or a loader
-    is taken from its start); ``precision`` stops once the half-width of every 95 % interval is below this share of its
-    indicator's range. ``noise`` is the standard deviation of the Gaussian noise on the preprocessed input for
+    is taken from its start); ``precision`` stops each indicator once the half-widths of its 95 % intervals are below
+    this share of its range. Spectra of scores and maps and robustness to noise, which cost several forwards each, are
+    measured on ``costly_images`` of the images, evenly over them or with ``precision`` from the first (None: on all).
+    ``noise`` is the standard deviation of the Gaussian noise on the preprocessed input for
     ``perturbation_robustness``, ``seed`` that of the noise and of the drawing. ``examples`` images keep their maps, the
     first of each class; ``batch_size`` go through the model at once (default: 64).
 
@@ -121,6 +127,7 @@ def analyze(
         indicators=indicators,
         images=images,
         precision=precision,
+        costly_images=costly_images,
         batch_size=batch_size,
         noise=noise,
         examples=examples,
@@ -157,8 +164,7 @@ def analyze_runs(
     groups of them; ``directions``: also count on so many images the directions that hold the scores
     (:func:`~svda_analysis.directions.direction_shares`).
     ``cache`` is a folder that keeps what was measured of each run, and gives it back. ``options`` are those of
-    :func:`analyze`: indicators, images, precision, batch_size, noise, examples, seed. ``progress`` is called with
-    (label, done, in all).
+    :func:`analyze` from ``indicators`` on. ``progress`` is called with (label, done, in all).
 
     A run whose numbers are not finite is left out of every frame; it stands in ``runs`` and is named in ``warnings``
     with the first layer where they are not. Raises :class:`InputError` as :func:`analyze` does, before anything is
@@ -347,12 +353,14 @@ def analyze_subject(
         )
         for batch, labels in source.batches(options.batch_size or BATCH_SIZE, options.images, options.seed):
             try:
-                stream.update(for_model(batch, model), labels)
+                few, first = options.costly_images, options.precision is not None
+                costly = costly_of_batch(len(batch), stream.images, total, few, first=first)
+                stream.update(for_model(batch, model), labels, costly=costly)
             except NotFiniteError as error:
                 raise NotFiniteError(f"{run_label(subject)} {NOT_FINITE}: {error}") from None
             if progress:
                 progress(stream.images, total)
-            if options.precision and stream.images >= _FEWEST_FOR_PRECISION and stream.widest() < options.precision:
+            if options.precision and stream.settle(options.precision, _FEWEST_FOR_PRECISION):
                 break
         shown = _with_maps(subject, source, options.examples)
     seconds = round(time.perf_counter() - started, 2)
@@ -362,10 +370,9 @@ def analyze_subject(
 def _as_analysis(
     subject: Subject, source: ImageSource, options: Options, stream: Stream, shown: Examples | None, seconds: float
 ) -> Analysis:
-    who = {**subject.identity, "attention": subject.attention or stream.kind}
-    identity = {**who, "dataset": source.name}
+    identity = {**(who := {**subject.identity, "attention": subject.attention or stream.kind}), "dataset": source.name}
     settings = {key: getattr(options, key) for key in ("noise", "seed", "precision")}
-    settings["batch_size"] = options.batch_size or BATCH_SIZE
+    settings |= {"costly_measured": stream.costly_images, "batch_size": options.batch_size or BATCH_SIZE}
     run = Run(
         **identity,
         path=subject.spec,

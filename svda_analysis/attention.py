@@ -171,8 +171,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         start = start_of_sigma(sigma_start, self.head_dim)
         for name, value in self.rule.learned(heads, self.head_dim, sigma_form, start).items():
-            noise = sigma_noise * torch.randn_like(value) if sigma_noise and value.ndim == 2 else 0.0
-            self.register_parameter(name, nn.Parameter(value + noise))
+            if sigma_noise and value.ndim == 2 and not value.is_meta:  # where shapes alone are asked for
+                value = value + sigma_noise * torch.randn_like(value)
+            self.register_parameter(name, nn.Parameter(value))
         self.track_row_energy = False
         self.row_energy: Tensor | None = None
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special, stats
+from scipy import special
 
 from svda_analysis.errors import InputError
 from svda_analysis.frames import HEAD_COLUMNS, LAYER_COLUMNS, MATCH_COLUMNS, make_frame
@@ -73,6 +73,8 @@ def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's correlations (ties share their mean rank) between rows as in :func:`cosine`; 0 for a constant row."""
+    from scipy import stats  # it takes a while
+
     return cosine(*(stats.rankdata(rows, axis=-1) - (rows.shape[-1] + 1) / 2 for rows in (x, y)))
 
 
@@ -268,6 +270,8 @@ class _Half:
 
     def assign(self, m: int, i: int, j: int) -> np.ndarray:
         """``(H, H)``: 1 / pairs where heads of layers ``i`` and ``j`` match, so that a sum with it is a mean."""
+        from scipy import optimize  # it takes a while
+
         scores = self.mean[m, i, :, j].round(10)  # ties must not fall by the rounding of another batch size
         weights = np.zeros(scores.shape)
         weights[optimize.linear_sum_assignment(scores, maximize=True)] = 1 / min(scores.shape)

@@ -14,7 +14,7 @@ softmax over their last dimension that then weighs values is attention multiplie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,15 +24,17 @@ _FIELDS = ((16, 1, 0), (11, 4, 32), (18, 8, 4096), (18, 8, 4096))  # bits, steps
 WITHIN_IMAGE = (1 << sum(bits for bits, *_ in _FIELDS[1:])) - 1  # the bits of a place that are not the image's number
 
 
-def encode(parts: Tensor) -> Tensor:
-    """Image, frame, row and column ``(4, ...)`` float64 as places ``(...)``; NaN is :data:`NOWHERE`."""
-    code = torch.zeros(parts.shape[1:], dtype=torch.int64, device=parts.device)
-    lost = torch.zeros_like(code, dtype=torch.bool)
+def encode(parts: Iterable[Tensor]) -> Tensor:
+    """Image, frame, row and column, float64 of one shape or that broadcast to one, as places; NaN is
+    :data:`NOWHERE`."""
+    code, lost = torch.zeros((), dtype=torch.int64), None
     for part, (bits, steps, zero) in zip(parts, _FIELDS, strict=True):
         value = ((part + zero) * steps).round()
         bad = ~((value >= 0) & (value < 1 << bits))
-        code, lost = (code << bits) | value.masked_fill(bad, 0).long(), lost | bad
-    return code.masked_fill(lost, NOWHERE)
+        code = (code.to(part.device) << bits) | value.masked_fill(bad, 0).long()
+        if bool(bad.any()):
+            lost = bad if lost is None else lost | bad
+    return code if lost is None else code.masked_fill(lost, NOWHERE)
 
 
 def decode(places: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from svda_analysis.errors import InputError
@@ -75,6 +74,8 @@ def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
     """Spearman's coefficient of the maps ``x, y (B, H, W)``, ties at their mean rank, ``(B,) float64``; NaN for a
     constant map."""
+    from scipy import stats  # it takes a while
+
     ranks = [torch.from_numpy(stats.rankdata(maps.flatten(1).numpy(), axis=1)) for maps in (x, y)]
     x_rank, y_rank = (rank - rank.mean(1, keepdim=True) for rank in ranks)
     return (x_rank * y_rank).sum(1) / (x_rank.norm(dim=1) * y_rank.norm(dim=1))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from svda_analysis.errors import InputError
 
@@ -144,6 +144,8 @@ def interval_over(values: Numbers, *, low: float = -math.inf, high: float = math
 
 def proportion_interval(share: float, n: int) -> ConfidenceInterval:
     """Wilson's 95 % interval of a share of ``n`` images (Wilson 1927): it has a width at 0 and at 1 too."""
+    from scipy import stats  # it takes a while
+
     if not n or math.isnan(share):
         return NO_INTERVAL
     found = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
@@ -168,6 +170,8 @@ def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Cont
     The effect is ``J(n-1) mean(d) / sd(d)``, Hedges' g standardised by the differences (Gibbons, Hedeker & Davis 1993,
     J. Educ. Stat. 18:271; Lakens 2013, d_z); NaN for two pairs, where J does not exist.
     """
+    from scipy import stats  # it takes a while
+
     d = y - x
     return _tested(stats.ttest_rel, x, y, se=stats.sem(d), sd=d.std(ddof=1), df=len(d) - 1, span=span)
 
@@ -175,6 +179,8 @@ def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Cont
 def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contrast:
     """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of
     freedom (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
+    from scipy import stats  # it takes a while
+
     df, se = len(x) + len(y) - 2, math.hypot(stats.sem(x), stats.sem(y))
     pooled = math.sqrt((len(x) * x.var() + len(y) * y.var()) / df)
     return _tested(stats.ttest_ind, x, y, se=se, sd=pooled, df=df, span=span, equal_var=False)
@@ -261,6 +267,8 @@ def tost(differences: Numbers, margin: float) -> Equivalence:
 
     ``margin`` has the unit of the differences. Fewer than two, a NaN among them, or no spread beyond rounding: NaN.
     """
+    from scipy import stats  # it takes a while
+
     d = np.asarray(differences, dtype=float)
     if d.ndim != 1 or not len(d):
         raise InputError(f"differences must be one row of numbers, got shape {d.shape}")
@@ -285,6 +293,8 @@ def mcnemar(lost: int, won: int) -> float:
 
     A binomial test of ``lost`` among ``lost + won`` with chance 1/2 (McNemar 1947); 1 where the models never differ.
     """
+    from scipy import stats  # it takes a while
+
     return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
@@ -294,6 +304,8 @@ def adjusted_wald(lost: int, won: int, n: int) -> ConfidenceInterval:
     Wald's interval with one image added to each of the two counts: unlike Student's t it has a width where no image
     flips, so that few images cannot pass for certainty.
     """
+    from scipy import stats  # it takes a while
+
     p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
     change = p_won - p_lost
     half = float(stats.norm.ppf(0.975)) * math.sqrt((p_lost + p_won - change**2) / (n + 2))

@@ -16,9 +16,11 @@ from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum, widen
+from svda_analysis.indicators.numerics import row_sums, sharing
 from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
 from svda_analysis.layer_inputs import HeadWeights, LayerInputs
-from svda_analysis.maps import ImageMap, check_any_maps, class_scores, map_of_image
+from svda_analysis.map_reader import MapReader
+from svda_analysis.maps import ImageMap, check_any_maps, class_scores
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments, proportion_interval
@@ -26,6 +28,7 @@ from svda_analysis.tap import capture, check_captured, without_head
 from svda_analysis.tokens import GivenLayout, TokensGiven
 from svda_analysis.vocabulary import known_bounds, quantity
 
+_COSTLY = {"spectrum", "a_noisy", "a_pixel_noisy"}  # what takes a forward of its own, or longer
 _NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
 _NEEDED = {  # why what an indicator needs may be lacking
     "tokens": "the calls before its attention do not tell which tokens it reads",
@@ -77,28 +80,46 @@ class Stream:
         self.starts = 0  # maps of the last batch that come of no other
         self._batch = self._in_forward = 0  # images of the batch that runs, and with their noisy copies
         self._seen = 0  # its maps so far
+        self._reader = MapReader()
         self._calls: list[_Layer] = []  # of each layer
         self._position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the first batch
         needed = {need for indicator in indicators for need in indicator.needs}
-        self._noisy: list[str] = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed]
+        self.costly_images = 0  # which indicators that cost most have seen
+        self._settled: set[str] = set()  # what is known well enough
+        self._few: Tensor | None = None  # images of the batch that costly indicators see (None: all)
+        self._noisy: list[str] = []  # copies of the batch that runs
         self._needed = needed
         self._of_weights = [one for one in indicators if set(one.sources) & {"qk", "ov"}]
-        sources = {s for i in indicators if "spectrum" in i.needs for s in i.sources}
-        self._sources = sources if spectra_of is None else sources & set(spectra_of)
+        self._spectra_of = spectra_of
 
-    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+    @property
+    def _active(self) -> list[Indicator]:
+        return [one for one in self.indicators if one.name not in self._settled]
+
+    @property
+    def _sources(self) -> set[str]:
+        """The sources whose spectra are asked for."""
+        sources = {source for one in self._active if "spectrum" in one.needs for source in one.sources}
+        return sources if self._spectra_of is None else sources & set(self._spectra_of)
+
+    def update(self, images: Tensor, labels: Tensor | None = None, *, costly: Tensor | None = None) -> None:
         """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``.
 
+        ``costly`` = the numbers of those images that spectra of scores and maps and noisy copies are made of (None:
+        all).
         Raises :class:`InputError` for images, maps or outputs that are not finite numbers; of the latter two it names
         where they begin (:class:`~svda_analysis.soundness.NotFiniteError`).
         """
         if not is_finite(images):
             raise InputError("images must be finite numbers, got NaN or inf")
-        B = len(images)
-        batch = torch.cat([images, *self._noisy_copies(images)]) if self._noisy else images
+        B, self._few = len(images), None if costly is None else costly.to(images.device)
+        needed = {need for one in self._active for need in one.needs}
+        chosen = images if self._few is None else images[self._few]
+        self._noisy = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed and len(chosen)]
+        batch = torch.cat([images, *self._noisy_copies(chosen)]) if self._noisy else images
         inputs = self.begin(B, len(batch))
         try:
-            with capture(self.model, self.on_record, inputs=inputs):
+            with capture(self.model, self.on_record, output="product", inputs=inputs):
                 output = call_model(self.model, batch)
             self.end(inputs)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
@@ -109,6 +130,7 @@ class Stream:
         if labels is not None and logits is not None:
             self._predicted(images, labels.to(logits.device), logits[:B])
         self.images += B
+        self.costly_images += len(chosen)
 
     def _predicted(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Accuracy and loss over the images that have a label (-1: none); of labels that the model has no outputs for
@@ -124,7 +146,7 @@ class Stream:
         self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
         loss = F.cross_entropy(widen(logits), labels, reduction="none")
         self._add("loss", "test", -1, loss[:, None])
-        if "ablated_loss" in self._needed:
+        if any("ablated_loss" in one.needs for one in self._active):
             self._ablate(images[known], labels, loss)
 
     def begin(self, images: int, in_forward: int) -> LayerInputs | None:
@@ -138,16 +160,17 @@ class Stream:
     def on_record(self, record: AttentionRecord) -> None:
         """Add one record of the forward that runs. Raises :class:`~svda_analysis.soundness.NotFiniteError`."""
         self.calls += 1
-        found = map_of_image(record, self._in_forward, self.given)
+        found = self._reader.map_of_image(record, self._in_forward, self.given)
         if isinstance(found, str):
             self.left_out.append(found)
             return
-        if not is_finite(record.a):
-            raise NotFiniteError
         self.starts += record.places is None or record.places.after < 0
         call = _Layer(record.layer, record.a.shape[1] if found.plain else 0, record.sigma)
         self._calls[self._seen :] = [call]
-        self._measure(found, self._seen, self._batch)
+        with sharing():
+            if not is_finite(row_sums(record.a)) and not is_finite(record.a):
+                raise NotFiniteError
+            self._measure(found, self._seen, self._batch)
         self._seen += 1
 
     def end(self, inputs: LayerInputs | None) -> None:
@@ -200,11 +223,10 @@ class Stream:
     def _measure(self, found: ImageMap, layer: int, B: int) -> None:
         record, layout = found.record, found.layout
         maps = found.arranged(record.a)
-        part = len(maps) // (1 + len(self._noisy))  # images, or the windows of all images
+        part = len(maps) * B // self._in_forward  # images, or the windows of all images
         a = maps[:part]
-        noisy = {name: maps[part * at : part * (at + 1)] for at, name in enumerate(self._noisy, start=1)}
         self.windows = self.windows or found.windows > 1
-        at_hand: dict[str, Any] = {"a": a, **noisy}
+        at_hand: dict[str, Any] = {"a": a}
         if layout is not None:
             at_hand |= {"grid": layout.grid, "prefix": layout.prefix, "suffix": layout.suffix, "frames": layout.frames}
         D = 1
@@ -216,23 +238,37 @@ class Stream:
             at_hand["tokens"] = found.tokens[:part]
         if "position_map" in self._needed and found.windows == 1:
             at_hand["position_map"] = self._position_map(layer, a)
-        spectra = self._spectra(record, at_hand)
+        sizes = {"D": D, "N": a.shape[-1], "grid": layout.extent if layout else (1, 1)}
+        self._evaluate(at_hand, {}, layer, sizes)
+        self._measure_costly(record, at_hand, maps[part:], layer, sizes)
+
+    def _measure_costly(
+        self, record: AttentionRecord, at_hand: dict[str, Any], copies: Tensor, layer: int, sizes: dict[str, Any]
+    ) -> None:
+        """What takes spectra or noisy copies, of the images that these are made of; ``copies`` = the copies' maps."""
+        of_images, B = at_hand, self._batch
+        if self._few is not None:
+            B, each = len(self._few), len(at_hand["a"]) // self._batch
+            rows = (self._few[:, None] * each + torch.arange(each, device=self._few.device)).flatten()
+            of_images = {**at_hand, **{name: at_hand[name][rows] for name in ("a", "q", "k") if name in at_hand}}
+        of_images = {**of_images, **dict(zip(self._noisy, copies.chunk(len(self._noisy) or 1), strict=False))}
+        spectra = self._spectra(record, of_images)
         for source, spectrum in spectra.items():
             moments = self.spectrum_moments.setdefault((source, layer), Moments())
-            moments.update(_as_numbers(_mean_over_windows(spectrum, B)))
-        sizes = {"D": D, "N": a.shape[-1], "grid": layout.extent if layout else (1, 1)}
-        self._evaluate(at_hand, spectra, layer, sizes)
+            moments.update(_as_numbers(_mean_over_windows(spectrum, max(B, 1))))  # sigma is of none
+        if spectra or self._noisy:
+            self._evaluate(of_images, spectra, layer, sizes, images=B)
 
     def _spectra(self, record: AttentionRecord, at_hand: dict[str, Any]) -> dict[str, Tensor]:
         """The singular values that are asked for and can be had, by source."""
-        spectra = {}
-        if "scores" in self._sources and "q" in at_hand:
+        spectra, sources = {}, self._sources
+        if "scores" in sources and "q" in at_hand and len(at_hand["a"]):
             spectra["scores"] = score_spectrum(at_hand["q"], at_hand["k"], record.scale, record.sigma)
-        if "attention" in self._sources:
+        if "attention" in sources and len(at_hand["a"]):
             spectra["attention"] = attention_spectrum(at_hand["a"])
         if record.sigma is not None:
             self.kind = "svda"
-            if "sigma" in self._sources and not self.images:
+            if "sigma" in sources and not self.images:
                 spectra["sigma"] = sigma_spectrum(record.sigma)[None]
         return spectra
 
@@ -244,10 +280,19 @@ class Stream:
         return (a.sum(0) - a) / (len(a) - 1) if len(a) > 1 else None
 
     def _evaluate(
-        self, at_hand: dict[str, Any], spectra: dict[str, Tensor], layer: int, sizes: dict[str, Any] | None = None
+        self,
+        at_hand: dict[str, Any],
+        spectra: dict[str, Tensor],
+        layer: int,
+        sizes: dict[str, Any] | None = None,
+        *,
+        images: int | None = None,
     ) -> None:
-        """Add every indicator that has what it needs, for each of its sources; one of a layer counts for each head."""
-        for indicator in self.indicators:
+        """Add every indicator that has what it needs, for each of its sources; one of a layer counts for each head.
+        ``images``: only the costly ones, of so many images."""
+        for indicator in self._active:
+            if images is not None and not _COSTLY & set(indicator.needs):
+                continue
             for source in indicator.sources:
                 given = {**at_hand, "spectrum": spectra.get(source)}
                 if any(given.get(need) is None for need in indicator.needs):
@@ -257,7 +302,7 @@ class Stream:
                     continue
                 if values.ndim == 1:
                     values = values[:, None].expand(-1, at_hand["a"].shape[1])
-                self._add(indicator.name, source, layer, _mean_over_windows(values, self._batch))
+                self._add(indicator.name, source, layer, _mean_over_windows(values, images or self._batch))
                 self.bounds[indicator.name, source, layer] = indicator.bounds(source, **sizes or {})
 
     def lacking(self) -> Iterator[tuple[Indicator, str]]:
@@ -272,14 +317,21 @@ class Stream:
     def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
         self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))
 
-    def widest(self) -> float:
-        """The widest half-width of a 95 % interval, as a share of its indicator's range."""
-        widths = (
-            float(self.moments[key].half_width().max()) / (high - low)
-            for key, (low, high) in self.bounds.items()
-            if self.moments[key].n > 1 and high > low
-        )
-        return max(widths, default=0.0)
+    def settle(self, precision: float, fewest: int) -> bool:
+        """Leave out from now on each indicator whose 95 % intervals have half-widths below this share of its range, on
+        so many images at least; returns whether nothing is left to measure."""
+        if self.images < fewest:
+            return False
+        spent = self._few is not None and not len(self._few)  # what was to be measured on the first images is
+        todo = {one.name for one in self._active if not (spent and _COSTLY & set(one.needs))}
+        wide = set()
+        for key, (low, high) in self.bounds.items():
+            found = self.moments[key]
+            if found.n > 1 and high > low:
+                narrow = found.n >= fewest and float(found.half_width().max()) / (high - low) < precision
+                wide |= set() if narrow else {key[0]}
+        self._settled |= {one.name for one in self.indicators} - (todo & wide)
+        return not todo & wide
 
     def table(self, identity: dict[str, Any]) -> pd.DataFrame:
         """The moments as a frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`."""
@@ -304,6 +356,16 @@ class Stream:
             for rank, value in enumerate(values, start=1)
         ]
         return make_frame(rows, SPECTRA_COLUMNS)
+
+
+def costly_of_batch(batch: int, seen: int, total: int, few: int | None, *, first: bool) -> Tensor | None:
+    """Which images of a batch, behind ``seen`` of ``total``, costly indicators are measured on: ``few`` of all evenly,
+    or the ``first`` few. None: all."""
+    if few is None or few >= total:
+        return None
+    at = torch.arange(seen, seen + batch)
+    chosen = at < few if first else (at + 1) * few // total > at * few // total
+    return chosen.nonzero()[:, 0]
 
 
 class _Layer(NamedTuple):

@@ -31,23 +31,25 @@ def capture(
     model: nn.Module,
     on_record: Callable[[AttentionRecord], None],
     *,
-    output: Literal["kernel", "map"] = "kernel",
+    output: Literal["kernel", "map", "product"] = "kernel",
     inputs: LayerInputs | None = None,
 ) -> Iterator[None]:
     """While the context is open, call ``on_record`` at each attention call inside ``model``'s forward.
 
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
-    computed once, and gradients reach ``record.a``. ``inputs``: takes note of the calls between, and tells records
-    their tokens. Speaks of forwards in the thread that opened the context; other methods of the model, such as
-    ``forward_features`` or ``encode_image``, are seen from where they give images to a part of it. Raises
+    computed once, and gradients reach ``record.a``. ``output="product"``: the same without the graph, and attention
+    that the model multiplies itself is left as it is, which is the least work. ``inputs``: takes note of the calls
+    between, and tells records their tokens. Speaks of forwards in the thread that opened the context; other methods of
+    the model, such as ``forward_features`` or ``encode_image``, are seen from where they give images to a part of it.
+    Raises
     :class:`InputError` at the end where attention was called, but none that can be told to be the model's.
 
     Under a tap torch switches the fast path of ``nn.MultiheadAttention`` off: the logits of such a model are
     bit-identical to those with ``torch.backends.mha.set_fastpath_enabled(False)``.
     """
-    if output not in ("kernel", "map"):
-        raise InputError(f"output must be 'kernel' or 'map', got {output!r}")
+    if output not in ("kernel", "map", "product"):
+        raise InputError(f"output must be 'kernel', 'map' or 'product', got {output!r}")
     if isinstance(model, torch.jit.ScriptModule):
         check_captured(0, model)
     with _tapped(model, Tap(on_record, output, inputs)):
@@ -205,7 +207,7 @@ class Tap(TorchFunctionMode):
         record = _by_hand(self.layer, found)
         if self.inputs:
             record = record._replace(tokens=self.inputs.take(record.q, record.k, record.v))
-        self._emit(record, detached=self.output == "kernel")
+        self._emit(record, detached=self.output != "map")
         return result
 
     def _again(
@@ -231,8 +233,8 @@ class Tap(TorchFunctionMode):
             result = self._answer(call, result)
         else:
             call = reader(self.layer, *args, **kwargs)
-            a = call.record.a
-            result = call.finish(F.dropout(a, call.dropout_p).to(call.record.v.dtype) @ call.record.v)
+            a = F.dropout(call.record.a, call.dropout_p) if call.dropout_p else call.record.a
+            result = call.finish(a.to(call.record.v.dtype) @ call.record.v)
         places = self.tracker.places_of(call.queries, call.keys)
         output = result[0] if isinstance(result, tuple) else result
         self.tracker.mark_output(output, call.queries, places, self.layer)
@@ -240,7 +242,7 @@ class Tap(TorchFunctionMode):
         if self.inputs:
             inside = bound(args, kwargs) if func is F.multi_head_attention_forward else None
             record = record._replace(tokens=self.inputs.take(record.q, record.k, record.v, inside))
-        self._emit(record, detached=self.output == "kernel")
+        self._emit(record, detached=self.output != "map")
         return result
 
     def _answer(self, call: AttentionCall, result: Any) -> Any:

@@ -88,7 +88,7 @@ class Tracker:
             parts.append(
                 line.view([-1 if axis is not None and d == axis % images.ndim else 1 for d in range(images.ndim)])
             )
-        return encode(torch.stack(torch.broadcast_tensors(*parts))).expand(images.shape)
+        return encode(parts).expand(images.shape)
 
     def of(self, x: Any) -> Trail | None:
         """What is known of ``x``; None where it does not come of the inputs."""

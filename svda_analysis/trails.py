@@ -174,6 +174,8 @@ def _joined(call: Call, result: Any) -> Marked:
     if any(trail.columns is not None for trail in trails) or any(trail.rows is None for trail in trails):
         return [(result, Trail(None))]
     rows = tried(lambda _: call.again([trail.rows for trail in trails]), nowhere(result), result.shape)
+    if rows is not None and rows.ndim and bool((rows == rows[..., :1]).all()):  # features are one place again
+        rows = rows[..., :1].expand(rows.shape)
     return [(result, Trail(rows))]
 
 

@@ -31,6 +31,7 @@ def run(*arguments):
 def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashion, tmp_path, capsys):
     out, report = tmp_path / "small.pt", tmp_path / "report"
     common = ["--data-root", fashion, "--images", "40", "--report", report, "--out", out]
+    common.append("--sweep")
     assert run(tiny[kind], "--energy", "0.8", "--norm-logit", "inf", *common, "--finetune", "1") == 0
     assert load(out).config.score_dims is not None
     assert {path.name for path in report.iterdir()} == {

@@ -20,3 +20,16 @@ def test_the_means_for_the_norm_are_told_apart(tiny, fashion):
     assert removed["all rows (masked)"] == 0
     assert removed["neither"] == removed["constant"] == pytest.approx(done.meta["directions_removed"])
     assert removed["norm rows and constant"] == pytest.approx(done.meta["rows_removed"])
+
+
+def test_no_model_is_run_twice_on_the_test_images(tiny, fashion):
+    """The whole model and each smaller one once: what was verified stands in the table of means for the norm too."""
+    said = []
+    options = {"energy": 0.5, "data_root": fashion, "test_images": 20, "progress": lambda *step: said.append(step)}
+    done = compress_and_verify(tiny["svda"], **options)
+    others = done.norms["kept"].tolist()
+    assert said.count(("the whole model", 20, 20)) == 1
+    assert said.count(("smaller models", 20, 20)) == len(others)
+    verified = done.verification.set_index("quantity").loc["accuracy", "change"]
+    assert done.norms.set_index("kept").loc["norm rows and constant", "change"] == verified
+    assert done.curve.empty

@@ -30,6 +30,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"tap"},
     {"soundness"},
     {"maps", "recipe", "penalties", "rides"},
+    {"map_reader"},
     {"processors", "subject", "streaming", "resuming", "processes", "undisturbed"},
     {"monitor"},
     {"callbacks"},

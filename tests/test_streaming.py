@@ -1,10 +1,12 @@
 """The stream of images: moments alone are kept, and merged exactly."""
 
+import numpy as np
+import pytest
 import torch
 
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.streaming import Stream
+from svda_analysis.streaming import Stream, costly_of_batch
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
@@ -44,3 +46,71 @@ def test_labels_beyond_the_outputs_leave_no_accuracy_of_any_batch():
         stream, _, table = labelled(first, rest=rest)
         assert stream.beyond == "label 12 and the model 10 outputs"
         assert not {"accuracy", "loss"} & set(table.index)
+
+
+COSTLY = {"spectral_entropy", "effective_rank", "spectral_sparsity", "attention_rank", "perturbation_robustness"}
+
+
+def a_stream(**options):
+    torch.manual_seed(0)
+    return Stream(ViT(ViTConfig(attention="svda", dim=24, depth=2, heads=2)).eval(), choose_indicators(), **options)
+
+
+def test_costly_indicators_of_some_images_are_those_of_these_alone():
+    images, few = torch.randn(9, 1, 28, 28), torch.tensor([1, 4, 7])
+    some, alone, whole = a_stream(noise=0), a_stream(noise=0), a_stream(noise=0)
+    with torch.no_grad():
+        some.update(images, costly=few)
+        alone.update(images[few])
+        whole.update(images)
+    assert some.costly_images == 3
+    for key, found in some.moments.items():
+        wanted = alone if key[0] in COSTLY else whole
+        assert found.n == wanted.moments[key].n
+        np.testing.assert_allclose(found.mean, wanted.moments[key].mean, atol=2e-6, rtol=2e-6)
+    for key, found in some.spectrum_moments.items():
+        np.testing.assert_allclose(found.mean, alone.spectrum_moments[key].mean, atol=1e-6, rtol=1e-6)
+
+
+def test_a_batch_without_costly_images_has_no_noisy_copy():
+    stream, sizes = a_stream(), []
+    stream.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    with torch.no_grad():
+        stream.update(torch.randn(4, 1, 28, 28), costly=torch.tensor([], dtype=torch.long))
+        stream.update(torch.randn(4, 1, 28, 28), costly=torch.tensor([2]))
+    assert sizes == [4, 5]
+    assert stream.moments["perturbation_robustness", "attention", 0].n == 1
+    assert stream.moments["attention_entropy", "attention", 0].n == 8
+    assert stream.moments["effective_rank", "sigma", 0].n == 1
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("total", "few"), [(100, 7), (33, 32), (10, 1)])
+def test_so_many_images_are_costly_whatever_the_batches(total, few, first):
+    found = []
+    for batch in (1, 4, total):
+        parts = [
+            costly_of_batch(min(batch, total - at), at, total, few, first=first) + at for at in range(0, total, batch)
+        ]
+        found.append(torch.cat(parts).tolist())
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == few
+    assert first == (found[0] == list(range(few))) or (total, few) == (33, 32)
+    assert costly_of_batch(4, 0, total, total, first=first) is None
+
+
+def test_each_indicator_stops_when_it_is_known_well_enough():
+    stream, counts = a_stream(), []
+    with torch.no_grad():
+        for _ in range(5):
+            stream.update(torch.randn(16, 1, 28, 28), costly=None)
+            stream.settle(0.02, 16)
+            counts.append({key[0]: found.n for key, found in stream.moments.items() if key[2] == 0})
+    stopped = {name for name, n in counts[-1].items() if n < 80 and n > 1}
+    for name in stopped:
+        keys = [key for key in stream.moments if key[0] == name and stream.moments[key].n > 1]
+        for key in keys:
+            low, high = stream.bounds[key]
+            assert float(stream.moments[key].half_width().max()) < 0.02 * (high - low)
+    assert stopped
+    assert stream.settle(0.9, 16)

@@ -27,7 +27,17 @@ from svda_analysis.cli.shared import (
 @data_options
 @click.option("--out", metavar="DIR", help="Folder for the report. Default: reports/<name>.")
 @click.option("--images", type=int, metavar="N", help="Measure on at most N images. Default: all test images.")
-@click.option("--precision", type=float, metavar="P", help="Stop when every 95% interval is within P of its range.")
+@click.option(
+    "--precision", type=float, metavar="P", help="Stop each indicator at a 95% interval within P of its range."
+)
+@click.option(
+    "--costly-images",
+    type=int,
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Images for spectra and robustness, which cost most; 0: all.",
+)
 @click.option(
     "--indicators",
     metavar="A,B,...",
@@ -64,6 +74,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, opene
     """
     for name in ("indicators", "metrics"):
         options[name] = names_in(options[name])
+    options["costly_images"] = options["costly_images"] or None
     from svda_analysis.analysis import analyze_runs
     from svda_analysis.render.staging import check_report_folder
     from svda_analysis.render.terminal import print_document

@@ -56,10 +56,10 @@ _keep_options = grouped(
 _work_options = grouped(
     click.option("--images", type=int, metavar="N", help="Verify on at most N test images. Default: all."),
     click.option(
-        "--sweep/--no-sweep", default=True, show_default=True, help="Also try other budgets, energies, criteria."
+        "--sweep/--no-sweep", default=None, help="Also try 43 other budgets, energies and criteria. Default: no."
     ),
     click.option(
-        "--sweep-images", type=int, metavar="N", help="Test images for each energy of the sweep. Default: 2000."
+        "--sweep-images", type=int, metavar="N", help="Sweep, with N test images for each energy. Default: 2000."
     ),
 )
 
@@ -145,7 +145,7 @@ def _check(options: dict[str, Any]) -> None:
     if options["finetune_images"] is not None and not options["finetune"]:
         raise InputError(f"--finetune-images needs --finetune, got {options['finetune_images']} without it")
     _shares(options)
-    if options["sweep_images"] is not None and not options["sweep"]:
+    if options["sweep_images"] is not None and options["sweep"] is False:
         raise InputError(f"--sweep-images must be left out with --no-sweep, got {options['sweep_images']}")
 
 
@@ -163,11 +163,11 @@ def _keep(options: dict[str, Any]) -> Any:
 
 def _work(options: dict[str, Any]) -> dict[str, Any]:
     """The other options, as compress_files calls them."""
-    sweep = options.pop("sweep_images") or 2000
+    few = options.pop("sweep_images")
     names = {"finetune": "epochs", "images": "test_images", "data": "data", "data_root": "data_root"}
     names |= {"finetune_images": "finetune_images"}
     given = {new: options[old] for old, new in names.items()}
-    return {**given, "accuracy_at": _shares(options), "sweep_images": sweep if options["sweep"] else 0}
+    return {**given, "accuracy_at": _shares(options), "sweep_images": (few or 2000) if options["sweep"] or few else 0}
 
 
 def _shares(options: dict[str, Any]) -> tuple[float, ...]:

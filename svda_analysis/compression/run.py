@@ -55,7 +55,7 @@ class Work:
     rank_images: int = 256
     held_out: int = 5000
     test_images: int | None = None
-    sweep_images: int = 2000
+    sweep_images: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ def compress_and_verify(
     rank_images: int = 256,
     held_out: int = 5000,
     test_images: int | None = None,
-    sweep_images: int = 2000,
+    sweep_images: int = 0,
     seed: int = 0,
     progress: OnPoint | None = None,
     **fields: Any,
@@ -92,8 +92,9 @@ def compress_and_verify(
     whole one; further rows say what the training gave back. At each budget of ``accuracy_at`` the accuracy of a smaller
     model is tabulated beside, with the same fine-tuning and without
     (:func:`~svda_analysis.compression.budgets.accuracy_at_budgets`).
-    The data of the recipe must then be on the machine: no sample takes their place. A sweep of budgets on
-    ``test_images`` and of energies on at most ``sweep_images`` of them ends it (0: no sweep), without fine-tuning.
+    The data of the recipe must then be on the machine: no sample takes their place. With ``sweep_images`` a sweep of
+    budgets on ``test_images`` and of energies on at most ``sweep_images`` of them ends it, without fine-tuning.
+    ``progress`` is called with (what is done, images or points done, in all).
     Runs that share a name (``open_model(path, name=...)``, default: the file's) are one model in a report.
     """
     work = Work(
@@ -123,11 +124,12 @@ def compress_subject(
     found = rank(subject, images, criterion=keep.criterion, seed=work.seed)
     model, chosen = _smaller(subject, found, keep, others)
     norm = keep.norm_at(chosen.get("min_logit", keep.threshold))
-    whole = Whole(subject, source, work.test_images, work.seed)
+    whole = Whole(subject, source, work.test_images, work.seed, progress)
     smaller, gains = as_checkpoint(model, origin), make_frame([], VERIFICATION_COLUMNS)
     if lessons:
         smaller, gains = _finetuned(whole, smaller, work, lessons)
-    verification = verify_against(whole, subject.like(build_model(smaller)))
+    compressed = build_model(smaller)
+    verification = verify_against(whole, subject.like(compressed))
     meta = {
         **{"model": subject.name, "attention": subject.attention, "seed": subject.seed, "epoch": subject.epoch},
         **{"criterion": keep.criterion, "norm_logit": norm, "constant": keep.constant, "finetune_epochs": work.epochs},
@@ -140,7 +142,7 @@ def compress_subject(
     return Compressed(
         checkpoint=smaller,
         verification=pd.concat([verification, gains], ignore_index=True),
-        norms=_means_for_the_norm(whole, found, model, norm),
+        norms=_means_for_the_norm(whole, found, model, norm, None if lessons or not keep.constant else compressed),
         budgets=_at_budgets(whole, images, keep, work, lessons, progress),
         curve=_curve(whole, images, keep, work.sweep_images, progress),
         meta=meta,
@@ -204,8 +206,13 @@ def _at_budgets(
     return accuracy_at_budgets(whole, images, work.accuracy_at, **options)
 
 
-def _means_for_the_norm(whole: Whole, found: Ranking, smaller: nn.Module, norm_logit: float) -> pd.DataFrame:
-    """The same directions removed with each means of keeping the norm, without fine-tuning: ``NORM_COLUMNS``."""
+def _means_for_the_norm(
+    whole: Whole, found: Ranking, smaller: nn.Module, norm_logit: float, usual: nn.Module | None
+) -> pd.DataFrame:
+    """The same directions removed with each means of keeping the norm, without fine-tuning: ``NORM_COLUMNS``.
+
+    ``usual`` is the model with norm rows and a constant, where there is one that was verified.
+    """
     rows: list[dict[str, Any]] = []
     if found.layers[0].sigma is not None and isinstance(smaller, ViT) and smaller.config.score_dims is not None:
         counts: Counts = [list(layer) for layer in smaller.config.score_dims]
@@ -220,7 +227,7 @@ def _means_for_the_norm(whole: Whole, found: Ranking, smaller: nn.Module, norm_l
             if math.isinf(norm_logit) and name.startswith("norm rows"):
                 continue
             tried = remove(whole.subject.model, found, counts, norm_logit=least, constant=constant)
-            change = whole.change(tried)
+            change = whole.change(usual if usual is not None and name == "norm rows and constant" else tried)
             numbers = {key: getattr(change, key) for key in ("change", "ci_low", "ci_high", "n")}
             rows.append({"kept": name, "rows_removed": removed_shares(tried)["rows_removed"], **numbers})
     return make_frame(rows, NORM_COLUMNS)

@@ -68,10 +68,17 @@ def accuracy_change(before: Tensor, after: Tensor, labels: Tensor) -> Change:
 
 
 def predictions(
-    subject: Subject, source: ImageSource, *, images: int | None = None, seed: int = 0, batch_size: int = 64
+    subject: Subject,
+    source: ImageSource,
+    *,
+    images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Predicted classes and labels, each ``(n,)`` int64, of ``images`` drawn with ``seed`` (None: all)."""
-    found, truth = [], []
+    """Predicted classes and labels, each ``(n,)`` int64, of ``images`` drawn with ``seed`` (None: all); ``progress`` is
+    called with (images done, in all)."""
+    found, truth, total = [], [], min(images or source.total, source.total)
     with subject.running() as model, torch.no_grad():
         for batch, labels in source.batches(batch_size, images, seed):
             if labels is None:
@@ -80,18 +87,26 @@ def predictions(
             with naming_the_layer("model", model, inputs):
                 found.append(logits_of(model(inputs), model).argmax(-1).cpu())
             truth.append(labels.cpu())
+            if progress:
+                progress(sum(map(len, truth)), total)
     return torch.cat(found), torch.cat(truth)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Whole:
     """The whole model and the test images that smaller ones are held against it on: ``images`` of ``source`` drawn with
-    ``seed`` (None: all)."""
+    ``seed`` (None: all).
+
+    What a model predicts is asked for once; ``progress`` is called with (which model of how many so far, images done,
+    in all).
+    """
 
     subject: Subject
     source: ImageSource
     images: int | None = None
     seed: int = 0
+    progress: Callable[[str, int, int], None] | None = None
+    known: list[tuple[nn.Module, Tensor]] = dataclasses.field(default_factory=list)
 
     @functools.cached_property
     def guesses(self) -> Tensor:
@@ -105,11 +120,20 @@ class Whole:
 
     @functools.cached_property
     def _answers(self) -> tuple[Tensor, Tensor]:
-        return predictions(self.subject, self.source, images=self.images, seed=self.seed)
+        return self._predicted(self.subject, "the whole model")
 
-    def guesses_of(self, model: nn.Module) -> Tensor:
-        """What another model predicts of the same images, ``(n,)`` int64."""
-        return predictions(self.subject.like(model), self.source, images=self.images, seed=self.seed)[0]
+    def guesses_of(self, other: nn.Module | Subject) -> Tensor:
+        """What another model predicts of the same images, ``(n,)`` int64. The last two are remembered."""
+        subject = other if isinstance(other, Subject) else self.subject.like(other)
+        found = next((guesses for one, guesses in self.known if one is subject.model), None)
+        if found is None:
+            found = self._predicted(subject, "smaller models")[0]
+            self.known[:] = [*self.known[-1:], (subject.model, found)]
+        return found
+
+    def _predicted(self, subject: Subject, label: str) -> tuple[Tensor, Tensor]:
+        advance = None if self.progress is None else functools.partial(self.progress, label)
+        return predictions(subject, self.source, images=self.images, seed=self.seed, progress=advance)
 
     def change(self, model: nn.Module) -> Change:
         """:func:`accuracy_change` from the whole model to another."""
@@ -145,7 +169,7 @@ def verify(
 def verify_against(whole: Whole, smaller: Subject, *, map_images: int = 128, rounds: int = 15) -> pd.DataFrame:
     """:func:`verify` of a model whose predictions may be known already."""
     first, source, seed = whole.subject, whole.source, whole.seed
-    guesses = predictions(smaller, source, images=whole.images, seed=seed)[0]
+    guesses = whole.guesses_of(smaller)
     change = accuracy_change(whole.guesses, guesses, whole.labels)
     interval = {"ci_low": change.ci_low, "ci_high": change.ci_high}
     rows: list[dict[str, Any]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -113,17 +113,22 @@ def shortened(name: str, room: int) -> str:
 
 def heat_cells(ax: Axes, cells: pd.DataFrame, *, vmin: float | None, vmax: float | None) -> QuadMesh:
     """A heat map of numbered rows, the first on top, and columns; what is missing is left white."""
-    import seaborn as sns  # takes a while to import
-
     line: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.1}  # no seams between the cells of a pdf
     if cells.size <= 60:
         line = {"edgecolors": "white", "linewidths": 0.3}
-    every = {"xticklabels": True, "yticklabels": True}
-    sns.heatmap(cells.astype(float), vmin=vmin, vmax=vmax, cmap=HEAT, cbar=False, ax=ax, **every, **line)
+    values = np.ma.masked_invalid(cells.to_numpy(dtype=float))
+    low, high = (values.min() if vmin is None else vmin), (values.max() if vmax is None else vmax)
+    mesh = ax.pcolormesh(values, cmap=HEAT, vmin=low, vmax=high, **line)
+    rows, columns = cells.shape
+    ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel=cells.columns.name or "", ylabel=cells.index.name or "")
+    ax.spines[:].set_visible(False)
+    for axis, names in ((ax.xaxis, cells.columns), (ax.yaxis, cells.index)):
+        axis.set_ticks(np.arange(len(names)) + 0.5, [str(name) for name in names])
     ax.tick_params(length=0, rotation=0)
+    plt.setp(ax.get_yticklabels(), va="center")
     for axis in (ax.xaxis, ax.yaxis):
         thin_ticks(axis, 12)
-    return cast(QuadMesh, ax.collections[0])
+    return mesh
 
 
 def thin_ticks(axis: Axis, most: int) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svda_analysis.indicators.numerics import mean_over_queries, or_one, row_weights, scale_to_one
+from svda_analysis.indicators.numerics import (
+    mean_over_queries,
+    or_one,
+    row_products,
+    row_sums,
+    scale_to_one,
+    shared,
+    widen,
+)
 from svda_analysis.indicators.registry import indicator
 
 
@@ -27,8 +35,10 @@ def angular_alignment(q: Tensor, k: Tensor, a: Tensor) -> Tensor:
 
     Rounding in float32: 2e-7.
     """
-    attended = row_weights(a) @ _unit_rows(k)  # (B, H, N, D)
-    return _cosine_share(mean_over_queries((_unit_rows(q) * attended).sum(-1), a))
+    a = widen(a)
+    attended = a @ _unit_rows(k)  # (B, H, N, D), the rows of a as they are
+    cosine = row_products(_unit_rows(q), attended) / or_one(row_sums(a))
+    return _cosine_share(mean_over_queries(cosine, a))
 
 
 @indicator(
@@ -52,9 +62,13 @@ def mean_alignment(q: Tensor, k: Tensor) -> Tensor:
     return _cosine_share((_unit_rows(q).mean(-2) * _unit_rows(k).mean(-2)).sum(-1))
 
 
+@shared
 def _unit_rows(x: Tensor) -> Tensor:
-    x = scale_to_one(x)
-    return x / or_one(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+    norms = torch.linalg.vector_norm(widen(x), dim=-1, keepdim=True)
+    if bool(((norms < 1e-15) | (norms > 1e15)).any()):  # whose squares may be 0 or inf
+        x = scale_to_one(x)
+        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / or_one(norms)
 
 
 def _cosine_share(cosine: Tensor) -> Tensor:

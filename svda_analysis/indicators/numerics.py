@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import threading
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_local = threading.local()
+_LONG_ROW = 1024
+
+
+@contextlib.contextmanager
+def sharing() -> Iterator[None]:
+    """Inside, in this thread, what is :func:`shared` is computed once of each tensor, which nothing may change then."""
+    _local.found = {}
+    try:
+        yield
+    finally:
+        _local.found = None
+
+
+def shared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Decorator: inside :func:`sharing`, several indicators read one result of ``function`` of one tensor."""
+
+    @functools.wraps(function)
+    def once(x: Tensor) -> Tensor:
+        found = getattr(_local, "found", None)
+        if found is None:
+            return function(x)
+        key = function, id(x)
+        if key not in found:
+            found[key] = function(x), x  # which keeps the tensor, and so its id
+        return found[key][0]
+
+    return once
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -28,8 +62,30 @@ def or_one(total: Tensor) -> Tensor:
 
 def mean_over_queries(values: Tensor, *maps: Tensor) -> Tensor:
     """Mean of ``values (B, H, N)`` over the queries whose rows are not all zero in any of ``maps (B, H, N, N)``."""
-    attends = torch.stack([a.sum(-1) != 0 for a in maps]).all(0)  # (B, H, N); true of NaN, which is carried over
+    attends = functools.reduce(torch.logical_and, [row_sums(a) != 0 for a in maps])  # (B, H, N); true of NaN
     return torch.where(attends, values, 0).sum(-1) / or_one(attends.sum(-1))
+
+
+@shared
+def row_sums(a: Tensor) -> Tensor:
+    """``sum_j a_ij``, ``(..., N, M) -> (..., N)``."""
+    return a.sum(-1)
+
+
+@shared
+def row_entropies(a: Tensor) -> Tensor:
+    """:func:`entropy_of` each row of a map."""
+    return entropy_of(a)
+
+
+def row_products(x: Tensor, y: Tensor) -> Tensor:
+    """``sum_j x_ij y_ij``, ``(..., N, M) -> (..., N)``: of short rows on the CPU in one pass, where torch makes two.
+
+    Long rows are added up in pairs, which rounds less.
+    """
+    if x.device.type != "cpu" or x.requires_grad or y.requires_grad or x.shape[-1] > _LONG_ROW:
+        return (x * y).sum(-1)
+    return torch.from_numpy(np.asarray(np.einsum("...j,...j->...", x.numpy(), y.numpy())))
 
 
 def of_patches(x: Tensor, prefix: int, suffix: int) -> Tensor:
@@ -46,7 +102,7 @@ def scale_to_one(x: Tensor) -> Tensor:
 def row_weights(a: Tensor) -> Tensor:
     """Rows of ``a`` with sum 1; a zero row stays zero."""
     a = widen(a)
-    return a / or_one(a.sum(-1, keepdim=True))
+    return a / or_one(row_sums(a)).unsqueeze(-1)
 
 
 def entropy_of(weights: Tensor) -> Tensor:
@@ -55,8 +111,9 @@ def entropy_of(weights: Tensor) -> Tensor:
     Near 0, where one weight has it all, the two terms all but cancel: float32 is then off by 1e-7 in all, which is 1 %
     of an entropy of 1e-5. Give float64 where that matters.
     """
-    total = or_one(weights.sum(-1))
-    return torch.special.entr(weights).sum(-1) / total + total.log()
+    total = or_one(row_sums(weights))
+    logarithms = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()  # of 0 it counts for nothing
+    return total.log() - row_products(logarithms, weights) / total
 
 
 def spectrum_entropy(spectrum: Tensor) -> Tensor:
@@ -72,5 +129,5 @@ def largest_entropy(x: Tensor) -> float:
 def hoyer_of(weights: Tensor) -> Tensor:
     """``(sqrt n - ratio) / (sqrt n - 1)`` in the form that is exactly 1 where one weight has it all."""
     root, norm = math.sqrt(weights.shape[-1]), torch.linalg.vector_norm(weights, dim=-1)
-    ratio = torch.where(norm == 0, 1, weights.sum(-1) / norm)
+    ratio = torch.where(norm == 0, 1, row_sums(weights) / norm)
     return 1 - (ratio - 1) / (root - 1) if root > 1 else ratio

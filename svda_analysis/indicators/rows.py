@@ -9,11 +9,12 @@ from torch import Tensor
 
 from svda_analysis.errors import InputError
 from svda_analysis.indicators.numerics import (
-    entropy_of,
     hoyer_of,
     largest_entropy,
     mean_over_queries,
     or_one,
+    row_entropies,
+    row_products,
     row_weights,
     widen,
 )
@@ -37,7 +38,7 @@ def attention_entropy(a: Tensor) -> Tensor:
 
     Rounding in float32: 3e-7.
     """
-    return mean_over_queries(entropy_of(widen(a)) / largest_entropy(a), a).clamp(0, 1)
+    return mean_over_queries(row_entropies(widen(a)) / largest_entropy(a), a).clamp(0, 1)
 
 
 @indicator(
@@ -122,10 +123,11 @@ def mass_90(a: Tensor) -> Tensor:
     Rounding in float32: 1e-3, where 90 % falls between two keys, 1/N of one row for each.
     """
     N = a.shape[-1]
-    carried = widen(a).sort(dim=-1, descending=True).values.cumsum(-1)  # (B, H, N, N)
+    carried = _descending(widen(a)).cumsum(-1)  # (B, H, N, N)
     total = carried[..., -1:]
-    short = carried < (0.9 - N * torch.finfo(carried.dtype).eps) * total
-    keys = short.sum(-1) + 1 + 0 * total.squeeze(-1)  # 0 * total carries a NaN over, which no comparison does
+    enough = ((0.9 - N * torch.finfo(carried.dtype).eps) * total).contiguous()
+    short = torch.searchsorted(carried, enough)  # how many sums lie below
+    keys = (short + 1 + 0 * total).squeeze(-1)  # 0 * total carries a NaN over, which no comparison does
     return mean_over_queries(keys / N, a).clamp(0, 1)
 
 
@@ -157,7 +159,7 @@ def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int, suffix: in
     P, sides = a.shape[-1] - prefix - suffix, (frames, *grid)
     patches = widen(a).narrow(-2, prefix, P).narrow(-1, prefix, P)  # (B, H, P, P)
     mass = patches.sum(-1)  # (B, H, P)
-    distance = (patches * _patch_distances(sides, patches)).sum(-1) / or_one(mass)
+    distance = row_products(patches, _patch_distances(sides, patches)) / or_one(mass)
     return mean_over_queries(distance, patches).clamp(0, _diagonal(sides))
 
 
@@ -182,8 +184,17 @@ def perturbation_robustness(a: Tensor, a_noisy: Tensor) -> Tensor:
     """
     if a.shape != a_noisy.shape:
         raise InputError(f"a_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_noisy.shape)}")
-    distance = (row_weights(a) - row_weights(a_noisy)).abs().sum(-1) / 2  # (B, H, N)
+    distance = torch.linalg.vector_norm(row_weights(a) - row_weights(a_noisy), 1, dim=-1) / 2  # (B, H, N)
     return (1 - mean_over_queries(distance, a, a_noisy)).clamp(0, 1)
+
+
+def _descending(a: Tensor) -> Tensor:
+    """Each row in descending order: by numpy on the CPU, whose sort is 20 times as fast as torch's there."""
+    if a.device.type != "cpu":
+        return a.sort(dim=-1, descending=True).values
+    rows = -a.detach()
+    rows.numpy().sort(axis=-1)
+    return rows.neg_()
 
 
 def _diagonal(sides: tuple[int, ...]) -> float:

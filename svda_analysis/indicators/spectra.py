@@ -35,7 +35,7 @@ def score_spectrum(q: Tensor, k: Tensor, scale: float, sigma: Tensor | None = No
     ``N x N`` matrix is never formed. Computed in float64, see :func:`attention_spectrum`.
     """
     N, D = q.shape[-2:]
-    r_q, r_k = (torch.linalg.qr(x, mode="r").R for x in (double(q), centred_keys(double(k))))
+    r_q, r_k = (_thin_factor(x) for x in (double(q), centred_keys(double(k))))
     if sigma is not None:
         r_q = r_q * double(sigma).unsqueeze(-2)  # (B, H, min(N, D), D)
     values = _singular_values(r_q @ r_k.mT)[..., : max(min(N - 1, D), 1)]
@@ -49,6 +49,20 @@ def attention_spectrum(a: Tensor) -> Tensor:
     values, which moves the effective rank of a nearly uniform map by 5e-4 (relative), and costs only a fifth less.
     """
     return _singular_values(double(a)).to(a.device, wide_dtype(a))
+
+
+def _thin_factor(x: Tensor) -> Tensor:
+    """``R`` with ``R^T R = x^T x`` for float64 ``x (..., N, D)``, upper triangular; ``(..., min(N, D), D)``.
+
+    By Cholesky of the ``D x D`` moments, which is three times as fast as QR. It squares the condition number: a
+    singular value that is a share t of the largest is off by ``1e-16 / t^2`` of itself, so that QR does what has less
+    than 1e-3 on its diagonal.
+    """
+    factor, failed = torch.linalg.cholesky_ex(x.mT @ x, upper=True)
+    ends = factor.diagonal(dim1=-2, dim2=-1).abs().aminmax(dim=-1)
+    if bool(((failed != 0) | ~(ends.min > 1e-3 * ends.max)).any()):
+        return torch.linalg.qr(x, mode="r").R
+    return factor
 
 
 def _singular_values(x: Tensor) -> Tensor:

@@ -24,9 +24,16 @@ def about_analysis(analysis: Analysis) -> tuple[tuple[str, str], ...]:
     found = [("Models" if len(names) > 1 else "Model", "; ".join(_model(name, sound) for name in names))]
     found.append(("Data", "; ".join(dict.fromkeys(run.data for run in sound if run.data))))
     images = sorted({run.images for run in sound})
-    found.append(("Images measured", " to ".join(thousands(n) for n in images[:: max(len(images) - 1, 1)])))
+    few = sorted({n for run in sound if (n := run.settings.get("costly_measured") or run.images) < run.images})
+    beside = f"; spectra and robustness: {_from_to(few)}" if few else ""
+    found.append(("Images measured", _from_to(images) + beside))
     found.append(("Preprocessing", "; ".join(dict.fromkeys(run.preprocessing for run in sound if run.preprocessing))))
     return tuple((name, text) for name, text in found if text)
+
+
+def _from_to(numbers: list[int]) -> str:
+    """The least and the most of sorted numbers."""
+    return " to ".join(thousands(n) for n in numbers[:: max(len(numbers) - 1, 1)])
 
 
 def _model(name: str, runs: Iterable[Run]) -> str:

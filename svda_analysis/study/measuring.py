@@ -91,6 +91,7 @@ def _measure_runs(
         progress=progress,
         images=options.images,
         precision=options.precision,
+        costly_images=None,
         examples=options.examples,
     )
     runs = tuple(_of_study(found, run, whole.versions) for found, run in zip(whole.runs, trained, strict=True))
