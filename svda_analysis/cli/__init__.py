@@ -14,6 +14,7 @@ from svda_analysis.cli.compress import compress_command
 from svda_analysis.cli.convert import convert_command
 from svda_analysis.cli.explain import explain_command
 from svda_analysis.cli.export import export_command
+from svda_analysis.cli.figures import figures_command
 from svda_analysis.cli.gallery import gallery_command
 from svda_analysis.cli.indicators import indicators_command
 from svda_analysis.cli.paper import paper_command
@@ -42,6 +43,7 @@ for _command in (
     convert_command,
     explain_command,
     export_command,
+    figures_command,
     gallery_command,
     indicators_command,
     paper_command,

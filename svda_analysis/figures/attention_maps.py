@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from svda_analysis.errors import InputError
 from svda_analysis.figures.panels import bare, map_bar, own_figure, shortened, show_map, show_picture
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, verbatim
+from svda_analysis.figures.style import HEAT, ONE_COLUMN, page_width, verbatim
 from svda_analysis.frames import check_columns, each_row
 from svda_analysis.results import Examples
 
@@ -28,7 +28,7 @@ def plot_attention_maps(
     images = _chosen_images(examples, images)
     depth = max(e.maps.shape[1] for e in examples.values())
     across, down = depth + 2, len(images) * len(examples)
-    side = min(0.85, TWO_COLUMNS / (across + 0.6))
+    side = min(0.85, page_width() / (across + 0.6))
     room = int(side / 0.058)  # characters of small type beside a map
     fig, style = own_figure(fig, max(ONE_COLUMN, side * (across + 0.6)), side * down + 0.8)
     with style:
@@ -119,7 +119,7 @@ def plot_matched_heads(
     layers = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, 4).round().astype(int))]
     across = min(6, int(rows.groupby("layer_a").size().max()))
     names = [str(heads[key].iloc[0]) if key in heads else which for key, which in (("model", "a"), ("baseline", "b"))]
-    side = min(0.75, TWO_COLUMNS / (2.3 * across + 1.7))
+    side = min(0.75, page_width() / (2.3 * across + 1.7))
     fig, style = own_figure(fig, side * (2.3 * across + 1.7), (side + 0.3) * len(layers) + 0.1)
     with style:
         grid = fig.add_gridspec(len(layers), 2 + 3 * across, width_ratios=[1.3, 0.2, *[1, 1, 0.1] * across])
@@ -172,7 +172,7 @@ def plot_explanations(
         if values.shape != pictures.shape[:3]:
             raise InputError(f"maps of {name} must be {pictures.shape[:3]}, got {values.shape}")
     down, across = len(pictures), len(maps) + 1
-    side = min(1.1, TWO_COLUMNS / across)
+    side = min(1.1, page_width() / across)
     fig, style = own_figure(fig, side * across, (side + 0.06) * down + 0.35)
     with style:
         axes = fig.subplots(down, across, squeeze=False)

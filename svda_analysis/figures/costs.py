@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import own_figure, shared_legend
-from svda_analysis.figures.style import BLACK, GREY, TWO_COLUMNS, Style, style_at, verbatim
+from svda_analysis.figures.style import BLACK, GREY, Style, page_width, style_at, verbatim
 from svda_analysis.frames import check_columns
 
 _CURVE = ("criterion", "directions_removed", "rows_removed", "masked_change", "removed_change")
@@ -26,7 +26,7 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
     """
     for model, curve in curves.items():
         check_columns(curve, _CURVE, f"curve of {model}")
-    fig, styled = own_figure(fig, TWO_COLUMNS, 0.4 + 2.2 * len(curves))
+    fig, styled = own_figure(fig, page_width(), 0.4 + 2.2 * len(curves))
     with styled:
         axes = fig.subplots(len(curves), 2, sharey="row", squeeze=False)
         for row, (model, curve) in zip(axes, curves.items(), strict=True):

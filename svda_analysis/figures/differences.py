@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from svda_analysis.comparison import one_number_per_run, summarise
 from svda_analysis.figures.panels import own_figure, panel_grid, shared_legend
 from svda_analysis.figures.rows import axis_label, drawn_styles
-from svda_analysis.figures.style import BLACK, GREY, ONE_COLUMN, TWO_COLUMNS, Models, Names, Style, theme, verbatim
+from svda_analysis.figures.style import BLACK, GREY, ONE_COLUMN, Models, Names, Style, page_width, theme, verbatim
 from svda_analysis.frames import check_columns
 from svda_analysis.vocabulary import label, quantity
 
@@ -83,7 +83,7 @@ def comparison_figure(comparison: pd.DataFrame, models: Models = None) -> Figure
     """:func:`plot_comparison` of the whole models in a figure as high as its rows need."""
     rows = comparison.loc[comparison["layer"].isna(), ["indicator", "source"]].drop_duplicates()
     with theme():
-        fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.9 + 0.2 * len(rows)))
+        fig, ax = plt.subplots(figsize=(page_width(), 0.9 + 0.2 * len(rows)))
         plot_comparison(comparison, models=models, ax=ax)
     return fig
 
@@ -100,7 +100,7 @@ def plot_faithfulness(table: pd.DataFrame, *, models: Models = None, fig: Figure
     check_columns(table, ["model", "seed", "indicator", "source", "mean"])
     rows = table[table["indicator"].isin(GAINS)]
     check_columns(rows, [], f"table, rows of {' and '.join(GAINS)},")
-    fig, style = own_figure(fig, TWO_COLUMNS, 2.3)
+    fig, style = own_figure(fig, page_width(), 2.3)
     with style:
         axes = fig.subplots(1, len(GAINS), sharey=True)
         for ax, indicator in zip(axes, GAINS, strict=True):
@@ -119,7 +119,7 @@ def plot_fillers(table: pd.DataFrame, *, models: Models = None, fig: Figure | No
     fillers = [name.removeprefix(f"{GAINS[0]}_") for name in found if name.startswith(f"{GAINS[0]}_")]
     rows = table[table["indicator"].isin([f"{gain}_{name}" for gain in GAINS for name in fillers])]
     check_columns(rows, [], "table, rows of gains under named fillers,")
-    fig, style = own_figure(fig, TWO_COLUMNS, 3.6)
+    fig, style = own_figure(fig, page_width(), 3.6)
     with style:
         axes = fig.subplots(len(GAINS), len(fillers), sharex=True, sharey=True, squeeze=False)
         for gain, across in zip(GAINS, axes, strict=True):
@@ -149,7 +149,7 @@ def plot_metrics(table: pd.DataFrame, *, models: Models = None, fig: Figure | No
     check_columns(rows, [], "table, rows of metrics of faithfulness,")
     across = min(3, len(names))
     down = math.ceil(len(names) / across)
-    fig, style = own_figure(fig, TWO_COLUMNS if across > 1 else ONE_COLUMN, 1.8 * down + 0.5)
+    fig, style = own_figure(fig, page_width() if across > 1 else ONE_COLUMN, 1.8 * down + 0.5)
     with style:
         axes = panel_grid(fig, down, across, len(names), sharex=True)
         for ax, name in zip(axes, names, strict=True):

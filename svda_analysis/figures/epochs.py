@@ -24,7 +24,7 @@ from svda_analysis.figures.rows import (
     present_pairs,
     rows_of,
 )
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
+from svda_analysis.figures.style import HEAT, ONE_COLUMN, Models, Names, model_styles, page_width, verbatim
 from svda_analysis.frames import check_columns
 from svda_analysis.vocabulary import label
 
@@ -138,7 +138,7 @@ def plot_epochs_by_layer(history: pd.DataFrame, *, models: Models = None, fig: F
     """:func:`plot_layers_over_epochs` of selectivity, the rank of the scores and that of sigma (rows, one scale each)
     for each model (columns). A model without a sigma leaves its place empty."""
     kinds, names = present_pairs(history, ORGANISING_PAIRS, "history"), list(drawn_styles(history, models))
-    fig, style = own_figure(fig, TWO_COLUMNS, 1.35 * len(kinds) + 0.6)
+    fig, style = own_figure(fig, page_width(), 1.35 * len(kinds) + 0.6)
     with style:
         grid = fig.subplots(len(kinds), len(names), squeeze=False, sharex=True, sharey="row")
         for at, (axes, (indicator, source)) in enumerate(zip(grid, kinds, strict=True)):

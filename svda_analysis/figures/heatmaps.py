@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import heat_cells, least_span, own_figure, shortened, thin_ticks
 from svda_analysis.figures.rows import axis_label, choose, drawn_styles, last_epoch, layered_pairs, of_models, rows_of
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
+from svda_analysis.figures.style import ONE_COLUMN, Models, Names, model_styles, page_width, verbatim
 
 
 def plot_indicator_heatmap(
@@ -67,7 +67,7 @@ def plot_indicator_heatmaps(
     """
     rows = rows_of(table, indicator, source)
     names = list(models or drawn_styles(rows, None))
-    fig, style = own_figure(fig, ONE_COLUMN if len(names) == 1 else TWO_COLUMNS, 1.9)
+    fig, style = own_figure(fig, ONE_COLUMN if len(names) == 1 else page_width(), 1.9)
     with style:
         axes = fig.subplots(1, len(names) + 1, squeeze=False, width_ratios=[1] * len(names) + [0.05])[0]
         _draw_heat_row(axes, table, indicator, source, names, seed)
@@ -108,7 +108,7 @@ def plot_all_heatmaps(
     pairs, names = layered_pairs(table, skip), list(model_styles(table, models))
     across = min(4, max(1, 6 // len(names)))
     down, width = math.ceil(len(pairs) / across), len(names) + 1
-    fig, style = own_figure(fig, TWO_COLUMNS, 1.0 * down + 0.3)
+    fig, style = own_figure(fig, page_width(), 1.0 * down + 0.3)
     with style:
         ratios = [*[1] * len(names), 0.07] * across
         grid = fig.subplots(down, across * width, squeeze=False, width_ratios=ratios)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from svda_analysis.comparison import summarise
 from svda_analysis.figures.panels import integer_ticks, least_span, legend_note, own_figure, panel_grid, shared_legend
 from svda_analysis.figures.rows import axis_label, drawn_styles, last_epoch, layered_pairs, of_models, rows_of
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
+from svda_analysis.figures.style import ONE_COLUMN, Models, Names, model_styles, page_width, verbatim
 
 
 def plot_indicator_by_layer(
@@ -85,7 +85,7 @@ def small_panels(
     """One small panel for each (indicator, source), its label as its title, and one legend for all."""
     across = min(4, len(pairs))
     down = math.ceil(len(pairs) / across)
-    fig, style = own_figure(fig, TWO_COLUMNS if across > 2 else ONE_COLUMN * across, 1.25 * down + 0.6)
+    fig, style = own_figure(fig, page_width() if across > 2 else ONE_COLUMN * across, 1.25 * down + 0.6)
     with style:
         axes = panel_grid(fig, down, across, len(pairs))
         for ax, (indicator, source) in zip(axes, pairs, strict=True):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import heat_cells, own_figure
 from svda_analysis.figures.rows import choose
-from svda_analysis.figures.style import TWO_COLUMNS, verbatim
+from svda_analysis.figures.style import page_width, verbatim
 from svda_analysis.frames import check_columns, seeds_of_pairs
 
 _COLUMNS = ("model", "baseline", "seed", "baseline_seed", "layer_a", "layer_b", "measure", "images", "similarity")
@@ -28,7 +28,7 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
     rows = _across_seeds(rows)
     pairs = list(rows[["model", "baseline"]].drop_duplicates().itertuples(index=False, name=None))
     kinds = list(rows["images"].unique())
-    width, high = min(TWO_COLUMNS, 1.9 * len(pairs) + 0.6), float(rows["similarity"].max())
+    width, high = min(page_width(), 1.9 * len(pairs) + 0.6), float(rows["similarity"].max())
     fig, style = own_figure(fig, width, 1.0 * (width - 0.6) / len(pairs) * len(kinds) + 0.2)
     with style:
         axes = fig.subplots(len(kinds), len(pairs), squeeze=False)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import own_figure, panel_grid, shared_legend
 from svda_analysis.figures.rows import choose, drawn_styles, last_epoch
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Style, verbatim
+from svda_analysis.figures.style import ONE_COLUMN, Models, Style, page_width, verbatim
 from svda_analysis.frames import SPECTRA_COLUMNS, check_columns
 
 _SPECTRUM = {
@@ -38,7 +38,7 @@ def plot_spectra(
     styles, layers = drawn_styles(rows, models), sorted(rows["layer"].unique())
     across = min(len(layers), 4 if len(layers) % 4 == 0 else 3)
     down = math.ceil(len(layers) / across)
-    fig, style = own_figure(fig, TWO_COLUMNS if across > 1 else ONE_COLUMN, 1.5 * down + 0.6)
+    fig, style = own_figure(fig, page_width() if across > 1 else ONE_COLUMN, 1.5 * down + 0.6)
     with style:
         axes = panel_grid(fig, down, across, len(layers), sharex=True, sharey=True)
         for ax, layer in zip(axes, layers, strict=True):

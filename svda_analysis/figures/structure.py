@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from svda_analysis.comparison import one_number_per_run, summarise
 from svda_analysis.figures.panels import own_figure, runs_text
 from svda_analysis.figures.rows import axis_label, drawn_styles, last_epoch, present_pairs, rows_of
-from svda_analysis.figures.style import TWO_COLUMNS, Models, verbatim
+from svda_analysis.figures.style import Models, page_width, verbatim
 from svda_analysis.frames import check_columns
 
 STRUCTURE_PAIRS = (
@@ -67,7 +67,7 @@ def _of_runs(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def plot_structure(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
     """:func:`plot_accuracy_structure` against selectivity, the sparsity of attention and the rank of the scores."""
     kinds, styles = present_pairs(table, STRUCTURE_PAIRS), drawn_styles(table, models)
-    fig, style = own_figure(fig, TWO_COLUMNS, 2.1 + 0.15 * math.ceil(len(styles) / 4))
+    fig, style = own_figure(fig, page_width(), 2.1 + 0.15 * math.ceil(len(styles) / 4))
     with style:
         axes = fig.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
         for ax, (indicator, source) in zip(axes, kinds, strict=True):

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svda_analysis.errors import InputError
 from svda_analysis.figures.panels import map_bar, own_figure, panel_grid, shortened, show_map, show_picture
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, verbatim
+from svda_analysis.figures.style import ONE_COLUMN, page_width, verbatim
 from svda_analysis.results import Trace
 
 
@@ -27,7 +27,7 @@ def plot_sigma_over_epochs(trace: Trace, *, fig: Figure | None = None) -> Figure
     size = (size / np.maximum(size[..., :1], 1e-30)).mean(2)  # (E, layers, D)
     across = min(4, size.shape[1])
     down = math.ceil(size.shape[1] / across)
-    fig, style = own_figure(fig, TWO_COLUMNS, 1.5 * down + 0.5)
+    fig, style = own_figure(fig, page_width(), 1.5 * down + 0.5)
     with style:
         axes = panel_grid(fig, down, across, size.shape[1], sharex=True, sharey=True)
         span = mpl.colors.Normalize(trace.epochs.min() - 0.3 * np.ptp(trace.epochs), trace.epochs.max())
@@ -56,7 +56,7 @@ def plot_maps_over_epochs(
     """
     epochs = _shared_epochs(traces, columns)
     n = min(len(images), *(trace.maps.shape[1] for trace in traces.values()))
-    side = min(0.85, TWO_COLUMNS / (len(epochs) + 1.6))
+    side = min(0.85, page_width() / (len(epochs) + 1.6))
     fig, style = own_figure(fig, max(ONE_COLUMN, side * (len(epochs) + 1.6)), side * n * len(traces) + 0.8)
     with style:
         grid = fig.add_gridspec(n * len(traces), len(epochs) + 1)

@@ -171,7 +171,7 @@ def study_pictures(result: DatasetResult, *, of_variants: bool) -> list[Picture]
     found = pictures(result.analysis, "variants" if of_variants else "study", models=result.trained)
     names = [f"{file_word(result.name)}_{file_word(picture.name)}" for picture in found]
     return [
-        dataclasses.replace(picture, name=name, caption=spoken(name))
+        dataclasses.replace(picture, name=name, caption=f"{result.title}. {picture.alt}")
         for picture, name in zip(found, names, strict=True)
     ]
 
