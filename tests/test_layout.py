@@ -55,7 +55,16 @@ WITHOUT_TORCH = {
     *("comparison", "results", "matching", "representations", "figures", "render", "sections", "cli"),
     *("data.catalog", "data.preprocessing"),
     *("alarms", "sinks"),
-    *("study.claims", "study.findings", "study.tables", "study.sections", "study.result", "reports", "gallery", "typesetting"),
+    *(
+        "study.claims",
+        "study.findings",
+        "study.tables",
+        "study.sections",
+        "study.result",
+        "reports",
+        "gallery",
+        "typesetting",
+    ),
     *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),
 }
 TORCH = {"torch", "torchvision", "captum", "accelerate"}

@@ -111,8 +111,8 @@ _CAPTIONS: dict[str, tuple[str, Find]] = {
         _of(*_STRUCTURE, _ACCURACY),
     ),
     "comparison": (
-        "Differences from the baseline over the whole model, in units of their spread over the training runs, with 95 % "
-        "intervals; filled: the adjusted p is below 0.05. At the right both means.",
+        "Differences from the baseline over the whole model, in units of their spread over the training runs, with "
+        "95 % intervals; filled: the adjusted p is below 0.05. At the right both means.",
         _verdicts,
     ),
     "faithfulness": (
@@ -122,8 +122,8 @@ _CAPTIONS: dict[str, tuple[str, Find]] = {
     "faithfulness_fillers": ("The same gains under each filler of patches that are taken away.", _nothing),
     "faithfulness_metrics": (f"Further metrics of faithfulness, by method. {_OVER}", _nothing),
     "by_layer": (
-        f"Every indicator by layer, mean over heads: rows are indicators, columns what they were computed from. {_OVER} "
-        "A faint dot is a head of a single run.",
+        f"Every indicator by layer, mean over heads: rows are indicators, columns what they were computed from. {_OVER}"
+        " A faint dot is a head of a single run.",
         _nothing,
     ),
     "distributions": ("Every head of every run by layer, with a bar at their median.", _of(*_STRUCTURE)),

@@ -77,7 +77,7 @@ def verbatim(text: str) -> str:
 
 FONTS: dict[str, dict[str, Any]] = {  # both ship with matplotlib; the second is cut as Times is
     "sans": {},
-    "serif": {"font.family": "STIXGeneral", "mathtext.fontset": "stix"},
+    "serif": {"font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix"},
 }
 NARROWEST, WIDEST = 2.5, 12.0  # inches
 
