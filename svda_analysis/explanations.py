@@ -191,15 +191,15 @@ def _pages(
             pictures=pictures,
             maps=maps,
             predictions=np.full(len(part), -1) if logits is None else logits.argmax(-1).cpu().numpy(),
-            probabilities=_probabilities(subject, logits, len(part)),
+            probabilities=_probabilities_of(subject, logits, len(part)),
             model=subject.name,
             classes=subject.classes,
             left_out=left_out,
-            warnings=tuple(_warnings(subject, maps)),
+            warnings=tuple(_warnings_on(subject, maps)),
         )
 
 
-def _probabilities(subject: Subject, logits: Tensor | None, count: int) -> np.ndarray:
+def _probabilities_of(subject: Subject, logits: Tensor | None, count: int) -> np.ndarray:
     """Of each image's prediction: the softmax of its logits, their sigmoid where the model says that its labels do not
     exclude each other, NaN where there is none (no classifier, a single output)."""
     if logits is None or logits.shape[-1] < 2:
@@ -209,7 +209,7 @@ def _probabilities(subject: Subject, logits: Tensor | None, count: int) -> np.nd
     return shares.max(-1).values.cpu().numpy()
 
 
-def _warnings(subject: Subject, maps: Mapping[str, np.ndarray]) -> Iterator[str]:
+def _warnings_on(subject: Subject, maps: Mapping[str, np.ndarray]) -> Iterator[str]:
     if subject.untrained:
         yield f"{subject.name} has random weights: its maps say nothing of what a trained model looks at"
     nil = [METHODS[name].label for name, values in maps.items() if not np.abs(values).max(initial=0) > 0]

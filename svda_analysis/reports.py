@@ -43,19 +43,19 @@ def documents_in(folder: str | os.PathLike[str]) -> list[Document]:
         return [_DOCUMENTS[kind](folder) for kind in kinds]
 
 
-def _of_analysis(folder: str | os.PathLike[str]) -> Document:
+def _document_of_analysis(folder: str | os.PathLike[str]) -> Document:
     return analysis_document(Analysis.load(folder), title=Path(folder).resolve().name)
 
 
-def _of_study(folder: str | os.PathLike[str]) -> Document:
+def _document_of_study(folder: str | os.PathLike[str]) -> Document:
     return study_document(read_study(folder)[0])
 
 
-def _of_compression(folder: str | os.PathLike[str]) -> Document:
+def _document_of_compression(folder: str | os.PathLike[str]) -> Document:
     return compression_document(Compressions.load(folder))
 
 
-_DOCUMENTS = {"analysis": _of_analysis, "study": _of_study, "compression": _of_compression}
+_DOCUMENTS = {"analysis": _document_of_analysis, "study": _document_of_study, "compression": _document_of_compression}
 
 
 def _kinds_in(folder: str | os.PathLike[str]) -> list[str]:

@@ -57,10 +57,10 @@ def write_figures(
     check_writable(place, "output folder")
     with on_page(inches, font), staged(place, FIGURES_META) as stage:
         documents = documents_in(report)
-        pictures = _numbered([one for document in documents for one in document.pictures if one.draw is not None])
+        pictures = _under_names([one for document in documents for one in document.pictures if one.draw is not None])
         tables = [one for document in documents for one in document.tables if len(one.text)]
-        tables = [dataclasses.replace(one, name=name) for one, name in _named(tables)]
-        _check_names([one.name for one in (*pictures, *tables)], only)
+        tables = [dataclasses.replace(one, name=name) for one, name in _with_names(tables)]
+        _check_names([*(one.name for one in pictures), *(one.name for one in tables)], only)
         pictures, tables = _chosen(pictures, only), _chosen(tables, only)
         for at, picture in enumerate(pictures):
             progress(at, len(pictures))
@@ -87,12 +87,12 @@ def _needs(name: str) -> str:
     return f"% needs \\usepackage{{{package}}}; the pdf files are made at the width at which they are printed\n"
 
 
-def _numbered(pictures: Sequence[Picture]) -> list[Picture]:
+def _under_names(pictures: Sequence[Picture]) -> list[Picture]:
     names = file_names(one.name for one in pictures)
     return [dataclasses.replace(one, name=name) for one, name in zip(pictures, names, strict=True)]
 
 
-def _named(tables: Sequence[Table]) -> list[tuple[Table, str]]:
+def _with_names(tables: Sequence[Table]) -> list[tuple[Table, str]]:
     return list(zip(tables, file_names(one.name for one in tables), strict=True))
 
 

@@ -16,7 +16,7 @@ from svda_analysis.errors import InputError
 
 _ROWS = 8  # rows of maps on a page, of all models together
 _OURS = re.compile(r"explanations(-\d+)?\.(pdf|png|npz)")
-_WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
+_OF_WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
 
 @click.command("explain", context_settings=CONTEXT)
@@ -58,7 +58,7 @@ def explain_command(
     written: list[Path] = []
     for at, page in enumerate(found, start=1):
         if at == 1:
-            warn([line for part in page.parts for line in _left_out(part)])
+            warn([line for part in page.parts for line in _said_left_out(part)])
         warn([line for part in page.parts for line in part.warnings] if at == 1 else [])
         written += _write_page(page, folder, "explanations" if count == 1 else f"explanations-{at}")
         say(f"figure: {written[-1]}")
@@ -79,8 +79,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _names_a_model(word: str) -> bool:
     place = Path(word)
     if place.is_file():
-        return place.suffix.lower() in _WEIGHTS
-    return bool(re.match(r"[a-z_]{2,}:", word)) or (not place.exists() and place.suffix.lower() in _WEIGHTS)
+        return place.suffix.lower() in _OF_WEIGHTS
+    return bool(re.match(r"[a-z_]{2,}:", word)) or (not place.exists() and place.suffix.lower() in _OF_WEIGHTS)
 
 
 def _explanations_in(folder: Path, *, force: bool) -> list[Path]:
@@ -95,7 +95,7 @@ def _explanations_in(folder: Path, *, force: bool) -> list[Path]:
     return old
 
 
-def _left_out(part: Any) -> list[str]:
+def _said_left_out(part: Any) -> list[str]:
     """A line for each reason why a model lacks methods."""
     reasons = dict.fromkeys(part.left_out.values())
     lacking = {reason: [name for name, why in part.left_out.items() if why == reason] for reason in reasons}

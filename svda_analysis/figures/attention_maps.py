@@ -41,7 +41,7 @@ def plot_attention_maps(
         grid = fig.add_gridspec(down, across)
         for block, index in enumerate(images):
             top = block * len(examples)
-            _show_example(fig.add_subplot(grid[top : top + len(examples), 0]), _first(examples), index, room)
+            _show_example(fig.add_subplot(grid[top : top + len(examples), 0]), _first_of(examples), index, room)
             maps = {model: _maps_by_layer(shown, index) for model, shown in examples.items()}
             for column, layer in enumerate([*layers, -1], start=1):
                 largest = max(float(own[layer].max()) for own in maps.values() if layer < len(own) - 1)
@@ -64,7 +64,7 @@ def plot_attention_maps(
     return fig
 
 
-def _first(examples: Mapping[str, Examples]) -> Examples:
+def _first_of(examples: Mapping[str, Examples]) -> Examples:
     return next(iter(examples.values()))
 
 

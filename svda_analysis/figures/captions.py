@@ -17,7 +17,6 @@ from svda_analysis.results import Analysis
 from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, SUPPORTED, UNIFORM
 from svda_analysis.vocabulary import label, quantity
 
-Pairs = Sequence[tuple[str, str]]
 _RANK, _SELECTIVITY = ("effective_rank", "scores"), ("selectivity_index", "attention")
 _SPARSITY, _ACCURACY = ("attention_sparsity", "attention"), ("accuracy", "test")
 _STRUCTURE = (_RANK, _SELECTIVITY, _SPARSITY)
@@ -35,7 +34,7 @@ def caption_of(name: str, analysis: Analysis) -> str:
     return " ".join([shown, *find(analysis, name)])
 
 
-def found_of(analysis: Analysis, pairs: Pairs) -> list[str]:
+def found_of(analysis: Analysis, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """A sentence for each of these (indicator, source) of the whole models: both means, difference, verdict."""
     rows = analysis.comparison
     if rows is None:
@@ -59,14 +58,14 @@ def _sentence(row: Any) -> str:
 
 # --- what each figure finds -------------------------------------------------------------------------------------------
 
-Find = Callable[[Analysis, str], Iterable[str]]
+FindingsOf = Callable[[Analysis, str], Iterable[str]]
 
 
 def _nothing(analysis: Analysis, name: str) -> list[str]:
     return []
 
 
-def _of(*pairs: tuple[str, str]) -> Find:
+def _of(*pairs: tuple[str, str]) -> FindingsOf:
     return lambda analysis, name: found_of(analysis, pairs)
 
 
@@ -98,13 +97,17 @@ def _alike(analysis: Analysis, name: str) -> list[str]:
         return []
     measure = "cka" if name.startswith("token") else "js"
     rows = found[(found["measure"] == measure) & (found["images"] == "same") & (found["layer_a"] == found["layer_b"])]
-    means = rows.groupby(["model", "baseline"], sort=False)["similarity"].mean()
-    said = [f"{m} and {b if m != b else 'itself of another seed'} {number(x)}" for (m, b), x in means.items()]
+    means = rows.groupby(["model", "baseline"], sort=False)["similarity"].mean().reset_index()
+    said = [
+        f"{row.model} and {row.baseline if row.model != row.baseline else 'itself of another seed'} "
+        f"{number(row.similarity)}"
+        for row in each_row(means)
+    ]
     return [f"At the same layer, on the same image: {'; '.join(said)}."] if said else []
 
 
 _WORDS = (SUPPORTED, OPPOSED, EQUIVALENT, UNIFORM, INCONCLUSIVE)
-_CAPTIONS: dict[str, tuple[str, Find]] = {
+_CAPTIONS: dict[str, tuple[str, FindingsOf]] = {
     "overview": (f"Structure of the attention by layer, and test accuracy. {_OVER}", _of(*_STRUCTURE, _ACCURACY)),
     "accuracy_structure": (
         "Test accuracy against the structure of attention: large, the mean over the runs of a model; small, its runs.",

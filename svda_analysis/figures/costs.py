@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -51,10 +52,8 @@ def plot_compression(curves: Mapping[str, pd.DataFrame], *, fig: Figure | None =
 
 def _leftmost(curves: Mapping[str, pd.DataFrame]) -> float:
     """Where the common scale of shares begins: a tenth below the least that is drawn."""
-    least = min(
-        100 * float(_shown_lines(one)[["directions_removed", "rows_removed"]].min().min()) for one in curves.values()
-    )
-    return max(0.0, 10 * math.floor(least / 10 - 0.5))
+    shares = [_shown_lines(one)[["directions_removed", "rows_removed"]].to_numpy(float) for one in curves.values()]
+    return max(0.0, 10 * math.floor(10 * min(float(np.nanmin(found)) for found in shares) - 0.5))
 
 
 def _shown_lines(curve: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from svda_analysis.vocabulary import label, quantity
 
 GAINS = ("deletion_gain", "insertion_gain")  # of a method over a random ranking: these compare models
 _NIL = 0.005  # of a probability
-_SOURCES = ("test", "train", "sigma", "scores", "attention")  # as rows are grouped
+_GROUPS = ("test", "train", "sigma", "scores", "attention")  # as rows are grouped
 _NUMBERS = ("baseline_mean", "difference", "ci_low", "ci_high", "p_adjusted")
 
 
@@ -85,7 +85,7 @@ def _standardised(rows: pd.DataFrame) -> pd.DataFrame:
 def _in_reading_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Grouped by source, in each group the largest effect of any model first."""
     largest = rows["value"].abs().groupby(rows["name"]).transform("max").fillna(0)
-    order = {source: at for at, source in enumerate([*_SOURCES, *sorted(set(rows["source"]) - set(_SOURCES))])}
+    order = {source: at for at, source in enumerate([*_GROUPS, *sorted(set(rows["source"]) - set(_GROUPS))])}
     keyed = rows.assign(_at=rows["source"].map(order), _size=-largest)
     return keyed.sort_values(["_at", "_size", "name"], kind="stable").drop(columns=["_at", "_size"])
 

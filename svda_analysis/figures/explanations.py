@@ -108,9 +108,11 @@ def _bars(fig: Figure, grid: GridSpec, signed: Sequence[bool]) -> None:
             continue
         cmap, ends, words, text = kinds[kind]
         ax = fig.add_subplot(grid[-1, places[0] : places[-1] + 1])
-        bar = fig.colorbar(ScalarMappable(Normalize(*ends), cmap), cax=ax, orientation="horizontal", ticks=ends)
+        bar = fig.colorbar(
+            ScalarMappable(Normalize(ends[0], ends[1]), cmap), cax=ax, orientation="horizontal", ticks=ends
+        )
         bar.ax.set_xticklabels(words)
-        bar.ax.get_xticklabels()[0].set_ha("left")
-        bar.ax.get_xticklabels()[-1].set_ha("right")
+        bar.ax.get_xticklabels()[0].set_horizontalalignment("left")
+        bar.ax.get_xticklabels()[-1].set_horizontalalignment("right")
         bar.set_label(text, fontsize=6)
         bar.outline.set_visible(False)

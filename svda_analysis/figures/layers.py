@@ -96,8 +96,8 @@ def plot_overview(table: pd.DataFrame, *, models: Models = None, fig: Figure | N
     count, wide = len(pairs) + bool(len(known)), page_width() > 5
     fig, style = own_figure(fig, page_width(), 2.0 if wide else 1.55 * count + 0.4)
     with style:
-        shape = {"width_ratios": [1.3] * len(pairs) + [1] * bool(len(known))} if wide else {}
-        axes = fig.subplots(1 if wide else count, count if wide else 1, squeeze=False, **shape).ravel()
+        ratios = [1.3] * len(pairs) + [1.0] * bool(len(known)) if wide else None
+        axes = fig.subplots(1 if wide else count, count if wide else 1, squeeze=False, width_ratios=ratios).ravel()
         for ax, (indicator, source) in zip(axes, pairs, strict=False):
             plot_indicator_by_layer(table, indicator=indicator, source=source, models=models, legend=False, ax=ax)
             ax.set(title=ax.get_ylabel(), ylabel="")
@@ -113,7 +113,7 @@ def _draw_accuracies(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Style]) 
     for at, (model, style) in enumerate(styles.items()):
         if model not in means.index:
             continue
-        mean, low, high = (100 * float(means.loc[model, column]) for column in ("mean", "ci_low", "ci_high"))
+        mean, low, high = 100 * means.loc[model, ["mean", "ci_low", "ci_high"]].to_numpy(float)
         runs = 100 * rows.loc[rows["model"] == model, "mean"].astype(float)
         if len(runs) > 1:
             ax.plot(runs, [at] * len(runs), ".", color=style.color, alpha=0.4, ms=4, mew=0)

@@ -94,7 +94,7 @@ class _InOrder(Analysis):
     order: tuple[str, ...] = ()
 
     @functools.cached_property
-    def models(self) -> list[str]:  # type: ignore[override]  # they know how each is drawn
+    def models(self) -> list[str]:
         frames = (frame for frame in (self.history, self.table) if len(frame) and "attention" in frame)
         return Drawn(self.order, {name: kind for frame in frames for name, kind in kinds_in(frame).items()})
 

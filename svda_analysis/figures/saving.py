@@ -60,6 +60,6 @@ def _has_photographs(fig: Figure) -> bool:
 
     def in_color(artist: Artist) -> bool:
         get_array = getattr(artist, "get_array", None)
-        return get_array is not None and (np.ndim(get_array()) == 3 or np.ndim(artist.get_alpha()) > 0)
+        return get_array is not None and (np.ndim(get_array()) == 3 or isinstance(artist.get_alpha(), np.ndarray))
 
     return bool(fig.findobj(in_color))

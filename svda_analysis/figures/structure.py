@@ -110,9 +110,7 @@ def _plot_rows(
             for at, model in enumerate(order):
                 if model not in means[pair].index:
                     continue
-                mean, low, high = (
-                    scale * float(means[pair].loc[model, column]) for column in ("mean", "ci_low", "ci_high")
-                )
+                mean, low, high = scale * means[pair].loc[model, ["mean", "ci_low", "ci_high"]].to_numpy(float)
                 own = scale * runs.loc[runs["model"] == model, "mean"].astype(float)
                 ax.plot(own, [at] * len(own), ".", color=GREY, alpha=0.5, ms=3, mew=0)
                 ax.hlines(at, low, high, color=BLACK, lw=0.8)

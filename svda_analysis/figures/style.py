@@ -75,20 +75,20 @@ def verbatim(text: str) -> str:
 
 # --- the page that figures are made for ------------------------------------------------------------------------------
 
-FONTS: dict[str, dict[str, Any]] = {  # both ship with matplotlib; the second is cut as Times is
+FONTS: dict[str, dict[Any, Any]] = {  # both ship with matplotlib; the second is cut as Times is
     "sans": {},
     "serif": {"font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix"},
 }
 NARROWEST, WIDEST = 2.5, 12.0  # inches
 
 
-class _Page(NamedTuple):
+class _PageLook(NamedTuple):
     width: float = TWO_COLUMNS
     font: str = "sans"
 
 
-_TWO = _Page()
-_PAGE: ContextVar[_Page] = ContextVar("page", default=_TWO)
+_TWO = _PageLook()
+_PAGE: ContextVar[_PageLook] = ContextVar("page", default=_TWO)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def on_page(width: float = TWO_COLUMNS, font: str = "sans") -> Iterator[None]:
         raise InputError(f"width must be {NARROWEST:g} to {WIDEST:g} inches, got {width:g}")
     if font not in FONTS:
         raise InputError(f"font must be one of {', '.join(FONTS)}, got {font!r}")
-    token = _PAGE.set(_Page(width, font))
+    token = _PAGE.set(_PageLook(width, font))
     try:
         yield
     finally:
@@ -118,7 +118,8 @@ def beside(most: int) -> int:
 
 def theme() -> AbstractContextManager[None]:
     """The paper style for the length of a ``with`` block; nothing changes outside it."""
-    return mpl.rc_context({**THEME, **FONTS[_PAGE.get().font]})
+    look: dict[Any, Any] = THEME | FONTS[_PAGE.get().font]
+    return mpl.rc_context(look)
 
 
 # --- who is drawn how -------------------------------------------------------------------------------------------------
