@@ -60,7 +60,7 @@ def test_each_verdict_on_the_first_screen_has_its_number_and_interval(shown, wit
     rows = {row["Claim"]: row for row in claims_table([shown], 0.5).text.to_dict("records")}
     for claim, row in rows.items():
         line = next(line for line in document.answer if line.lower().startswith(claim.lower()))
-        assert line.endswith(f"): {row['Verdict']} on X, {row['Number [95% CI]']}.")
+        assert line.endswith(f"): **{row['Verdict']}** on X, {row['Number [95% CI]']}.")
 
 
 def test_the_title_of_the_claims_says_what_was_changed(shown, without_figures):

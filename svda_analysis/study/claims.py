@@ -101,7 +101,7 @@ def by_claim(*tables: Table) -> list[str]:
         for (claim, models), rows in table.text.groupby(["Claim", "Models"], sort=False):
             measure = str(rows["Measure"].iloc[0])
             said = [
-                f"{verdict} on {data}" + (f", {number}" if number != MISSING else f" ({why})")
+                f"**{verdict}** on {data}" + (f", {number}" if number != MISSING else f" ({why})")
                 for data, verdict, number, why in rows[["Data", "Verdict", _NUMBER, "Why"]].itertuples(index=False)
             ]
             lines.append(f"{str(claim)[0].upper()}{str(claim)[1:]} ({models}; {measure}): {'; '.join(said)}.")
