@@ -123,8 +123,8 @@ def patches(row):
 
 
 def close(shown, exact):
-    """Within half a step, of the fewest levels that a row has, of the square root of the share of the largest, and three
-    digits."""
+    """Within half a step, of the fewest levels that a row has, of the square root of the share of the largest, and
+    three digits."""
     largest = exact.max()
     np.testing.assert_allclose(np.sqrt(shown / largest), np.sqrt(exact / largest), atol=0.5 / 15 + 0.01)
     assert np.abs(shown - exact).sum() / 2 <= 0.011 * max(exact.sum(), shown.sum())

@@ -74,5 +74,5 @@ def paper_command(
             on_warning=lambda line: warn([line]),
         )
     for line in first_answers(read_study(folder)[0]):
-        say(f"- {line.replace(chr(42) * 2, str())}")
+        say(f"- {line.replace(chr(42) * 2, '')}")
     show_report(written, opened=opened)

@@ -10,7 +10,7 @@ from svda_analysis.results import Analysis
 from svda_analysis.sections.explorer import widget_section
 from svda_analysis.sections.page import about_analysis, citation, first_findings, terms_of
 from svda_analysis.sections.registry import section, sections_of
-from svda_analysis.sections.sentences import first_lines, statements
+from svda_analysis.sections.sentences import first_lines, gain_lines, statements
 from svda_analysis.sections.tables import (
     beside_table,
     comparison_tables,
@@ -98,8 +98,8 @@ def _structure_section(analysis: Analysis) -> Section | None:
 @section("faithfulness")
 def _faithfulness_section(analysis: Analysis) -> Section | None:
     comparison = analysis.comparison
-    lines = () if comparison is None else tuple(statements(comparison, "faithful"))
-    title = "Whose maps are more faithful?"
+    lines = tuple(gain_lines(analysis.table) if comparison is None else statements(comparison, "faithful"))
+    title = "Do its maps tell what it decides by?" if comparison is None else "Whose maps are more faithful?"
     rankings = [_RANKINGS] if {"brightness", "centre"} & set(analysis.table["source"]) else []
     return Section(name="faithfulness", title=title, blocks=(_FAITHFUL, *rankings, Points(lines))) if lines else None
 

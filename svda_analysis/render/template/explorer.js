@@ -280,7 +280,7 @@ class Explorer {
     );
     this.panes = make("div", { class: "panes" });
     this.spoken = make("div", { class: "hidden", "aria-live": "polite" });
-    const saves = ["png", "svg"].map((kind) => make("button", { type: "button", class: "button", text: `Save ${kind.toUpperCase()}`, onclick: () => this.save(kind) }));
+    const saves = ["png", "svg"].map((kind) => make("button", { type: "button", class: "button save", text: `Save ${kind.toUpperCase()}`, onclick: () => this.save(kind) }));
     this.element.append(
       make("p", {
         class: "hint",
