@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
 from svda_analysis.sections.explorer import widget_section
+from svda_analysis.sections.likeness import unlike_runs
 from svda_analysis.sections.page import about_analysis, citation, first_findings, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.sentences import first_lines, gain_lines, statements
@@ -29,7 +30,7 @@ def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> D
     return Document(
         title=title,
         command=command,
-        warnings=analysis.warnings,
+        warnings=(*analysis.warnings, *unlike_runs(analysis.runs)),
         lead=(*first, Table(name="runs", text=runs_table(analysis.runs))),
         sections=sections,
         about=about_analysis(analysis),
