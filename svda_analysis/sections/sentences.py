@@ -28,7 +28,7 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-_GAINS = ("deletion_gain", "insertion_gain")
+_OVER_CHANCE = ("deletion_gain", "insertion_gain")
 MOST_LINES = 10  # verdicts that a reader takes in
 
 
@@ -75,7 +75,11 @@ def _how(row: Any) -> str:
 def gain_lines(table: pd.DataFrame) -> list[str]:
     """Of each model and method how much better its map ranks patches than chance, a line each; empty where that was not
     measured."""
-    rows = summarise(table[table["indicator"].isin(_GAINS)]) if table["indicator"].isin(_GAINS).any() else table[:0]
+    rows = (
+        summarise(table[table["indicator"].isin(_OVER_CHANCE)])
+        if table["indicator"].isin(_OVER_CHANCE).any()
+        else table[:0]
+    )
     several = len(set(rows["model"])) > 1
     lines = []
     for (model, method), mine in rows.groupby(["model", "source"], sort=False):
