@@ -183,7 +183,7 @@ def list_settings(ctx: click.Context, _option: click.Parameter, asked: bool) -> 
     for title, cls in (("model", ViTConfig), ("recipe", TrainConfig)):
         say(f"{title}:")
         for field in dataclasses.fields(cls):
-            say(f"  {field.name} = {field.default if field.default is not dataclasses.MISSING else '(needed)'}")
+            click.echo(f"  {field.name} = {field.default if field.default is not dataclasses.MISSING else '(needed)'}")
     ctx.exit()
 
 
