@@ -70,19 +70,21 @@ Content = str | Points | Table | Picture | Widget  # a str is a paragraph, in ma
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
     """Blocks under a heading; ``level`` 2 is a section of the document, 3 a part of one. An empty title continues what
-    stands before. ``name`` is what a section is known by in its registry and in links."""
+    stands before. ``name`` is what a section is known by in its registry and in links. Markdown folds what is
+    ``folded``: details for those who look for them."""
 
     name: str
     title: str = ""
     blocks: tuple[Content, ...] = ()
     level: int = 2
+    folded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
     """A whole report. ``warnings`` come first, then ``command``, what made it, then the ``lead``, then the sections.
 
-    A page also shows ``about``, what was looked at, and ``answer``, what was found, before anything else; what each of
+    ``answer``, what was found, comes before all of these. A page also shows ``about``, what was looked at; what each of
     the ``terms`` in it says; and at its end the ``versions`` of what the numbers depend on, and how to ``cite`` it.
     """
 

@@ -117,6 +117,11 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'s' if n > 1 else ''}"
 
 
+def shorten(name: str, room: int) -> str:
+    """``name`` in at most ``room`` characters."""
+    return name if len(name) <= room else name[: room - 1].rstrip() + "…"
+
+
 def spoken(name: str) -> str:
     """A file's name as words: ``accuracy_structure`` as ``Accuracy structure``."""
     return name.replace("_", " ").capitalize()

@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 from svda_analysis.compression.report import render_compression_again
-from svda_analysis.compression.result import COMPRESSION_META
+from svda_analysis.compression.result import COMPRESSION_META, Compressions
+from svda_analysis.compression.sections import compression_document
+from svda_analysis.document import Document
 from svda_analysis.errors import InputError, reading
 from svda_analysis.render.staging import is_unfinished, recover
-from svda_analysis.results import META, read_json
+from svda_analysis.results import META, Analysis, read_json
 from svda_analysis.sections import render_again
+from svda_analysis.sections.analysis import analysis_document
 from svda_analysis.study import render_study_again
+from svda_analysis.study.report import read_study
+from svda_analysis.study.sections import study_document
 from svda_analysis.writing import only_writer
 
 _KINDS = {"analysis": render_again, "study": render_study_again, "compression": render_compression_again}
@@ -26,12 +31,39 @@ def render_folder(folder: str | os.PathLike[str]) -> list[list[Path]]:
     if is_unfinished(folder):
         with only_writer(folder, "folder"):
             recover(folder)
+    kinds = _kinds_in(folder)
+    with reading(f"{folder} holds numbers or words that make no report"):
+        return [_KINDS[kind](folder) for kind in kinds]
+
+
+def documents_in(folder: str | os.PathLike[str]) -> list[Document]:
+    """Each report in ``folder`` as a document, from what lies in it. Errors as :func:`render_folder`."""
+    kinds = _kinds_in(folder)
+    with reading(f"{folder} holds numbers or words that make no report"):
+        return [_DOCUMENTS[kind](folder) for kind in kinds]
+
+
+def _document_of_analysis(folder: str | os.PathLike[str]) -> Document:
+    return analysis_document(Analysis.load(folder), title=Path(folder).resolve().name)
+
+
+def _document_of_study(folder: str | os.PathLike[str]) -> Document:
+    return study_document(read_study(folder)[0])
+
+
+def _document_of_compression(folder: str | os.PathLike[str]) -> Document:
+    return compression_document(Compressions.load(folder))
+
+
+_DOCUMENTS = {"analysis": _document_of_analysis, "study": _document_of_study, "compression": _document_of_compression}
+
+
+def _kinds_in(folder: str | os.PathLike[str]) -> list[str]:
+    """The kinds of the reports in a folder; at least one."""
     found = [Path(folder) / name for name in _METAS if (Path(folder) / name).is_file()]
     if not found:
         raise InputError(f"{folder} holds no report: there is no {' or '.join(_METAS)} in it")
-    kinds = [_kind_of(path) for path in found]
-    with reading(f"{folder} holds numbers or words that make no report"):
-        return [_KINDS[kind](folder) for kind in kinds]
+    return [_kind_of(path) for path in found]
 
 
 def _kind_of(meta: Path) -> str:

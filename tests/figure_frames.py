@@ -80,6 +80,10 @@ def make_comparison(unit="seeds") -> pd.DataFrame:
     ]
     columns = ["indicator", "source", "layer", "baseline_mean", "difference", "ci_low", "ci_high", "p_adjusted"]
     frame = pd.DataFrame(rows, columns=columns).assign(model="svda", baseline="vit", unit=unit)
+    frame["model_mean"] = frame["baseline_mean"] + frame["difference"]
+    frame["effect"] = (
+        (frame["difference"] / 2).where(frame["indicator"] != "selectivity_index") if unit == "seeds" else np.nan
+    )
     return frame.assign(p_adjusted=np.nan) if unit == "images" else frame
 
 

@@ -1,34 +1,68 @@
-"""``svda explain``: figures of attributions, and what it refuses."""
+"""``svda explain``: figures of attributions by one model and by several, their arrays, and what it refuses."""
 
+import numpy as np
 import pytest
 
 from svda_analysis.cli import main
+from svda_analysis.cli.explain import split_words
+from svda_analysis.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow
 
 
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow, in the fixture
-def test_explain_writes_one_row_an_image(tiny, pictures, tmp_path, capsys):
+def explain(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", *map(str, arguments)])
+    return stopped.value.code
+
+
+def test_models_stand_side_by_side_and_their_arrays_beside_the_figure(tiny, pictures, tmp_path, capsys):
+    out, methods = tmp_path / "out", ("--methods", "rollout,saliency")
+    assert explain(tiny["dot"], tiny["svda"], pictures, *methods, "--out", out) == 0
+    assert capsys.readouterr().out == f"figure: {out / 'explanations.png'}\n"
+    assert {path.name for path in out.iterdir()} == {"explanations.pdf", "explanations.png", "explanations.npz"}
+    with np.load(out / "explanations.npz") as arrays:
+        assert arrays["svda_s0/rollout"].shape == arrays["dot_s0/saliency"].shape == (3, 28, 28)
+        assert ((arrays["svda_s0/probabilities"] > 0) & (arrays["svda_s0/probabilities"] <= 1)).all()
+
+
+def test_explanations_are_written_over_with_force_alone(tiny, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     for name in ("explanations-1.png", "explanations-1.pdf", "explanations of mine.png"):
         (out / name).touch()
-    arguments = ["explain", str(tiny["svda"]), str(pictures), "--methods", "rollout,saliency", "--out", str(out)]
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 0
-    assert "explanations.png" in capsys.readouterr().out
+    arguments = [tiny["svda"], pictures, "--methods", "rollout", "--out", out]
+    assert explain(*arguments) == 2
+    assert "holds explanations-1.p" in capsys.readouterr().err
+    assert explain(*arguments, "--force") == 0
     assert {path.name for path in out.iterdir()} == {
-        *("explanations.pdf", "explanations.png"),
+        *("explanations.pdf", "explanations.png", "explanations.npz"),
         "explanations of mine.png",  # no page of an earlier call, which go
     }
+
+
+def test_what_it_refuses_is_one_line(tiny, pictures, tmp_path, capsys):
+    start = [tiny["svda"], pictures, "--out", tmp_path / "out"]
     for extra, complaint in (
         (["--methods", "rollot"], "--methods must be among rollout"),
         (["--target", "10"], "target"),
-        (["--out", str(pictures / "a.png")], "cannot be written"),
+        (["--target", "Sandle"], "target must be a class of svda_s0, like Sandal"),
+        (["--out", pictures / "a.png"], "cannot be written"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main([*arguments, *extra])
-        assert stopped.value.code == 2
+        assert explain(*start, *extra) == 2
         assert complaint in capsys.readouterr().err
+    assert explain(tiny["svda"]) == 2
+    assert "needs MODEL... and then IMAGE..." in capsys.readouterr().err
+
+
+def test_words_are_models_until_the_first_image(tmp_path):
+    weights, image = tmp_path / "a.pt", tmp_path / "b.png"
+    weights.touch()
+    image.touch()
+    words = [str(tmp_path), str(weights), "timm:vit_tiny", "gone.pt", str(image), str(tmp_path)]
+    assert split_words(words) == (words[:4], words[4:])
+    with pytest.raises(InputError, match="got no image after"):
+        split_words(words[:2])
 
 
 def test_files_that_are_not_read_are_said(tiny, pictures, tmp_path, capsys):
@@ -38,8 +72,6 @@ def test_files_that_are_not_read_are_said(tiny, pictures, tmp_path, capsys):
     for name in ("b.heic", "c.svg"):
         (folder / name).write_bytes(b"x")
     out = str(tmp_path / "out")
-    with pytest.raises(SystemExit) as stopped:
-        main(["explain", str(tiny["svda"]), str(folder), "--methods", "cls_attention", "--out", out])
-    assert stopped.value.code == 0
+    assert explain(tiny["svda"], folder, "--methods", "cls_attention", "--out", out) == 0
     said = f"warning: left out of {folder}, as no images that are read: 1 .heic, 1 .svg"
     assert capsys.readouterr().err.splitlines() == [said]

@@ -27,10 +27,9 @@ def state(seconds_left=75.0, sigma=True, rows=True):
 @pytest.mark.parametrize(("seconds", "clock"), [(0, "0:00"), (75.9, "1:15"), (3600, "1:00:00"), (36125, "10:02:05")])
 def test_an_epoch_is_one_line_with_its_means_and_the_time_left(seconds, clock):
     assert epoch_line(state(seconds)) == (
-        "epoch 2/3  train loss 0.5000  test loss 0.2500  test accuracy 90.50%  entropy 0.700  sigma rank 12.3  "
-        f"1234 images/s  {clock} left"
+        f"epoch 2/3  loss 0.500, test 0.250  accuracy 90.50%  entropy 0.700  {clock} left"
     )
-    assert "sigma" not in epoch_line(state(sigma=False))
+    assert len(epoch_line(state(seconds))) <= 80
 
 
 def test_elsewhere_a_finished_epoch_is_a_line_and_there_are_no_bars(capsys):
@@ -62,7 +61,7 @@ def test_a_terminal_keeps_the_line_of_a_finished_epoch(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with training_display() as observe:
         observe(state())
-    assert "test accuracy 90.50%" in sys.stderr.getvalue()
+    assert "accuracy 90.50%" in sys.stderr.getvalue()
 
 
 def test_a_run_says_which_it_is_of_how_many(capsys):

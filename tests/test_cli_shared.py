@@ -21,7 +21,7 @@ UNSAID = {**dict.fromkeys(("grid", "prefix_tokens", "suffix_tokens", "frames")),
 
 def test_settings_go_to_their_class_with_the_type_of_their_field():
     words = ["depth=3", "lr=1e-3", "flip=true", "sigma_form=free", "out=x"]
-    with pytest.raises(InputError, match=r"--set must name one of .*depth.*lr.*, got 'out'"):
+    with pytest.raises(InputError, match="--set must name a field of the model or the recipe, got 'out'"):
         split_settings(words, {}, ViTConfig, TrainConfig)
     model, recipe = split_settings(words[:-1], {"seed": 4, "lr": 5.0}, ViTConfig, TrainConfig)
     assert model == {"depth": 3, "sigma_form": "free"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from command_line import (
 
 from svda_analysis.checkpoint import load
 from svda_analysis.cli import main
+from svda_analysis.model import ViTConfig
+from svda_analysis.recipe import TrainConfig
 
 # arguments of svda train behind those of a tiny run into folder/run.pt, and a part of the message
 BAD_TRAINING = {
@@ -96,3 +99,13 @@ def test_a_training_in_two_parts_equals_one_in_a_single_run(fashion, capsys):
     )
     assert set(left["epoch"]) == {1, 2, 3, 4}
     pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+def test_what_set_reaches_is_listed_and_a_slip_is_answered(capsys):
+    assert run(main, "train", "--list-settings") == 0
+    said = capsys.readouterr().out.splitlines()
+    fields = [field.name for cls in (ViTConfig, TrainConfig) for field in dataclasses.fields(cls)]
+    assert [line.split()[0] for line in said if line.startswith("  ")] == fields
+    assert "got 'dept': did you mean depth?" in refused(
+        capsys, main, "train", "--dataset", "sample", "--set", "dept=2", "--out", "x.pt"
+    )

@@ -11,12 +11,11 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from svda_analysis import plots
 from svda_analysis.attribution import METHODS
 from svda_analysis.cli import main
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
-from svda_analysis.explanations import explain
+from svda_analysis.explanations import class_of, explain, explain_models
 from svda_analysis.sources import open_images
 from svda_analysis.specs import open_model
 
@@ -33,17 +32,6 @@ def test_images_come_as_the_checkpoint_was_trained(tiny, pictures):
     np.testing.assert_allclose(images[0, 0], expected, atol=1e-5)
     with pytest.raises(InputError, match="no such file"):
         open_images([pictures / "none.png"], subject)
-
-
-def test_the_figure_shows_each_map_over_its_image():
-    pictures = np.zeros((2, 8, 8, 1), dtype=np.uint8)
-    maps = {"Rollout": np.random.default_rng(0).random((2, 8, 8)), "Saliency": -np.ones((2, 8, 8))}
-    figure = plots.plot_explanations(pictures, maps, signed=["Saliency"], captions=["one", "two"])
-    drawn = figure.axes[1].images[1].get_array()
-    np.testing.assert_allclose(drawn, maps["Rollout"][0] / maps["Rollout"][0].max())
-    assert figure.axes[2].images[1].get_clim() == (-1, 1)
-    with pytest.raises(InputError, match=r"maps of Rollout must be \(2, 8, 8\), got \(1, 8, 8\)"):
-        plots.plot_explanations(pictures, {"Rollout": maps["Rollout"][:1]})
 
 
 def test_images_go_through_the_model_a_few_at_a_time_and_without_gradients(pictures, tmp_path):
@@ -95,7 +83,8 @@ def test_a_model_without_a_classifier_is_explained_by_what_needs_no_class(pictur
     of_classes = [name for name, method in METHODS.items() if method.needs_target]
     assert page.left_out == dict.fromkeys(of_classes, "has no classifier")
     assert (page.predictions == -1).all()
-    assert page.captions[0] == "a\n"
+    assert page.captions[0] == "Headless"
+    assert np.isnan(page.probabilities).all()
     for options in ({"methods": ["relevance"]}, {"target": 1}):
         with pytest.raises(InputError, match="features of Headless, which has no classifier"):
             next(explain(subject, [pictures], **options))
@@ -144,7 +133,7 @@ MEASURE = """
 import resource, sys
 import torch
 import svda_analysis as sa
-from svda_analysis.explanations import explain
+from svda_analysis.explanations import class_of, explain, explain_models
 
 class Attends(torch.nn.Module):
     def __init__(self):
@@ -176,3 +165,56 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     peaks = [int(line) for line in done.stdout.split()]
     assert (done.returncode, len(peaks)) == (0, 4), done.stderr
     assert peaks[-1] - peaks[1] < 60  # megabytes, for 8 images more
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow, in the fixture
+def test_models_stand_side_by_side_with_their_predictions(tiny, pictures):
+    models = [tiny["svda"], tiny["dot"], tiny["svda"]]
+    (page,) = explain_models(models, [pictures], methods=["rollout", "saliency"])
+    assert len(set(page.names)) == 3
+    assert page.labels == ["Rollout", "Saliency"]
+    alone = next(explain(tiny["dot"], [pictures], methods=["rollout"]))
+    np.testing.assert_allclose(page.map_of(page.names[1], "Rollout"), alone.maps["rollout"])
+    subject = open_model(tiny["dot"])
+    with torch.no_grad():
+        logits = subject.model(open_images([pictures], subject)[0]).double()
+    np.testing.assert_allclose(alone.probabilities, logits.softmax(-1).max(-1).values, rtol=1e-5)
+    arrays = page.arrays()
+    np.testing.assert_array_equal(arrays[f"{page.names[1]}/rollout"], alone.maps["rollout"])
+    assert list(arrays["files"]) == list(alone.files)
+
+
+def test_a_class_has_a_number_or_a_name(tiny):
+    subject = open_model(tiny["svda"])
+    assert class_of(subject, "3") == class_of(subject, 3) == 3
+    assert class_of(subject, subject.classes[2].upper()) == 2
+    with pytest.raises(InputError, match=r"target must be a class of .*, like .*, got 'Shose'"):
+        class_of(subject, "Shose")
+    with pytest.raises(InputError, match="the number of a class, as Headless names none"):
+        class_of(open_model(Headless(), preprocessing=Preprocessing(image_size=32, resize=32)), "shoe")
+
+
+class Blind(nn.Module):
+    """Attends, and answers the same whatever it sees."""
+
+    num_prefix_tokens = 0
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        q = x[:, :, ::8, ::8].flatten(2).transpose(1, 2)[:, None]
+        nn.functional.scaled_dot_product_attention(q, q, q)
+        return self.weight.expand(len(x), 2) + 0 * x.mean((1, 2, 3))[:, None]
+
+
+def test_a_map_that_does_not_depend_on_the_image_is_said(pictures):
+    subject = open_model(Blind(), preprocessing=Preprocessing(image_size=32, resize=32))
+    (page,) = explain(subject, [pictures], methods=["rollout", "saliency"])
+    assert page.warnings == ("Blind: Saliency is 0 everywhere: what is explained does not depend on the image",)
+
+
+def test_random_weights_are_said(pictures):
+    (page,) = explain("svda:vit_tiny", [pictures], methods=["rollout"])
+    assert page.warnings[0].endswith("has random weights: its maps say nothing of what a trained model looks at")

@@ -18,16 +18,19 @@ from svda_analysis.results import Examples
 def test_attention_maps_rows_are_models_and_columns_layers():
     examples = {"vit": make_examples(), "svda": make_examples(layers=2)}
     fig = figures.plot_attention_maps(examples, images=[1])
-    first = [ax for ax in fig.axes if ax.get_title().startswith(("layer", "mean"))]
-    assert [ax.get_title() for ax in first] == ["layer 0", "layer 1", "layer 2", "mean"]
+    first = [ax for ax in fig.axes if ax.get_title().startswith(("Layer", "mean"))]
+    assert [ax.get_title() for ax in first] == ["Layer 0", "Layer 1", "Layer 2", "mean"]
     maps = examples["vit"].maps[1].astype(np.float64)
     paid = maps.mean(1)[:, 0, 1:].reshape(LAYERS, 2, 3)
-    for ax, values in zip(first, [*paid, paid.mean(0)], strict=True):
-        np.testing.assert_allclose(ax.images[0].get_array(), values / values.max(), rtol=1e-5)
+    other = examples["svda"].maps[1].astype(np.float64).mean(1)[:, 0, 1:].reshape(2, 2, 3)
+    beside = [*other, None, other.mean(0)]  # svda has no layer 2
+    for ax, values, theirs in zip(first, [*paid, paid.mean(0)], beside, strict=True):
+        largest = max(values.max(), 0 if theirs is None else theirs.max())  # one scale for each image and layer
+        np.testing.assert_allclose(ax.images[0].get_array(), values / largest, rtol=1e-5)
         assert ax.images[0].get_clim() == (0, 1)
     labels = [ax.get_ylabel() for ax in fig.axes if "\n" in ax.get_ylabel()]
     assert labels == ["vit\ncat ✗", "svda\ncat ✗"]
-    assert "own maximum" in fig.axes[-1].get_xlabel()
+    assert "of the largest in its image and layer" in fig.axes[-1].get_xlabel()
     assert "class token" in fig.axes[-1].get_xlabel()
 
 
@@ -44,7 +47,7 @@ def test_attention_maps_show_the_image_once_with_its_label():
 def test_attention_maps_without_class_token_average_the_queries():
     shown = make_examples(prefix=0)
     fig = figures.plot_attention_maps({"swin": shown}, images=[0])
-    (ax,) = [ax for ax in fig.axes if ax.get_title() == "layer 0"]
+    (ax,) = [ax for ax in fig.axes if ax.get_title() == "Layer 0"]
     values = shown.maps[0, 0].astype(np.float64).mean(0).mean(0).reshape(2, 3)
     np.testing.assert_allclose(ax.images[0].get_array(), values / values.max(), rtol=1e-5)
     assert "average token" in fig.axes[-1].get_xlabel()
@@ -61,9 +64,18 @@ def test_attention_maps_name_what_is_wrong():
         figures.plot_attention_maps({"vit": shown, "svda": other})
 
 
-def test_captions_of_explanations_are_written_as_they_are():
-    pictures = make_examples().images
-    maps = {"one": np.ones(pictures.shape[:3])}
-    fig = figures.plot_explanations(pictures, maps, captions=["a$_{$.png", "b.png"])
-    fig.draw_without_rendering()
-    assert fig.axes[0].get_ylabel() == r"a\$_{\$.png"
+def test_over_large_images_maps_are_transparent_where_there_is_little():
+    shown = make_examples(channels=3)
+    large = Examples(**{**vars(shown), "images": np.repeat(np.repeat(shown.images, 16, 1), 16, 2)})
+    fig = figures.plot_attention_maps({"vit": large}, images=[0])
+    (ax,) = [ax for ax in fig.axes if ax.get_title() == "Layer 0"]
+    photograph, drawn = ax.images
+    assert photograph.get_array().shape == large.images.shape[1:3]
+    alpha, values = drawn.get_alpha(), np.asarray(drawn.get_array())
+    assert alpha.max() == alpha[np.unravel_index(values.argmax(), values.shape)] == 0.85
+
+
+def test_of_many_layers_five_are_drawn_with_the_first_and_the_last():
+    fig = figures.plot_attention_maps({"vit": make_examples(layers=12)}, images=[0])
+    titles = [ax.get_title() for ax in fig.axes if ax.get_title().startswith("Layer")]
+    assert (titles[0], titles[-1], len(titles)) == ("Layer 0", "Layer 11", 5)

@@ -59,7 +59,16 @@ def names(analysis, *where, **options) -> list[str]:
     return [picture.name for picture in figures.pictures(analysis, *where, **options)]
 
 
-REPORT = ["comparison", "faithfulness", "by_layer", "distributions", "heatmaps", "spectra_scores", "spectra_sigma"]
+REPORT = [
+    "overview",
+    "comparison",
+    "faithfulness",
+    "by_layer",
+    "distributions",
+    "heatmaps",
+    "spectra_scores",
+    "spectra_sigma",
+]
 REPORT += ["attention_maps", "training", "epochs", "map_similarity", "matched_heads_svda_vit"]
 OVER_EPOCHS = ["sigma_over_epochs_svda", "maps_over_epochs", "map_similarity"]
 
@@ -68,7 +77,7 @@ def test_pictures_are_those_of_their_place_in_their_order():
     analysis = everything()
     assert names(analysis) == REPORT
     models = [name for name in REPORT[:-2] if name != "distributions"]
-    assert names(analysis, "study") == ["accuracy_structure", *models, "epochs_by_layer", *OVER_EPOCHS]
+    assert names(analysis, "study") == ["overview", "accuracy_structure", *models[1:], "epochs_by_layer", *OVER_EPOCHS]
     assert names(analysis, "variants") == ["accuracy_structure", *OVER_EPOCHS]
     with pytest.raises(InputError, match=r"where must be one of analysis, study, .*, explanations, got 'paper'"):
         figures.pictures(analysis, "paper")
@@ -124,10 +133,16 @@ def test_the_comparison_of_a_report_leaves_faithfulness_to_its_own_figure():
 def test_pictures_of_chosen_models_only():
     analysis = whole(spectra=make_spectra(), examples={"svda": make_examples()})
     found = figures.pictures(analysis, models=["vit"])
-    assert [picture.name for picture in found] == ["by_layer", "distributions", "heatmaps", "spectra_scores"]
+    assert [picture.name for picture in found] == [
+        "overview",
+        "by_layer",
+        "distributions",
+        "heatmaps",
+        "spectra_scores",
+    ]
     legends = [legend for picture in found for legend in picture.draw().legends]
     labels = {text.get_text() for legend in legends for text in legend.get_texts()}
-    assert labels == {"vit", "vit (images of 1 run)", "95 % interval"}
+    assert labels == {"vit", "vit (images of 1 run)", "95 % interval", "a head of a single run"}
 
 
 def test_pictures_survive_a_diverged_run():

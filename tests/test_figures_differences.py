@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError
+from svda_analysis.figures import differences
 from svda_analysis.stats import interval_over
 
 
@@ -62,27 +63,40 @@ def test_fillers_stand_side_by_side_with_the_gains_of_each():
         figures.plot_fillers(table)
 
 
-def test_comparison_is_relative_to_the_size_of_the_baseline():
-    ax = figures.plot_comparison(make_comparison())
+def test_comparison_is_in_units_of_the_spread_the_largest_of_a_source_first():
+    rows = make_comparison()
+    ax = figures.plot_comparison(rows)
     names = [text.get_text() for text in ax.get_yticklabels()]
-    assert names == ["Effective rank (scores)", "Effective rank (attention)", "Selectivity index"]
+    assert names == ["Effective rank (scores)", "Selectivity index", "Effective rank (attention)"]
     bars, points = ax.collections
-    np.testing.assert_allclose(np.ma.filled(points.get_offsets(), np.nan)[:, 0], [25, 25, np.nan])
-    ends = [segment[:, 0] for segment in bars.get_segments()[:2]]  # the third, relative to 0, is not drawn
-    np.testing.assert_allclose(ends, [[10, 40], [-25, 75]])
-    assert ax.get_xlabel() == "Difference from vit (% of its value)"
+    np.testing.assert_allclose(points.get_offsets()[:, 0], [5 / 2, 0.1 / (0.075 / 1.96), 1 / 2])  # g, none, g
+    np.testing.assert_allclose(bars.get_segments()[0][:, 0], [2 / 2, 8 / 2])
+    assert ax.get_xlabel() == "Difference from vit / its spread over runs"
+    assert ax.texts[0].get_text() == "20.00 → 25.00"
 
 
-@pytest.mark.parametrize(("unit", "said"), [("seeds", "adjusted p < 0.05"), ("images", "interval without 0")])
-def test_comparison_fills_what_is_clear_and_says_so(unit, said):
+@pytest.mark.parametrize(
+    ("unit", "filled", "said"),
+    [
+        ("seeds", [True, True, False], ["adjusted p < 0.05", "otherwise"]),
+        ("images", [False] * 3, ["one run each: no p"]),
+    ],
+)
+def test_comparison_fills_what_has_a_small_adjusted_p_alone(unit, filled, said):
     ax = figures.plot_comparison(make_comparison(unit))
     faces = [tuple(face[:3]) for face in ax.collections[1].get_facecolors()]
-    assert [face == to_rgb("white") for face in faces] == [False, True, False]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["svda", said, "otherwise"]
+    assert [face != to_rgb("white") for face in faces] == filled
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["svda", *said]
 
 
 def test_comparison_of_one_layer():
     ax = figures.plot_comparison(make_comparison(), layer=1)
-    np.testing.assert_allclose(ax.collections[1].get_offsets()[:, 0], [-50])
+    np.testing.assert_allclose(ax.collections[1].get_offsets()[:, 0], [-5 / 2])
     with pytest.raises(InputError, match="layer 7"):
         figures.plot_comparison(make_comparison(), layer=7)
+
+
+def test_maps_that_tell_nothing_have_no_figure_of_faithfulness():
+    table = make_gains()
+    assert differences.tells_something(table)
+    assert not differences.tells_something(table.assign(mean=0.001))

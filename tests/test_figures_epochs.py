@@ -71,7 +71,7 @@ def test_layers_over_epochs_show_the_interval_over_runs():
     expected = summarise(of(history, "svda", "attention_entropy", "attention"), epochs="each")
     for layer in range(LAYERS):
         mine = expected[(expected["layer"] == layer).fillna(False)]
-        np.testing.assert_allclose(line(ax, f"layer {layer}").get_ydata(), mine["mean"])
+        np.testing.assert_allclose(line(ax, f"Layer {layer}").get_ydata(), mine["mean"])
         band = ax.collections[layer].get_paths()[0].vertices[:, 1]
         np.testing.assert_allclose([band.min(), band.max()], [mine["ci_low"].min(), mine["ci_high"].max()])
     fig = figures.plot_epochs_by_layer(make_table(epochs=(1, 2)))

@@ -71,7 +71,7 @@ def test_heatmaps_leave_the_baseline_without_sigma_empty():
 
 def test_all_heatmaps_one_block_for_each_indicator():
     fig = figures.plot_all_heatmaps(make_table(), skip=["attention_entropy"])
-    titles = [ax.get_title(loc="left").strip() for ax in fig.axes if ax.get_title(loc="left")]
+    titles = [block.get_suptitle() for block in fig.subfigs]
     assert titles == ["Effective rank (scores)", "Effective rank (sigma)"]
     assert sum(bool(ax.collections) and bool(ax.get_title()) for ax in fig.axes) == 3  # vit has no sigma
     assert fig.get_suptitle() == "one run of each model: seed 0"

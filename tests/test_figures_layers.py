@@ -15,6 +15,7 @@ from matplotlib.colors import to_hex
 
 from svda_analysis import figures
 from svda_analysis.comparison import summarise
+from svda_analysis.figures import layers
 from svda_analysis.stats import interval_over
 
 
@@ -77,6 +78,40 @@ def test_constant_values_are_not_blown_up():
     fig = figures.plot_indicator_heatmaps(table, indicator="attention_entropy")
     low, high = fig.axes[0].collections[0].get_clim()
     assert high - low > 0.1
+
+
+def test_overview_shows_rank_selectivity_and_the_accuracy_of_each_model():
+    table = make_table().replace({"indicator": {"attention_entropy": "selectivity_index"}})
+    fig = figures.plot_overview(table)
+    assert [ax.get_title() for ax in fig.axes] == ["Effective rank (scores)", "Selectivity index", "Test accuracy (%)"]
+    rank, _, accuracy = fig.axes
+    alone = figures.plot_indicator_by_layer(
+        table, indicator="effective_rank", source="scores", ax=plt.figure().add_subplot()
+    )
+    np.testing.assert_array_equal(line(rank, "svda").get_ydata(), line(alone, "svda").get_ydata())
+    runs = [100 * of(table, model, "accuracy", "test")["mean"].to_numpy() for model in ("vit", "svda")]
+    means = [drawn.get_xdata()[0] for drawn in accuracy.lines if len(drawn.get_xdata()) == 1]
+    np.testing.assert_allclose(means, [mean.mean() for mean in runs])
+    ends = [bar.get_segments()[0][:, 0] for bar in accuracy.collections]
+    np.testing.assert_allclose(ends, [interval_over(run, low=0.0, high=100.0) for run in runs], rtol=1e-9)
+
+
+def test_a_panel_without_variation_says_so():
+    table = make_table(("vit",))
+    table.loc[table["indicator"] == "attention_entropy", "mean"] = 1.0
+    fig = figures.plot_all_by_layer(table)
+    said = {ax.get_title(): [text.get_text() for text in ax.texts] for ax in fig.axes if ax.get_visible()}
+    assert said["Attention entropy"] == ["constant at 1.000"]
+    assert said["Effective rank"] == []
+
+
+def test_rows_are_indicators_and_columns_spectra():
+    pairs = [(name, source) for name in ("effective_rank", "spectral_entropy") for source in ("scores", "sigma")]
+    pairs += [("attention_rank", "attention"), ("spectral_entropy", "attention"), ("attention_entropy", "attention")]
+    ordered = layers.by_spectrum(pairs)
+    assert ordered[:3] == [("effective_rank", "sigma"), ("effective_rank", "scores"), ("attention_rank", "attention")]
+    assert [source for _, source in ordered[3:6]] == ["sigma", "scores", "attention"]
+    assert sorted(ordered) == sorted(pairs)
 
 
 def test_all_by_layer_one_panel_each_and_one_legend():

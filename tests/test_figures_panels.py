@@ -63,9 +63,7 @@ def test_pictures_are_shown_as_they_are_and_maps_relative_to_their_largest():
     assert fig.axes[-1].get_xlabel() == "relative"
 
 
-def test_names_are_shortened_to_their_room_and_ticks_are_whole_numbers():
-    assert panels.shortened("abcdef", 6) == "abcdef"
-    assert panels.shortened("abc def", 5) == "abc…"
+def test_ticks_are_whole_numbers():
     ax = plt.figure().subplots()
     ax.plot([0, 2], [0, 1])
     panels.integer_ticks(ax)

@@ -26,6 +26,16 @@ def test_structure_shows_runs_and_the_mean_over_them():
     assert mean.get_label() == "svda (3 seeds)"
 
 
+def test_of_many_models_each_has_a_row_the_most_accurate_first():
+    names = [f"m{at}" for at in range(8)]
+    table = make_table(names, seeds=2)
+    fig = figures.plot_structure(table)
+    whole = table[table["indicator"] == "accuracy"].groupby("model")["mean"].mean().sort_values(ascending=False)
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == list(whole.index)
+    means = [drawn.get_xdata()[0] for drawn in fig.axes[0].lines if drawn.get_marker() == "o"]
+    np.testing.assert_allclose(means, 100 * whole)
+
+
 def test_structure_leaves_out_runs_without_either_number():
     table = make_table(seeds=3)
     table = table[~((table["indicator"] == "accuracy") & (table["seed"] == 2) & (table["model"] == "vit"))]

@@ -7,6 +7,7 @@ import sys
 
 import matplotlib as mpl
 import pandas as pd
+import pytest
 from figure_frames import (
     close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_comparison,
@@ -16,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svda_analysis import figures
+from svda_analysis.errors import InputError
+from svda_analysis.figures import style
 
 
 def test_theme_applies_inside_the_block_only():
@@ -40,6 +43,29 @@ def test_baseline_comes_first_and_svda_looks_the_same_without_it():
     assert figures.model_styles(both)["svda"] == figures.model_styles(alone)["svda"]
     assert list(figures.model_styles(make_comparison())) == ["svda"]
     assert figures.model_styles(make_comparison())["svda"] == figures.model_styles(both)["svda"]
+
+
+def test_each_kind_of_attention_has_one_look_whoever_stands_beside_it():
+    kinds = {"vit": "dot", "svda": "svda", "cosine": "cosine", "svda2": "svda", "deit": None}
+    every = style.Drawn(["deit", "cosine", "svda", "svda2", "vit"], kinds).styles
+    assert [every[name].color for name in ("vit", "svda", "cosine")] == list(style.COLORS[:3])
+    assert len({(look.color, look.marker) for look in every.values()}) == 5
+    assert style.Drawn(["cosine"], kinds).styles["cosine"] == every["cosine"]
+    frame = pd.DataFrame({"model": list(kinds), "attention": list(kinds.values())})
+    assert list(figures.model_styles(frame)) == ["vit", "svda", "svda2", "cosine", "deit"]
+
+
+@pytest.mark.parametrize("width", [3.4, 5.5])
+def test_figures_are_as_wide_as_the_page_and_in_its_font(width):
+    with figures.on_page(width, "serif"):
+        fig = figures.plot_all_by_layer(make_table(seeds=1))
+        fig.draw_without_rendering()
+        assert fig.get_figwidth() == width
+        assert {text.get_fontfamily()[0] for text in fig.findobj(mpl.text.Text) if text.get_text()} == {"STIXGeneral"}
+    assert figures.plot_all_by_layer(make_table(seeds=1)).get_figwidth() == figures.TWO_COLUMNS
+    for wrong, said in (({"width": 1.0}, "width must be 2.5 to 12 inches"), ({"font": "comic"}, "font must be one of")):
+        with pytest.raises(InputError, match=said), figures.on_page(**wrong):
+            pass
 
 
 @given(st.integers(1, 20))

@@ -31,7 +31,7 @@ def test_maps_over_epochs_are_those_of_the_epochs_that_all_have():
     fig = figures.plot_maps_over_epochs(traces, np.zeros((2, 8, 8, 1), np.uint8))
     drawn = [ax for ax in fig.axes if ax.images and ax.images[0].get_array().shape == (4, 4)]
     assert len(drawn) == 2 * 2 * 2  # images, models, epochs 2 and 3
-    assert [ax.get_title() for ax in drawn if ax.get_title()] == ["epoch 2", "epoch 3"]
+    assert [ax.get_title() for ax in drawn if ax.get_title()] == ["Epoch 2", "Epoch 3"] * 2
     first = traces["vit"].maps[1, 0, -1].astype(float)
     np.testing.assert_allclose(drawn[0].images[0].get_array().ravel(), first / first.max(), rtol=1e-3)
     with pytest.raises(InputError, match="traces must share an epoch"):

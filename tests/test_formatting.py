@@ -113,3 +113,8 @@ def test_names_of_files_are_safe_and_no_two_alike():
     assert len(found[5].encode()) <= 150
     assert all(c.isalnum() or c in "-_" for name in found for c in name)
     assert len({name.casefold() for name in found}) == len(given)
+
+
+def test_names_are_shortened_to_their_room():
+    assert text.shorten("abcdef", 6) == "abcdef"
+    assert text.shorten("abc def", 5) == "abc…"

@@ -46,6 +46,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"analysis"},
     {"compression", "study"},
     {"reports", "gallery"},
+    {"typesetting"},
     {"cli"},
     {"__main__"},
 ]
@@ -55,7 +56,16 @@ WITHOUT_TORCH = {
     *("comparison", "results", "matching", "representations", "figures", "render", "sections", "cli"),
     *("data.catalog", "data.preprocessing"),
     *("alarms", "sinks"),
-    *("study.claims", "study.findings", "study.tables", "study.sections", "study.result", "reports", "gallery"),
+    *(
+        "study.claims",
+        "study.findings",
+        "study.tables",
+        "study.sections",
+        "study.result",
+        "reports",
+        "gallery",
+        "typesetting",
+    ),
     *("compression.keep", "compression.report", "compression.result", "compression.sections", "compression.tables"),
 }
 TORCH = {"torch", "torchvision", "captum", "accelerate"}

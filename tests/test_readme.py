@@ -31,6 +31,39 @@ def test_the_python_blocks_run(block, made, tmp_path):
     assert (tmp_path / made).exists()
 
 
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+def test_the_commands_run_as_they_stand(tmp_path):
+    """One after the other, in a folder that holds what a clone holds."""
+    for name in ("checkpoints", "svda_analysis"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    start = {"svda": "main", "svda-analyze": "analyze_main"}
+    programs = [
+        f'{name}() {{ "{sys.executable}" -c "from svda_analysis.cli import {function}; {function}()" "$@"; }}'
+        for name, function in start.items()
+    ]
+    assert len(COMMANDS) >= 8
+    for line in COMMANDS:
+        done = subprocess.run(
+            ["bash", "-c", "\n".join([*programs, line])],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (tmp_path / "reports" / "index.html").exists()
+    assert (tmp_path / "reports" / "quick-figures" / "overview.pdf").exists()
+
+
+def test_the_answers_are_those_of_the_report():
+    report = (ROOT / "reports" / "paper" / "README.md").read_text(encoding="utf-8")
+    answers = [line for line in README.partition("## Quick start")[0].splitlines() if line.startswith("- ")]
+    assert len(answers) == 8
+    assert [line for line in answers if line not in report.splitlines()] == []
+
+
 def test_the_table_of_families_is_that_of_the_tests():
     assert family_table() in README
 

@@ -75,36 +75,36 @@ def test_two_models_stand_side_by_side():
     found, page = headings(an_analysis(maps=some_maps(), warnings=("few images",)))
     assert found == [
         "# Attention analysis: out",
-        "## Test accuracy",
         "## Which attention is more structured?",
         "## Whose maps are more faithful?",
         "## Comparison over the whole model",
         "### svda against vit",
         "## Do the heads attend to the same places?",
-        "## vit, layer by layer",
-        "## svda, layer by layer",
         "## Figures",
         "## How to read this",
     ]
     blocks = page.split("\n\n")
-    assert blocks[1:3] == ["**Warning: few images**", "Made by `svda-analyze a.pt`."]
-    assert blocks[3].startswith("| Model | Attention | Seed | Epoch | Parameters | Images | Data |\n| --- |")
-    assert blocks[3].count("\n") == 1 + 6
+    assert blocks[1] == "**Warning: few images**"
+    assert blocks[2].startswith("- Test accuracy, vit: ")
+    assert blocks[3] == "Made by `svda-analyze a.pt`."
+    assert blocks[4].startswith("| Model | Attention | Runs | Epoch | Parameters | Images | Data |\n| --- |")
+    assert blocks[4].count("\n") == 1 + 2  # a row for the runs of a model
+    assert "<details><summary>svda, layer by layer</summary>\n\n| Source |" in page
     assert "![by_layer](figures/by_layer.png)\n\n![heatmaps](figures/heatmaps.png)\n\n## How" in page
     assert page.endswith("confident a model is.\n")
 
 
 def test_a_single_model_is_compared_with_none():
     found, page = headings(an_analysis(("svda",), seeds=(None,)))
-    assert found[1:] == ["## Test accuracy", "## svda, layer by layer", "## Figures", "## How to read this"]
-    assert "| svda | svda | - | 3 | 1234 | 50 | sample test |" in page
+    assert found[1:] == ["## Figures", "## How to read this"]
+    assert "| svda | svda | 1 | 3 | 1234 | 50 | sample test |" in page
     assert "over images of one run" in page
 
 
 def test_a_model_without_labels_has_no_accuracy():
     analysis = an_analysis(("svda",))
-    found, _ = headings(dataclasses.replace(analysis, table=analysis.table[analysis.table["indicator"] != "accuracy"]))
-    assert "## Test accuracy" not in found
+    _, page = headings(dataclasses.replace(analysis, table=analysis.table[analysis.table["indicator"] != "accuracy"]))
+    assert "Test accuracy" not in page
 
 
 def test_the_baseline_may_be_another():

@@ -45,7 +45,9 @@ def test_where_nothing_is_decided_a_few_sentences_say_so():
 
 
 def test_a_single_model_is_compared_with_nothing():
-    assert all(line.startswith("Test accuracy, vit: ") for line in first_findings(an_analysis(models=("vit",))))
+    accuracy, *gains = first_findings(an_analysis(models=("vit",)))
+    assert accuracy.startswith("Test accuracy, vit: ")
+    assert all(" gain " in line and line.endswith("chance.") for line in gains)
 
 
 def test_terms_are_the_quantities_of_the_table():

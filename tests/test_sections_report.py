@@ -71,9 +71,10 @@ def test_the_folder_holds_the_whole_analysis(tmp_path):
     assert meta["files"] == sorted(found)
     assert [run["model"] for run in meta["runs"]] == ["vit"] * 3 + ["svda"] * 3
     summary = found["summary.md"].decode()
-    assert summary.startswith(
-        "# Attention analysis: out\n\n**Warning: few images**\n\nMade by `svda-analyze a.pt b.pt`."
-    )
+    title, warning, answers, made, *_ = summary.split("\n\n")
+    assert (title, warning) == ("# Attention analysis: out", "**Warning: few images**")
+    assert answers.startswith("- Test accuracy, vit: ")
+    assert made == "Made by `svda-analyze a.pt b.pt`."
     assert "![means](figures/means.png)" in summary
     assert found["table.tex"].startswith(b"% WARNING: few images\n")
 

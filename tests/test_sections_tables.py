@@ -24,8 +24,16 @@ from svda_analysis.sections.tables import (
 
 def test_runs_by_row_with_a_dash_for_what_is_unknown():
     (row,) = runs_table([Run(model="vit", images=3)]).to_dict("records")
-    unknown = dict.fromkeys(["Attention", "Seed", "Epoch"], "-")
-    assert row == {"Model": "vit", **unknown, "Parameters": "0", "Images": "3", "Data": ""}
+    unknown = dict.fromkeys(["Attention", "Epoch"], "-")
+    assert row == {"Model": "vit", **unknown, "Runs": "1", "Parameters": "0", "Images": "3", "Data": ""}
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_row_and_one_left_out_has_its_own():
+    runs = [Run(model="svda", seed=seed, images=3, data="x") for seed in range(3)]
+    runs += [Run(model="svda", seed=3, images=9, data="x"), Run(model="svda", seed=4, images=3, broken="layer 1")]
+    rows = runs_table(runs)
+    assert list(rows["Runs"]) == ["3 (seeds 0, 1, 2)", "seed 3", "seed 4"]
+    assert list(rows["Data"]) == ["x", "x", "left out, not finite: layer 1"]
 
 
 def test_layers_stand_beside_each_other_and_the_mean_over_all_last():

@@ -10,6 +10,7 @@ from test_sections_analysis import an_analysis
 
 from svda_analysis.render.terminal import print_document
 from svda_analysis.sections import terminal_document
+from svda_analysis.sections.terminal import sparkline
 
 
 def printed(analysis):
@@ -18,15 +19,23 @@ def printed(analysis):
     return console.file.getvalue()
 
 
-def test_one_model_is_shown_eight_layers_at_a_time():
+def test_of_one_model_all_layers_are_a_line_and_the_first_the_middle_and_the_last_numbers():
     shown = printed(an_analysis(("svda",), seeds=(0,), layers=9))
     first, *rest = shown.splitlines()
     assert first == "data: sample test"
     assert rest[0].startswith("test accuracy, svda: ")
-    assert shown.count("Mean over heads, by layer") == 2
+    assert shown.count("Mean over heads, by layer") == 1
     heads = [line.split() for line in rest if line.split()[:1] == ["Indicator"]]
-    assert heads == [["Indicator", *"01234567"], ["Indicator", "8", "all"]]
+    assert heads == [["Indicator", "by", "layer", *"048", "all"]]
+    assert "- rollout: deletion gain +" in shown
+    assert max(map(len, rest)) <= 80
     assert "more structured" not in shown
+
+
+def test_a_line_of_bars_goes_from_the_least_to_the_largest():
+    assert sparkline([0.0, 7.0, 3.0, float("nan"), 1.0]) == "▁█▄ ▂"
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert sparkline([]) == ""
 
 
 def test_several_models_stand_side_by_side():

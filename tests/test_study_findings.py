@@ -127,6 +127,9 @@ def test_sides_follow_the_adjusted_p():
 
 def test_the_findings_stand_first(shown):
     study = StudyResult(title="T", datasets=(shown,), variants=VARIANTS, of_variants=True)
-    first = study_document(study).sections[0]
-    assert first.title == "X: what each part of SVDA does"
-    assert len(first.blocks[0].lines) == 6
+    document = study_document(study)
+    assert len(document.answer) == 6
+    assert not any(line.startswith("X: ") for line in document.answer)  # of one data set it need not be said
+    other = dataclasses.replace(shown, name="z", title="Z")
+    several = study_document(dataclasses.replace(study, datasets=(shown, other))).answer
+    assert several == tuple(f"{name}: {line}" for name in ("X", "Z") for line in document.answer)

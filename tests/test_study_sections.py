@@ -10,6 +10,7 @@ from svda_analysis.frames import MAP_COLUMNS, make_frame
 from svda_analysis.render.html import to_html
 from svda_analysis.render.markdown import to_markdown
 from svda_analysis.results import nothing_measured
+from svda_analysis.study.claims import claims_table
 from svda_analysis.study.result import NOT_AT_HAND, StudyResult
 from svda_analysis.study.sections import study_document, study_pictures
 
@@ -42,19 +43,28 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
 
 def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(shown, without_figures):
     other = dataclasses.replace(shown, name="z", title="Z")
-    variants = {**VARIANTS, "svda": {"attention": "svda", "sigma_start": "one"}}
     document = study_document(study(shown, other, dataclasses.replace(shown, name="w", title="W")))
     first, *_ = document.sections
-    assert document.answer == first.blocks[0].lines  # for twelve claims would be too many
+    assert len(document.answer) == 8  # for twelve claims would be too many
     assert first.title == (
         "The claims of arXiv 2602.10994, judged on svda (the recipe of this toolkit, not the one of the paper)"
     )
-    (points,) = first.blocks
-    assert len(points.lines) == 8
-    assert (
-        points.lines[1]
-        == "Sparser attention: opposed (svda against vit on X, svda against vit on Z, svda against vit on W)."
-    )
+    (table,) = first.blocks
+    assert list(table.text.columns) == ["Claim", "Models", "X", "Z", "W"]
+    assert list(table.text.iloc[1]) == ["sparser attention", "svda against vit", *["\u2212 opposed"] * 3]
+    assert not any(line in to_markdown(document).split("\n", 12)[-1] for line in document.answer)  # each is said once
+
+
+def test_each_verdict_on_the_first_screen_has_its_number_and_interval(shown, without_figures):
+    document = study_document(study(shown))
+    rows = {row["Claim"]: row for row in claims_table([shown], 0.5).text.to_dict("records")}
+    for claim, row in rows.items():
+        line = next(line for line in document.answer if line.lower().startswith(claim.lower()))
+        assert line.endswith(f"): **{row['Verdict']}** on X, {row['Number [95% CI]']}.")
+
+
+def test_the_title_of_the_claims_says_what_was_changed(shown, without_figures):
+    variants = {**VARIANTS, "svda": {"attention": "svda", "sigma_start": "one"}}
     first, *_ = study_document(study(shown, variants=variants)).sections
     assert first.title.endswith("judged on svda (sigma_start one)")
 

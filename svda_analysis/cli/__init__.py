@@ -14,6 +14,7 @@ from svda_analysis.cli.compress import compress_command
 from svda_analysis.cli.convert import convert_command
 from svda_analysis.cli.explain import explain_command
 from svda_analysis.cli.export import export_command
+from svda_analysis.cli.figures import figures_command
 from svda_analysis.cli.gallery import gallery_command
 from svda_analysis.cli.indicators import indicators_command
 from svda_analysis.cli.paper import paper_command
@@ -23,7 +24,16 @@ from svda_analysis.cli.train import train_command
 from svda_analysis.errors import HaltedError, InputError, check_name, one_line
 
 
-@click.group(context_settings=CONTEXT)
+class _WholeHelps(click.Group):
+    """A group whose list of commands has the whole first sentence of each."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.commands[name].get_short_help_str(1000)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=_WholeHelps, context_settings=CONTEXT)
 @click.version_option(package_name="svda-analysis", prog_name="svda")
 def cli() -> None:
     """How does a Vision Transformer attend? Train, measure and compare.
@@ -42,6 +52,7 @@ for _command in (
     convert_command,
     explain_command,
     export_command,
+    figures_command,
     gallery_command,
     indicators_command,
     paper_command,

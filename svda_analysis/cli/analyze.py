@@ -79,6 +79,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, opene
     from svda_analysis.render.staging import check_report_folder
     from svda_analysis.render.terminal import print_document
     from svda_analysis.sections import REPORT_FILES, terminal_document, write_report
+    from svda_analysis.sections.likeness import unlike_runs
     from svda_analysis.writing import only_writer
 
     subjects = open_subjects(models, options)
@@ -88,7 +89,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, quiet: bool, opene
         with progress_bars("images", quiet) as advance:
             analysis = analyze_runs(subjects, options.pop("data"), progress=advance, **options)
         written = write_report(analysis, folder, command=command_line("svda-analyze"))
-    warn(analysis.warnings)
+    warn([*analysis.warnings, *unlike_runs(analysis.runs)])
     if not quiet:
         print_document(terminal_document(analysis))
     show_report(written, opened=opened)

@@ -5,65 +5,115 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, say, subject_options, warn
-from svda_analysis.errors import InputError, check_writable
+from svda_analysis.errors import InputError
 
-_ROWS = 8  # images on a page
+_ROWS = 8  # rows of maps on a page, of all models together
+_OURS = re.compile(r"explanations(-\d+)?\.(pdf|png|npz)")
+_OF_WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
 
 @click.command("explain", context_settings=CONTEXT)
-@click.argument("model", metavar="MODEL")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL... IMAGE...")
 @click.option("--methods", metavar="A,B,...", help="Only these methods (comma-separated). Default: all.")
-@click.option("--target", type=int, metavar="CLASS", help="Explain this class. Default: what the model predicts.")
-@click.option("--out", metavar="DIR", help="Folder for the figures. Default: reports/<model>-explained.")
+@click.option(
+    "--target", metavar="CLASS", help="Explain this class, by number or name. Default: what each model predicts."
+)
+@click.option("--out", metavar="DIR", help="Folder for the figures. Default: reports/<models>-explained.")
+@click.option("--force", is_flag=True, help="Write over explanations that lie in the folder.")
 @subject_options
 def explain_command(
-    model: str, images: tuple[str, ...], methods: str | None, target: int | None, out: str | None, **options: Any
+    models: tuple[str, ...], methods: str | None, target: str | None, out: str | None, force: bool, **options: Any
 ) -> None:
-    """Draw attention and attribution maps over images: one row an image, one column a method.
+    """Draw attention and attribution maps over images: a block an image, a row a model, a column a method.
 
-    MODEL is what svda-analyze takes; an IMAGE is a file, or a folder of them.
+    MODEL is what svda-analyze takes; an IMAGE is a file, or a folder of them. All maps lie beside the figure as arrays.
 
     \b
-    Example:
+    Examples:
       svda explain checkpoints/fashion_mnist/svda_s0.pt shoe.png --methods rollout,relevance
+      svda explain vit_s0.pt svda_s0.pt shoe.png --target Sandal
     """
     from svda_analysis.attribution import METHODS
     from svda_analysis.data.files import left_out
-    from svda_analysis.explanations import explain
-    from svda_analysis.figures import pictures
-    from svda_analysis.render.writer import save_picture
+    from svda_analysis.explanations import explain_models
     from svda_analysis.sources import image_files
 
     names = names_in(methods)
     for name in names or ():
         if name not in METHODS:
             raise InputError(f"--methods must be among {', '.join(METHODS)}, got {name!r}")
-    subject = open_subjects([model], options)[0]
-    warn([f"{subject.name}: {subject.left_out}"] if subject.left_out else [])
-    folder = Path(out) if out else Path("reports") / f"{subject.name}-explained"
-    check_writable(folder, "output folder")
+    specs, images = split_words(models)
+    subjects = open_subjects(specs, options)
+    warn([f"{one.name}: {one.left_out}" for one in subjects if one.left_out])
+    folder = Path(out) if out else Path("reports") / ("-".join(one.name for one in subjects[:4]) + "-explained")
     warn([line for path in images if Path(path).is_dir() and (line := left_out(Path(path)))])
+    old = _explanations_in(folder, force=force)
+    size = max(1, _ROWS // len(subjects))
+    count = math.ceil(len(image_files(images)) / size)
+    found = explain_models(subjects, images, methods=names, target=target, batch_size=size)
     written: list[Path] = []
-    drawn: set[str] = set()
-    pages = math.ceil(len(image_files(images)) / _ROWS)
-    for at, page in enumerate(explain(subject, images, methods=names, target=target, batch_size=_ROWS), start=1):
-        if page.left_out and at == 1:
-            for reason in dict.fromkeys(page.left_out.values()):
-                names_of = [name for name, why in page.left_out.items() if why == reason]
-                warn([f"{subject.name} {reason}: left out {', '.join(names_of)}"])
-        for picture in pictures(page, "explanations"):
-            drawn.add(picture.name)
-            name = picture.name if pages == 1 else f"{picture.name}-{at}"
-            written += save_picture(dataclasses.replace(picture, name=name), folder)
-            say(f"figure: {written[-1]}")
-    for old in folder.glob("*"):  # of an earlier call with other images
-        figure = re.fullmatch(r"(.+?)(-\d+)?\.(pdf|png)", old.name)
-        if figure and figure[1] in drawn and old not in written:
-            old.unlink()
+    for at, page in enumerate(found, start=1):
+        if at == 1:
+            warn([line for part in page.parts for line in _said_left_out(part)])
+        warn([line for part in page.parts for line in part.warnings] if at == 1 else [])
+        written += _write_page(page, folder, "explanations" if count == 1 else f"explanations-{at}")
+        say(f"figure: {written[-1]}")
+    for left in old:  # pages of an earlier call with other images
+        if left not in written:
+            left.unlink()
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which words name models, which images: the first is a model, and so are those that follow it and name a library,
+    a kind or a file of weights."""
+    count = next((at for at, word in enumerate(words) if at and not _names_a_model(word)), len(words))
+    if count == len(words):
+        raise InputError(f"svda explain needs MODEL... and then IMAGE..., got no image after {words[-1]}")
+    return list(words[:count]), list(words[count:])
+
+
+def _names_a_model(word: str) -> bool:
+    place = Path(word)
+    if place.is_file():
+        return place.suffix.lower() in _OF_WEIGHTS
+    return bool(re.match(r"[a-z_]{2,}:", word)) or (not place.exists() and place.suffix.lower() in _OF_WEIGHTS)
+
+
+def _explanations_in(folder: Path, *, force: bool) -> list[Path]:
+    """The explanations that lie in a folder that can be written; :class:`InputError` where there are some, without
+    ``force``."""
+    from svda_analysis.errors import check_writable
+
+    check_writable(folder, "output folder")
+    old = [path for path in folder.glob("explanations*") if _OURS.fullmatch(path.name)]
+    if old and not force:
+        raise InputError(f"output folder {folder} holds {old[0].name}: --force writes over it, --out chooses another")
+    return old
+
+
+def _said_left_out(part: Any) -> list[str]:
+    """A line for each reason why a model lacks methods."""
+    reasons = dict.fromkeys(part.left_out.values())
+    lacking = {reason: [name for name, why in part.left_out.items() if why == reason] for reason in reasons}
+    return [f"{part.model} {reason}: left out {', '.join(names)}" for reason, names in lacking.items()]
+
+
+def _write_page(page: Any, folder: Path, name: str) -> list[Path]:
+    """The arrays and the figure of a page; the picture comes last."""
+    import numpy as np
+
+    from svda_analysis.figures import pictures
+    from svda_analysis.render.writer import save_picture
+
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = folder / f"{name}.npz"
+    np.savez_compressed(arrays, **page.arrays())
+    (picture,) = pictures(page, "explanations")
+    return [arrays, *save_picture(dataclasses.replace(picture, name=name), folder)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from svda_analysis.cli.progress import progress_bars, say_run, training_display
-from svda_analysis.cli.shared import CONTEXT, open_option, show_report, warn
+from svda_analysis.cli.shared import CONTEXT, open_option, say, show_report, warn
 from svda_analysis.errors import InputError
 
 
@@ -44,6 +44,8 @@ def paper_command(
     """
     from svda_analysis.render.staging import check_report_folder
     from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
+    from svda_analysis.study.report import read_study
+    from svda_analysis.study.sections import first_answers
     from svda_analysis.writing import only_writer
 
     study = load_manifest(manifest)
@@ -71,4 +73,6 @@ def paper_command(
             progress=advance,
             on_warning=lambda line: warn([line]),
         )
+    for line in first_answers(read_study(folder)[0]):
+        say(f"- {line.replace(chr(42) * 2, '')}")
     show_report(written, opened=opened)

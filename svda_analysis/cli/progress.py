@@ -69,20 +69,14 @@ def training_display() -> Iterator[Callable[[Any], None]]:
 
 
 def epoch_line(state: Any) -> str:
-    """What an epoch came to, on one line."""
+    """What an epoch came to, on one line of at most 80 columns; the columns of all epochs stand below each other."""
     rows = state.epoch_rows.groupby(["indicator", "source"])["mean"].mean()
-    parts = [
-        f"epoch {state.epoch}/{state.epochs}",
-        f"train loss {rows['loss', 'train']:.4f}",
-        f"test loss {rows['loss', 'test']:.4f}",
-        f"test accuracy {rows['accuracy', 'test']:.2%}",
-        f"entropy {rows['attention_entropy', 'attention']:.3f}",
-        f"{state.images_per_second:.0f} images/s",
-        f"{_clock(state.seconds_left)} left",
-    ]
-    if ("effective_rank", "sigma") in rows.index:
-        parts.insert(5, f"sigma rank {rows['effective_rank', 'sigma']:.1f}")
-    return "  ".join(parts)
+    epoch = f"{state.epoch:>{len(str(state.epochs))}}/{state.epochs}"
+    return (
+        f"epoch {epoch}  loss {rows['loss', 'train']:.3f}, test {rows['loss', 'test']:.3f}  "
+        f"accuracy {rows['accuracy', 'test']:6.2%}  entropy {rows['attention_entropy', 'attention']:.3f}  "
+        f"{_clock(state.seconds_left)} left"
+    )
 
 
 def _clock(seconds: float) -> str:

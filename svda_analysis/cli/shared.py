@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import shlex
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
@@ -164,10 +165,26 @@ def split_settings(settings: Sequence[str], given: dict[str, Any], *classes: typ
     every = {field.name: (field, at) for at, cls in enumerate(classes) for field in dataclasses.fields(cls)}
     for key, value in {**given, **words}.items():
         if key not in every:
-            raise InputError(f"--set must name one of {', '.join(every)}, got {key!r}")
+            near = difflib.get_close_matches(key, every, 1)
+            hint = f"did you mean {near[0]}?" if near else "--list-settings lists them"
+            raise InputError(f"--set must name a field of the model or the recipe, got {key!r}: {hint}")
         field, at = every[key]
         found[at][key] = _parse(field, value) if isinstance(value, str) else value
     return found
+
+
+def list_settings(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
+    """Print every field that ``--set`` reaches, with its default, and end."""
+    if not asked:
+        return
+    from svda_analysis.model import ViTConfig
+    from svda_analysis.recipe import TrainConfig
+
+    for title, cls in (("model", ViTConfig), ("recipe", TrainConfig)):
+        say(f"{title}:")
+        for field in dataclasses.fields(cls):
+            click.echo(f"  {field.name} = {field.default if field.default is not dataclasses.MISSING else '(needed)'}")
+    ctx.exit()
 
 
 def _parse(field: dataclasses.Field[Any], text: str) -> Any:

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import say_start, training_display
-from svda_analysis.cli.shared import CONTEXT, DataOption, Registered, command_line, say, split_settings
+from svda_analysis.cli.shared import (
+    CONTEXT,
+    DataOption,
+    Registered,
+    command_line,
+    list_settings,
+    say,
+    split_settings,
+)
 from svda_analysis.errors import HaltedError
 from svda_analysis.kinds import ATTENTIONS
 
@@ -22,6 +30,14 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
 @click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as its public code trained.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
+@click.option(
+    "--list-settings",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=list_settings,
+    help="List what --set reaches, with defaults.",
+)
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run from --out.")
 @click.option("--stop-after", type=int, metavar="N", help="End after epoch N of the schedule.")

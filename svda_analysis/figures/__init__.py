@@ -19,7 +19,7 @@ seed, epoch, layer and head (several data sets, say).
 All figures of a report are :func:`pictures` of its analysis; :func:`figure` enters another one.
 """
 
-from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
+from svda_analysis.figures.attention_maps import plot_attention_maps, plot_matched_heads
 from svda_analysis.figures.costs import plot_compression
 from svda_analysis.figures.differences import plot_comparison, plot_faithfulness, plot_fillers, plot_metrics
 from svda_analysis.figures.distributions import plot_distributions
@@ -30,14 +30,15 @@ from svda_analysis.figures.epochs import (
     plot_layers_over_epochs,
     plot_training_curves,
 )
+from svda_analysis.figures.explanations import plot_explanations
 from svda_analysis.figures.heatmaps import plot_all_heatmaps, plot_indicator_heatmap, plot_indicator_heatmaps
-from svda_analysis.figures.layers import plot_all_by_layer, plot_indicator_by_layer
+from svda_analysis.figures.layers import plot_all_by_layer, plot_indicator_by_layer, plot_overview
 from svda_analysis.figures.map_similarity import plot_map_similarity
 from svda_analysis.figures.registry import FIGURES, FigureSpec, figure, pictures
 from svda_analysis.figures.saving import save_figure as save
 from svda_analysis.figures.spectra import plot_spectra
 from svda_analysis.figures.structure import plot_accuracy_structure, plot_structure
-from svda_analysis.figures.style import ONE_COLUMN, THEME, TWO_COLUMNS, Style, model_styles, theme
+from svda_analysis.figures.style import ONE_COLUMN, THEME, TWO_COLUMNS, Style, model_styles, on_page, theme
 from svda_analysis.figures.traces import plot_maps_over_epochs, plot_sigma_over_epochs
 
 from svda_analysis.figures import catalog  # isort: skip  # enters the figures of reports
@@ -52,6 +53,7 @@ __all__ = [
     "catalog",
     "figure",
     "model_styles",
+    "on_page",
     "pictures",
     "plot_accuracy_structure",
     "plot_all_by_layer",
@@ -74,6 +76,7 @@ __all__ = [
     "plot_maps_over_epochs",
     "plot_matched_heads",
     "plot_metrics",
+    "plot_overview",
     "plot_sigma_over_epochs",
     "plot_spectra",
     "plot_structure",

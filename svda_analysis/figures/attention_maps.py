@@ -1,4 +1,4 @@
-"""What heads and methods look at, beside the images: example maps, matched heads, explanations. No torch here."""
+"""What heads look at, beside the images: example maps and matched heads. No torch here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from svda_analysis.errors import InputError
-from svda_analysis.figures.panels import bare, map_bar, own_figure, shortened, show_map, show_picture
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, verbatim
+from svda_analysis.figures.panels import map_bar, own_figure, show_map, show_picture, spread
+from svda_analysis.figures.style import GREY, HEAT, ONE_COLUMN, beside, page_width, verbatim
+from svda_analysis.formatting import shorten
 from svda_analysis.frames import check_columns, each_row
 from svda_analysis.results import Examples
+
+_LARGE = 100  # pixels of an image's side, from which maps are drawn over it
+_MOST_ROWS, _MOST_LAYERS = 6, 5
 
 
 def plot_attention_maps(
@@ -22,37 +27,50 @@ def plot_attention_maps(
     """Where each model looks, layer by layer: rows are models under each image, columns are layers and their mean.
 
     ``examples`` by model name, all of the same images; ``images`` are indices into them (default: as many of the first
-    as make eight rows). A map is the attention that the class token pays to the patches (without a class token: that
-    all patches pay on average), mean over heads, scaled to its own largest value.
+    as make six rows). A map is the attention that the class token pays to the patches (without a class token: that
+    all patches pay on average), mean over heads, on one scale for each image and layer. Of more than five layers five
+    are drawn, the first and the last among them. Over images of 100 pixels and more a map is laid transparently.
     """
     images = _chosen_images(examples, images)
-    depth = max(e.maps.shape[1] for e in examples.values())
-    across, down = depth + 2, len(images) * len(examples)
-    side = min(0.85, TWO_COLUMNS / (across + 0.6))
-    room = int(side / 0.058)  # characters of small type beside a map
-    fig, style = own_figure(fig, max(ONE_COLUMN, side * (across + 0.6)), side * down + 0.8)
+    layers = spread(range(max(e.maps.shape[1] for e in examples.values())), _MOST_LAYERS)
+    across, down = len(layers) + 2, len(images) * len(examples)
+    side = min(0.85, page_width() / (across + 0.6))
+    room = max(4, int(side / 0.058))  # characters of small type beside a map
+    fig, style = own_figure(fig, min(page_width(), max(ONE_COLUMN, side * (across + 0.6))), side * down + 0.9)
     with style:
         grid = fig.add_gridspec(down, across)
         for block, index in enumerate(images):
             top = block * len(examples)
-            first = next(iter(examples.values()))
-            _show_example(fig.add_subplot(grid[top : top + len(examples), 0]), first, index, room)
-            for row, (model, shown) in enumerate(examples.items(), start=top):
-                maps = _maps_by_layer(shown, index)
-                last = [across - 1]
-                for column, values in zip([*range(1, len(maps)), *last], maps, strict=True):
+            _show_example(fig.add_subplot(grid[top : top + len(examples), 0]), _first_of(examples), index, room)
+            maps = {model: _maps_by_layer(shown, index) for model, shown in examples.items()}
+            for column, layer in enumerate([*layers, -1], start=1):
+                largest = max(float(own[layer].max()) for own in maps.values() if layer < len(own) - 1)
+                for row, (model, own) in enumerate(maps.items(), start=top):
+                    if layer >= len(own) - 1:
+                        continue
                     ax = fig.add_subplot(grid[row, column])
-                    drawn = show_map(ax, values)
+                    drawn = show_map(ax, own[layer], largest=largest, under=_large(examples[model].images[index]))
                     if row == 0:
-                        ax.set_title("mean" if column == across - 1 else f"layer {column - 1}")
+                        ax.set_title("mean" if layer < 0 else f"Layer {layer}")
                     if column == 1:
-                        ax.set_ylabel(
-                            verbatim(f"{shortened(model, room)}\n{_prediction(shown, index, room)}"), fontsize=6.5
-                        )
+                        text = f"{shorten(model, room)}\n{_prediction(examples[model], index, room)}"
+                        ax.set_ylabel(verbatim(text), fontsize=6.5)
         who = " or ".join(sorted({"class token" if e.prefix else "average token" for e in examples.values()}))
-        text = f"Attention of the {who} to the patches, mean over heads;\neach map relative to its own maximum"
-        map_bar(fig, drawn, text)
+        map_bar(
+            fig,
+            drawn,
+            f"Attention of the {who} to the patches, mean over heads;\nof the largest in its image and layer",
+        )
     return fig
+
+
+def _first_of(examples: Mapping[str, Examples]) -> Examples:
+    return next(iter(examples.values()))
+
+
+def _large(picture: np.ndarray) -> np.ndarray | None:
+    """The image, where it is large enough for a map to lie over it."""
+    return picture if min(picture.shape[:2]) >= _LARGE else None
 
 
 def _chosen_images(examples: Mapping[str, Examples], images: Sequence[int] | None) -> Sequence[int]:
@@ -63,7 +81,7 @@ def _chosen_images(examples: Mapping[str, Examples], images: Sequence[int] | Non
         if not np.array_equal(first.labels, other.labels):
             raise InputError(f"examples must be of the same images in the same order, got other labels for {model}")
     count = len(first.images)
-    images = range(min(count, max(1, 8 // len(examples)))) if images is None else images
+    images = range(min(count, max(1, _MOST_ROWS // len(examples)))) if images is None else images
     if not len(images) or not all(0 <= i < count for i in images):
         raise InputError(f"images must be indices in [0, {count}), got {list(images)}")
     return images
@@ -84,7 +102,7 @@ def _show_example(ax: Axes, shown: Examples, index: int, room: int) -> None:
 
 def _class_name(shown: Examples, label: int, room: int) -> str:
     name = shown.classes[label] if 0 <= label < len(shown.classes) else str(label)
-    return "" if label < 0 else shortened(name.split(",")[0].replace("_", " "), room)
+    return "" if label < 0 else shorten(name.split(",")[0].replace("_", " "), room)
 
 
 def _prediction(shown: Examples, index: int, room: int) -> str:
@@ -108,33 +126,48 @@ def plot_matched_heads(
     """What matched heads of two models look at in one image: a row for each pair of layers, two maps for each match.
 
     ``heads`` is the frame of that name from :func:`svda_analysis.compare_maps` for one pair of runs; ``a, b`` their
-    examples, of the same images. The left map of each two belongs to ``a``; over them stand the heads' numbers and
-    their mean similarity over all images that were compared. At most four layers, spread over the depth, and the six
-    most alike heads of each. A map is the attention that the class token pays to the patches, scaled to its maximum.
+    examples, of the same images. The left map of each two belongs to ``a``; over them stand the heads' numbers,
+    under them their mean similarity over all images that were compared. At most four layers, spread over the depth, and
+    the four most alike heads of each. A map is the attention that the class token pays to the patches, scaled to its
+    maximum.
     """
     check_columns(heads, ("layer_a", "layer_b", "head_a", "head_b", "measure", "images", "similarity"), "heads")
     rows = heads[(heads["measure"] == measure) & (heads["images"] == "same")].dropna(subset=["head_a", "head_b"])
     check_columns(rows, ("similarity",), f"heads of {measure} on the same images")
     layers = sorted(rows["layer_a"].unique())
     layers = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, 4).round().astype(int))]
-    across = min(6, int(rows.groupby("layer_a").size().max()))
+    across = min(beside(4), int(rows.groupby("layer_a").size().max()))
     names = [str(heads[key].iloc[0]) if key in heads else which for key, which in (("model", "a"), ("baseline", "b"))]
-    side = min(0.75, TWO_COLUMNS / (2.3 * across + 1.7))
-    fig, style = own_figure(fig, side * (2.3 * across + 1.7), (side + 0.3) * len(layers) + 0.1)
+    side = min(1.6, page_width() / (across + 0.75))  # of a pair
+    fig, style = own_figure(fig, side * (across + 0.75), (side / 2 + 0.35) * len(layers) + 0.5)
     with style:
-        grid = fig.add_gridspec(len(layers), 2 + 3 * across, width_ratios=[1.3, 0.2, *[1, 1, 0.1] * across])
+        grid = fig.add_gridspec(len(layers), 2 + across, width_ratios=[0.6, 0.1, *[1] * across])
         _show_example(fig.add_subplot(grid[:, 0]), a, image, 12)
         for row, layer in enumerate(layers):
-            _write_upwards(fig.add_subplot(grid[row, 1]), f"layer {layer}")
+            _write_upwards(fig.add_subplot(grid[row, 1]), f"Layer {layer}")
             best = rows[rows["layer_a"] == layer].sort_values("similarity", ascending=False)[:across]
-            for column, pair in enumerate(each_row(best)):
-                sides = ((a, pair.layer_a, pair.head_a), (b, pair.layer_b, pair.head_b))
-                for at, (shown, its_layer, head) in enumerate(sides):
-                    ax = fig.add_subplot(grid[row, 2 + 3 * column + at])
-                    show_map(ax, _map_of_head(shown, image, its_layer, head))
-                    ax.set_title(verbatim(f"{shortened(names[at], 10)} h{head}"), fontsize=6)
-                ax.set_xlabel(f"alike {pair.similarity:.2f}", fontsize=6, labelpad=1, x=-0.05)
+            for column, pair in enumerate(each_row(best), start=2):
+                ours = _map_of_head(a, image, pair.layer_a, pair.head_a)
+                theirs = _map_of_head(b, image, pair.layer_b, pair.head_b)
+                ax = fig.add_subplot(grid[row, column])
+                drawn = _show_pair(ax, ours, theirs)
+                heads_of = zip(names, (pair.head_a, pair.head_b), strict=True)
+                ax.set_title(verbatim(" | ".join(f"{shorten(name, 9)} {head}" for name, head in heads_of)), fontsize=6)
+                ax.set_xlabel(f"similarity {pair.similarity:.2f}", fontsize=6, labelpad=1)
+        map_bar(fig, drawn, "Attention to the patches, of the largest in each map")
     return fig
+
+
+def _show_pair(ax: Axes, ours: np.ndarray, theirs: np.ndarray) -> AxesImage:
+    """Two maps side by side in one box, each relative to its own largest value."""
+    drawn = show_map(ax, ours)
+    right = ours.shape[1] + 0.08 * ours.shape[1]
+    edges = (right - 0.5, right + ours.shape[1] - 0.5, ours.shape[0] - 0.5, -0.5)
+    ax.imshow(theirs / max(float(theirs.max()), 1e-30), cmap=HEAT, vmin=0, vmax=1, extent=edges)
+    ax.set(xlim=(-0.8, right + ours.shape[1] - 0.2), ylim=(ours.shape[0] - 0.2, -0.8))
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_color(GREY)
+    return drawn
 
 
 def _write_upwards(ax: Axes, text: str) -> None:
@@ -147,49 +180,3 @@ def _map_of_head(shown: Examples, image: int, layer: int, head: int) -> np.ndarr
     """Attention of the class token (without one: of all tokens on average) to the patches, ``(rows, columns)``."""
     a = shown.maps[image, layer, head].astype(np.float32)  # (N, N)
     return shown.layout.drawn(shown.layout.class_row(a))
-
-
-# --- explanations -----------------------------------------------------------------------------------------------------
-
-
-def plot_explanations(
-    pictures: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-    *,
-    signed: Sequence[str] = (),
-    captions: Sequence[str] = (),
-    fig: Figure | None = None,
-) -> Figure:
-    """Attributions over their images: one row an image, one column a method.
-
-    ``pictures (n, H, W, C) uint8`` with one or three channels; ``maps`` by method name, each ``(n, H, W)``, scaled to
-    its own largest magnitude. Methods in ``signed`` are drawn in two colours about 0 (red speaks for the class, blue
-    against), the others from dark to bright. ``captions``: one line for each image.
-    """
-    if not maps:
-        raise InputError("maps must hold at least one method, got none")
-    for name, values in maps.items():
-        if values.shape != pictures.shape[:3]:
-            raise InputError(f"maps of {name} must be {pictures.shape[:3]}, got {values.shape}")
-    down, across = len(pictures), len(maps) + 1
-    side = min(1.1, TWO_COLUMNS / across)
-    fig, style = own_figure(fig, side * across, (side + 0.06) * down + 0.35)
-    with style:
-        axes = fig.subplots(down, across, squeeze=False)
-        for row, picture in enumerate(pictures):
-            show_picture(axes[row, 0], picture)
-            if len(captions):
-                axes[row, 0].set_ylabel(verbatim(captions[row]), fontsize=6)
-            for ax, (name, values) in zip(axes[row, 1:], maps.items(), strict=True):
-                _show_over(ax, picture, values[row], signed=name in signed)
-                if row == 0:
-                    ax.set_title(verbatim(name.replace(" ", "\n", 1)), fontsize=6.5)
-    return fig
-
-
-def _show_over(ax: Axes, picture: np.ndarray, values: np.ndarray, *, signed: bool) -> None:
-    """A map over its image in grey."""
-    ax.imshow(picture.mean(-1), cmap="gray", vmin=0, vmax=255)
-    relative = values / max(float(np.abs(values).max()), 1e-30)
-    ax.imshow(relative, cmap="RdBu_r" if signed else HEAT, vmin=-1 if signed else 0, vmax=1, alpha=0.65)
-    bare(ax)

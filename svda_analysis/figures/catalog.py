@@ -5,15 +5,14 @@ A study of variants draws sigma and maps over epochs of the models whose traces 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import pandas as pd
 
 from svda_analysis.document import Picture
-from svda_analysis.figures.attention_maps import plot_attention_maps, plot_explanations, plot_matched_heads
+from svda_analysis.figures.attention_maps import plot_attention_maps, plot_matched_heads
 from svda_analysis.figures.costs import plot_compression
 from svda_analysis.figures.differences import (
     GAINS,
@@ -22,6 +21,7 @@ from svda_analysis.figures.differences import (
     plot_faithfulness,
     plot_fillers,
     plot_metrics,
+    tells_something,
 )
 from svda_analysis.figures.distributions import plot_distributions
 from svda_analysis.figures.epochs import (
@@ -30,8 +30,9 @@ from svda_analysis.figures.epochs import (
     plot_epochs_by_layer,
     plot_training_curves,
 )
-from svda_analysis.figures.heatmaps import plot_all_heatmaps
-from svda_analysis.figures.layers import plot_all_by_layer
+from svda_analysis.figures.explanations import Explained, plot_explanations
+from svda_analysis.figures.heatmaps import HEAT_PAIRS, plot_all_heatmaps
+from svda_analysis.figures.layers import OVERVIEW_PAIRS, plot_all_by_layer, plot_overview
 from svda_analysis.figures.map_similarity import plot_map_similarity
 from svda_analysis.figures.registry import figure
 from svda_analysis.figures.reproduction import plot_source_epochs
@@ -57,6 +58,12 @@ def _has_pairs(frame: pd.DataFrame, pairs: tuple[tuple[str, str], ...]) -> bool:
     return not set(pairs).isdisjoint(frame[["indicator", "source"]].itertuples(index=False, name=None))
 
 
+@figure("overview", where=_MODELS)
+def _overview(analysis: Analysis) -> Pictures:
+    if _has_layers(analysis.table) and _has_pairs(analysis.table, OVERVIEW_PAIRS):
+        yield Picture(name="overview", draw=partial(plot_overview, analysis.table, models=analysis.models))
+
+
 @figure("accuracy_structure", where=_STUDIES)
 def _accuracy_structure(analysis: Analysis) -> Pictures:
     if _has_pairs(analysis.table, STRUCTURE_PAIRS) and _has_pairs(analysis.table, (("accuracy", "test"),)):
@@ -75,7 +82,7 @@ def _comparison(analysis: Analysis) -> Pictures:
 
 @figure("faithfulness", where=_MODELS)
 def _faithfulness(analysis: Analysis) -> Pictures:
-    if analysis.table["indicator"].isin(GAINS).any():
+    if tells_something(analysis.table):
         yield Picture(name="faithfulness", draw=partial(plot_faithfulness, analysis.table, models=analysis.models))
 
 
@@ -107,8 +114,9 @@ def _distributions(analysis: Analysis) -> Pictures:
 
 @figure("heatmaps", where=_MODELS)
 def _heatmaps(analysis: Analysis) -> Pictures:
-    if _has_layers(analysis.table):
-        yield Picture(name="heatmaps", draw=partial(plot_all_heatmaps, analysis.table, models=analysis.models))
+    if _has_layers(analysis.table) and _has_pairs(analysis.table, HEAT_PAIRS):
+        draw = partial(plot_all_heatmaps, analysis.table, pairs=HEAT_PAIRS, models=analysis.models)
+        yield Picture(name="heatmaps", draw=draw)
 
 
 @figure("spectra", where=_MODELS)
@@ -209,24 +217,14 @@ class Swept(Protocol):
 @figure("compression", where=("compression",))
 def _compression(compressions: Swept) -> Pictures:
     if compressions.curves:
-        caption = "Change in accuracy by what is masked and by what is removed"
+        caption = (
+            "Change in accuracy by the share of score directions masked (left) and of rows of W_q and W_k truly "
+            "removed (right), with 95 % intervals; in grey what is chosen at random."
+        )
         yield Picture(name="compression", draw=partial(plot_compression, compressions.curves), caption=caption)
-
-
-class Explained(Protocol):
-    """What the figure of explanations is drawn from, as :func:`plot_explanations` takes it."""
-
-    @property
-    def pictures(self) -> np.ndarray: ...
-    @property
-    def labelled_maps(self) -> Mapping[str, np.ndarray]: ...
-    @property
-    def signed(self) -> Sequence[str]: ...
-    @property
-    def captions(self) -> Sequence[str]: ...
 
 
 @figure("explanations", where=("explanations",))
 def _explanations(page: Explained) -> Pictures:
-    options: dict[str, Any] = {"signed": page.signed, "captions": page.captions}
-    yield Picture(name="explanations", draw=partial(plot_explanations, page.pictures, page.labelled_maps, **options))
+    caption = f"What speaks for the class in {', '.join(page.names)}: {', '.join(page.labels)}"
+    yield Picture(name="explanations", draw=partial(plot_explanations, page), caption=caption)

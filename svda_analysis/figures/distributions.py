@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from svda_analysis.figures.panels import own_figure
 from svda_analysis.figures.rows import axis_label, drawn_styles, last_epoch, present_pairs, rows_of
 from svda_analysis.figures.structure import STRUCTURE_PAIRS
-from svda_analysis.figures.style import TWO_COLUMNS, Models, Style, verbatim
+from svda_analysis.figures.style import Models, Style, page_width, verbatim
 
 
 def plot_distributions(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
     """Every head of every run by layer: selectivity, the sparsity of attention and the rank of the scores, one panel
     each, one column of dots for each model, with a bar at their median."""
     kinds, styles = present_pairs(table, STRUCTURE_PAIRS), drawn_styles(table, models)
-    fig, style = own_figure(fig, TWO_COLUMNS, 1.45 * len(kinds) + 0.5)
+    fig, style = own_figure(fig, page_width(), 1.45 * len(kinds) + 0.5)
     with style:
         axes = fig.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
         for ax, (indicator, source) in zip(axes, kinds, strict=True):

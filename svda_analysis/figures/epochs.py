@@ -24,7 +24,7 @@ from svda_analysis.figures.rows import (
     present_pairs,
     rows_of,
 )
-from svda_analysis.figures.style import HEAT, ONE_COLUMN, TWO_COLUMNS, Models, Names, model_styles, verbatim
+from svda_analysis.figures.style import HEAT, ONE_COLUMN, Models, Names, model_styles, page_width, verbatim
 from svda_analysis.frames import check_columns
 from svda_analysis.vocabulary import label
 
@@ -119,7 +119,7 @@ def plot_layers_over_epochs(
         mean = _with_all_runs(means[(means["layer"] == layer).fillna(False)])
         color = mpl.colormaps[HEAT](0.85 * (1 - i / max(1, len(layers) - 1)))
         marker = "o" if len(mean) == 1 else ""
-        ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=color, lw=1.1, label=f"layer {layer}", marker=marker)
+        ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=color, lw=1.1, label=f"Layer {layer}", marker=marker)
         _draw_band(ax, mean, color)
     integer_ticks(ax)
     ax.set(xlabel="Epoch", ylabel=axis_label(history, rows), title=verbatim(str(rows["model"].iloc[0])))
@@ -138,7 +138,7 @@ def plot_epochs_by_layer(history: pd.DataFrame, *, models: Models = None, fig: F
     """:func:`plot_layers_over_epochs` of selectivity, the rank of the scores and that of sigma (rows, one scale each)
     for each model (columns). A model without a sigma leaves its place empty."""
     kinds, names = present_pairs(history, ORGANISING_PAIRS, "history"), list(drawn_styles(history, models))
-    fig, style = own_figure(fig, TWO_COLUMNS, 1.35 * len(kinds) + 0.6)
+    fig, style = own_figure(fig, page_width(), 1.35 * len(kinds) + 0.6)
     with style:
         grid = fig.subplots(len(kinds), len(names), squeeze=False, sharex=True, sharey="row")
         for at, (axes, (indicator, source)) in enumerate(zip(grid, kinds, strict=True)):
@@ -165,7 +165,8 @@ def plot_epochs_by_layer(history: pd.DataFrame, *, models: Models = None, fig: F
 
 
 def plot_training_curves(history: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
-    """Loss and test accuracy against epoch: mean over seeds, band = its 95 % interval. Training loss is dashed.
+    """Loss and test accuracy against epoch: mean over seeds, band = its 95 % interval. Dashes are those of the
+    model; training loss, which augmentation and smoothed labels raise, is thin.
 
     Rows ``loss`` with source ``train`` or ``test`` and ``accuracy`` with source ``test``; what is absent is left out.
     """
@@ -175,25 +176,33 @@ def plot_training_curves(history: pd.DataFrame, *, models: Models = None, fig: F
     panels = [curves for curves in panels if curves]
     if not panels:
         raise InputError("history must hold loss (train, test) or accuracy (test), got neither")
-    fig, style = own_figure(fig, ONE_COLUMN * len(panels), 2.3)
+    wide = page_width() > 5
+    size = (min(ONE_COLUMN * len(panels), page_width()), 2.3) if wide else (page_width(), 1.7 * len(panels) + 0.5)
+    fig, style = own_figure(fig, *size)
     with style:
-        axes = fig.subplots(1, len(panels), squeeze=False)[0]
+        axes = fig.subplots(*((1, len(panels)) if wide else (len(panels), 1)), squeeze=False).ravel()
         for ax, curves in zip(axes, panels, strict=True):
             for indicator, source in curves:
                 _draw_curves(ax, _rows_of_epochs(history, indicator, source, per_layer=False), models)
             integer_ticks(ax)
-            sources = " and ".join(source for _, source in curves)
-            ax.set(xlabel="Epoch", ylabel=label(curves[0][0], sources))
-        notes = [legend_note("test", lw=1.3), legend_note("train", lw=0.9, ls="--")]
+            ax.set(xlabel="Epoch", ylabel=label(*curves[0]) if len(curves) == 1 else "Loss")
+        notes = [legend_note("test", lw=1.3), legend_note("train", lw=0.7, alpha=0.5)]
         shared_legend(fig, axes, *(notes if ("loss", "train") in present else []))
     return fig
 
 
 def _draw_curves(ax: Axes, rows: pd.DataFrame, models: Models) -> None:
     train, means = rows["source"].iloc[0] == "train", summarise(rows, epochs="each")
-    look: dict[str, Any] = {"ls": "--", "lw": 0.9} if train else {"ls": "-", "lw": 1.3}
+    look: dict[str, Any] = {"lw": 0.7, "alpha": 0.6} if train else {"lw": 1.3}
     for model, style in drawn_styles(rows, models).items():
         mean = _with_all_runs(means[means["model"] == model])
         text = None if train else f"{model} ({runs_text(int(means.loc[means['model'] == model, 'n_seeds'].max()))})"
-        ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=style.color, label=text and verbatim(text), **look)
+        ax.plot(
+            mean["epoch"].to_numpy(int),
+            mean["mean"],
+            color=style.color,
+            ls=style.dash,
+            label=text and verbatim(text),
+            **look,
+        )
         _draw_band(ax, mean, style.color)

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import heat_cells, own_figure
 from svda_analysis.figures.rows import choose
-from svda_analysis.figures.style import TWO_COLUMNS, verbatim
+from svda_analysis.figures.style import page_width, verbatim
+from svda_analysis.formatting import shorten
 from svda_analysis.frames import check_columns, seeds_of_pairs
 
 _COLUMNS = ("model", "baseline", "seed", "baseline_seed", "layer_a", "layer_b", "measure", "images", "similarity")
@@ -28,8 +29,8 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
     rows = _across_seeds(rows)
     pairs = list(rows[["model", "baseline"]].drop_duplicates().itertuples(index=False, name=None))
     kinds = list(rows["images"].unique())
-    width, high = min(TWO_COLUMNS, 1.9 * len(pairs) + 0.6), float(rows["similarity"].max())
-    fig, style = own_figure(fig, width, 1.0 * (width - 0.6) / len(pairs) * len(kinds) + 0.2)
+    width, high = min(page_width(), 1.9 * len(pairs) + 0.6), float(rows["similarity"].max())
+    fig, style = own_figure(fig, width, (1.0 * (width - 0.6) / len(pairs) + 0.15) * len(kinds) + 0.3)
     with style:
         axes = fig.subplots(len(kinds), len(pairs), squeeze=False)
         panels = rows.groupby(["images", "model", "baseline"])
@@ -38,9 +39,12 @@ def plot_map_similarity(similarity: pd.DataFrame, *, measure: str = "js", fig: F
             cells = panels.get_group((kind, model, baseline)).pivot_table(
                 index="layer_a", columns="layer_b", values="similarity"
             )
-            drawn = heat_cells(ax, cells, vmin=0, vmax=high)
+            drawn = heat_cells(ax, cells, vmin=0, vmax=high, numbers=cells.size <= 36)
             other = baseline if model != baseline else f"{model}, other seed"
-            ax.set(xlabel=verbatim(f"Layer of {other}"), ylabel=verbatim(f"Layer of {model}"), title=f"{kind} image")
+            ax.set(xlabel=verbatim(f"Layer of {shorten(other, 18)}"), ylabel=verbatim(f"Layer of {shorten(model, 14)}"))
+            ax.set_title(f"{kind} image", fontsize=7)
+            if kind == kinds[0]:
+                ax.set_title(verbatim(f"{shorten(model, 14)}, {shorten(other, 18)}\n{kind} image"), fontsize=7)
         fig.colorbar(drawn, ax=axes, label=_LABELS.get(measure, measure.capitalize()))
     return fig
 

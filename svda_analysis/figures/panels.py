@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from svda_analysis.figures.style import GREY, HEAT, theme
+from svda_analysis.figures.style import BLACK, GREY, HEAT, theme
 
 
 def own_figure(fig: Figure | None, width: float, height: float) -> tuple[Figure, AbstractContextManager[None]]:
@@ -49,6 +50,11 @@ def least_span(low: float, high: float) -> tuple[float, float]:
         return 0.0, 1.0
     lack = 0.01 * max(abs(low), abs(high)) - (high - low)
     return (low - lack / 2, high + lack / 2) if lack > 0 else (low, high)
+
+
+def spread(found: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of what was found, evenly from the first to the last."""
+    return [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))]
 
 
 # --- legends ----------------------------------------------------------------------------------------------------------
@@ -90,45 +96,65 @@ def show_picture(ax: Axes, picture: np.ndarray) -> None:
     bare(ax)
 
 
-def show_map(ax: Axes, values: np.ndarray) -> AxesImage:
-    """A map ``(rows, columns)`` relative to its own largest value."""
-    drawn = ax.imshow(values / max(float(values.max()), 1e-30), cmap=HEAT, vmin=0, vmax=1)
+def show_map(
+    ax: Axes, values: np.ndarray, *, largest: float | None = None, under: np.ndarray | None = None
+) -> AxesImage:
+    """A map ``(rows, columns)`` relative to ``largest`` (default: its own largest value); over the image ``under``,
+    in grey, the more transparent the less there is."""
+    relative = values / max(float(values.max()) if largest is None else largest, 1e-30)
+    look: dict[str, Any] = {"cmap": HEAT, "vmin": 0, "vmax": 1}
+    if under is not None:
+        edges = (-0.5, values.shape[1] - 0.5, values.shape[0] - 0.5, -0.5)
+        ax.imshow(under.mean(-1), cmap="gray", vmin=0, vmax=255, extent=edges)
+        look["alpha"] = 0.15 + 0.7 * np.clip(relative, 0, 1)
+    drawn = ax.imshow(relative, **look)
     bare(ax)
     return drawn
 
 
 def map_bar(fig: Figure, drawn: AxesImage, text: str) -> None:
     """The colour bar under a figure of maps that are each relative to their own largest value."""
+    solid = ScalarMappable(drawn.norm, drawn.cmap)  # where maps are transparent the bar is not
     bar = fig.colorbar(
-        drawn, ax=fig.axes, location="bottom", ticks=[0, 1], shrink=0.3, aspect=30, pad=0.02, panchor=False
+        solid, ax=fig.axes, location="bottom", ticks=[0, 1], shrink=0.3, aspect=30, pad=0.02, panchor=False
     )
     bar.set_label(text)
     bar.outline.set_visible(False)
 
 
-def shortened(name: str, room: int) -> str:
-    """``name`` in at most ``room`` characters."""
-    return name if len(name) <= room else name[: room - 1].rstrip() + "…"
-
-
-def heat_cells(ax: Axes, cells: pd.DataFrame, *, vmin: float | None, vmax: float | None) -> QuadMesh:
-    """A heat map of numbered rows, the first on top, and columns; what is missing is left white."""
+def heat_cells(
+    ax: Axes, cells: pd.DataFrame, *, vmin: float | None, vmax: float | None, numbers: bool = False
+) -> QuadMesh:
+    """A heat map of numbered rows, the first on top, and columns; what is missing is left white. ``numbers``: each cell
+    says its own."""
     line: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.1}  # no seams between the cells of a pdf
     if cells.size <= 60:
         line = {"edgecolors": "white", "linewidths": 0.3}
-    values = np.ma.masked_invalid(cells.to_numpy(dtype=float))
-    low, high = (values.min() if vmin is None else vmin), (values.max() if vmax is None else vmax)
-    mesh = ax.pcolormesh(values, cmap=HEAT, vmin=low, vmax=high, **line)
-    rows, columns = cells.shape
-    ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel=cells.columns.name or "", ylabel=cells.index.name or "")
+    values = np.ma.masked_invalid(cells.to_numpy(float))
+    mesh = ax.pcolormesh(values, cmap=HEAT, vmin=vmin, vmax=vmax, **line)
+    ax.set_xticks(np.arange(cells.shape[1]) + 0.5, [str(name) for name in cells.columns])
+    ax.set_yticks(np.arange(cells.shape[0]) + 0.5, [str(name) for name in cells.index])
+    ax.set_ylim(cells.shape[0], 0)
+    ax.set(xlabel="" if cells.columns.name is None else cells.columns.name, ylabel="")
     ax.spines[:].set_visible(False)
-    for axis, names in ((ax.xaxis, cells.columns), (ax.yaxis, cells.index)):
-        axis.set_ticks(np.arange(len(names)) + 0.5, [str(name) for name in names])
     ax.tick_params(length=0, rotation=0)
     plt.setp(ax.get_yticklabels(), va="center")
     for axis in (ax.xaxis, ax.yaxis):
         thin_ticks(axis, 12)
+    if numbers:
+        _number_cells(ax, values, mesh)
     return mesh
+
+
+def _number_cells(ax: Axes, values: np.ma.MaskedArray, mesh: QuadMesh) -> None:
+    """The number of each cell, dark on bright and bright on dark."""
+    most = max((abs(float(x)) for x in values.compressed()), default=0.0)
+    digits = 2 if most < 10 else 1 if most < 100 else 0
+    for (row, column), value in np.ndenumerate(np.ma.filled(values, np.nan)):
+        if np.isfinite(value):
+            red, green, blue, _ = mesh.to_rgba(value)
+            color = BLACK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "white"
+            ax.text(column + 0.5, row + 0.5, f"{value:.{digits}f}", ha="center", va="center", color=color, fontsize=5.5)
 
 
 def thin_ticks(axis: Axis, most: int) -> None:

@@ -20,7 +20,8 @@ import pandas as pd
 
 from svda_analysis.document import Picture
 from svda_analysis.errors import InputError
-from svda_analysis.figures.style import Models, Names, model_styles
+from svda_analysis.figures.captions import caption_of
+from svda_analysis.figures.style import Drawn, Models, Names, kinds_in, model_styles
 from svda_analysis.formatting import file_names
 from svda_analysis.results import Analysis
 
@@ -73,9 +74,10 @@ def pictures(found: Any, where: str = "analysis", *, models: Models = None) -> l
     shown = _InOrder.of(found, models or drawing_order(found)) if isinstance(found, Analysis) else found
     drawn = [picture for spec in FIGURES.values() if where in spec.where for picture in spec.draw(shown)]
     names = file_names(picture.name for picture in drawn)  # models' names may be in them, and those may hold anything
+    captions = [one.caption or (caption_of(one.name, shown) if isinstance(shown, Analysis) else "") for one in drawn]
     return [
-        dataclasses.replace(picture, name=name, caption=picture.alt) if name != picture.name else picture
-        for picture, name in zip(drawn, names, strict=True)
+        dataclasses.replace(picture, name=name, caption=caption or picture.name)
+        for picture, name, caption in zip(drawn, names, captions, strict=True)
     ]
 
 
@@ -91,9 +93,10 @@ class _InOrder(Analysis):
 
     order: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def models(self) -> list[str]:
-        return list(self.order)
+        frames = (frame for frame in (self.history, self.table) if len(frame) and "attention" in frame)
+        return Drawn(self.order, {name: kind for frame in frames for name, kind in kinds_in(frame).items()})
 
     @functools.cached_property
     def comparison(self) -> pd.DataFrame | None:

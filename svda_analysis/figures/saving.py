@@ -55,10 +55,11 @@ def _write_pdf_and_draw(fig: Figure, pdf: Path) -> io.BytesIO:
 
 
 def _has_photographs(fig: Figure) -> bool:
-    """Whether an image in colour is drawn: a thumbnail has few colours, yet a palette would change them."""
+    """Whether an image in colour is drawn, or one through another: a thumbnail has few colours, yet a palette would
+    change them."""
 
     def in_color(artist: Artist) -> bool:
         get_array = getattr(artist, "get_array", None)
-        return get_array is not None and np.ndim(get_array()) == 3
+        return get_array is not None and (np.ndim(get_array()) == 3 or isinstance(artist.get_alpha(), np.ndarray))
 
     return bool(fig.findobj(in_color))

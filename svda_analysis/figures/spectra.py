@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
-from svda_analysis.figures.panels import own_figure, panel_grid, shared_legend
+from svda_analysis.figures.panels import own_figure, panel_grid, shared_legend, spread
 from svda_analysis.figures.rows import choose, drawn_styles, last_epoch
-from svda_analysis.figures.style import ONE_COLUMN, TWO_COLUMNS, Models, Style, verbatim
+from svda_analysis.figures.style import ONE_COLUMN, Models, Style, beside, page_width, verbatim
 from svda_analysis.frames import SPECTRA_COLUMNS, check_columns
 
 _SPECTRUM = {
@@ -30,15 +31,16 @@ def plot_spectra(
     """Sorted singular values against rank, one panel for each layer (``frames.SPECTRA_COLUMNS``).
 
     Each head's values are divided by its largest. Faint lines are heads of single runs, the strong line is the
-    mean over heads and runs. Log scale from one thousandth, or linear where the mean curves stay above a tenth.
+    median over heads and runs. Of more than four layers four are drawn, the first and the last among them. Log scale
+    from one thousandth, or linear where the medians stay above a tenth.
     """
     check_columns(spectra, SPECTRA_COLUMNS, "spectra")
     source = choose("source", source, list(spectra["source"].unique()))
     rows = last_epoch(spectra[spectra["source"] == source])
-    styles, layers = drawn_styles(rows, models), sorted(rows["layer"].unique())
-    across = min(len(layers), 4 if len(layers) % 4 == 0 else 3)
+    styles, layers = drawn_styles(rows, models), spread(sorted(rows["layer"].unique()), 4)
+    across = min(len(layers), beside(4))
     down = math.ceil(len(layers) / across)
-    fig, style = own_figure(fig, TWO_COLUMNS if across > 1 else ONE_COLUMN, 1.5 * down + 0.6)
+    fig, style = own_figure(fig, page_width() if across > 1 else min(ONE_COLUMN, page_width()), 1.5 * down + 0.6)
     with style:
         axes = panel_grid(fig, down, across, len(layers), sharex=True, sharey=True)
         for ax, layer in zip(axes, layers, strict=True):
@@ -47,14 +49,16 @@ def plot_spectra(
             ax.set(title=f"Layer {layer}")
         _set_spectrum_scale(axes[0])
         fig.supxlabel("Rank, " + _SPECTRUM.get(source, source), fontsize=7.5)
-        fig.supylabel("Value / largest", fontsize=7.5)
+        fig.supylabel("Singular value (relative)", fontsize=7.5)
+        axes[0].set_xlim(1, rows["rank"].max())
+        axes[0].xaxis.set_major_locator(FixedLocator([1, *axes[0].get_xticks()[axes[0].get_xticks() > 1]]))
         shared_legend(fig, axes)
     return fig
 
 
 def _set_spectrum_scale(ax: Axes) -> None:
-    means = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
-    lowest = np.nanmin(means)
+    medians = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+    lowest = np.nanmin(medians)
     if lowest > 0.1:
         ax.set_ylim(0, 1.03)
     else:
@@ -71,4 +75,4 @@ def _draw_spectra(ax: Axes, rows: pd.DataFrame, model: str, style: Style) -> Non
     x = heads.index.to_numpy(float)
     lines = [np.column_stack([x, heads[column]]) for column in heads]
     ax.add_collection(LineCollection(lines, colors=style.color, linewidths=0.4, alpha=0.25))
-    ax.plot(x, heads.mean(axis=1), color=style.color, ls=style.dash, label=verbatim(model))
+    ax.plot(x, heads.median(axis=1), color=style.color, ls=style.dash, label=verbatim(model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svda_analysis.comparison import one_number_per_run, summarise
-from svda_analysis.figures.panels import own_figure, runs_text
+from svda_analysis.figures.panels import own_figure, panel_grid, runs_text, shared_legend
 from svda_analysis.figures.rows import axis_label, drawn_styles, last_epoch, present_pairs, rows_of
-from svda_analysis.figures.style import TWO_COLUMNS, Models, verbatim
+from svda_analysis.figures.style import BLACK, GREY, Models, page_width, verbatim
 from svda_analysis.frames import check_columns
 
 STRUCTURE_PAIRS = (
@@ -64,16 +65,59 @@ def _of_runs(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return rows.merge(runs[_BY_RUN], on=_BY_RUN)
 
 
+_MOST_POINTS = 6  # models that a legend tells apart; of more, each has a row
+
+
 def plot_structure(table: pd.DataFrame, *, models: Models = None, fig: Figure | None = None) -> Figure:
-    """:func:`plot_accuracy_structure` against selectivity, the sparsity of attention and the rank of the scores."""
+    """:func:`plot_accuracy_structure` against selectivity, the sparsity of attention and the rank of the scores. Of
+    more than six models a row for each, the most accurate first, with a panel for each of these numbers."""
     kinds, styles = present_pairs(table, STRUCTURE_PAIRS), drawn_styles(table, models)
-    fig, style = own_figure(fig, TWO_COLUMNS, 2.1 + 0.15 * math.ceil(len(styles) / 4))
+    if len(styles) > _MOST_POINTS:
+        return _plot_rows(table, kinds, list(styles), fig)
+    wide = page_width() > 5
+    shape = (1, len(kinds)) if wide else (len(kinds), 1)
+    height = 2.1 if wide else 1.7 * len(kinds)
+    fig, style = own_figure(fig, page_width(), height + 0.15 * math.ceil(len(styles) / 4))
     with style:
-        axes = fig.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+        axes = fig.subplots(*shape, squeeze=False, sharey=True).ravel()
         for ax, (indicator, source) in zip(axes, kinds, strict=True):
-            plot_accuracy_structure(table, indicator=indicator, source=source, models=list(styles), legend=False, ax=ax)
-            ax.label_outer()
+            plot_accuracy_structure(table, indicator=indicator, source=source, models=models, legend=False, ax=ax)
+            if wide:
+                ax.label_outer()
             ax.tick_params(labelbottom=True)
-        handles, names = axes[0].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)))
+        shared_legend(fig, axes[:1])
+    return fig
+
+
+def _plot_rows(
+    table: pd.DataFrame, kinds: Sequence[tuple[str, str]], names: Sequence[str], fig: Figure | None
+) -> Figure:
+    """A row for each model, a panel for each number: mean with its 95 % interval, runs as faint dots."""
+    pairs = [("accuracy", "test"), *kinds]
+    each = {pair: table[(table["indicator"] == pair[0]) & (table["source"] == pair[1])] for pair in pairs}
+    means = {pair: _whole_models(summarise(last_epoch(rows))).set_index("model") for pair, rows in each.items()}
+    accuracy = means["accuracy", "test"]["mean"]
+    order = sorted(names, key=lambda name: -float(accuracy.get(name, math.nan)))
+    wide = page_width() > 5
+    across = len(pairs) if wide else min(2, len(pairs))
+    down = math.ceil(len(pairs) / across)
+    fig, style = own_figure(fig, page_width(), (0.16 * len(order) + 0.5) * down)
+    with style:
+        axes = panel_grid(fig, down, across, len(pairs), sharey=True)
+        for ax, pair in zip(axes, pairs, strict=True):
+            scale = 100 if pair == ("accuracy", "test") else 1
+            runs = _whole_models(one_number_per_run(last_epoch(each[pair])))
+            for at, model in enumerate(order):
+                if model not in means[pair].index:
+                    continue
+                mean, low, high = scale * means[pair].loc[model, ["mean", "ci_low", "ci_high"]].to_numpy(float)
+                own = scale * runs.loc[runs["model"] == model, "mean"].astype(float)
+                ax.plot(own, [at] * len(own), ".", color=GREY, alpha=0.5, ms=3, mew=0)
+                ax.hlines(at, low, high, color=BLACK, lw=0.8)
+                ax.plot(mean, at, "o", color=BLACK, ms=3)
+            ax.grid(axis="y", color=GREY, alpha=0.2, lw=0.4)
+            ax.set(title="Test accuracy (%)" if scale == 100 else axis_label(table, each[pair]).replace(" (", "\n("))
+            ax.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(order)), [verbatim(name) for name in order])
+        axes[0].set_ylim(len(order) - 0.5, -0.5)
     return fig

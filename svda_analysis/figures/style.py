@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 
+from svda_analysis.errors import InputError
 from svda_analysis.kinds import ATTENTIONS
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, the widths of a two-column page
@@ -71,9 +73,56 @@ def verbatim(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+# --- the page that figures are made for ------------------------------------------------------------------------------
+
+FONTS: dict[str, dict[Any, Any]] = {  # both ship with matplotlib; the second is cut as Times is
+    "sans": {},
+    "serif": {"font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix"},
+}
+NARROWEST, WIDEST = 2.5, 12.0  # inches
+
+
+class _PageLook(NamedTuple):
+    width: float = TWO_COLUMNS
+    font: str = "sans"
+
+
+_TWO = _PageLook()
+_PAGE: ContextVar[_PageLook] = ContextVar("page", default=_TWO)
+
+
+@contextmanager
+def on_page(width: float = TWO_COLUMNS, font: str = "sans") -> Iterator[None]:
+    """Within the block figures are made ``width`` inches wide at most, at their type size, in one of :data:`FONTS`: put
+    into a page of that column width as they are, nothing shrinks."""
+    if not NARROWEST <= width <= WIDEST:
+        raise InputError(f"width must be {NARROWEST:g} to {WIDEST:g} inches, got {width:g}")
+    if font not in FONTS:
+        raise InputError(f"font must be one of {', '.join(FONTS)}, got {font!r}")
+    token = _PAGE.set(_PageLook(width, font))
+    try:
+        yield
+    finally:
+        _PAGE.reset(token)
+
+
+def page_width() -> float:
+    """The width of the widest figures, inches."""
+    return _PAGE.get().width
+
+
+def beside(most: int) -> int:
+    """How many panels stand side by side where ``most`` do on two columns."""
+    return max(1, min(most, round(most * page_width() / TWO_COLUMNS)))
+
+
 def theme() -> AbstractContextManager[None]:
     """The paper style for the length of a ``with`` block; nothing changes outside it."""
-    return mpl.rc_context(THEME)
+    look: dict[Any, Any] = THEME | FONTS[_PAGE.get().font]
+    return mpl.rc_context(look)
+
+
+# --- who is drawn how -------------------------------------------------------------------------------------------------
 
 
 class Style(NamedTuple):
@@ -84,23 +133,50 @@ class Style(NamedTuple):
     dash: Any
 
 
+class Drawn(list[str]):
+    """Names of models in drawing order that know their kinds of attention, and so how each looks in every figure."""
+
+    def __init__(self, names: Sequence[str], kinds: Mapping[str, str | None]) -> None:
+        super().__init__(names)
+        self.styles = styles_of(names, kinds)
+
+
+def styles_of(names: Sequence[str], kinds: Mapping[str, str | None]) -> dict[str, Style]:
+    """The look of each model: the first of a kind of attention has that kind's, which is the same in every report, the
+    others those that are left."""
+    order = list(ATTENTIONS)
+    first = {kind: name for name in reversed(names) if (kind := kinds.get(name)) in order}
+    places = {name: order.index(str(kind)) for kind, name in first.items()}
+    free = iter([*range(len(order), len(order) + len(names)), *set(range(len(order))).difference(places.values())])
+    return {name: style_at(places[name] if name in places else next(free)) for name in names}
+
+
 def model_styles(frame: pd.DataFrame, models: Models = None) -> dict[str, Style]:
     """Colour, marker and dash of each model, in drawing order.
 
-    The first style belongs to the baseline (``attention`` of the role "baseline", or the ``baseline`` of a comparison),
-    and is left unused where the frame has none, so that SVDA looks the same alone and beside its baseline. With
-    ``models``, the place in ``models`` decides, and only these are drawn.
+    Of ``models`` only these are drawn: a :class:`Drawn` says how, else the place in ``models`` does. Without, baselines
+    come first, then the other kinds of attention as they are registered, by name; each kind has a look of its own
+    (:func:`styles_of`). Where the frame holds no kinds, the first style belongs to the ``baseline`` of a comparison.
     """
     present = [str(name) for name in frame["model"].unique()]
+    if isinstance(models, Drawn):
+        return {name: look for name, look in models.styles.items() if name in present}
     if models is not None:
         return {name: style_at(i) for i, name in enumerate(models) if name in present}
     if "attention" in frame:
-        kinds = [kind.name for kind in ATTENTIONS.values() if kind.role == "baseline"]
-        first = {str(name) for name in frame.loc[frame["attention"].isin(kinds), "model"].unique()}
-    else:
-        first = set(frame["baseline"].astype(str)) & set(present) if "baseline" in frame else set()
-    order = sorted(present, key=lambda name: (name not in first, name))
-    return {name: style_at(i + (not first)) for i, name in enumerate(order)}
+        kinds = kinds_in(frame)
+        order = list(ATTENTIONS)
+        place = {name: order.index(str(kind)) if kind in order else len(order) for name, kind in kinds.items()}
+        return styles_of(sorted(present, key=lambda name: (place[name], name)), kinds)
+    first = set(frame["baseline"].astype(str)) & set(present) if "baseline" in frame else set()
+    names = sorted(present, key=lambda name: (name not in first, name))
+    return {name: style_at(i + (not first)) for i, name in enumerate(names)}
+
+
+def kinds_in(frame: pd.DataFrame) -> dict[str, str | None]:
+    """The kind of attention of each model of a frame; None where it is not known."""
+    named = frame[["model", "attention"]].drop_duplicates("model")
+    return {str(m): None if pd.isna(kind) else str(kind) for m, kind in named.itertuples(index=False)}
 
 
 def style_at(i: int) -> Style:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 
 from svda_analysis.document import Table
 from svda_analysis.errors import one_line
+from svda_analysis.formatting import MISSING
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -42,6 +44,11 @@ _ESCAPES = {
 _ACCENTS = set("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")  # that its base font can set
 _LETTERS = set("ßæÆøØœŒłŁ§¶©\u2013\u2014\u2018\u2019\u201c\u201d\u2026")  # so too, and no letter with an accent
 _LEFT = ("Source", "Indicator", "Data", "Model", "Claim", "Measure", "Number", "Verdict", "Why", "Changed")
+_LONG = 40  # characters, above which a column wraps
+
+
+_CHARACTER = 0.062  # inches that a character takes at \\footnotesize, on average
+_MARGIN = 0.17  # inches between two columns
 
 
 def to_latex(tables: Iterable[Table], warnings: Iterable[str] = ()) -> str:
@@ -56,17 +63,80 @@ def latex_file(table: Table) -> str:
     return (f"% {above}\n" if above else "") + booktabs(table.text)
 
 
+def latex_table(table: Table, *, width: float, across: bool = False) -> str:
+    """A table that floats, with a caption and a label, for a column ``width`` inches wide.
+
+    What is wider at ``\\footnotesize`` stands ``across`` both columns, where there are two, and is scaled down to the
+    line if it is still too wide.
+    """
+    wide = _inches(table.text) > width
+    star = "*" if wide and across else ""
+    fits = not wide or (across and _inches(table.text) <= 2 * width + 0.25)
+    body = booktabs(table.text).rstrip("\n")
+    body = body if fits else f"\\resizebox{{\\linewidth}}{{!}}{{%\n{body}}}"
+    caption = " ".join(one_line(text) for text in (f"{table.title}." if table.title else "", table.note) if text)
+    return "\n".join(
+        [
+            f"\\begin{{table{star}}}[t]",
+            "  \\centering\\footnotesize",
+            f"  \\caption{{{latex_escape(caption or table.name)}}}",
+            f"  \\label{{tab:{latex_label(table.name)}}}",
+            body,
+            f"\\end{{table{star}}}\n",
+        ]
+    )
+
+
+def latex_figure(file: str, caption: str, name: str, *, across: bool = False) -> str:
+    """A figure that floats, as wide as it was made; ``across``: over both columns."""
+    star = "*" if across else ""
+    return "\n".join(
+        [
+            f"\\begin{{figure{star}}}[t]",
+            "  \\centering",
+            f"  \\includegraphics{{{file}}}",
+            f"  \\caption{{{latex_escape(caption)}}}",
+            f"  \\label{{fig:{latex_label(name)}}}",
+            f"\\end{{figure{star}}}\n",
+        ]
+    )
+
+
+def latex_label(name: str) -> str:
+    """A name as that of a label: letters, digits and ``-``."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "unnamed"
+
+
+def _inches(frame: pd.DataFrame) -> float:
+    """About how wide a table is at ``\\footnotesize``; columns that wrap are 3 cm."""
+    cells = frame.astype(str)
+    widest = [max([len(str(name)), *map(len, cells.iloc[:, at])]) for at, name in enumerate(cells.columns)]
+    return sum(min(_CHARACTER * n, 1.18) if n > _LONG else _CHARACTER * n for n in widest) + _MARGIN * len(widest)
+
+
 def booktabs(frame: pd.DataFrame) -> str:
-    """A frame of text as a LaTeX table of the booktabs package; columns of long text wrap."""
-    escaped = frame.astype(str).map(latex_escape).rename(columns=latex_escape)
+    """A frame of text as a LaTeX table of the booktabs package; columns of long text wrap. A hyphen before a number is
+    a minus sign, and one alone, for what is missing, a dash."""
+    cells = frame.astype(str)
+    text = pd.DataFrame(
+        {at: cells.iloc[:, at].map(_typeset_numbers if name not in _LEFT else str) for at, name in enumerate(cells)}
+    )
+    text.columns = cells.columns
+    escaped = text.map(latex_escape).rename(columns=latex_escape)
     if len(escaped.columns):  # a row that begins with a bracket would be read as an option of the line break before it
         first: Any = escaped.iloc[:, 0].str.replace(r"^([\[*])", r"{\1}", regex=True)
         escaped.isetitem(0, first)
-    longest = frame.astype(str).map(len).max()
-    alignment = "".join("p{3cm}" if longest[name] > 40 else "l" if name in _LEFT else "r" for name in frame.columns)
+    longest = cells.map(len).max()
+    alignment = "".join("p{3cm}" if longest[name] > _LONG else "l" if name in _LEFT else "r" for name in frame.columns)
     return "% needs \\usepackage{booktabs}\n" + escaped.style.hide(axis="index").to_latex(
         hrules=True, column_format=alignment
     )
+
+
+def _typeset_numbers(text: str) -> str:
+    if text == MISSING:
+        return "\u2013"
+    return re.sub(r"(?<![\w.)\]])-(?=\d|\.\d)", "\u2212", text)
 
 
 def latex_escape(text: object) -> str:

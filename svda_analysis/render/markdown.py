@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 
 import pandas as pd
 
@@ -22,15 +23,20 @@ def to_markdown(document: Document, *, figures: str = "figures") -> str:
     """The whole document as text; its pictures are the files ``figures/<name>.png`` (``figures`` may be empty)."""
     parts = [f"# {markdown_escape(document.title)}"] if document.title else []
     parts += [f"**Warning: {markdown_escape(line)}**" for line in document.warnings]
+    if document.answer:
+        parts.append("\n".join(f"- {_without_tags(one_line(line))}" for line in document.answer))
     if document.command:
         parts.append(document.made_by.replace("`{command}`", _code(document.command)))
     for block in document.lead:
         parts += _markdown_block(block, Section(name="lead"), figures)
     for section in document.sections:
+        inner = [part for block in section.blocks for part in _markdown_block(block, section, figures)]
+        if section.folded and section.title:
+            parts += [f"<details><summary>{_summary(section.title)}</summary>", *inner, "</details>"]
+            continue
         if section.title:
             parts.append(f"{'#' * section.level} {markdown_escape(section.title)}")
-        for block in section.blocks:
-            parts += _markdown_block(block, section, figures)
+        parts += inner
     return printable("\n\n".join(parts) + "\n")
 
 
@@ -45,6 +51,11 @@ def _markdown_block(block: Content, section: Section, figures: str) -> list[str]
     if isinstance(block, Points):
         return ["\n".join(f"- {_without_tags(one_line(line))}" for line in block.lines)] if block.lines else []
     return [] if isinstance(block, Widget) else [_without_tags(block)]
+
+
+def _summary(title: str) -> str:
+    """A title inside of a tag of HTML, where no markdown is read."""
+    return escape(one_line(title))
 
 
 def picture_path(picture: Picture, figures: str) -> str:

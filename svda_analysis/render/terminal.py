@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table, Widget
@@ -10,6 +11,7 @@ from svda_analysis.errors import one_line, printable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 
 def print_document(document: Document, console: Console | None = None) -> None:
@@ -40,9 +42,24 @@ def _print_block(block: Content, section: Section, console: Console) -> None:
             console.print(printable(block.note), markup=False)
     elif isinstance(block, Points):
         for line in block.lines:
-            console.print(f"- {one_line(line)}", markup=False)
+            console.print(_point(one_line(line), console.width))
     elif not isinstance(block, Picture | Widget):
         console.print(printable(block), markup=False)
+
+
+_COLOURS = {"supported": "bold green", "opposed": "bold red", "equivalent": "bold blue", "inconclusive": "bold"}
+
+
+def _point(line: str, width: int) -> Text:
+    """A line of a list, indented under its mark, what it says of the numbers in bold and in colour."""
+    from rich.text import Text
+
+    wrapped = textwrap.wrap(line, max(20, width - 1), initial_indent="- ", subsequent_indent="  ")
+    text = Text("\n".join(wrapped), no_wrap=True)
+    for word, style in _COLOURS.items():
+        text.highlight_words([word], style)
+    text.highlight_regex(r"(\S+) is more (structured|faithful)", "bold green")
+    return text
 
 
 def terminal_table(table: Table, *, title: bool = True) -> RichTable:

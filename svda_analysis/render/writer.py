@@ -70,7 +70,7 @@ def write_document(
         for name, text in {**pages, **(texts or {})}.items():
             _write_text(text, stage / name)
         if meta is not None:
-            _write_meta({"command": document.command, **meta}, stage / meta_file)
+            write_meta({"command": document.command, **meta}, stage / meta_file)
         written = inside(stage)
     return sorted((place / name for name in written), key=lambda path: (path != place / page, path))
 
@@ -122,7 +122,8 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _write_meta(meta: Mapping[str, Any], path: Path) -> None:
+def write_meta(meta: Mapping[str, Any], path: Path) -> None:
+    """What is given, our mark, and the files beside ``path``, which lists them."""
     files = sorted({*inside(path.parent), Path(path.name)})
     content = {**meta, **MARK, "files": [file.as_posix() for file in files]}
     _write_text(json.dumps(content, indent=2, default=str) + "\n", path)

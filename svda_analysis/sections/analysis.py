@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
 from svda_analysis.sections.explorer import widget_section
+from svda_analysis.sections.likeness import unlike_runs
 from svda_analysis.sections.page import about_analysis, citation, first_findings, terms_of
 from svda_analysis.sections.registry import section, sections_of
-from svda_analysis.sections.sentences import accuracy_lines, first_lines, statements
+from svda_analysis.sections.sentences import first_lines, gain_lines, statements
 from svda_analysis.sections.tables import (
     beside_table,
     comparison_tables,
@@ -21,12 +25,14 @@ from svda_analysis.verdicts import RULE
 
 def analysis_document(analysis: Analysis, *, title: str, command: str = "") -> Document:
     """The whole report of an analysis: its runs, then every section registered for ``analysis``."""
+    found = sections_of(analysis, "analysis")
+    first, sections = beside_their_sections(found)
     return Document(
         title=title,
         command=command,
-        warnings=analysis.warnings,
-        lead=(Table(name="runs", text=runs_table(analysis.runs)),),
-        sections=sections_of(analysis, "analysis"),
+        warnings=(*analysis.warnings, *unlike_runs(analysis.runs)),
+        lead=(*first, Table(name="runs", text=runs_table(analysis.runs))),
+        sections=sections,
         about=about_analysis(analysis),
         answer=first_findings(analysis),
         versions=analysis.versions,
@@ -52,10 +58,34 @@ def side_by_side(analysis: Analysis) -> list[Table]:
     ]
 
 
-@section("accuracy")
-def _accuracy_section(analysis: Analysis) -> Section | None:
-    lines = tuple(accuracy_lines(analysis.table))
-    return Section(name="accuracy", title="Test accuracy", blocks=(Points(lines),)) if lines else None
+_FIRST = "overview"  # the picture that stands under the answers
+_BESIDE_SECTIONS = {  # sections, and the beginnings of the names of the pictures that belong there
+    "structure": ("comparison",),
+    "faithfulness": ("faithfulness",),
+    "maps": ("map_similarity", "token_similarity", "matched_heads"),
+}
+
+
+def beside_their_sections(sections: Sequence[Section]) -> tuple[list[Picture], tuple[Section, ...]]:
+    """The picture that comes first, and the sections with each of the other pictures where it is spoken of; what
+    belongs to none that is there stays among the figures."""
+    pictures = [one for part in sections if part.name == "figures" for one in part.blocks if isinstance(one, Picture)]
+    first = [one for one in pictures if one.name == _FIRST]
+    there = {part.name for part in sections}
+    homes = {
+        one.name: home
+        for one in pictures
+        for home, starts in _BESIDE_SECTIONS.items()
+        if home in there and one.name.startswith(starts)
+    }
+    made = []
+    for part in sections:
+        blocks = part.blocks
+        if part.name == "figures":
+            blocks = tuple(one for one in blocks if one not in first and getattr(one, "name", "") not in homes)
+        blocks = (*blocks, *(one for one in pictures if homes.get(one.name) == part.name))
+        made += [dataclasses.replace(part, blocks=blocks)] if blocks else []
+    return first, tuple(made)
 
 
 @section("structure")
@@ -69,8 +99,8 @@ def _structure_section(analysis: Analysis) -> Section | None:
 @section("faithfulness")
 def _faithfulness_section(analysis: Analysis) -> Section | None:
     comparison = analysis.comparison
-    lines = () if comparison is None else tuple(statements(comparison, "faithful"))
-    title = "Whose maps are more faithful?"
+    lines = tuple(gain_lines(analysis.table) if comparison is None else statements(comparison, "faithful"))
+    title = "Do its maps tell what it decides by?" if comparison is None else "Whose maps are more faithful?"
     rankings = [_RANKINGS] if {"brightness", "centre"} & set(analysis.table["source"]) else []
     return Section(name="faithfulness", title=title, blocks=(_FAITHFUL, *rankings, Points(lines))) if lines else None
 
@@ -110,6 +140,7 @@ def _layer_sections(analysis: Analysis) -> list[Section]:
             name=f"layers-{model}",
             title=f"{model}, layer by layer",
             blocks=(Table(name=f"layers_{model}", text=layer_table(analysis.table, model), group="Source"),),
+            folded=True,
         )
         for model in analysis.models
     ]

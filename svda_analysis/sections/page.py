@@ -8,7 +8,7 @@ import pandas as pd
 
 from svda_analysis.formatting import counted, thousands
 from svda_analysis.results import Analysis, Run
-from svda_analysis.sections.sentences import accuracy_lines, statements
+from svda_analysis.sections.sentences import accuracy_lines, gain_lines, statements
 from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, SUPPORTED, UNIFORM
 from svda_analysis.vocabulary import Quantity, quantity
 
@@ -52,7 +52,7 @@ def first_findings(analysis: Analysis) -> tuple[str, ...]:
     lines = [f"Test accuracy, {line}" for line in accuracy_lines(analysis.table)]
     comparison = analysis.comparison
     if comparison is None:
-        return tuple(lines)
+        return (*lines, *gain_lines(analysis.table))
     said = [*statements(comparison), *statements(comparison, "faithful")]
     decided = [line for line in said if f": {INCONCLUSIVE} (" not in line and UNIFORM not in line]
     shown = decided[:_MOST_ANSWERS] or said[:_FEW]

@@ -28,6 +28,7 @@ def accuracy_lines(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+_OVER_CHANCE = ("deletion_gain", "insertion_gain")
 MOST_LINES = 10  # verdicts that a reader takes in
 
 
@@ -69,3 +70,43 @@ def _how(row: Any) -> str:
     p = "" if pd.isna(row.p_adjusted) else f", p {p_value(row.p_adjusted)} after Holm"
     same = f", p {p_value(row.p_equivalent)} for equivalence" if row.verdict == EQUIVALENT else ""
     return f"over {counted(row.n_seeds, 'training run')}{p}{same}"
+
+
+def gain_lines(table: pd.DataFrame) -> list[str]:
+    """Of each model and method how much better its map ranks patches than chance, a line each; empty where that was not
+    measured."""
+    rows = (
+        summarise(table[table["indicator"].isin(_OVER_CHANCE)])
+        if table["indicator"].isin(_OVER_CHANCE).any()
+        else table[:0]
+    )
+    several = len(set(rows["model"])) > 1
+    lines = []
+    for (model, method), mine in rows.groupby(["model", "source"], sort=False):
+        said = []
+        for row in each_row(mine):
+            word = (
+                "better than chance"
+                if row.ci_low > 0
+                else "worse than chance"
+                if row.ci_high < 0
+                else "not told from chance"
+            )
+            said.append(
+                f"{label(row.indicator).lower()} {signed(row.mean)} {interval(row.ci_low, row.ci_high)}, {word}"
+            )
+        lines.append(f"{f'{model}, ' if several else ''}{str(method).replace('_', ' ')}: {'; '.join(said)}.")
+    return lines
+
+
+def matching_lines(matching: pd.DataFrame) -> list[str]:
+    """How alike the heads of each pair of models are on the same image, matched and by chance, a line each."""
+    rows = matching[(matching["measure"] == "js") & (matching["images"] == "same")]
+    lines = []
+    for (model, baseline), mine in rows.groupby(["model", "baseline"], sort=False):
+        who = f"{model} and {baseline}" if model != baseline else f"{model} of two seeds"
+        lines.append(
+            f"Heads of {who}: similarity {number(mine['matched'].mean())} matched, {number(mine['chance'].mean())} by "
+            f"chance, {number(mine['identity'].mean())} in the order they have (mean over layers)."
+        )
+    return lines

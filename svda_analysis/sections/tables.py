@@ -15,16 +15,28 @@ from svda_analysis.stats import paired_test
 from svda_analysis.vocabulary import label, quantity
 
 _SOURCES = ["test", "train", "sigma", "scores", "attention", "tokens", "qk", "ov"]  # the order of rows in tables
-_RUN_SHOWN = ("model", "attention", "seed", "epoch", "parameters", "images", "data")
+_RUN_SHOWN = ("model", "attention", "epoch", "parameters", "images", "data")
 
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Which models were measured, on what; a row for each run."""
-    made = [{key.capitalize(): dash(getattr(run, key)) for key in _RUN_SHOWN} for run in runs]
-    for row, run in zip(made, runs, strict=True):
-        if run.broken:
-            row["Data"] = f"left out, not finite: {run.broken}"
-    return pd.DataFrame(made)
+    """Which models were measured, on what, as text: a row for the runs of a model that differ in their seed alone, and
+    one for each run that was left out."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        shown = tuple(dash(getattr(run, key)) for key in _RUN_SHOWN)
+        groups.setdefault((*shown, str(run.path) if run.broken else ""), []).append(run)
+    made = []
+    for key, mine in groups.items():
+        row = {name.capitalize(): text for name, text in zip(_RUN_SHOWN, key, strict=False)}
+        seeds = [dash(run.seed) for run in mine]
+        row = {**row, "Runs": f"{len(mine)} (seeds {', '.join(seeds)})" if len(mine) > 1 else f"seed {seeds[0]}"}
+        if mine[0].seed is None and len(mine) == 1:
+            row["Runs"] = "1"
+        if mine[0].broken:
+            row["Data"] = f"left out, not finite: {mine[0].broken}"
+        made.append(row)
+    columns = ["Model", "Attention", "Runs", "Epoch", "Parameters", "Images", "Data"]
+    return pd.DataFrame(made, columns=columns)
 
 
 def layer_table(table: pd.DataFrame, model: str) -> pd.DataFrame:

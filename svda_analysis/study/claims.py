@@ -14,7 +14,6 @@ import pandas as pd
 
 from svda_analysis.document import Table
 from svda_analysis.formatting import MISSING, estimate, p_value, points
-from svda_analysis.frames import each_row
 from svda_analysis.stats import Equivalence, holm
 from svda_analysis.study.result import (
     DatasetResult,
@@ -23,7 +22,17 @@ from svda_analysis.study.result import (
     equivalence,
     whole_model_row,
 )
-from svda_analysis.verdicts import INCONCLUSIVE, LEVEL_OF_TESTS, OPPOSED, RULE, SUPPORTED, UNIFORM, Verdict, judge
+from svda_analysis.verdicts import (
+    EQUIVALENT,
+    INCONCLUSIVE,
+    LEVEL_OF_TESTS,
+    OPPOSED,
+    RULE,
+    SUPPORTED,
+    UNIFORM,
+    Verdict,
+    judge,
+)
 from svda_analysis.vocabulary import label
 
 
@@ -41,6 +50,7 @@ CLAIMS = (
     Claim("sparser attention", "attention_sparsity", "attention", +1),
     Claim("spectrally structured attention", "effective_rank", "scores", -1),
 )
+_NUMBER = "Number [95% CI]"
 _ACCURACY = "no accuracy is sacrificed"
 CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. That no accuracy is sacrificed is
 {SUPPORTED} where a one-sided test, its p adjusted with the others, shows the loss to be smaller than the margin, and
@@ -80,18 +90,32 @@ def sigma_table(results: Sequence[DatasetResult]) -> Table:
     return _table("t3_sigma", "What Sigma adds to normalisation", _SIGMA_NOTE.replace("\n", " "), rows)
 
 
+_SIGNS = {SUPPORTED: "+", OPPOSED: "\u2212", EQUIVALENT: "=", INCONCLUSIVE: "?", UNIFORM: "0"}
+
+
 def by_claim(*tables: Table) -> list[str]:
-    """A line for each claim of the tables of claims, with its verdicts: the same one said once, of all that it holds
-    for."""
+    """A line for each claim and pair of models of the tables of claims: what is said of each data set, with its number
+    and interval. A second table speaks of what is left beside its models, and says so."""
     lines = []
     for table in (table for table in tables if len(table.text)):
-        for (claim, _), rows in table.text.groupby(["Claim", "Measure"], sort=False):
-            by_verdict: dict[str, list[str]] = {}
-            for row in each_row(rows[["Verdict", "Models", "Data"]]):
-                by_verdict.setdefault(row.Verdict, []).append(f"{row.Models} on {row.Data}")
-            said = "; ".join(f"{verdict} ({', '.join(where)})" for verdict, where in by_verdict.items())
-            lines.append(f"{str(claim)[0].upper()}{str(claim)[1:]}: {said}.")
+        for (claim, models), rows in table.text.groupby(["Claim", "Models"], sort=False):
+            measure = str(rows["Measure"].iloc[0])
+            said = [
+                f"**{verdict}** on {data}" + (f", {number}" if number != MISSING else f" ({why})")
+                for data, verdict, number, why in rows[["Data", "Verdict", _NUMBER, "Why"]].itertuples(index=False)
+            ]
+            lines.append(f"{str(claim)[0].upper()}{str(claim)[1:]} ({models}; {measure}): {'; '.join(said)}.")
     return lines
+
+
+def overview_table(*tables: Table) -> pd.DataFrame:
+    """The verdicts as text: a row for each claim and pair of models, a column for each data set, a sign and a word."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for table in (table for table in tables if len(table.text)):
+        for claim, models, data, verdict in table.text[["Claim", "Models", "Data", "Verdict"]].itertuples(index=False):
+            rows.setdefault((claim, models), {})[data] = f"{_SIGNS[verdict]} {verdict}"
+    made = [{"Claim": claim, "Models": models, **cells} for (claim, models), cells in rows.items()]
+    return pd.DataFrame(made).fillna(MISSING)
 
 
 def _models(results: Sequence[DatasetResult]) -> Iterator[tuple[DatasetResult, str]]:
@@ -110,7 +134,7 @@ def _rows_of(
     who = f"{model} against {against or 'no baseline'}"
     for one, p in zip(tested, holm([one.p for one in tested]), strict=True):
         said, why = one.judged(p)
-        found = {"Claim": one.claim, "Measure": one.measure, "Number [95% CI]": one.number, "p (Holm)": p_value(p)}
+        found = {"Claim": one.claim, "Measure": one.measure, _NUMBER: one.number, "p (Holm)": p_value(p)}
         yield {"Data": result.title, "Models": who, **found, "Verdict": said, "Why": why}
 
 

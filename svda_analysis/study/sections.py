@@ -11,7 +11,7 @@ from svda_analysis.sections.explorer import widget_section
 from svda_analysis.sections.page import citation, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
-from svda_analysis.study.claims import by_claim, claims_table, sigma_table
+from svda_analysis.study.claims import by_claim, claims_table, overview_table, sigma_table
 from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
 from svda_analysis.study.reproduction import epochs_table, reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import DatasetResult, StudyResult
@@ -35,25 +35,33 @@ def study_document(
     lines = [f"{result.title}: {result.source}" for result in study.datasets if not result.missing]
     missing = [f"{one.title} ({one.missing.removeprefix('not run here: ')})" for one in study.datasets if one.missing]
     lines += [f"Not run here: {', '.join(missing)}"] if missing else []
-    sections = sections_of(study, "study")
     return Document(
         title=study.title,
         command=command,
         made_by=_MADE_BY,
         warnings=tuple(warnings),
         lead=(Points(tuple(lines)),),
-        sections=sections,
-        answer=_first_answers(sections),
+        sections=sections_of(study, "study"),
+        answer=tuple(first_answers(study)),
         versions=versions or {},
         terms=tuple({one.name: one for result in study.datasets for one in terms_of(result.analysis.table)}.values()),
         cite=citation(versions or {}),
     )
 
 
-def _first_answers(sections: Iterable[Section]) -> tuple[str, ...]:
-    """What a page says first: what became of each claim, or what the variants change."""
-    parts = [part for part in sections if part.name == "answers" or part.name.startswith("findings_")]
-    return tuple(line for part in parts for block in part.blocks if isinstance(block, Points) for line in block.lines)
+def first_answers(study: StudyResult) -> list[str]:
+    """What a page says first: what became of each claim, or what each part of SVDA does."""
+    if not study.of_variants:
+        return by_claim(*_claims_of(study))
+    several, lines = len([one for one in study.datasets if one.trained]) > 1, []
+    for result in study.datasets:
+        parts = what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
+        lines += [f"{result.title}: {line}" if several else line for line in parts]
+    return lines
+
+
+def _claims_of(study: StudyResult) -> tuple[Table, Table]:
+    return claims_table(study.datasets, study.margin), sigma_table(study.datasets)
 
 
 @section("reproduction", where=("study",))
@@ -70,9 +78,11 @@ def _reproduction_sections(study: StudyResult) -> list[Section]:
 def _claims_sections(study: StudyResult) -> list[Section]:
     if study.of_variants:
         return []
-    tables = claims_table(study.datasets, study.margin), sigma_table(study.datasets)
+    tables = _claims_of(study)
     title = f"The claims of arXiv 2602.10994, judged on {' and '.join(_judged(study)) or 'no model'}"
-    return _of_lines("answers", title, by_claim(*tables)) + _of_tables(*tables)
+    overview = Table(name="answers", text=overview_table(*tables))
+    shown = [Section(name="answers", title=title, blocks=(overview,))] if len(overview.text) else []
+    return shown + _of_tables(*tables)
 
 
 def _judged(study: StudyResult) -> list[str]:
@@ -97,9 +107,7 @@ def _variants_sections(study: StudyResult) -> list[Section]:
     for result in study.datasets:
         against = dict.fromkeys(name for name in (result.control, study.base) if name in result.alive)
         blocked = [blocked_table(result, str(name)) for name in against]
-        parts = what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
         each = [line for table in blocked if table.numbers is not None for line in who_differs(table.numbers)]
-        made += _of_lines(f"findings_{file_word(result.name)}", f"{result.title}: what each part of SVDA does", parts)
         made += _of_tables(study_table(result, study.base, changed))
         made += _of_lines(f"sides_{file_word(result.name)}", f"{result.title}: which variants differ", each)
         made += _of_tables(*blocked)
@@ -171,7 +179,7 @@ def study_pictures(result: DatasetResult, *, of_variants: bool) -> list[Picture]
     found = pictures(result.analysis, "variants" if of_variants else "study", models=result.trained)
     names = [f"{file_word(result.name)}_{file_word(picture.name)}" for picture in found]
     return [
-        dataclasses.replace(picture, name=name, caption=spoken(name))
+        dataclasses.replace(picture, name=name, caption=f"{result.title}. {picture.alt}")
         for picture, name in zip(found, names, strict=True)
     ]
 

@@ -24,10 +24,10 @@ async function unpack(packed) {
     for (let i = 0; i < rows.length; i++) rows[i] = halfToFloat(view.getUint16(2 * i, true));
     return rows;
   }
-  const steps = bytes.subarray(4 * count);
+  const steps = bytes.subarray(5 * count); // behind the scales and how many levels each row has
   if (packed.above) for (let i = width; i < steps.length; i++) steps[i] += steps[i - width];
   for (let r = 0; r < count; r++) {
-    const scale = view.getFloat32(4 * r, true) / packed.levels ** 2;
+    const scale = view.getFloat32(4 * r, true) / bytes[4 * count + r] ** 2;
     for (let c = r * width; c < (r + 1) * width; c++) rows[c] = steps[c] ** 2 * scale;
   }
   return rows;
@@ -280,7 +280,7 @@ class Explorer {
     );
     this.panes = make("div", { class: "panes" });
     this.spoken = make("div", { class: "hidden", "aria-live": "polite" });
-    const saves = ["png", "svg"].map((kind) => make("button", { type: "button", class: "button", text: `Save ${kind.toUpperCase()}`, onclick: () => this.save(kind) }));
+    const saves = ["png", "svg"].map((kind) => make("button", { type: "button", class: "button save", text: `Save ${kind.toUpperCase()}`, onclick: () => this.save(kind) }));
     this.element.append(
       make("p", {
         class: "hint",
