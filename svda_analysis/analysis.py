@@ -11,28 +11,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from svda_analysis.attribution import flows
 from svda_analysis.cache import joint_key, kept, run_key
 from svda_analysis.comparison import default_baseline
 from svda_analysis.data import Preprocessing
 from svda_analysis.directions import direction_shares
 from svda_analysis.errors import InputError
+from svda_analysis.example_maps import example_maps
 from svda_analysis.faithful import check_faithful, methods_for
 from svda_analysis.faithful import faithfulness as measure_faithfulness
+from svda_analysis.feeds import Data, ImageFeed, open_feed
 from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import check_enough, compare_run_maps
-from svda_analysis.maps import class_scores, in_words
+from svda_analysis.maps import in_words
 from svda_analysis.metrics import choose_metrics
 from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
 from svda_analysis.soundness import NOT_FINITE, NotFiniteError
-from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.streaming import Stream, costly_of_batch
 from svda_analysis.subject import Subject, run_label
@@ -135,7 +134,7 @@ def analyze(
     )
     changes: dict[str, Any] = {"preprocessing": preprocessing, "name": name}
     subject = open_model(model, device=device, **changes, **tokens)
-    return analyze_subject(subject, open_source(data, subject, data_root), options, progress=progress)
+    return analyze_subject(subject, open_feed(data, subject, data_root), options, progress=progress)
 
 
 def analyze_runs(
@@ -175,20 +174,20 @@ def analyze_runs(
     if maps is not None and len(subjects) < 2:
         raise InputError(f"comparing maps needs at least two models or two runs of one, got {labels[0]} alone")
     shelf: dict[Any, Any] = {}
-    sources = [open_source(data, subject, data_root, opened=shelf) for subject in subjects]
-    if len(given := dict.fromkeys(source.name for source in sources)) > 1:
+    feeds = [open_feed(data, subject, data_root, opened=shelf) for subject in subjects]
+    if len(given := dict.fromkeys(feed.name for feed in feeds)) > 1:
         raise InputError(f"models must be measured on one data set, got {', '.join(given)}: name one")
     if faithfulness is not None:
-        for subject, source in zip(subjects, sources, strict=True):
-            check_faithful(subject, source, metrics)
+        for subject, feed in zip(subjects, feeds, strict=True):
+            check_faithful(subject, feed, metrics)
     bench = _Bench(Options(**options), extras, None if cache is None else Path(cache), progress)
-    analysis = Analysis.join(bench.measure_each(subjects, sources, labels))
+    analysis = Analysis.join(bench.measure_each(subjects, feeds, labels))
     sound = [at for at, run in enumerate(analysis.runs) if not run.broken]
     analysis = dataclasses.replace(analysis, baseline=baseline if baseline in analysis.models else None)
     if maps is None or len(sound) < 2:
         return analysis
     against = analysis.baseline or default_baseline(analysis.table)
-    chosen = ([subjects[at] for at in sound], [sources[at] for at in sound])
+    chosen = ([subjects[at] for at in sound], [feeds[at] for at in sound])
     return dataclasses.replace(analysis, maps=bench.compare_maps(*chosen, against))
 
 
@@ -227,37 +226,37 @@ class _Bench:
         return {} if self.options.batch_size is None else {"batch_size": self.options.batch_size}
 
     def measure_each(
-        self, subjects: Sequence[Subject], sources: Sequence[ImageSource], labels: Sequence[str]
+        self, subjects: Sequence[Subject], feeds: Sequence[ImageFeed], labels: Sequence[str]
     ) -> list[Analysis]:
         """A part for each run, without numbers where they are not finite; where that is so of all, the first error."""
         parts, errors = [], []
-        for subject, source, label in zip(subjects, sources, labels, strict=True):
+        for subject, feed, label in zip(subjects, feeds, labels, strict=True):
             try:
-                parts.append(self.measure(subject, source, label))
+                parts.append(self.measure(subject, feed, label))
             except NotFiniteError as error:
                 errors.append(error)
-                parts.append(_left_out(subject, source, error))
+                parts.append(_left_out(subject, feed, error))
         if len(errors) == len(parts):
             raise errors[0]
         return parts
 
-    def measure(self, subject: Subject, source: ImageSource, label: str) -> Analysis:
+    def measure(self, subject: Subject, feed: ImageFeed, label: str) -> Analysis:
         """All of one run but its maps, from the cache where it was measured before."""
         if self.cache is None:
-            return self._fresh(subject, source, label)
+            return self._fresh(subject, feed, label)
         nameless = dataclasses.replace(subject, name=_NAMELESS)
-        found = kept(self.cache / self._key(subject, source), lambda: _as_kept(self._fresh(nameless, source, label)))
+        found = kept(self.cache / self._key(subject, feed), lambda: _as_kept(self._fresh(nameless, feed, label)))
         part = found.renamed(subject.name)
         part = dataclasses.replace(
             part, warnings=tuple(line.replace(_NAMELESS, subject.name) for line in part.warnings)
         )
-        run = dataclasses.replace(part.runs[0], path=subject.spec, data=source.description, recipe=subject.recipe)
+        run = dataclasses.replace(part.runs[0], path=subject.spec, data=feed.description, recipe=subject.recipe)
         return dataclasses.replace(part, runs=(run,), **_kept_by(subject))
 
-    def _fresh(self, subject: Subject, source: ImageSource, label: str) -> Analysis:
-        part = analyze_subject(subject, source, self.options, progress=functools.partial(self.progress, label))
+    def _fresh(self, subject: Subject, feed: ImageFeed, label: str) -> Analysis:
+        part = analyze_subject(subject, feed, self.options, progress=functools.partial(self.progress, label))
         if self.extras.directions is not None:
-            part = _with_rows(part, direction_shares(subject, source, self.extras.directions))
+            part = _with_rows(part, direction_shares(subject, feed, self.extras.directions))
         if self.extras.faithfulness is not None:
             advance = functools.partial(self.progress, "faithfulness")
             wanted: dict[str, Any] = {
@@ -266,20 +265,20 @@ class _Bench:
                 "seed": self.options.seed,
                 "progress": advance,
             }
-            methods, lines = methods_for(subject, source)
-            rows = measure_faithfulness(subject, source, methods=methods, **wanted, **self.sizes)
+            methods, lines = methods_for(subject, feed)
+            rows = measure_faithfulness(subject, feed, methods=methods, **wanted, **self.sizes)
             part = _with_rows(part, rows, lines)
         return part
 
     def compare_maps(
-        self, subjects: Sequence[Subject], sources: Sequence[ImageSource], baseline: str
+        self, subjects: Sequence[Subject], feeds: Sequence[ImageFeed], baseline: str
     ) -> dict[str, pd.DataFrame]:
         """The comparison of attention maps, from the cache where it was made before."""
 
         def fresh() -> dict[str, pd.DataFrame]:
             return compare_run_maps(
                 subjects,
-                sources,
+                feeds,
                 baseline=baseline,
                 images=self.extras.maps or 0,
                 seed=self.options.seed,
@@ -289,14 +288,14 @@ class _Bench:
 
         if self.cache is None:
             return fresh()
-        keys = [self._key(subject, source) for subject, source in zip(subjects, sources, strict=True)]
+        keys = [self._key(subject, feed) for subject, feed in zip(subjects, feeds, strict=True)]
         key = joint_key(self.extras.maps, baseline, [subject.name for subject in subjects], keys)
         return kept(self.cache / f"maps-{key}", lambda: dataclasses.replace(nothing_measured(), maps=fresh())).maps
 
-    def _key(self, subject: Subject, source: ImageSource) -> str:
+    def _key(self, subject: Subject, feed: ImageFeed) -> str:
         settings = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.extras), "maps": None}
         metrics = [] if self.extras.faithfulness is None else choose_metrics(self.extras.metrics)
-        return run_key(subject, source, settings, [*self.options.chosen, *metrics])
+        return run_key(subject, feed, settings, [*self.options.chosen, *metrics])
 
 
 def _named(
@@ -334,13 +333,13 @@ def _as_kept(part: Analysis) -> Analysis:
 
 def analyze_subject(
     subject: Subject,
-    source: ImageSource,
+    feed: ImageFeed,
     options: Options,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Analysis:
-    """:func:`analyze` of a subject over a source of images that is open."""
-    started, total = time.perf_counter(), min(options.images or source.total, source.total)
+    """:func:`analyze` of a subject over a feed of images that is open."""
+    started, total = time.perf_counter(), min(options.images or feed.total, feed.total)
     with subject.running() as model, torch.no_grad():
         stream = Stream(
             model,
@@ -348,10 +347,10 @@ def analyze_subject(
             noise=options.noise,
             seed=options.seed,
             **subject.tokens,
-            classes=source.scores,
-            normalisation=source.normalisation or subject.preprocessing.normalisation,
+            classes=feed.scores,
+            normalisation=feed.normalisation or subject.preprocessing.normalisation,
         )
-        for batch, labels in source.batches(options.batch_size or BATCH_SIZE, options.images, options.seed):
+        for batch, labels in feed.batches(options.batch_size or BATCH_SIZE, options.images, options.seed):
             try:
                 few, first = options.costly_images, options.precision is not None
                 costly = costly_of_batch(len(batch), stream.images, total, few, first=first)
@@ -362,15 +361,15 @@ def analyze_subject(
                 progress(stream.images, total)
             if options.precision and stream.settle(options.precision, _FEWEST_FOR_PRECISION):
                 break
-        shown = _with_maps(subject, source, options.examples)
+        shown = example_maps(subject, feed, options.examples)
     seconds = round(time.perf_counter() - started, 2)
-    return _as_analysis(subject, source, options, stream, shown, seconds)
+    return _as_analysis(subject, feed, options, stream, shown, seconds)
 
 
 def _as_analysis(
-    subject: Subject, source: ImageSource, options: Options, stream: Stream, shown: Examples | None, seconds: float
+    subject: Subject, feed: ImageFeed, options: Options, stream: Stream, shown: Examples | None, seconds: float
 ) -> Analysis:
-    identity = {**(who := {**subject.identity, "attention": subject.attention or stream.kind}), "dataset": source.name}
+    identity = {**(who := {**subject.identity, "attention": subject.attention or stream.kind}), "dataset": feed.name}
     settings = {key: getattr(options, key) for key in ("noise", "seed", "precision")}
     settings |= {"costly_measured": stream.costly_images, "batch_size": options.batch_size or BATCH_SIZE}
     run = Run(
@@ -378,8 +377,8 @@ def _as_analysis(
         path=subject.spec,
         parameters=sum(p.numel() for p in subject.model.parameters()),
         images=stream.images,
-        data=source.description,
-        preprocessing=str(source.preprocessing or Preprocessing()),
+        data=feed.description,
+        preprocessing=str(feed.preprocessing or Preprocessing()),
         seconds=seconds,
         recipe=subject.recipe,
         settings={**settings, "device": str(subject.device), **subject.tokens},
@@ -389,16 +388,16 @@ def _as_analysis(
         spectra=stream.spectra(who),
         examples={subject.name: shown} if shown else {},
         runs=(run,),
-        warnings=(*source.warnings, *_cautions(subject, stream)),
+        warnings=(*feed.warnings, *_cautions(subject, stream)),
         versions=versions(),
         **_kept_by(subject),
     )
 
 
-def _left_out(subject: Subject, source: ImageSource, error: NotFiniteError) -> Analysis:
+def _left_out(subject: Subject, feed: ImageFeed, error: NotFiniteError) -> Analysis:
     """The analysis of a run whose numbers are not finite: the run and a warning, no numbers."""
     where = str(error).rpartition("the first are in ")[2]
-    run = Run(**subject.identity, dataset=source.name, path=subject.spec, data=source.description, broken=where)
+    run = Run(**subject.identity, dataset=feed.name, path=subject.spec, data=feed.description, broken=where)
     return dataclasses.replace(nothing_measured(), runs=(run,), warnings=(f"{error}; {LEFT_OUT}",), versions=versions())
 
 
@@ -432,24 +431,3 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
         )
     lines += [f"{one.name} of {subject.name}: not measured, {why}" for one, why in stream.lacking()]
     return lines
-
-
-def _with_maps(subject: Subject, source: ImageSource, number: int) -> Examples | None:
-    """A few images with their maps; None where no map covers the image (attention inside windows)."""
-    if not number:
-        return None
-    images, labels, pictures = source.examples(number)
-    inputs = for_model(images, subject.model)
-    try:
-        found = subject.maps_of(inputs)
-    except InputError:
-        return None
-    logits = class_scores(found.output, subject.model, source.scores)
-    predictions = np.full(len(images), -1) if logits is None else logits.argmax(-1).cpu().numpy()
-    heads = found.maps[0].arranged(found.maps[0].raw).shape[1]  # which may differ in number
-    alike = [one.map() for one in found.maps if one.arranged(one.raw).shape[1] == heads]
-    maps = np.stack([a.half().cpu().numpy() for a in alike], axis=1)
-    how = found.layout
-    known: dict[str, Any] = {"grid": how.grid, "prefix": how.prefix, "suffix": how.suffix, "frames": how.frames}
-    known |= {name: a.numpy() for name, a in flows(subject, inputs).items() if a.shape[-1] == maps.shape[-1]}
-    return Examples(pictures, labels.cpu().numpy(), predictions, maps, classes=source.classes, **known)

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import ImageFeed
 from svda_analysis.indicators import Indicator
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.metrics import Metric
 from svda_analysis.results import Analysis
-from svda_analysis.sources import ImageSource
 from svda_analysis.subject import Subject
 
 UNFINISHED = ".unfinished-"  # how the folder of an entry that is being written begins
@@ -69,9 +69,7 @@ def _write_entry(entry: Path, analysis: Analysis) -> None:
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-def run_key(
-    subject: Subject, source: ImageSource, settings: dict[str, Any], measures: Iterable[Indicator | Metric]
-) -> str:
+def run_key(subject: Subject, feed: ImageFeed, settings: dict[str, Any], measures: Iterable[Indicator | Metric]) -> str:
     """A name for all that the numbers of one run depend on: weights, what the model is and the text of its classes,
     seed and epoch, the images in the model's way, ``settings``, the indicators and metrics, and the code that measures.
 
@@ -81,14 +79,14 @@ def run_key(
     """
     config = getattr(subject.model, "config", None)
     about: list[Any] = [subject.seed, subject.epoch, repr(config), repr(subject.model), *subject.tokens.values()]
-    about += [settings, source.name, source.total, source.scores, source.normalisation, measuring_code()]
+    about += [settings, feed.name, feed.total, feed.scores, feed.normalisation, measuring_code()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for text in [*(measure_source(one) for one in measures), *_model_source(subject)]:
         digest.update(json.dumps(text).encode())
     for name, weights in sorted(subject.model.state_dict().items()):
         digest.update(name.encode() + _bytes(weights))
-    shown = source.batches(_BATCH, None, 0) if source.labels is None else [source.examples(_SAMPLED)[:2]]
-    for tensor in (tensor for batch in (*shown, (source.labels,)) for tensor in batch):
+    shown = feed.batches(_BATCH, None, 0) if feed.labels is None else [feed.examples(_SAMPLED)[:2]]
+    for tensor in (tensor for batch in (*shown, (feed.labels,)) for tensor in batch):
         digest.update(b"" if tensor is None else _bytes(tensor))
     return digest.hexdigest()[:24]
 

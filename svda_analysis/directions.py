@@ -8,10 +8,10 @@ from torch import Tensor
 
 from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import ImageFeed
 from svda_analysis.forward import call_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.score_operator import operator_basis, row_moments, symmetric_root
-from svda_analysis.sources import ImageSource
 from svda_analysis.subject import Subject
 from svda_analysis.tap import capture
 from svda_analysis.vocabulary import Quantity, register
@@ -32,7 +32,7 @@ register(
 )
 
 
-def direction_shares(subject: Subject, source: ImageSource, images: int, share: float = 0.9) -> pd.DataFrame:
+def direction_shares(subject: Subject, feed: ImageFeed, images: int, share: float = 0.9) -> pd.DataFrame:
     """Rows of ``frames.TABLE_COLUMNS``: the share of a head's D directions that hold ``share`` of the energy.
 
     Source ``data``: the directions are those of the scores' operator in its own basis, whatever axes q and k have
@@ -56,7 +56,7 @@ def direction_shares(subject: Subject, source: ImageSource, images: int, share: 
 
     done = 0
     with subject.running() as model, torch.no_grad(), capture(model, add):
-        for batch, _ in source.batches(64, images, 0):
+        for batch, _ in feed.batches(64, images, 0):
             call_model(model, batch)
             done += len(batch)
     rows = []
@@ -69,7 +69,7 @@ def direction_shares(subject: Subject, source: ImageSource, images: int, share: 
             place = {"layer": layer, "indicator": f"directions_{100 * share:.0f}", "source": name}
             about = {**place, "n": 1 if name == "sigma" else done, "low": 0.0, "high": 1.0}
             rows += [{**about, "head": h, "mean": x} for h, x in enumerate(_share_needed(energy, share).tolist())]
-    return make_frame([{**subject.identity, "dataset": source.name, **row} for row in rows], TABLE_COLUMNS)
+    return make_frame([{**subject.identity, "dataset": feed.name, **row} for row in rows], TABLE_COLUMNS)
 
 
 def _share_needed(energy: Tensor, share: float) -> Tensor:

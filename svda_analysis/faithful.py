@@ -24,6 +24,7 @@ from torch import Tensor
 
 from svda_analysis.attribution import RANKINGS, attribute, check_images
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import Data, ImageFeed, open_feed
 from svda_analysis.fillers import choose_filler
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
@@ -40,7 +41,6 @@ from svda_analysis.perturbation import (
 )
 from svda_analysis.redrawing import cascade, rank_correlation, redrawn
 from svda_analysis.soundness import NotFiniteError
-from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
 from svda_analysis.subject import Subject
@@ -54,7 +54,7 @@ _TRIED = 2  # images
 
 def faithfulness(
     model: Given,
-    data: Data | ImageSource | None = None,
+    data: Data | ImageFeed | None = None,
     *,
     methods: Sequence[str] | None = None,
     rankings: Sequence[str] = ("brightness", "centre"),
@@ -101,45 +101,45 @@ def faithfulness(
         seed=seed,
     )
     opened = open_model(model)
-    source = open_source(data, opened, data_root)
-    subject = check_faithful(opened, source, metrics, baseline)
+    feed = open_feed(data, opened, data_root)
+    subject = check_faithful(opened, feed, metrics, baseline)
     if methods is None:
-        settings = dataclasses.replace(settings, methods=_with_warnings(*methods_for(subject, source)))
-    values = _over_images(subject, source, settings, progress or (lambda done, total: None))
+        settings = dataclasses.replace(settings, methods=_with_warnings(*methods_for(subject, feed)))
+    values = _over_images(subject, feed, settings, progress or (lambda done, total: None))
     rows = [
-        {**subject.identity, "dataset": source.name, "source": name, **_as_row(indicator, found)}
+        {**subject.identity, "dataset": feed.name, "source": name, **_as_row(indicator, found)}
         for (indicator, name), found in values.items()
     ]
     return make_frame(rows, TABLE_COLUMNS)
 
 
 def check_faithful(
-    subject: Subject, source: ImageSource, metrics: Sequence[str] | None = None, baseline: str = "mean"
+    subject: Subject, feed: ImageFeed, metrics: Sequence[str] | None = None, baseline: str = "mean"
 ) -> Subject:
-    """The subject that knows what its images of this source were brought to.
+    """The subject that knows what its images of this feed were brought to.
 
     Raises :class:`InputError` where it has no classifier, or cannot have a filler that the baseline or a metric needs.
     """
     wanted = choose_metrics(metrics)
-    if source.normalisation is not None:
-        mean, std = source.normalisation
+    if feed.normalisation is not None:
+        mean, std = feed.normalisation
         known = dataclasses.replace(subject.preprocessing, mean=tuple(mean), std=tuple(std))
         subject = dataclasses.replace(subject, preprocessing=known)
     for name in dict.fromkeys([baseline, *(name for one in wanted for name in one.fillers)]):
         choose_filler(name).check(subject)
     with subject.running() as model, torch.no_grad(), contextlib.suppress(NotFiniteError):  # told where it is measured
-        class_logits(logits_of(call_model(model, source.examples(1)[0]), model), model)
+        class_logits(logits_of(call_model(model, feed.examples(1)[0]), model), model)
     return subject
 
 
-def methods_for(subject: Subject, source: ImageSource) -> tuple[tuple[str, ...], list[str]]:
+def methods_for(subject: Subject, feed: ImageFeed) -> tuple[tuple[str, ...], list[str]]:
     """The methods whose faithfulness is measured where none are named, and a line for each reason to leave some out.
 
     They are :data:`USUAL_METHODS`, as far as the model can have them: that is tried on a few images. Of a model whose
     layers are no unbroken stack, or whose output does not depend on its attention, some cannot be had; then
     :data:`IN_PLACE`, which needs no layers, stands beside the rest.
     """
-    images = source.examples(_TRIED)[0]
+    images = feed.examples(_TRIED)[0]
     chosen: list[str] = []
     refused: dict[str, str] = {}
     for name in (*USUAL_METHODS, IN_PLACE):
@@ -193,14 +193,14 @@ class _Settings:
 
 
 def _over_images(
-    subject: Subject, source: ImageSource, settings: _Settings, progress: Callable[[int, int], None]
+    subject: Subject, feed: ImageFeed, settings: _Settings, progress: Callable[[int, int], None]
 ) -> dict[tuple[str, str], Moments]:
     """The moments of every value over the images, ``(indicator, source) -> moments``."""
     values: dict[tuple[str, str], Moments] = {}
-    done, total = 0, min(settings.images or source.total, source.total)
+    done, total = 0, min(settings.images or feed.total, feed.total)
     with subject.running() as network:
         subjects = (subject, redrawn(subject, settings.seed))
-        for given, _labels in source.batches(settings.batch_size, settings.images, settings.seed):
+        for given, _labels in feed.batches(settings.batch_size, settings.images, settings.seed):
             for key, found in _measure(subjects, for_model(given, network), settings, done).items():
                 values.setdefault(key, Moments()).update(found.numpy())
             done += len(given)

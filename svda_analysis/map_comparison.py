@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import Data, ImageFeed, open_feed
 from svda_analysis.forward import for_model
 from svda_analysis.frames import MAP_COLUMNS
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
 from svda_analysis.representations import RepresentationComparison
-from svda_analysis.sources import Data, ImageSource, open_source
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
 
-Opened = tuple[Subject, ImageSource]  # a model, and the images in its way
+Opened = tuple[Subject, ImageFeed]  # a model, and the images in its way
 
 
 def compare_maps(
@@ -46,7 +46,7 @@ def compare_maps(
 
     Raises :class:`InputError` as :func:`~svda_analysis.analysis.analyze` does, and for fewer than 8 images.
     """
-    ours, theirs = ((one, open_source(data, one, data_root)) for one in (open_model(model), open_model(baseline)))
+    ours, theirs = ((one, open_feed(data, one, data_root)) for one in (open_model(model), open_model(baseline)))
     return _compare(ours, theirs, images, seed, batch_size, progress)
 
 
@@ -68,7 +68,7 @@ def _compare(
     comparisons, representations = {"same": MapComparison(), "other": MapComparison()}, RepresentationComparison()
     total = min(images, ours[1].total)
     with ours[0].running(), theirs[0].running(), torch.no_grad():
-        streams = [source.batches(batch_size, images, seed) for _, source in (ours, theirs)]
+        streams = [feed.batches(batch_size, images, seed) for _, feed in (ours, theirs)]
         for (mine, _), (other, _) in zip(*streams, strict=True):
             if len(mine) < 2:  # the control needs another image
                 continue
@@ -86,7 +86,7 @@ def _compare(
 
 def compare_run_maps(
     subjects: Sequence[Subject],
-    sources: Sequence[ImageSource],
+    feeds: Sequence[ImageFeed],
     *,
     baseline: str,
     images: int = 1000,
@@ -96,7 +96,7 @@ def compare_run_maps(
 ) -> dict[str, pd.DataFrame]:
     """:func:`compare_maps` of every model with the baseline, and of the runs of one model with each other.
 
-    ``subjects`` of one name are runs of one model, each with its source of the same images. Each run of a model is
+    ``subjects`` of one name are runs of one model, each with its feed of the same images. Each run of a model is
     compared with a run of the baseline that has another seed, where there is one: runs of one seed share their initial
     weights and the order of their data, so that their heads sit at the same place for that reason alone. Those pairs,
     of equal seeds, are compared beside them and told apart (``seed``, ``baseline_seed``). Without shared seeds: first
@@ -105,7 +105,7 @@ def compare_run_maps(
     ``baseline_seed``.
     """
     by_name: dict[str, list[Opened]] = {}
-    for one in zip(subjects, sources, strict=True):
+    for one in zip(subjects, feeds, strict=True):
         by_name.setdefault(one[0].name, []).append(one)
     pairs = [pair for name in by_name if name != baseline for pair in _paired(by_name[name], by_name[baseline])]
     pairs += [pair for same in by_name.values() for pair in _neighbours(same)]

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from svda_analysis import sources
+from svda_analysis import feeds
 from svda_analysis.analysis import analyze, analyze_runs
 from svda_analysis.checkpoint import load, save
 from svda_analysis.compression import compress_and_verify
@@ -153,16 +153,6 @@ def test_images_takes_so_many_and_draws_them_at_random():
     assert analyze(a_model(), loader, images=20, examples=0).runs[0].images == 20
 
 
-def test_examples_hold_the_maps_of_their_images(images):
-    model = a_model()
-    shown = analyze(model, images, examples=3).examples["ViT"]
-    assert shown.images.shape == (3, 28, 28, 1)
-    assert shown.images.dtype == np.uint8
-    assert (shown.grid, shown.prefix) == ((7, 7), 1)
-    expected = torch.stack([record.a for record in records(model, images[:3])], dim=1)
-    np.testing.assert_allclose(shown.maps, expected, atol=1e-3)
-
-
 def test_the_model_keeps_its_mode_and_no_gradients_are_made(images):
     model = a_model().train()
     analyze(model, images[:4])
@@ -256,7 +246,7 @@ def test_everything_measures_the_model_as_it_was_opened(pictures):
 
 def test_a_data_set_is_opened_once_for_all_models(monkeypatch):
     opened = []
-    monkeypatch.setattr(sources, "load_dataset", lambda *a, **k: opened.append(a) or load_dataset(*a, **k))
+    monkeypatch.setattr(feeds, "load_dataset", lambda *a, **k: opened.append(a) or load_dataset(*a, **k))
     analyze_runs([a_model("dot"), a_model("svda")], "sample", names=["a", "b"], images=4, maps=8, examples=1)
     assert opened == [("sample",)]
 

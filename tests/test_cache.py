@@ -15,11 +15,11 @@ from svda_analysis import cache
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import open_feed
 from svda_analysis.indicators import INDICATORS, choose_indicators, indicator
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.metrics import METRICS, metric
 from svda_analysis.results import Analysis
-from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
 from svda_analysis.vocabulary import QUANTITIES
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_back_is_said(tmp_path, monkeypatch):
 
 def test_the_key_covers_weights_seed_images_and_settings(subject, data, own_registry):
     def key(one=subject, images=data, **settings):
-        return cache.run_key(one, open_source(images, one), settings, choose_indicators())
+        return cache.run_key(one, open_feed(images, one), settings, choose_indicators())
 
     keys = [key(), key(images_of="other")]
     other = dataclasses.replace(subject.checkpoint, recipe={**subject.checkpoint.recipe, "seed": 7})
@@ -169,7 +169,7 @@ def test_the_text_of_a_function_is_the_same_in_every_process_and_tells_constants
 
 def test_the_code_that_measures_is_part_of_the_key(subject, data, monkeypatch):
     def key():
-        return cache.run_key(subject, open_source(data, subject), {}, [])
+        return cache.run_key(subject, open_feed(data, subject), {}, [])
 
     before = key()
     monkeypatch.setattr(cache, "measuring_code", lambda: "changed")
@@ -235,14 +235,14 @@ def test_what_a_module_of_ones_own_does_is_part_of_the_key(data, tmp_path):
         spec.loader.exec_module(module)
         torch.manual_seed(0)
         one = open_model(module.Own(2, 2))
-        keys.append(cache.run_key(one, open_source(data, one), {}, []))
+        keys.append(cache.run_key(one, open_feed(data, one), {}, []))
     del sys.modules["own_module"]
     assert keys[0] != keys[1]
 
 
 def test_the_rule_of_an_attention_is_part_of_the_key(subject, data, monkeypatch):
     def key():
-        return cache.run_key(subject, open_source(data, subject), {}, [])
+        return cache.run_key(subject, open_feed(data, subject), {}, [])
 
     before, kind = key(), ATTENTIONS["svda"]
     other = dataclasses.replace(kind, layer=dataclasses.replace(kind.rule, rows=lambda qk: 2 * qk))
@@ -255,5 +255,5 @@ def test_every_image_counts_where_images_are_given(subject, wrap):
     images = torch.rand(40, 1, 28, 28)
     other = images.clone()
     other[-1] = 0
-    keys = [cache.run_key(subject, open_source(wrap(x), subject), {}, []) for x in (images, other, images)]
+    keys = [cache.run_key(subject, open_feed(wrap(x), subject), {}, []) for x in (images, other, images)]
     assert keys[0] == keys[2] != keys[1]

@@ -17,7 +17,7 @@ from svda_analysis.compression.verification import (
     map_divergence,
     predictions,
 )
-from svda_analysis.sources import open_source
+from svda_analysis.feeds import open_feed
 from svda_analysis.specs import open_model
 
 
@@ -46,7 +46,7 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
     assert before["before_finetuning"] == before["accuracy"]
     assert before["finetuning"] == after["before_finetuning"]
     assert after["finetuning"] == after["accuracy"]
-    source = open_source(None, open_model(tiny[kind]), fashion)  # all rows speak of the file that was written
+    source = open_feed(None, open_model(tiny[kind]), fashion)  # all rows speak of the file that was written
     guesses = [predictions(open_model(path), source, images=40) for path in (tiny[kind], out)]
     assert after["accuracy"] == float((guesses[1][0] == guesses[1][1]).double().mean())
     assert after["agreement"] == float((guesses[0][0] == guesses[1][0]).double().mean())

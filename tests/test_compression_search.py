@@ -20,7 +20,7 @@ from svda_analysis.compression.verification import (
 )
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.sources import open_source
+from svda_analysis.feeds import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.stats import adjusted_wald
 
@@ -29,7 +29,7 @@ from svda_analysis.stats import adjusted_wald
 def opened(tiny, fashion):
     subject = open_model(tiny["svda"])
     images = next(load_dataset("fashion_mnist", root=fashion, train=True).batches(24))[0]
-    return subject, images, open_source(None, subject, fashion)
+    return subject, images, open_feed(None, subject, fashion)
 
 
 def test_sweep_rows(opened):
@@ -105,7 +105,7 @@ def test_few_images_prove_no_tolerance(opened, fashion):
     """No image of 50 flips, and a point is still not excluded; with enough images the same model passes."""
     subject, images, _ = opened
     found = rank(subject, images)
-    few, many = (open_source(Subset(load_dataset("fashion_mnist", root=fashion, train=True), range(n)), subject)
+    few, many = (open_feed(Subset(load_dataset("fashion_mnist", root=fashion, train=True), range(n)), subject)
                  for n in (50, 300))  # fmt: skip
     with pytest.raises(InputError, match=r"tolerance 0.01 cannot be met.* on 50 images is in \[-0.05"):
         smallest(subject, found, few, tolerance=0.01, norm_logit=0)

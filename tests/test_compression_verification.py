@@ -25,8 +25,8 @@ from svda_analysis.compression.verification import (
     verify,
 )
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import open_feed
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 
@@ -119,7 +119,7 @@ def test_what_is_verified_is_a_subject_a_path_or_a_module_and_they_agree(tiny, f
     smaller = compress(origin, torch.randn(8, 1, 28, 28), energy=0.5)
     save(smaller, tmp_path / "small.pt")
     subject = open_model(tiny["svda"])
-    source = open_source(None, subject, fashion)
+    source = open_feed(None, subject, fashion)
     options = {"images": 20, "map_images": 8, "rounds": 2}
     ours = verify(subject, build_model(smaller), source, **options)
     theirs = verify(str(tiny["svda"]), tmp_path / "small.pt", source, **options)
@@ -129,7 +129,7 @@ def test_what_is_verified_is_a_subject_a_path_or_a_module_and_they_agree(tiny, f
 
 def test_predictions_are_made_where_the_subject_is_measured_and_leave_the_model_as_it_was(tiny, fashion):
     subject = open_model(tiny["dot"], device="cpu")
-    source = open_source(None, subject, fashion)
+    source = open_feed(None, subject, fashion)
     seen = []
     subject.model.register_forward_pre_hook(lambda module, given: seen.append((module.training, given[0].device.type)))
     subject.model.train()

@@ -8,7 +8,7 @@ import torch
 
 from svda_analysis.data import load_dataset
 from svda_analysis.directions import direction_shares
-from svda_analysis.sources import open_source
+from svda_analysis.feeds import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 
@@ -25,7 +25,7 @@ def needed(energy):
 @pytest.mark.parametrize("kind", ["dot", "svda"])
 def test_direction_shares_follow_their_formula(tiny, fashion, kind):
     subject, data = open_model(tiny[kind]), load_dataset("fashion_mnist", root=fashion)
-    rows = direction_shares(subject, open_source(data, subject), images=len(data))
+    rows = direction_shares(subject, open_feed(data, subject), images=len(data))
     images, _ = next(data.batches(len(data)))
     for record in records(subject.model, images):
         q, k = (x.double().numpy() for x in (record.q, record.k))  # (B, H, N, D)
@@ -44,7 +44,7 @@ def test_direction_shares_follow_their_formula(tiny, fashion, kind):
 def test_the_axes_of_q_and_k_and_what_all_keys_share_do_not_count(tiny, fashion):
     """Dot-product attention with other weights and the same maps: q M, k M^-T, and a constant on every key."""
     subject, data = open_model(tiny["dot"]), load_dataset("fashion_mnist", root=fashion)
-    before = direction_shares(subject, open_source(data, subject), images=40)
+    before = direction_shares(subject, open_feed(data, subject), images=40)
     generator = torch.Generator().manual_seed(0)
     for block in subject.model.blocks:
         attention = block.attention
@@ -57,5 +57,5 @@ def test_the_axes_of_q_and_k_and_what_all_keys_share_do_not_count(tiny, fashion)
             bias[1] += torch.randn(H, D, 1, generator=generator)
             qkv.weight.copy_(weight.flatten(0, 2))
             qkv.bias.copy_(bias.flatten())
-    after = direction_shares(subject, open_source(data, subject), images=40)
+    after = direction_shares(subject, open_feed(data, subject), images=40)
     np.testing.assert_array_equal(after["mean"], before["mean"])

@@ -18,10 +18,10 @@ from svda_analysis.faithful import (
     methods_for,
     randomisation_check,
 )
+from svda_analysis.feeds import open_feed
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.metrics import METRICS
 from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
-from svda_analysis.sources import open_source
 from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
 from svda_analysis.vocabulary import quantity
@@ -193,7 +193,7 @@ def test_a_head_of_zeros_leaves_out_the_methods_that_explain_it_alone():
 
 def test_a_model_that_can_have_all_methods_is_measured_by_the_usual_ones_without_a_word():
     model, images = model_and_images()
-    assert methods_for(open_model(model), open_source(images, open_model(model))) == (USUAL_METHODS, [])
+    assert methods_for(open_model(model), open_feed(images, open_model(model))) == (USUAL_METHODS, [])
 
 
 # --- infidelity and sensitivity -------------------------------------------------------------------------------------

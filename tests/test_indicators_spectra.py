@@ -26,6 +26,7 @@ from indicator_cases import (
 )
 
 from svda_analysis import indicators as ind
+from svda_analysis.indicators import numerics, spectra
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -166,3 +167,40 @@ def test_a_spectrum_that_is_nearly_flat_keeps_the_digits_of_its_sparsity(apart):
     spectrum = 1 + apart * torch.linspace(-1, 1, 16)
     wanted = torch.tensor(exact_spectrum(spectrum.tolist())[1], dtype=torch.float64)
     torch.testing.assert_close(ind.spectral_sparsity(spectrum).double(), wanted, rtol=1e-6, atol=1e-13)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-5, 1e-9, 0.0])
+def test_the_factor_has_the_singular_values_of_its_matrix(smallest):
+    """Also where the moments are too badly conditioned for Cholesky, and of fewer tokens than directions."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.logspace(0, -1, 8, dtype=torch.float64) * torch.tensor([1.0] * 7 + [smallest], dtype=torch.float64)
+    mix = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
+    for tokens in (50, 5):
+        x = torch.randn(2, 3, tokens, 8, generator=generator, dtype=torch.float64) * sizes @ mix
+        found = torch.linalg.svdvals(spectra._thin_factor(x))
+        expected = torch.linalg.svdvals(x)
+        torch.testing.assert_close(found[..., : expected.shape[-1]], expected, rtol=1e-8, atol=1e-14)
+
+
+def test_one_result_is_shared_by_those_who_ask_for_it_and_none_outlives_its_time():
+    calls = []
+
+    @numerics.shared
+    def summed(x):
+        calls.append(1)
+        return x.sum()
+
+    x = torch.ones(3)
+    with numerics.sharing():
+        assert summed(x) is summed(x)
+        assert summed(x + 1) == 6
+    assert len(calls) == 2
+    assert summed(x) is not summed(x)
+
+
+@pytest.mark.parametrize("columns", [7, 2000])
+def test_products_of_rows_are_those_of_float64(columns):
+    x, y = torch.randn(2, 4, 5, columns, generator=torch.Generator().manual_seed(0))
+    expected = (x.double() * y.double()).sum(-1)
+    size = (x.double() * y.double()).abs().sum(-1)
+    assert ((numerics.row_products(x, y) - expected).abs() <= 1e-6 * size).all()

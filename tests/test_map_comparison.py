@@ -10,10 +10,10 @@ from svda_analysis import plots
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import open_feed
 from svda_analysis.map_comparison import compare_maps, compare_run_maps
 from svda_analysis.matching import MapBatch, MapComparison
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.sources import open_source
 from svda_analysis.subject import Subject
 from svda_analysis.tap import records
 
@@ -122,7 +122,7 @@ def opened(name, seed, attention="dot"):
 def compared(subjects):
     """The maps of all on the same eight images."""
     images = torch.randn(8, 1, 12, 12)
-    return compare_run_maps(subjects, [open_source(images, one) for one in subjects], baseline="vit", images=8)
+    return compare_run_maps(subjects, [open_feed(images, one) for one in subjects], baseline="vit", images=8)
 
 
 def test_runs_are_compared_by_seed_with_the_baseline_and_with_their_own_neighbours():

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from svda_analysis.data import ImageData, ImageSize, load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.sources import ImageSource, as_learned, open_source
+from svda_analysis.feeds import ImageFeed, as_learned, open_feed
 from svda_analysis.subject import Subject
 
 
@@ -36,16 +36,16 @@ class OpenedData:
         return self.part(name, size, train=True), self.part(name, size, train=False)
 
 
-def unseen_images(subject: Subject, name: str | None, opened: OpenedData) -> ImageSource:
+def unseen_images(subject: Subject, name: str | None, opened: OpenedData) -> ImageFeed:
     """The test images of a data set, by default of what the model was trained on."""
     size = subject.preprocessing.image_size
     data = opened.part(_data_name(subject, name), size, train=False, or_sample=name is None)
-    return open_source(data, subject)
+    return open_feed(data, subject)
 
 
 def training_images(
     subject: Subject, name: str | None, opened: OpenedData, *, number: int, held_out: int, seed: int
-) -> tuple[Tensor, ImageSource, str]:
+) -> tuple[Tensor, ImageFeed, str]:
     """``number`` images to rank by, ``held_out`` other training images with their labels, and where both are from."""
     if number < 2 or held_out < 2:
         raise InputError(f"rank_images and held_out must be at least 2, got {number} and {held_out}")
@@ -59,7 +59,7 @@ def training_images(
     if not len(rest):
         raise InputError(f"rank_images must leave some of the {len(found)} training images over, got {number}")
     images = next(found.batches(len(first), indices=first))[0]
-    return images, open_source(Subset(found, rest.tolist()), subject), found.source
+    return images, open_feed(Subset(found, rest.tolist()), subject), found.source
 
 
 def _data_name(subject: Subject, name: str | None) -> str:

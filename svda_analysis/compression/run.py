@@ -24,11 +24,11 @@ from svda_analysis.compression.search import smallest, sweep
 from svda_analysis.compression.verification import Change, Whole, accuracy_change, verify_against
 from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import ImageFeed
 from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.model import ViT
 from svda_analysis.results import versions
 from svda_analysis.soundness import check_weights_finite
-from svda_analysis.sources import ImageSource
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject, run_label
 
@@ -118,13 +118,13 @@ def compress_subject(
     origin = _checkpoint_of(subject)
     check_weights_finite(subject.model, run_label(subject))
     lessons = _lessons(origin, work.epochs, opened)  # refused now rather than after the search
-    source = unseen_images(subject, work.data, opened)
+    feed = unseen_images(subject, work.data, opened)
     numbers = {"number": work.rank_images, "held_out": work.held_out, "seed": work.seed}
     images, others, training = training_images(subject, work.data, opened, **numbers)
     found = rank(subject, images, criterion=keep.criterion, seed=work.seed)
     model, chosen = _smaller(subject, found, keep, others)
     norm = keep.norm_at(chosen.get("min_logit", keep.threshold))
-    whole = Whole(subject, source, work.test_images, work.seed, progress)
+    whole = Whole(subject, feed, work.test_images, work.seed, progress)
     smaller, gains = as_checkpoint(model, origin), make_frame([], VERIFICATION_COLUMNS)
     if lessons:
         smaller, gains = _finetuned(whole, smaller, work, lessons)
@@ -136,8 +136,8 @@ def compress_subject(
         "finetune_images": work.finetune_images,
         **chosen,
         **removed_shares(model),
-        **{"ranked on": f"{len(images)} of {training}", "data": source.description, "versions": versions()},
-        "warnings": source.warnings,
+        **{"ranked on": f"{len(images)} of {training}", "data": feed.description, "versions": versions()},
+        "warnings": feed.warnings,
     }
     return Compressed(
         checkpoint=smaller,
@@ -160,7 +160,7 @@ def _lessons(origin: Checkpoint, epochs: int, opened: OpenedData) -> tuple[Image
     return opened.both(further_recipe(origin, epochs).dataset, origin.config.image_size) if epochs else None
 
 
-def _smaller(subject: Subject, found: Ranking, keep: Keep, others: ImageSource) -> tuple[nn.Module, dict[str, Any]]:
+def _smaller(subject: Subject, found: Ranking, keep: Keep, others: ImageFeed) -> tuple[nn.Module, dict[str, Any]]:
     """The model that ``keep`` asks for, and what decided: a threshold on the logits, a budget, a tolerance met."""
     model = subject.model
     if keep.tolerance is not None:
@@ -180,7 +180,7 @@ def _curve(whole: Whole, images: Tensor, keep: Keep, sweep_images: int, progress
     if not sweep_images:
         return make_frame([], SWEEP_COLUMNS)
     advance = None if progress is None else functools.partial(progress, "sweep")
-    swept = functools.partial(sweep, whole.subject, images, whole.source, keep=keep, seed=whole.seed, progress=advance)
+    swept = functools.partial(sweep, whole.subject, images, whole.feed, keep=keep, seed=whole.seed, progress=advance)
     few = min(sweep_images, whole.images or sweep_images)
     curves = [swept(energies=(), test_images=whole.images), swept(budgets=(), test_images=few)]
     return pd.concat(curves, ignore_index=True)

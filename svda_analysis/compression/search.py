@@ -16,8 +16,8 @@ from svda_analysis.compression.ranking import Counts, Ranking, keep_energy, keep
 from svda_analysis.compression.removal import remove, removed_shares, to_budget
 from svda_analysis.compression.verification import Change, Whole, accuracy_change, count_parameters, macs
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import ImageFeed
 from svda_analysis.frames import SWEEP_COLUMNS, make_frame
-from svda_analysis.sources import ImageSource
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import adjusted_wald
 
@@ -53,7 +53,7 @@ class _Trials(NamedTuple):
 def sweep(
     given: Given,
     images: Tensor,
-    source: ImageSource,
+    feed: ImageFeed,
     *,
     budgets: Sequence[float] = BUDGETS,
     energies: Sequence[float] = ENERGIES,
@@ -67,7 +67,7 @@ def sweep(
 
     ``given`` is what :func:`~svda_analysis.specs.open_model` takes. To each of ``budgets``
     (:func:`~svda_analysis.compression.removal.to_budget`; those that are less than one direction a head are left out),
-    and by each of ``energies`` a head for each criterion. ``images`` are training images to rank by, ``source`` gives
+    and by each of ``energies`` a head for each criterion. ``images`` are training images to rank by, ``feed`` gives
     the test images. ``random`` is the control: as many directions of each head as ``operator`` keeps, chosen at random.
     Of ``keep`` only ``norm_logit`` and ``constant`` count here; ``norm_logit`` None: a tenth of the threshold that
     meets a budget; at each energy, for all criteria, a tenth of what the weakest direction that ``operator`` keeps
@@ -76,7 +76,7 @@ def sweep(
     if not all(0 < budget <= 1 for budget in budgets):
         raise InputError(f"budgets must lie in (0, 1], got {', '.join(map(str, budgets))}")
     keep, subject = keep or Keep(), open_model(given)
-    trials = _Trials(Whole(subject, source, test_images, seed), keep, images[:1])
+    trials = _Trials(Whole(subject, feed, test_images, seed), keep, images[:1])
     logits, total = rank(subject, images), len(budgets) + len(criteria) * len(energies)
     rows: list[dict[str, Any]] = []
 
@@ -109,7 +109,7 @@ def _weakest(ranking: Ranking, energy: float) -> float:
 def smallest(
     given: Given,
     ranking: Ranking,
-    held_out: ImageSource,
+    held_out: ImageFeed,
     *,
     keep: Keep | None = None,
     steps: int = 8,

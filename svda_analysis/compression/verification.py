@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from svda_analysis.analysis import analyze
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import ImageFeed
 from svda_analysis.forward import for_model
 from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
 from svda_analysis.maps import logits_of
 from svda_analysis.soundness import naming_the_layer
-from svda_analysis.sources import ImageSource
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import difference_test, mcnemar, mean_interval
 from svda_analysis.subject import Subject
@@ -69,7 +69,7 @@ def accuracy_change(before: Tensor, after: Tensor, labels: Tensor) -> Change:
 
 def predictions(
     subject: Subject,
-    source: ImageSource,
+    feed: ImageFeed,
     *,
     images: int | None = None,
     seed: int = 0,
@@ -78,11 +78,11 @@ def predictions(
 ) -> tuple[Tensor, Tensor]:
     """Predicted classes and labels, each ``(n,)`` int64, of ``images`` drawn with ``seed`` (None: all); ``progress`` is
     called with (images done, in all)."""
-    found, truth, total = [], [], min(images or source.total, source.total)
+    found, truth, total = [], [], min(images or feed.total, feed.total)
     with subject.running() as model, torch.no_grad():
-        for batch, labels in source.batches(batch_size, images, seed):
+        for batch, labels in feed.batches(batch_size, images, seed):
             if labels is None:
-                raise InputError(f"{source.name} has no labels of the model's classes: no accuracy can be compared")
+                raise InputError(f"{feed.name} has no labels of the model's classes: no accuracy can be compared")
             inputs = for_model(batch, model)
             with naming_the_layer("model", model, inputs):
                 found.append(logits_of(model(inputs), model).argmax(-1).cpu())
@@ -94,7 +94,7 @@ def predictions(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Whole:
-    """The whole model and the test images that smaller ones are held against it on: ``images`` of ``source`` drawn with
+    """The whole model and the test images that smaller ones are held against it on: ``images`` of ``feed`` drawn with
     ``seed`` (None: all).
 
     What a model predicts is asked for once; ``progress`` is called with (which model of how many so far, images done,
@@ -102,7 +102,7 @@ class Whole:
     """
 
     subject: Subject
-    source: ImageSource
+    feed: ImageFeed
     images: int | None = None
     seed: int = 0
     progress: Callable[[str, int, int], None] | None = None
@@ -133,7 +133,7 @@ class Whole:
 
     def _predicted(self, subject: Subject, label: str) -> tuple[Tensor, Tensor]:
         advance = None if self.progress is None else functools.partial(self.progress, label)
-        return predictions(subject, self.source, images=self.images, seed=self.seed, progress=advance)
+        return predictions(subject, self.feed, images=self.images, seed=self.seed, progress=advance)
 
     def change(self, model: nn.Module) -> Change:
         """:func:`accuracy_change` from the whole model to another."""
@@ -143,7 +143,7 @@ class Whole:
 def verify(
     before: Given,
     after: Given,
-    source: ImageSource,
+    feed: ImageFeed,
     *,
     images: int | None = None,
     map_images: int = 128,
@@ -163,12 +163,12 @@ def verify(
     """
     first = open_model(before)
     second = first.like(after) if isinstance(after, nn.Module) else open_model(after)
-    return verify_against(Whole(first, source, images, seed), second, map_images=map_images, rounds=rounds)
+    return verify_against(Whole(first, feed, images, seed), second, map_images=map_images, rounds=rounds)
 
 
 def verify_against(whole: Whole, smaller: Subject, *, map_images: int = 128, rounds: int = 15) -> pd.DataFrame:
     """:func:`verify` of a model whose predictions may be known already."""
-    first, source, seed = whole.subject, whole.source, whole.seed
+    first, feed, seed = whole.subject, whole.feed, whole.seed
     guesses = whole.guesses_of(smaller)
     change = accuracy_change(whole.guesses, guesses, whole.labels)
     interval = {"ci_low": change.ci_low, "ci_high": change.ci_high}
@@ -176,7 +176,7 @@ def verify_against(whole: Whole, smaller: Subject, *, map_images: int = 128, rou
         {"quantity": "accuracy", "p": change.p, "n": change.n, **interval, **_both(change.before, change.after)},
         {"quantity": "agreement", "after": change.agreement, "n": change.n},
     ]
-    batch = torch.cat([x for x, _ in source.batches(32, map_images, seed)])
+    batch = torch.cat([x for x, _ in feed.batches(32, map_images, seed)])
     rows += [{"quantity": "map_divergence", "after": map_divergence(first, smaller, batch), "n": len(batch)}]
     with first.running() as before, smaller.running() as after:
         rows += _costs(before, after, batch, rounds)

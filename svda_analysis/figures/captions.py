@@ -90,7 +90,7 @@ def _spectrum(analysis: Analysis, name: str) -> list[str]:
     return found_of(analysis, [("effective_rank", name.removeprefix("spectra_"))])
 
 
-def _alike(analysis: Analysis, name: str) -> list[str]:
+def _likeness(analysis: Analysis, name: str) -> list[str]:
     """How alike the same layers of two models are, beside two runs of one model."""
     found = analysis.maps.get("similarity")
     if found is None:
@@ -145,7 +145,10 @@ _CAPTIONS: dict[str, tuple[str, FindingsOf]] = {
     "epochs_by_layer": ("How the layers come to differ over training: darker is deeper.", _nothing),
     "sigma_over_epochs": ("The learned diagonal of one run over training, sorted, by layer.", _nothing),
     "maps_over_epochs": ("Where the class token looks in the last layer while training goes on.", _nothing),
-    "map_similarity": ("How alike the maps of two models are, layer by layer (1 - Jensen-Shannon distance).", _alike),
-    "token_similarity": ("How alike the tokens of two models are, layer by layer (linear CKA).", _alike),
+    "map_similarity": (
+        "How alike the maps of two models are, layer by layer (1 - Jensen-Shannon distance).",
+        _likeness,
+    ),
+    "token_similarity": ("How alike the tokens of two models are, layer by layer (linear CKA).", _likeness),
     "matched_heads": (f"Heads matched one to one: the {_LOOK}; a box holds a pair.", _nothing),
 }

@@ -48,7 +48,7 @@ Batches = Iterator[tuple[Tensor, Tensor | None]]
 
 
 @dataclasses.dataclass
-class ImageSource:
+class ImageFeed:
     """Images for one model. ``batches(batch_size, images, seed)`` yields preprocessed images ``(B, C, H, W)`` and
     labels ``(B,)`` or None; ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing,
     pictures ``(n, H, W, C) uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known).
@@ -69,18 +69,18 @@ class ImageSource:
     preprocessing: Preprocessing | None = None
 
 
-def open_source(
-    data: Data | ImageSource | None,
+def open_feed(
+    data: Data | ImageFeed | None,
     subject: Subject,
     root: str | os.PathLike[str] | None = None,
     *,
     opened: dict[Any, ImageData] | None = None,
-) -> ImageSource:
+) -> ImageFeed:
     """``data``, or the data that ``subject`` was trained on, for its model. Errors are :class:`InputError`.
 
     ``opened`` keeps data sets that were found by name, so that several subjects share what was read once.
     """
-    if isinstance(data, ImageSource):
+    if isinstance(data, ImageFeed):
         return data
     if data is None and not subject.data:
         raise InputError(
@@ -201,7 +201,7 @@ def _check_images(data: ImageData, channels: int, takes: int | None, model: nn.M
         raise InputError(f"{data.name} images are {texts[0]}, the model takes {texts[1]}")
 
 
-def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
+def _from_image_data(data: ImageData, subject: Subject) -> ImageFeed:
     warnings = [data.warning] if data.warning else []
     known = meaning(data.name, data.classes, subject.classes, subject.outputs) if data.classes else UNLABELLED
     warnings += [known.warning] if known.warning else []
@@ -216,7 +216,7 @@ def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
         meant = known.labels(labels)
         return images, torch.full_like(labels, -1) if meant is None else meant, data.raw(chosen)
 
-    return ImageSource(
+    return ImageFeed(
         data.name,
         data.source,
         len(data),
@@ -231,7 +231,7 @@ def _from_image_data(data: ImageData, subject: Subject) -> ImageSource:
     )
 
 
-def _from_tensor(data: Tensor) -> ImageSource:
+def _from_tensor(data: Tensor) -> ImageFeed:
     if data.ndim not in (4, 5) or not data.is_floating_point() or not len(data):
         raise InputError(f"data must be float images (B, C, H, W), got {data.dtype} {tuple(data.shape)}")
 
@@ -242,10 +242,10 @@ def _from_tensor(data: Tensor) -> ImageSource:
         shown = data[:number]
         return shown, torch.full((len(shown),), -1), _as_pictures(shown)
 
-    return ImageSource("tensor", f"{len(data)} images given as a tensor", len(data), batches, examples)
+    return ImageFeed("tensor", f"{len(data)} images given as a tensor", len(data), batches, examples)
 
 
-def _from_dataset(data: Any, subject: Subject) -> ImageSource:
+def _from_dataset(data: Any, subject: Subject) -> ImageFeed:
     total, name = length_of(data), type(data).__name__
     known, warnings = _known_of(data, subject)
     as_tensors = partial(_as_tensors, name=name, known=known, warnings=warnings)
@@ -264,11 +264,11 @@ def _from_dataset(data: Any, subject: Subject) -> ImageSource:
         return _as_examples(*as_tensors(batch))
 
     about = (name, f"{total} images of a {name}", total)
-    made = ImageSource(*about, batches, examples, *_outputs_of(known), warnings)
+    made = ImageFeed(*about, batches, examples, *_outputs_of(known), warnings)
     return made if way is None else dataclasses.replace(made, preprocessing=way.preprocessing)
 
 
-def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageSource:
+def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageFeed:
     total, name = _number_given(data), type(data.dataset).__name__
     known, warnings = _known_of(data.dataset, subject)
     as_tensors = partial(_as_tensors, name=name, known=known, warnings=warnings)
@@ -294,7 +294,7 @@ def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageSource:
         return _as_examples(images[:number], None if labels is None else labels[:number])
 
     about = (name, f"{total} images of a DataLoader", total)
-    return ImageSource(*about, batches, examples, *_outputs_of(known), warnings)
+    return ImageFeed(*about, batches, examples, *_outputs_of(known), warnings)
 
 
 def _number_given(loader: DataLoader[Any]) -> int:

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from svda_analysis.analysis import analyze
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
+from svda_analysis.feeds import as_learned, image_files, open_feed
 from svda_analysis.map_comparison import compare_maps
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.sources import as_learned, image_files, open_source
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
 
@@ -31,7 +31,7 @@ from svda_analysis.subject import Subject
     ],
 )
 def test_a_loader_tells_how_many_images_it_gives(model, numbered, options, given):
-    source = open_source(DataLoader(numbered, 6, **options), Subject(model=model, name="own"))
+    source = open_feed(DataLoader(numbered, 6, **options), Subject(model=model, name="own"))
     assert source.total == given
     assert sum(len(images) for images, _ in source.batches(6, None, 0)) == given
 
@@ -72,9 +72,9 @@ def test_a_shuffled_loader_gives_the_same_images_each_time(numbered, model, name
     loader, subject = shuffled(numbered)[name], open_model(model)
     state, own = torch.get_rng_state(), getattr(loader.sampler, "generator", None)
     before = None if own is None else own.get_state()
-    first, labels = numbers(open_source(loader, subject))
+    first, labels = numbers(open_feed(loader, subject))
     assert first == labels != sorted(first)
-    assert numbers(open_source(loader, subject))[0] == first
+    assert numbers(open_feed(loader, subject))[0] == first
     assert torch.equal(torch.get_rng_state(), state)  # and draws nothing from the generators of others
     assert own is None or torch.equal(own.get_state(), before)
 
@@ -95,14 +95,14 @@ def test_batches_that_a_data_set_makes_itself(model):
         def __getitem__(self, index):
             return torch.full((4, 1, 12, 12), float(index)), torch.full((4,), index)
 
-    source = open_source(shuffled(Batches())["whole batches"], open_model(model))
+    source = open_feed(shuffled(Batches())["whole batches"], open_model(model))
     assert numbers(source) == numbers(source)
     assert sorted(set(numbers(source)[0])) == [0, 1, 2]
 
 
 def test_a_loader_keeps_its_batches_and_how_it_makes_them(numbered, model):
     loader = DataLoader(numbered, 6, collate_fn=lambda items: torch.stack([image + 100 for image, _ in items]))
-    batches = list(open_source(loader, open_model(model)).batches(2, 9, 0))
+    batches = list(open_feed(loader, open_model(model)).batches(2, 9, 0))
     assert [len(batch) for batch, _ in batches] == [6, 3]
     assert [labels for _, labels in batches] == [None, None]
     assert batches[0][0][0, 0, 0, 0] == 100
@@ -110,9 +110,9 @@ def test_a_loader_keeps_its_batches_and_how_it_makes_them(numbered, model):
 
 def test_a_data_set_is_drawn_from_and_a_tensor_read_from_its_start(numbered, model):
     subject = open_model(model)
-    drawn, labels = numbers(open_source(numbered, subject), images=5, seed=1)
+    drawn, labels = numbers(open_feed(numbered, subject), images=5, seed=1)
     assert drawn == labels == torch.randperm(20, generator=torch.Generator().manual_seed(1))[:5].tolist()
-    assert numbers(open_source(numbered.tensors[0], subject), images=5) == ([0, 1, 2, 3, 4], None)
+    assert numbers(open_feed(numbered.tensors[0], subject), images=5) == ([0, 1, 2, 3, 4], None)
 
 
 class Stream(IterableDataset):
@@ -135,13 +135,13 @@ def test_what_is_no_data_is_said(model):
         (DataLoader(Stream(), batch_size=2), "data must have a length, got the stream Stream"),
     ):
         with pytest.raises(InputError, match=complaint):
-            open_source(given, subject)
+            open_feed(given, subject)
 
 
 def test_images_come_in_the_way_of_each_model_from_one_reading(tiny, fashion):
     subject, opened = open_model(tiny["svda"]), {}
     other = open_model(tiny["dot"], preprocessing={"mean": (0.25,), "std": (0.5,)})
-    sources = [open_source("fashion_mnist", one, fashion, opened=opened) for one in (subject, other)]
+    sources = [open_feed("fashion_mnist", one, fashion, opened=opened) for one in (subject, other)]
     assert len(opened) == 1
     ours, theirs = (next(iter(source.batches(10, 10, 0)))[0] for source in sources)
     mean, std = subject.data["mean"][0], subject.data["std"][0]
@@ -154,7 +154,7 @@ def test_classes_that_the_model_did_not_learn_give_no_labels(tiny, fashion):
     known = {**subject.data, "classes": ["a", "b"]}
     stranger = Subject(model=subject.model, name="x", checkpoint=subject.checkpoint)
     object.__setattr__(stranger.checkpoint, "data", known)
-    source = open_source(load_dataset("fashion_mnist", root=fashion), stranger)
+    source = open_feed(load_dataset("fashion_mnist", root=fashion), stranger)
     assert "are not those that the model learned" in source.warnings[0]
     assert next(iter(source.batches(4, 4, 0)))[1] is None
     assert (source.examples(3)[1] == -1).all()
@@ -180,12 +180,12 @@ def test_a_data_set_that_names_its_classes_says_how_many_scores_a_classifier_has
 
     subject = open_model(model)
     for given in (Named(), DataLoader(Named(), 3)):
-        source = open_source(given, subject)
+        source = open_feed(given, subject)
         assert source.scores == 10  # a classifier of this model has as many
         assert source.warnings == ["Named has 3 classes and the model 10: no accuracy is given"]
-        source = open_source(given, open_model(nn.Flatten()))  # which says nothing of its classes
+        source = open_feed(given, open_model(nn.Flatten()))  # which says nothing of its classes
         assert (source.classes, source.scores) == (Named.classes, 3)
-    assert (open_source(numbered, subject).classes, open_source(numbered, subject).scores) == ((), 0)
+    assert (open_feed(numbered, subject).classes, open_feed(numbered, subject).scores) == ((), 0)
 
 
 # --- data as people have them -----------------------------------------------------------------------------------------
@@ -227,17 +227,17 @@ def small(model, **fields):
 
 def test_a_table_of_pictures_is_data_in_the_way_of_the_model():
     subject = small(Pixels())
-    source = open_source(Table(["green", "red"]), subject)
+    source = open_feed(Table(["green", "red"]), subject)
     (images, labels), (more, _) = source.batches(3, None, 0)
     assert (images.shape, more.shape) == ((3, 3, 16, 16), (1, 3, 16, 16))
     order = (images[:, 0, 0, 0] * 255 / 60).round().long()
     assert labels.tolist() == [1 - int(at) % 2 for at in order]  # by name: red is the model's 0, green its 1
     assert source.preprocessing.image_size == 16
-    assert open_source(Table(["cat", "dog"], labels="labels"), subject).warnings == [
+    assert open_feed(Table(["cat", "dog"], labels="labels"), subject).warnings == [
         "the classes of Table are not those that the model learned: no accuracy is given"
     ]
     with pytest.raises(InputError, match="data must be one part of a data set, got train, test: name one of them"):
-        open_source({"train": Table(["a"]), "test": Table(["a"])}, subject)
+        open_feed({"train": Table(["a"]), "test": Table(["a"])}, subject)
 
 
 def test_accuracy_of_a_table_is_that_of_the_names():
@@ -266,12 +266,12 @@ def test_channels_of_a_model_are_those_of_its_images(tmp_path, channels):
     way = {"mean": (0.5,), "std": (0.5,)} if channels == 1 else {}
     subject = open_model(Pixels(channels=channels), preprocessing={"image_size": 16, **way})
     if channels == 1:
-        (batch, labels), *_ = open_source(f"images:{tmp_path}", subject).batches(1, None, 0)
+        (batch, labels), *_ = open_feed(f"images:{tmp_path}", subject).batches(1, None, 0)
         assert (batch.shape, labels) == ((1, 1, 16, 16), None)
         torch.testing.assert_close(batch.mean(), torch.tensor((76 / 255 - 0.5) / 0.5))  # 0.299 of red
     else:
         with pytest.raises(InputError, match=rf"images are RGB 16 x 16, the model takes {channels}-channel 16 x 16"):
-            open_source(f"images:{tmp_path}", subject)
+            open_feed(f"images:{tmp_path}", subject)
 
 
 def test_a_pipe_among_the_named_images_is_not_waited_for(tmp_path):
