@@ -101,6 +101,10 @@ def _chosen(found: Sequence[Named], only: Sequence[str]) -> list[Named]:
 
 
 def _check_names(names: Sequence[str], only: Sequence[str]) -> None:
+    from svda_analysis.figures.registry import FIGURES  # matplotlib, for those who draw
+
     for name in only:
         if not fnmatch.filter(names, name):
-            raise InputError(f"only must hold names among {', '.join(names)}, got {name!r}")
+            needs = FIGURES[name].needs if name in FIGURES else ""
+            lacking = f", which needs {needs}" if needs else ""
+            raise InputError(f"only must hold names among {', '.join(names)}, got {name!r}{lacking}")

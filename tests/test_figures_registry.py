@@ -44,3 +44,8 @@ def test_models_without_the_baseline_have_their_figures():
 def test_a_place_that_does_not_exist_is_named():
     with pytest.raises(InputError, match=r"where must hold only analysis, study, .*, explanations, got paper"):
         figures.figure("mine", where=("analysis", "paper"))
+
+
+def test_every_figure_says_what_it_is_drawn_from():
+    for one in figures.FIGURES.values():
+        assert one.needs or one.name == "mine", one.name

@@ -74,6 +74,10 @@ def test_what_is_not_asked_for_any_more_goes_and_what_is_not_ours_stays(report, 
         ({"width": "nan"}, "width must be 2.5 to 12 inches"),
         ({"font": "comic"}, "font must be one of sans, serif"),
         ({"only": ["overwiew"]}, "only must hold names among .*overview.*, got 'overwiew'"),
+        (
+            {"only": ["sigma_over_epochs"]},
+            "got 'sigma_over_epochs', which needs checkpoints that keep a trace of sigma",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(report, tmp_path, options, said):

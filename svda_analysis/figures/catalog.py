@@ -58,19 +58,19 @@ def _has_pairs(frame: pd.DataFrame, pairs: tuple[tuple[str, str], ...]) -> bool:
     return not set(pairs).isdisjoint(frame[["indicator", "source"]].itertuples(index=False, name=None))
 
 
-@figure("overview", where=_MODELS)
+@figure("overview", where=_MODELS, needs="indicators of structure")
 def _overview(analysis: Analysis) -> Pictures:
     if _has_layers(analysis.table) and _has_pairs(analysis.table, OVERVIEW_PAIRS):
         yield Picture(name="overview", draw=partial(plot_overview, analysis.table, models=analysis.models))
 
 
-@figure("accuracy_structure", where=_STUDIES)
+@figure("accuracy_structure", where=_STUDIES, needs="test accuracy and the indicators of structure")
 def _accuracy_structure(analysis: Analysis) -> Pictures:
     if _has_pairs(analysis.table, STRUCTURE_PAIRS) and _has_pairs(analysis.table, (("accuracy", "test"),)):
         yield Picture(name="accuracy_structure", draw=partial(plot_structure, analysis.table, models=analysis.models))
 
 
-@figure("comparison", where=_MODELS)
+@figure("comparison", where=_MODELS, needs="two models")
 def _comparison(analysis: Analysis) -> Pictures:
     if (rows := analysis.comparison) is None:
         return
@@ -80,79 +80,79 @@ def _comparison(analysis: Analysis) -> Pictures:
         yield Picture(name="comparison", draw=partial(comparison_figure, rows, analysis.models))
 
 
-@figure("faithfulness", where=_MODELS)
+@figure("faithfulness", where=_MODELS, needs="svda-analyze --faithfulness N")
 def _faithfulness(analysis: Analysis) -> Pictures:
     if tells_something(analysis.table):
         yield Picture(name="faithfulness", draw=partial(plot_faithfulness, analysis.table, models=analysis.models))
 
 
-@figure("faithfulness_fillers", where=_MODELS)
+@figure("faithfulness_fillers", where=_MODELS, needs="svda-analyze --faithfulness N --metrics default,fillers")
 def _faithfulness_fillers(analysis: Analysis) -> Pictures:
     if analysis.table["indicator"].str.startswith(f"{GAINS[0]}_").any():
         draw = partial(plot_fillers, analysis.table, models=analysis.models)
         yield Picture(name="faithfulness_fillers", draw=draw)
 
 
-@figure("faithfulness_metrics", where=_MODELS)
+@figure("faithfulness_metrics", where=_MODELS, needs="svda-analyze --faithfulness N")
 def _faithfulness_metrics(analysis: Analysis) -> Pictures:
     if other_metrics(analysis.table):
         draw = partial(plot_metrics, analysis.table, models=analysis.models)
         yield Picture(name="faithfulness_metrics", draw=draw)
 
 
-@figure("by_layer", where=_MODELS)
+@figure("by_layer", where=_MODELS, needs="indicators by layer")
 def _by_layer(analysis: Analysis) -> Pictures:
     if _has_layers(analysis.table):
         yield Picture(name="by_layer", draw=partial(plot_all_by_layer, analysis.table, models=analysis.models))
 
 
-@figure("distributions")
+@figure("distributions", needs="indicators of structure by layer and head")
 def _distributions(analysis: Analysis) -> Pictures:
     if _has_pairs(analysis.table, STRUCTURE_PAIRS):
         yield Picture(name="distributions", draw=partial(plot_distributions, analysis.table, models=analysis.models))
 
 
-@figure("heatmaps", where=_MODELS)
+@figure("heatmaps", where=_MODELS, needs="indicators by layer and head")
 def _heatmaps(analysis: Analysis) -> Pictures:
     if _has_layers(analysis.table) and _has_pairs(analysis.table, HEAT_PAIRS):
         draw = partial(plot_all_heatmaps, analysis.table, pairs=HEAT_PAIRS, models=analysis.models)
         yield Picture(name="heatmaps", draw=draw)
 
 
-@figure("spectra", where=_MODELS)
+@figure("spectra", where=_MODELS, needs="spectra of sigma, scores or maps")
 def _spectra(analysis: Analysis) -> Pictures:
     for source in analysis.spectra["source"].unique():
         draw = partial(plot_spectra, analysis.spectra, source=source, models=analysis.models)
         yield Picture(name=f"spectra_{source}", draw=draw)
 
 
-@figure("attention_maps", where=_MODELS)
+@figure("attention_maps", where=_MODELS, needs="example images (--examples N)")
 def _attention_maps(analysis: Analysis) -> Pictures:
     shown = {model: analysis.examples[model] for model in analysis.models if model in analysis.examples}
     if shown:
         yield Picture(name="attention_maps", draw=partial(plot_attention_maps, shown))
 
 
-@figure("training", where=_MODELS)
+@figure("training", where=_MODELS, needs="a checkpoint with the history of its training")
 def _training(analysis: Analysis) -> Pictures:
     if analysis.history["indicator"].isin(["loss", "accuracy"]).any():
         yield Picture(name="training", draw=partial(plot_training_curves, analysis.history, models=analysis.models))
 
 
-@figure("epochs", where=_MODELS)
+@figure("epochs", where=_MODELS, needs="a checkpoint with indicators in its history")
 def _epochs(analysis: Analysis) -> Pictures:
     if _has_layers(analysis.history):
         yield Picture(name="epochs", draw=partial(plot_all_over_epochs, analysis.history, models=analysis.models))
 
 
-@figure("epochs_by_layer", where=("study",))
+@figure("epochs_by_layer", where=("study",), needs="a checkpoint with indicators of structure in its history")
 def _epochs_by_layer(analysis: Analysis) -> Pictures:
     if _has_pairs(analysis.history, ORGANISING_PAIRS):
         draw = partial(plot_epochs_by_layer, analysis.history, models=analysis.models)
         yield Picture(name="epochs_by_layer", draw=draw)
 
 
-@figure("source_epochs", where=("study",))
+@figure("source_epochs", where=("study",), needs='runs on FashionMNIST by the recipe "source"')
 def _source_epochs(analysis: Analysis) -> Pictures:
     """Of FashionMNIST, the data of the source's log, where training measured the source's indicators."""
     history = analysis.history[
@@ -162,7 +162,7 @@ def _source_epochs(analysis: Analysis) -> Pictures:
         yield Picture(name="source_epochs", draw=partial(plot_source_epochs, history))
 
 
-@figure("sigma_over_epochs", where=_STUDIES)
+@figure("sigma_over_epochs", where=_STUDIES, needs="checkpoints that keep a trace of sigma")
 def _sigma_over_epochs(analysis: Analysis) -> Pictures:
     for model in analysis.models:
         trace = analysis.traces.get(model)
@@ -170,7 +170,7 @@ def _sigma_over_epochs(analysis: Analysis) -> Pictures:
             yield Picture(name=f"sigma_over_epochs_{model}", draw=partial(plot_sigma_over_epochs, trace))
 
 
-@figure("maps_over_epochs", where=_STUDIES)
+@figure("maps_over_epochs", where=_STUDIES, needs="checkpoints that keep a trace of their maps")
 def _maps_over_epochs(analysis: Analysis) -> Pictures:
     traces = {model: analysis.traces[model] for model in analysis.models if model in analysis.traces}
     if traces and analysis.examples:
@@ -178,7 +178,7 @@ def _maps_over_epochs(analysis: Analysis) -> Pictures:
         yield Picture(name="maps_over_epochs", draw=partial(plot_maps_over_epochs, traces, images))
 
 
-@figure("map_similarity", where=("analysis", *_STUDIES))
+@figure("map_similarity", where=("analysis", *_STUDIES), needs="two models and svda-analyze --maps N")
 def _map_similarity(analysis: Analysis) -> Pictures:
     if "similarity" in analysis.maps:
         found = analysis.maps["similarity"]
@@ -188,7 +188,7 @@ def _map_similarity(analysis: Analysis) -> Pictures:
             yield Picture(name="token_similarity", draw=draw)
 
 
-@figure("matched_heads")
+@figure("matched_heads", needs="two models and svda-analyze --maps N")
 def _matched_heads(analysis: Analysis) -> Pictures:
     """For each pair of models: of the runs whose example maps are at hand, which are the first of each model."""
     if "heads" not in analysis.maps:
@@ -214,7 +214,7 @@ class Swept(Protocol):
     def curves(self) -> Mapping[str, pd.DataFrame]: ...
 
 
-@figure("compression", where=("compression",))
+@figure("compression", where=("compression",), needs="a sweep (svda compress --sweep)")
 def _compression(compressions: Swept) -> Pictures:
     if compressions.curves:
         caption = (
@@ -224,7 +224,7 @@ def _compression(compressions: Swept) -> Pictures:
         yield Picture(name="compression", draw=partial(plot_compression, compressions.curves), caption=caption)
 
 
-@figure("explanations", where=("explanations",))
+@figure("explanations", where=("explanations",), needs="svda explain")
 def _explanations(page: Explained) -> Pictures:
     caption = f"What speaks for the class in {', '.join(page.names)}: {', '.join(page.labels)}"
     yield Picture(name="explanations", draw=partial(plot_explanations, page), caption=caption)

@@ -1,6 +1,6 @@
 """Which figures there are, and where each is drawn: one decorator enters one. No torch here.
 
-    @figure("my_figure", where=("analysis",))
+    @figure("my_figure", where=("analysis",), needs="one number of my_indicator")
     def my_figure(analysis: Analysis) -> Iterator[Picture]:
         if len(analysis.table):
             yield Picture(name="my_figure", draw=partial(plot_mine, analysis.table, models=analysis.models))
@@ -37,26 +37,28 @@ Draw = TypeVar("Draw", bound=Callable[[Any], Iterator[Picture]])
 
 @dataclasses.dataclass(frozen=True)
 class FigureSpec:
-    """A figure by name: ``where`` it is drawn, and what gives its pictures."""
+    """A figure by name: ``where`` it is drawn, which data it ``needs`` in words, and what gives its pictures."""
 
     name: str
     where: tuple[str, ...]
+    needs: str
     draw: Callable[[Any], Iterator[Picture]]
 
 
 FIGURES: dict[str, FigureSpec] = {}
 
 
-def figure(name: str, where: tuple[str, ...] = ("analysis",)) -> Callable[[Draw], Draw]:
+def figure(name: str, where: tuple[str, ...] = ("analysis",), *, needs: str = "") -> Callable[[Draw], Draw]:
     """Decorator: enter the function in :data:`FIGURES` (in the place of one of that name) and return it unchanged.
 
-    Figures are drawn in the order in which they were entered.
+    Figures are drawn in the order in which they were entered. ``needs`` says to who asks for it in vain what it is
+    drawn from.
     """
     if unknown := [place for place in where if place not in PLACES]:
         raise InputError(f"where must hold only {', '.join(PLACES)}, got {', '.join(map(str, unknown))}")
 
     def enter(draw: Draw) -> Draw:
-        FIGURES[name] = FigureSpec(name, tuple(where), draw)
+        FIGURES[name] = FigureSpec(name, tuple(where), needs, draw)
         return draw
 
     return enter
