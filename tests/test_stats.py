@@ -18,7 +18,9 @@ from svda_analysis.stats import (
     interval_over,
     mcnemar,
     mean_interval,
+    noninferiority_power,
     paired_test,
+    pairs_needed,
     proportion_interval,
     tost,
     welch_from_moments,
@@ -299,3 +301,18 @@ def test_welch_from_moments_is_welch_of_the_values():
     alone = welch_from_moments((0.0, 1.0, 3), (1.0, math.nan, 1))
     assert alone.difference == 1.0
     assert math.isnan(alone.interval.low)
+
+
+@pytest.mark.parametrize(("std", "n"), [(0.2, 3), (1.0, 5), (0.5, 10)])
+def test_power_is_how_often_equal_models_are_shown_to_lose_less_than_the_margin(std, n):
+    draws = np.random.default_rng(0).normal(0, std, size=(20_000, n))
+    found = stats.ttest_1samp(draws, -0.5, axis=1, alternative="greater").pvalue < 0.05
+    assert noninferiority_power(std, n, 0.5) == pytest.approx(found.mean(), abs=0.015)
+
+
+def test_the_runs_that_are_needed_are_the_fewest():
+    n = pairs_needed(0.5, 0.5)
+    assert noninferiority_power(0.5, n, 0.5) >= 0.8 > noninferiority_power(0.5, n - 1, 0.5)
+    assert pairs_needed(1000.0, 0.5) is None
+    assert math.isnan(noninferiority_power(0.5, 1, 0.5))
+    assert math.isnan(noninferiority_power(math.nan, 3, 0.5))

@@ -24,6 +24,7 @@ from svda_analysis.formatting import (
 )
 from svda_analysis.frames import BLOCKED_COLUMNS, each_row
 from svda_analysis.sections.tables import comparison_tables
+from svda_analysis.stats import Equivalence, noninferiority_power, pairs_needed
 from svda_analysis.study.result import (
     DatasetResult,
     accuracy_difference,
@@ -51,6 +52,8 @@ def accuracy_table(results: Sequence[DatasetResult], margin: float) -> Table:
             "Runs compared": MISSING if pd.isna(row["difference"]) else str(row["n_seeds"]),
             "p": p_value(row["p"]),
             f"p (equivalent within {margin:g})": p_value(row["p_equivalent"]),
+            "Power (%)": fixed(100 * row["power"], 0),
+            "Runs for 80 %": MISSING if pd.isna(row["runs_needed"]) else str(int(row["runs_needed"])),
             "Interval over": row["unit"] or MISSING,
         }
         for row in rows
@@ -59,15 +62,18 @@ def accuracy_table(results: Sequence[DatasetResult], margin: float) -> Table:
         "Mean and standard deviation over training runs of the accuracy over all test images after the last epoch; "
         "difference from the dot-product baseline, paired by seed where seeds are shared. p is of a two-sided t test: "
         "small says that the accuracies differ. p (equivalent) is of two one-sided t tests (TOST) with a margin of "
-        f"{margin:g} points: small says that they are the same to within the margin. Where the models do not share all "
-        "their seeds, the difference is of fewer runs than the means. One run each: the interval is "
-        "over images and speaks of these checkpoints alone, without p."
+        f"{margin:g} points: small says that they are the same to within the margin. Power: how often so many runs of "
+        "the observed spread would show that a model of equal accuracy loses less than the margin (one-sided t test at "
+        "5 %), and how many runs would do so in 80 of 100 studies; of few runs the spread itself is a rough guess. "
+        "Where the models do not share all their seeds, the difference is of fewer runs than the means. One run each: "
+        "the interval is over images and speaks of these checkpoints alone, without p."
     )
     return Table(name="t1_accuracy", title="Accuracy", note=note, numbers=numbers, text=pd.DataFrame(text))
 
 
 def _accuracy_rows(result: DatasetResult, margin: float) -> Iterator[dict[str, Any]]:
     numbers = ["accuracy", "std", "difference", "ci_low", "ci_high", "n_seeds", "p", "p_equivalent"]
+    numbers += ["power", "runs_needed"]
     empty = dict.fromkeys(numbers, math.nan)
     if not result.trained:
         yield {"data": result.title, "model": MISSING, "runs": 0, **empty, "unit": "", "missing": result.missing}
@@ -80,8 +86,14 @@ def _accuracy_rows(result: DatasetResult, margin: float) -> Iterator[dict[str, A
         if result.baseline not in (None, model):
             found = accuracy_difference(result, model, str(result.baseline))
             same = equivalence(result, model, str(result.baseline), margin)
-            row |= {**found, "p_equivalent": same.p if same else math.nan}
+            row |= {**found, **(_of_equivalence(same, margin / 100) if same else {})}
         yield row
+
+
+def _of_equivalence(found: Equivalence, margin: float) -> dict[str, Any]:
+    needed = pairs_needed(found.std, margin)
+    power = noninferiority_power(found.std, found.n, margin)
+    return {"p_equivalent": found.p, "power": power, "runs_needed": math.nan if needed is None else needed}
 
 
 def cost_table(results: Sequence[DatasetResult]) -> Table:
