@@ -87,7 +87,7 @@ def test_a_training_in_two_parts_equals_one_in_a_single_run(fashion, capsys):
     assert run(main, *start, "--out", "parts.pt", "--resume") == 0
     printed = capsys.readouterr().out
     assert "checkpoint: parts.pt (epoch 2 of 4)" in printed
-    assert printed.count("epoch 4/4  train loss ") == 2
+    assert printed.count("epoch 4/4  loss ") == 2
     whole, parts = load("whole.pt"), load("parts.pt")
     assert whole.epoch == parts.epoch == 4
     for name, weight in whole.model.items():

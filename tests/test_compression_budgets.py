@@ -31,7 +31,7 @@ def wholes(tiny, fashion):
 
 def share_right(whole: Whole, checkpoint) -> float:
     """Accuracy by another way: one forward of the same test images."""
-    images, labels = (torch.cat(x) for x in zip(*whole.source.batches(7, 60, 0), strict=True))
+    images, labels = (torch.cat(x) for x in zip(*whole.feed.batches(7, 60, 0), strict=True))
     with torch.no_grad():
         return float((build_model(checkpoint).eval()(images).argmax(-1) == labels).double().mean())
 
@@ -68,7 +68,7 @@ def test_fine_tuning_begins_at_the_smaller_model(wholes, fashion):
 
 def test_a_model_that_is_no_checkpoint_is_refused(wholes):
     whole, images = wholes["dot"]
-    other = Whole(whole.subject.like(whole.subject.model), whole.source, 60, 0)
+    other = Whole(whole.subject.like(whole.subject.model), whole.feed, 60, 0)
     object.__setattr__(other.subject, "checkpoint", None)
     with pytest.raises(InputError, match="must be a checkpoint of svda train"):
         accuracy_at_budgets(other, images, (0.5,))

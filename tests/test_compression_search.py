@@ -60,7 +60,7 @@ def test_sweep_rows(opened):
     assert list(compression_table(curve)["Energy"]) == ["0.5", "1"] * 2
     control = curve["criterion"] == "random"
     figure = plots.plot_compression({"svda": curve.assign(removed_change=curve["removed_change"].mask(control, -0.5))})
-    assert [text.get_text() for text in figure.axes[1].texts] == ["random: below, -50 at best"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["at random: below, \N{MINUS SIGN}50 at best"]
     with pytest.raises(InputError, match="budgets must lie in"):
         sweep(subject, images, source, budgets=(2.0,), energies=())
     with pytest.raises(InputError, match="no rows"):

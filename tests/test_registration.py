@@ -179,7 +179,7 @@ def test_a_section_of_a_study(whole_study, tmp_path, monkeypatch):
 def test_a_figure_of_explanations(tmp_path):
     @figure("means", where=("explanations",))
     def means(page):
-        yield Picture(name="means", draw=lambda: plt.figure(figsize=(1, 1)), caption=", ".join(page.labelled_maps))
+        yield Picture(name="means", draw=lambda: plt.figure(figsize=(1, 1)), caption=", ".join(page.labels))
 
     model, image = tmp_path / "dot_s0.pt", tmp_path / "shoe.png"
     vit = a_model()
@@ -190,10 +190,11 @@ def test_a_figure_of_explanations(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "means-2.png").write_text("of an earlier call")
     with pytest.raises(SystemExit) as stopped:
-        main(["explain", str(model), str(image), "--methods", "rollout", "--out", str(tmp_path / "out")])
+        main(["explain", str(model), str(image), "--methods", "rollout", "--out", str(tmp_path / "out"), "--force"])
     assert stopped.value.code == 0
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made == {f"{name}.{kind}" for name in ("explanations", "means") for kind in ("pdf", "png")}
+    drawn = {f"{name}.{kind}" for name in ("explanations", "means") for kind in ("pdf", "png")}
+    assert made == drawn | {"explanations.npz"}
 
 
 def test_a_data_set(tmp_path, capsys):

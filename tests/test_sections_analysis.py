@@ -96,7 +96,7 @@ def test_two_models_stand_side_by_side():
 
 def test_a_single_model_is_compared_with_none():
     found, page = headings(an_analysis(("svda",), seeds=(None,)))
-    assert found[1:] == ["## Figures", "## How to read this"]
+    assert found[1:] == ["## Do its maps tell what it decides by?", "## Figures", "## How to read this"]
     assert "| svda | svda | 1 | 3 | 1234 | 50 | sample test |" in page
     assert "over images of one run" in page
 

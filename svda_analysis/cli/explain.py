@@ -15,7 +15,6 @@ from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, say, subj
 from svda_analysis.errors import InputError
 
 _ROWS = 8  # rows of maps on a page, of all models together
-_OURS = re.compile(r"explanations(-\d+)?\.(pdf|png|npz)")
 _OF_WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
 
@@ -63,7 +62,7 @@ def explain_command(
         if at == 1:
             warn([line for part in page.parts for line in _said_left_out(part)])
         warn([line for part in page.parts for line in part.warnings] if at == 1 else [])
-        written += _write_page(page, folder, "explanations" if count == 1 else f"explanations-{at}")
+        written += _write_page(page, folder, "" if count == 1 else f"-{at}")
         say(f"figure: {written[-1]}")
     for left in old:  # pages of an earlier call with other images
         if left not in written:
@@ -90,9 +89,12 @@ def _explanations_in(folder: Path, *, force: bool) -> list[Path]:
     """The explanations that lie in a folder that can be written; :class:`InputError` where there are some, without
     ``force``."""
     from svda_analysis.errors import check_writable
+    from svda_analysis.figures.registry import FIGURES
 
     check_writable(folder, "output folder")
-    old = [path for path in folder.glob("explanations*") if _OURS.fullmatch(path.name)]
+    names = [one.name for one in FIGURES.values() if "explanations" in one.where]
+    ours = re.compile(rf"(explanations(-\d+)?\.npz|({'|'.join(map(re.escape, names))})(-\d+)?\.(pdf|png))")
+    old = [path for path in sorted(folder.glob("*")) if ours.fullmatch(path.name)]
     if old and not force:
         raise InputError(f"output folder {folder} holds {old[0].name}: --force writes over it, --out chooses another")
     return old
@@ -105,15 +107,15 @@ def _said_left_out(part: Any) -> list[str]:
     return [f"{part.model} {reason}: left out {', '.join(names)}" for reason, names in lacking.items()]
 
 
-def _write_page(page: Any, folder: Path, name: str) -> list[Path]:
-    """The arrays and the figure of a page; the picture comes last."""
+def _write_page(page: Any, folder: Path, end: str) -> list[Path]:
+    """The arrays and the figures of a page, whose names have that end; a picture comes last."""
     import numpy as np
 
     from svda_analysis.figures import pictures
     from svda_analysis.render.writer import save_picture
 
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = folder / f"{name}.npz"
+    arrays = folder / f"explanations{end}.npz"
     np.savez_compressed(arrays, **page.arrays())
-    (picture,) = pictures(page, "explanations")
-    return [arrays, *save_picture(dataclasses.replace(picture, name=name), folder)]
+    drawn = [dataclasses.replace(one, name=f"{one.name}{end}") for one in pictures(page, "explanations")]
+    return [arrays, *(file for picture in drawn for file in save_picture(picture, folder))]

@@ -19,7 +19,7 @@ from svda_analysis.formatting import file_word
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, each_row, make_frame
 from svda_analysis.results import Analysis, Run, nothing_measured, read_frame
 from svda_analysis.study.costs import Size, in_order, size_in
-from svda_analysis.study.result import NOT_AT_HAND, DatasetResult
+from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, asks_for_variants
 from svda_analysis.study.sections import study_pictures
 from svda_analysis.vocabulary import known_bounds
 
@@ -54,7 +54,7 @@ def _flat_result(place: Path, name: str, title: str, costs: pd.DataFrame, meta: 
         name=name, title=title, sizes=sizes, analysis=analysis, source=_source_line(place / "README.md", title)
     )
     analysis = dataclasses.replace(analysis, baseline=found.baseline)
-    carried = _carried(found, meta["manifest"]["study"], meta["files"])
+    carried = _carried(found, asks_for_variants(meta["manifest"]), meta["files"])
     traced = any("_over_epochs" in figure for figure in carried)
     return dataclasses.replace(
         found, analysis=analysis, carried=carried, untraced=() if traced else tuple(found.trained)

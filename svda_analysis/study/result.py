@@ -81,6 +81,11 @@ class DatasetResult:
         return next((name for name in self.in_role(role) if name in names), None)
 
 
+def asks_for_variants(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest, as ``meta.json`` holds it, compares variants of one model (in older ones: ``study``)."""
+    return bool(manifest.get("of_variants", manifest.get("study", False)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """A study: what its report is made of.
@@ -102,7 +107,7 @@ class StudyResult:
             title=manifest["title"],
             datasets=tuple(results),
             variants=manifest["variants"],
-            of_variants=manifest.get("of_variants", manifest.get("study", False)),  # older: "study"
+            of_variants=asks_for_variants(manifest),
             margin=manifest["analysis"]["margin"],
         )
 
