@@ -23,7 +23,6 @@ from svda_analysis.errors import InputError
 from svda_analysis.example_maps import example_maps
 from svda_analysis.faithful import check_faithful, methods_for
 from svda_analysis.faithful import faithfulness as measure_faithfulness
-from svda_analysis.feeds import Data, ImageFeed, open_feed
 from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
@@ -32,6 +31,7 @@ from svda_analysis.maps import in_words
 from svda_analysis.metrics import choose_metrics
 from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
 from svda_analysis.soundness import NOT_FINITE, NotFiniteError
+from svda_analysis.sources import Data, ImageFeed, open_feed
 from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.streaming import Stream, costly_of_batch
 from svda_analysis.subject import Subject, run_label

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import ImageFeed
 from svda_analysis.indicators import Indicator
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.metrics import Metric
 from svda_analysis.results import Analysis
+from svda_analysis.sources import ImageFeed
 from svda_analysis.subject import Subject
 
 UNFINISHED = ".unfinished-"  # how the folder of an entry that is being written begins

@@ -16,8 +16,8 @@ from svda_analysis.conversion import convert, distill
 from svda_analysis.converted import replaced, save_converted, weights_of
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import as_learned
 from svda_analysis.model import ViT
+from svda_analysis.sources import as_learned
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
 from svda_analysis.writing import check_target, only_writer

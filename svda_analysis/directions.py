@@ -8,10 +8,10 @@ from torch import Tensor
 
 from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import ImageFeed
 from svda_analysis.forward import call_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.score_operator import operator_basis, row_moments, symmetric_root
+from svda_analysis.sources import ImageFeed
 from svda_analysis.subject import Subject
 from svda_analysis.tap import capture
 from svda_analysis.vocabulary import Quantity, register

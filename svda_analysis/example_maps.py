@@ -8,10 +8,10 @@ import numpy as np
 
 from svda_analysis.attribution import flows
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import ImageFeed
 from svda_analysis.forward import for_model
 from svda_analysis.maps import class_scores
 from svda_analysis.results import Examples
+from svda_analysis.sources import ImageFeed
 from svda_analysis.subject import Subject
 
 

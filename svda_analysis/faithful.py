@@ -24,7 +24,6 @@ from torch import Tensor
 
 from svda_analysis.attribution import RANKINGS, attribute, check_images
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import Data, ImageFeed, open_feed
 from svda_analysis.fillers import choose_filler
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
@@ -41,6 +40,7 @@ from svda_analysis.perturbation import (
 )
 from svda_analysis.redrawing import cascade, rank_correlation, redrawn
 from svda_analysis.soundness import NotFiniteError
+from svda_analysis.sources import Data, ImageFeed, open_feed
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
 from svda_analysis.subject import Subject

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import Data, ImageFeed, open_feed
 from svda_analysis.forward import for_model
 from svda_analysis.frames import MAP_COLUMNS
 from svda_analysis.matching import MEASURES, MapBatch, MapComparison
 from svda_analysis.representations import RepresentationComparison
+from svda_analysis.sources import Data, ImageFeed, open_feed
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
 

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from svda_analysis import feeds
+from svda_analysis import sources
 from svda_analysis.analysis import analyze, analyze_runs
 from svda_analysis.checkpoint import load, save
 from svda_analysis.compression import compress_and_verify
@@ -246,7 +246,7 @@ def test_everything_measures_the_model_as_it_was_opened(pictures):
 
 def test_a_data_set_is_opened_once_for_all_models(monkeypatch):
     opened = []
-    monkeypatch.setattr(feeds, "load_dataset", lambda *a, **k: opened.append(a) or load_dataset(*a, **k))
+    monkeypatch.setattr(sources, "load_dataset", lambda *a, **k: opened.append(a) or load_dataset(*a, **k))
     analyze_runs([a_model("dot"), a_model("svda")], "sample", names=["a", "b"], images=4, maps=8, examples=1)
     assert opened == [("sample",)]
 

@@ -15,11 +15,11 @@ from svda_analysis import cache
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import open_feed
 from svda_analysis.indicators import INDICATORS, choose_indicators, indicator
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.metrics import METRICS, metric
 from svda_analysis.results import Analysis
+from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.vocabulary import QUANTITIES
 

@@ -17,7 +17,7 @@ from svda_analysis.compression.verification import (
     map_divergence,
     predictions,
 )
-from svda_analysis.feeds import open_feed
+from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 
 

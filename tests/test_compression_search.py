@@ -20,7 +20,7 @@ from svda_analysis.compression.verification import (
 )
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import open_feed
+from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.stats import adjusted_wald
 

@@ -25,8 +25,8 @@ from svda_analysis.compression.verification import (
     verify,
 )
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import open_feed
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 

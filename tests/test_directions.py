@@ -8,7 +8,7 @@ import torch
 
 from svda_analysis.data import load_dataset
 from svda_analysis.directions import direction_shares
-from svda_analysis.feeds import open_feed
+from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records
 

@@ -6,8 +6,8 @@ import torch
 
 from svda_analysis.analysis import analyze
 from svda_analysis.example_maps import example_maps
-from svda_analysis.feeds import open_feed
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.tap import capture
 

@@ -16,7 +16,7 @@ from svda_analysis.cli import main
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.explanations import class_of, explain, explain_models
-from svda_analysis.feeds import open_images
+from svda_analysis.sources import open_images
 from svda_analysis.specs import open_model
 
 

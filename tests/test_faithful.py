@@ -18,10 +18,10 @@ from svda_analysis.faithful import (
     methods_for,
     randomisation_check,
 )
-from svda_analysis.feeds import open_feed
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.metrics import METRICS
 from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
+from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
 from svda_analysis.vocabulary import quantity

@@ -38,7 +38,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"hosts"},
     {"converted"},
     {"specs"},
-    {"feeds", "attribution", "fillers", "redrawing", "training_data"},
+    {"sources", "attribution", "fillers", "redrawing", "training_data"},
     {"perturbation", "map_comparison", "directions", "explanations", "example_maps", "training", "conversion"},
     {"trial", "convert_files"},
     {"metrics"},

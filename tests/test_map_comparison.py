@@ -10,10 +10,10 @@ from svda_analysis import plots
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.cli import analyze_main
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import open_feed
 from svda_analysis.map_comparison import compare_maps, compare_run_maps
 from svda_analysis.matching import MapBatch, MapComparison
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.sources import open_feed
 from svda_analysis.subject import Subject
 from svda_analysis.tap import records
 

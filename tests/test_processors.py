@@ -8,8 +8,8 @@ from PIL import Image
 
 from svda_analysis.data import Preprocessing
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import open_images
 from svda_analysis.processors import Processor, processed, proved
+from svda_analysis.sources import open_images
 from svda_analysis.subject import Subject
 
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}

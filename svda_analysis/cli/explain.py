@@ -42,7 +42,7 @@ def explain_command(
     from svda_analysis.attribution import METHODS
     from svda_analysis.data.files import left_out
     from svda_analysis.explanations import explain_models
-    from svda_analysis.feeds import image_files
+    from svda_analysis.sources import image_files
 
     names = names_in(methods)
     for name in names or ():

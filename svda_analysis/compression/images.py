@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from svda_analysis.data import ImageData, ImageSize, load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import ImageFeed, as_learned, open_feed
+from svda_analysis.sources import ImageFeed, as_learned, open_feed
 from svda_analysis.subject import Subject
 
 

@@ -24,11 +24,11 @@ from svda_analysis.compression.search import smallest, sweep
 from svda_analysis.compression.verification import Change, Whole, accuracy_change, verify_against
 from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import ImageFeed
 from svda_analysis.frames import BUDGET_COLUMNS, NORM_COLUMNS, SWEEP_COLUMNS, VERIFICATION_COLUMNS, make_frame
 from svda_analysis.model import ViT
 from svda_analysis.results import versions
 from svda_analysis.soundness import check_weights_finite
+from svda_analysis.sources import ImageFeed
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject, run_label
 

@@ -16,8 +16,8 @@ from svda_analysis.compression.ranking import Counts, Ranking, keep_energy, keep
 from svda_analysis.compression.removal import remove, removed_shares, to_budget
 from svda_analysis.compression.verification import Change, Whole, accuracy_change, count_parameters, macs
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import ImageFeed
 from svda_analysis.frames import SWEEP_COLUMNS, make_frame
+from svda_analysis.sources import ImageFeed
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import adjusted_wald
 

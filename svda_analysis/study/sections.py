@@ -164,7 +164,7 @@ def _figures_sections(study: StudyResult) -> list[Section]:
     made = []
     for result in study.datasets:
         if result.trained:
-            carried = [Picture(name=name, draw=None, caption=spoken(name)) for name in result.carried]
+            carried = [Picture(name=name, draw=None, caption=_carried_caption(result, name)) for name in result.carried]
             drawn = study_pictures(result, of_variants=study.of_variants)
             blocks: list[Content] = [*drawn, *carried, *_untraced(result)]
             name, title = f"figures_{file_word(result.name)}", f"{result.title}: figures"
@@ -182,6 +182,14 @@ def study_pictures(result: DatasetResult, *, of_variants: bool) -> list[Picture]
         dataclasses.replace(picture, name=name, caption=f"{result.title}. {picture.alt}")
         for picture, name in zip(found, names, strict=True)
     ]
+
+
+def _carried_caption(result: DatasetResult, name: str) -> str:
+    """What stands under a figure of an earlier report: the same as under one that is drawn now."""
+    from svda_analysis.figures.captions import caption_of  # matplotlib, for those who draw
+
+    shown = caption_of(name.removeprefix(f"{file_word(result.name)}_"), result.analysis)
+    return f"{result.title}. {shown}" if shown else spoken(name)
 
 
 def _untraced(result: DatasetResult) -> list[str]:

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from svda_analysis.analysis import analyze
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
-from svda_analysis.feeds import as_learned, image_files, open_feed
 from svda_analysis.map_comparison import compare_maps
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.sources import as_learned, image_files, open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
 
