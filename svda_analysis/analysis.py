@@ -415,6 +415,8 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
         lines.append(f"{subject.name}: {subject.left_out}")
     if stream.windows:
         lines.append(f"{subject.name} attends inside windows: its numbers speak of windows, not of the whole image")
+    if stream.views:
+        lines.append(f"{subject.name} sees several views of an image in one batch: its numbers are means over these")
     if stream.beyond:
         lines.append(f"{subject.name}: the data have {stream.beyond}: no accuracy is given")
     if stream.left_out:

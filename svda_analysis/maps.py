@@ -65,6 +65,7 @@ class ImageMap:
     layout: Layout | None
     whole: Layout | None
     index: Tensor | None = None  # (windows, N): the place of each token among the tokens of ``whole``; -1: padding
+    views: bool = False  # whether each window is a view of the whole image, as of a batch that holds it twice
 
     @property
     def raw(self) -> Tensor:
@@ -125,13 +126,9 @@ def map_of_image(record: AttentionRecord, images: int, given: GivenLayout) -> Im
         return "with other keys than queries"
     if places.queries is None:
         return _by_number(record, images, given)
-    if places.keys is not None and not _same(places.queries, places.keys):
+    if places.keys is not None and not bool((places.queries == places.keys).all()):
         return "with other keys than queries"
     return _by_places(record, places.queries.expand(a.shape[:-1]), images, given)
-
-
-def _same(queries: Tensor, keys: Tensor) -> bool:
-    return bool((queries == keys).all())
 
 
 def _by_number(record: AttentionRecord, images: int, given: GivenLayout) -> ImageMap | str:
@@ -162,8 +159,9 @@ def _by_places(record: AttentionRecord, queries: Tensor, images: int, given: Giv
     alone = math.prod(queries.shape[d] for d in heads) == 1
     folded = copies if alone and bool((place == place[:, :1]).all()) else 1
     if copies > folded:
-        layout = _read(place[0, 0], size)
-        return ImageMap(record, Arrangement(outer, heads, order, 1), copies * len(place), layout and layout[0], None)
+        layout, how = _read(place[0, 0], size), Arrangement(outer, heads, order, 1)
+        views = _are_views(place.flatten(0, 1), size)
+        return ImageMap(record, how, copies * len(place), layout and layout[0], None, views=views)
     plain = bool((order == torch.arange(len(order))).all())
     arrangement = Arrangement(outer, heads, None if plain else order, folded)
     found = _laid_out(record, arrangement, place[:, 0], size, given)
@@ -177,7 +175,8 @@ def _laid_out(
     W, N = place.shape
     if W > 1:
         whole, index = _stitched(place, size)
-        return ImageMap(record, arrangement, W, _of_window(place, size, whole), whole, index)
+        layout, views = _of_window(place, size, whole), whole is None and _are_views(place, size)
+        return ImageMap(record, arrangement, W, layout, whole, index, views)
     found = _read(place[0], size, covers=True)
     if N > 1 and bool((place == place[0, 0]).all()):
         return f"between {N} channels, each of the whole image"
@@ -261,6 +260,12 @@ def _reaches(axis: Tensor, length: int) -> bool:
     return even and bool(axis[0] <= pitch[0]) and bool(length - 1 - axis[-1] < 1.5 * pitch[-1])
 
 
+def _are_views(place: Tensor, size: tuple[int, int, int]) -> bool:
+    """Whether the tokens of each window ``(W, N)`` reach over the whole image, in the same frames."""
+    frames = {tuple(decode(tokens[tokens >= 0])[1].unique().tolist()) for tokens in place}
+    return len(frames) == 1 and all(_read(tokens, size, covers=True) is not None for tokens in place)
+
+
 def _stitched(place: Tensor, size: tuple[int, int, int]) -> tuple[Layout | None, Tensor | None]:
     """The grid that windows ``(W, N)`` make up together, and the place of each token in it (-1: padding)."""
     parts = decode(place)[2:]
@@ -342,7 +347,8 @@ def whole_maps(
     def on_record(record: AttentionRecord) -> None:
         one = map_of_image(record, len(images), given)
         if isinstance(one, ImageMap) and one.whole is None:
-            one = "inside windows or frames that are not stitched to the image"
+            why = "of several views of an image" if one.views else "inside windows or frames"
+            one = f"{why} that are not stitched to the image"
         found.append(one)
         touching.append(_updates_patches(record))
 

@@ -290,11 +290,9 @@ def noninferiority_power(std: float, n: int, margin: float) -> float:
     """The chance that the one-sided t test of :func:`tost` against a loss of ``margin`` rejects at 5 %, where the true
     mean of ``n`` paired differences with deviation ``std`` is 0: the tail of the noncentral t with ``n - 1`` degrees of
     freedom beyond its 95 % quantile (Julious 2004, Stat. Med. 23:1921). NaN below two pairs, or without a spread."""
-    from scipy import stats  # it takes a while
-
     if n < 2 or not std > 0:
         return math.nan
-    return float(stats.nct.sf(stats.t.ppf(0.95, n - 1), n - 1, margin * math.sqrt(n) / std))
+    return 1 - float(special.nctdtr(n - 1, margin * math.sqrt(n) / std, special.stdtrit(n - 1, 0.95)))
 
 
 def pairs_needed(std: float, margin: float, power: float = 0.8, most: int = 1000) -> int | None:

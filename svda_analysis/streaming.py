@@ -73,7 +73,7 @@ class Stream:
         self.moments: dict[tuple[str, str, int], Moments] = {}
         self.spectrum_moments: dict[tuple[str, int], Moments] = {}
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
-        self.windows = self.pixels_unknown = False
+        self.windows = self.views = self.pixels_unknown = False
         self.left_out: list[str] = []  # of the last batch, why attention calls are no maps of the image
         self.beyond = ""  # which labels are none of the model's outputs
         self.calls = 0  # attention calls of the last batch
@@ -225,7 +225,8 @@ class Stream:
         maps = found.arranged(record.a)
         part = len(maps) * B // self._in_forward  # images, or the windows of all images
         a = maps[:part]
-        self.windows = self.windows or found.windows > 1
+        self.views = self.views or found.views
+        self.windows = self.windows or (found.windows > 1 and not found.views)
         at_hand: dict[str, Any] = {"a": a}
         if layout is not None:
             at_hand |= {"grid": layout.grid, "prefix": layout.prefix, "suffix": layout.suffix, "frames": layout.frames}

@@ -872,3 +872,30 @@ def test_nested_tensors_are_refused():
 
 if __name__ == "__main__":
     print(family_table())  # what README says of the families
+
+
+class TwoViews(nn.Module):
+    """Sees each image and a view of it in one batch: its mirror image, or itself once more."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.view, self.embed = view, nn.Conv2d(3, 8, 8, 8)
+
+    def forward(self, x):
+        tokens = self.embed(torch.cat([x, self.view(x)])).flatten(2).transpose(1, 2)  # (2 B, N, C)
+        q = tokens.unflatten(-1, (2, 4)).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(q, q, q).mean((1, 2))
+
+
+@pytest.mark.parametrize("view", [lambda x: x.flip(-1), lambda x: x + 1])
+def test_views_of_an_image_in_one_batch_are_said_to_be_views(view):
+    torch.manual_seed(0)
+    model, images = TwoViews(view).eval(), torch.randn(4, 3, 32, 32)
+    found = analyze(model, images, examples=0, indicators=["attention_entropy"])
+    (said,) = [line for line in found.warnings if "view" in line]
+    assert said == "TwoViews sees several views of an image in one batch: its numbers are means over these"
+    assert not any("windows" in line for line in found.warnings)
+    (record,) = records(model, images)
+    by_view = attention_entropy(record.a).unflatten(0, (2, 4)).mean((0, 1))  # over views and images
+    means = found.table.sort_values("head")["mean"].to_numpy()
+    torch.testing.assert_close(torch.tensor(means, dtype=torch.float32), by_view, rtol=0, atol=1e-6)

@@ -72,7 +72,7 @@ def test_over_large_images_maps_are_transparent_where_there_is_little():
     photograph, drawn = ax.images
     assert photograph.get_array().shape == large.images.shape[1:3]
     alpha, values = drawn.get_alpha(), np.asarray(drawn.get_array())
-    assert alpha.max() == alpha[np.unravel_index(values.argmax(), values.shape)] == 0.85
+    assert alpha.max() == alpha[np.unravel_index(values.argmax(), values.shape)] == np.float32(0.85)
 
 
 def test_of_many_layers_five_are_drawn_with_the_first_and_the_last():

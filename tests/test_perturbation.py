@@ -55,14 +55,14 @@ def areas_by_loops(model, images, maps, targets, baseline, steps, side):
 @pytest.mark.parametrize("steps", [None, 1, 4, 9])
 def test_areas_are_those_of_a_loop_over_images_and_steps(baseline, steps):
     model, images = model_and_images()
-    model, images = model.double(), images.double()
+    model, images = model.double(), 2 * images.double()
     maps = torch.randn(3, 12, 12)
     targets = torch.tensor([4, 0, 7])
     subject = open_model(model, preprocessing={"mean": (0.25, 0.5), "std": (0.5, 2.0)})
     found = deletion_insertion(subject, images, maps, target=targets, baseline=baseline, steps=steps)
     wanted = areas_by_loops(model, images, maps, targets, baseline, steps or 9, side=4)
     for ours, theirs in zip(found, wanted, strict=True):
-        assert theirs.std() > 5e-4
+        assert theirs.std() > 1e-3
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
