@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
-
 import click
 
 from svda_analysis.cli.shared import CONTEXT, open_option, say
@@ -26,4 +24,6 @@ def gallery_command(folder: str, opened: bool) -> None:
     written = write_gallery(folder)
     say(f"gallery: {written}")
     if opened:
+        import webbrowser
+
         webbrowser.open(written.resolve().as_uri())

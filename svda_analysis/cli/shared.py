@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import difflib
 import shlex
-import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,6 +143,8 @@ def show_report(written: Sequence[Path], *, opened: bool = False) -> None:
     page = next(path for path in written if path.suffix == ".html")
     say(f"report: {page} ({len(written)} files)")
     if opened:
+        import webbrowser  # it takes a tenth of what all of --help takes
+
         webbrowser.open(page.resolve().as_uri())
 
 
