@@ -34,6 +34,7 @@ def test_the_python_blocks_run(block, made, tmp_path):
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
 
+@pytest.mark.slow  # two minutes; CI runs it
 def test_the_commands_run_as_they_stand(tmp_path):
     """One after the other, in a folder that holds what a clone holds."""
     for name in ("checkpoints", "svda_analysis"):
