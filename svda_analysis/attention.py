@@ -24,15 +24,42 @@ from svda_analysis.errors import InputError
 from svda_analysis.kinds import attention_kind
 
 SigmaForm = Literal["shape", "linear"]
+_LEAST_NORM = 1e-12  # what a shorter row is divided by, as in F.normalize
 
 
 # --- attention as pure functions ------------------------------------------------------------------------------------
 
 
+class _UnitRows(torch.autograd.Function):
+    """``x (..., D) -> (x / ||x||, 1 / ||x||)`` with a gradient of few passes; autograd's own of :func:`F.normalize`
+    takes several times as long. Both outputs are differentiable, as often as one likes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(_LEAST_NORM).reciprocal()
+        return x * scale, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> Tensor | None:
+        unit, scale = ctx.saved_tensors
+        along = None if grad_scale is None else -grad_scale * scale.square() * unit
+        if grad is None:
+            return along
+        across = torch.addcmul(grad, unit, (grad * unit).sum(-1, keepdim=True), value=-1) * scale
+        return across if along is None else across + along
+
+
 def unit_rows(x: Tensor) -> Tensor:
     """Scale each row of ``x (..., D)`` to unit Euclidean norm; a zero row stays zero. Keeps shape and dtype."""
     wide = x if x.dtype == torch.float64 else x.float()  # the smallest norm that is divided by is 0 in half precision
-    return F.normalize(wide, dim=-1).to(x.dtype)
+    return _UnitRows.apply(wide)[0].to(x.dtype)
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float = 0.0) -> Tensor:
@@ -185,17 +212,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.heads, self.head_dim)  # (B, N, 3, H, D)
-        qk, v = self.rule.rows(qkv[:, :, :2]), qkv[:, :, 2].transpose(1, 2)  # (B, N, 2, H, D), (B, H, N, D)
+        q, k, v = qkv.unbind(2)  # (B, N, H, D)
+        q, k = self.rule.rows(q), self.rule.rows(k)
         if self.track_row_energy and self.training:
-            self.row_energy = row_energy(qk)
-        q, k = qk.permute(2, 0, 3, 1, 4)  # each (B, H, N, D)
+            self.row_energy = (row_energy(q) + row_energy(k)) / 2
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out = self.rule.attend(self, q, k, v, self.dropout if self.training else 0.0)  # (B, H, N, D)
         return self.proj(out.transpose(1, 2).reshape(B, N, C))  # (B, N, C)
 
 
 def row_energy(qk: Tensor) -> Tensor:
     """Mean square of each coordinate of rows ``qk (B, N, 2, H, D)`` over images, tokens, q and k: ``(H, D)`` float."""
-    return qk.float().square().mean((0, 1, 2))
+    return qk.float().square().mean((0, 1))
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,3 +168,11 @@ def test_dropout_is_of_training_alone():
 def test_numbers_that_make_no_layer_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         Attention(**{"dim": 12, "heads": 3, **given})
+
+
+def test_the_gradients_of_unit_rows_are_those_of_their_formula_twice():
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(unit_rows, (x,))
+    assert torch.autograd.gradgradcheck(unit_rows, (x,))
+    ours = torch.func.grad(lambda x: unit_rows(x).sin().sum())(x)
+    torch.testing.assert_close(ours, torch.func.grad(lambda x: F.normalize(x, dim=-1).sin().sum())(x))
