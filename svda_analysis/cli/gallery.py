@@ -13,15 +13,19 @@ from svda_analysis.cli.shared import CONTEXT, open_option, say
 def gallery_command(folder: str, opened: bool) -> None:
     """Write index.html over all reports below FOLDER (default: reports): figures, findings, commands.
 
-    The page opens from its file and from any host of static files.
+    The page opens from its file and from any host of static files. Beside it README.md tells in plain words what the
+    studies below FOLDER found, each answer with its number and file; a README.md of one's own is left as it is.
 
     \b
     Example:
       svda gallery reports
     """
     from svda_analysis.gallery import write_gallery
+    from svda_analysis.study.plain_words import write_plain_words
 
     written = write_gallery(folder)
+    if (page := write_plain_words(folder)) is not None:
+        say(f"in plain words: {page}")
     say(f"gallery: {written}")
     if opened:
         import webbrowser

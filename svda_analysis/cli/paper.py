@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +21,9 @@ from svda_analysis.errors import InputError
     "--checkpoints", metavar="DIR", help="Where runs are trained. Default: checkpoints, of other studies runs/<name>."
 )
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA. Nothing is downloaded.")
+@click.option(
+    "--extend", is_flag=True, help="Keep the runs of the report in --out whose checkpoints are gone; train the rest."
+)
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Runs trained at once.")
 @open_option
 def paper_command(
@@ -28,6 +32,7 @@ def paper_command(
     out: str | None,
     checkpoints: str | None,
     data_root: str | None,
+    extend: bool,
     jobs: int,
     opened: bool,
 ) -> None:
@@ -41,9 +46,11 @@ def paper_command(
       svda paper
       svda paper --from checkpoints
       svda paper sigma --jobs 2
+      svda paper dial --extend
     """
     from svda_analysis.render.staging import check_report_folder
     from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
+    from svda_analysis.study.extending import held_runs, keys_of
     from svda_analysis.study.report import read_study
     from svda_analysis.study.sections import first_answers
     from svda_analysis.writing import only_writer
@@ -52,14 +59,16 @@ def paper_command(
     folder = Path(out) if out else Path("reports") / study.name
     check_report_folder(folder, "README.md", "report.html", "meta.json", "tables", "figures", "data")
     warnings: list[str] = []
-    if source is not None and (checkpoints is not None or jobs != 1):
-        raise InputError("--from trains nothing: leave --checkpoints and --jobs out")
+    if source is not None and (checkpoints is not None or jobs != 1 or extend):
+        raise InputError("--from trains nothing: leave --checkpoints, --jobs and --extend out")
+    held = held_runs(*read_study(folder), study) if extend else {}
     if source is not None:
         trained, warnings = find_checkpoints(source)
     else:
         place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
         with training_display() as observer:
-            trained = train_missing(study, place, data_root=data_root, jobs=jobs, on_run=say_run, on_progress=observer)
+            options: dict[str, Any] = {"data_root": data_root, "jobs": jobs, "held": keys_of(held)}
+            trained = train_missing(study, place, **options, on_run=say_run, on_progress=observer)
     warn(warnings)
     words = [*([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
     with only_writer(folder, "output folder"), progress_bars("", False) as advance:
@@ -70,6 +79,7 @@ def paper_command(
             data_root=data_root,
             command=shlex.join(["svda", "paper", *words]),
             warnings=warnings,
+            held=held,
             progress=advance,
             on_warning=lambda line: warn([line]),
         )

@@ -17,7 +17,7 @@ from svda_analysis.results import Analysis, Run, nothing_measured
 from svda_analysis.soundness import NotFiniteError
 from svda_analysis.study.costs import TIMED, in_order, model_size
 from svda_analysis.study.manifest import Manifest, StudyOptions
-from svda_analysis.study.result import NOT_AT_HAND, DatasetResult
+from svda_analysis.study.result import FROM_HISTORY, NOT_AT_HAND, DatasetResult
 from svda_analysis.study.runs import Trained, checkpoint_of, is_at_hand
 
 Advance = Callable[[str, int, int], None]
@@ -109,9 +109,9 @@ def _of_study(found: Run, run: Trained, versions: Mapping[str, str]) -> Run:
 
 def _final(table: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """The measured indicators, with loss and accuracy over all test images as they stood after the last epoch."""
-    tested = history[history["indicator"].isin(["accuracy", "loss"]) & (history["source"] == "test")]
+    tested = history[history["indicator"].isin(FROM_HISTORY) & (history["source"] == "test")]
     last = tested["epoch"] == tested.groupby(["model", "seed"], dropna=False)["epoch"].transform("max")
-    measured = table[~table["indicator"].isin(["accuracy", "loss"])]
+    measured = table[~table["indicator"].isin(FROM_HISTORY)]
     return pd.concat([measured, tested[last]], ignore_index=True).astype(TABLE_COLUMNS)
 
 

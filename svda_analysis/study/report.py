@@ -41,28 +41,34 @@ def write_paper(
     data_root: str | os.PathLike[str] | None = None,
     command: str = "",
     warnings: Iterable[str] = (),
+    held: Mapping[str, DatasetResult] | None = None,
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
     on_warning: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Measure the checkpoints and write the report of a study into ``out``; returns its files, ``README.md`` first.
 
     ``cache/`` keeps what was measured (it may be removed: it is then measured again). Files whose content did not
-    change are not touched. ``progress`` is called with (label, done, in all), ``on_warning`` with a line for each run
-    that is left out because its numbers are not finite.
+    change are not touched. ``held`` are runs of an earlier report (:func:`~svda_analysis.study.extending.held_runs`)
+    that stay in it where they are not among ``trained``. ``progress`` is called with (label, done, in all),
+    ``on_warning`` with a line for each run that is left out because its numbers are not finite.
 
     Raises :class:`InputError` when the folder cannot be written or a checkpoint does not suit its data.
     """
     from svda_analysis.cache import UNFINISHED
+    from svda_analysis.study.extending import extended, without
     from svda_analysis.study.measuring import measure_dataset
 
     folder = Path(out)
     check_writable(folder, "output folder")
     for left in [*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"cache/{UNFINISHED}*")]:
         shutil.rmtree(left, ignore_errors=True)  # what a killed run left behind
+    known = without(held or {}, {(run.dataset, run.name, run.subject.seed) for run in trained})
     results = []
     for dataset in dict.fromkeys([*manifest.datasets, *(run.dataset for run in trained)]):
         mine = [run for run in trained if run.dataset == dataset]
-        results.append(measure_dataset(manifest, dataset, mine, folder / "cache", root=data_root, progress=progress))
+        result = measure_dataset(manifest, dataset, mine, folder / "cache", root=data_root, progress=progress)
+        earlier = known.get(dataset)
+        results.append(result if earlier is None else extended(earlier, result, manifest))
     broken = [line for result in results for line in result.broken]
     for line in broken:
         on_warning(line)

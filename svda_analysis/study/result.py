@@ -16,6 +16,7 @@ from svda_analysis.stats import Equivalence, tost
 from svda_analysis.study.costs import Size
 
 NOT_AT_HAND = "not run here: data not at hand"
+FROM_HISTORY = ("accuracy", "loss")  # over all test images, as they stood after the last epoch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

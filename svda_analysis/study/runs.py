@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,22 +41,26 @@ def train_missing(
     *,
     data_root: str | os.PathLike[str] | None = None,
     jobs: int = 1,
+    held: Collection[tuple[str, str, int]] = (),
     on_run: Callable[[PlannedRun, int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Trained]:
     """Train every run of ``manifest`` that ``checkpoints/<data set>/<model>_s<seed>.pt`` does not hold to its last
     epoch, and return all that are finished. Data sets that are not on this machine are left out, never downloaded.
 
-    ``jobs`` runs train at once, each in a process with its share of the cores. ``on_run`` is called with a run, its
-    number from 1 and their count, when it begins (with several jobs: when it is done). Raises :class:`InputError`, and
-    before any training for a checkpoint of another recipe.
+    ``jobs`` runs train at once, each in a process with its share of the cores. Runs that are ``held`` (data set, model,
+    seed) are not trained: a report has them (:func:`~svda_analysis.study.extending.held_runs`). ``on_run`` is called
+    with a run, its number from 1 and their count, when it begins (with several jobs: when it is done). Raises
+    :class:`InputError`, and before any training for a checkpoint of another recipe.
     """
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, got {jobs}")
     folder = Path(checkpoints)
     every = [run for dataset in manifest.datasets for run in manifest.runs(dataset)]
     finished = {run.file: _finished(run, folder / run.file) for run in every}
-    missing = [run for run in every if finished[run.file] is None]
+    missing = [
+        run for run in every if finished[run.file] is None and (run.dataset, run.name, run.recipe.seed) not in held
+    ]
     wanted = dict.fromkeys(run.dataset for run in missing)
     absent = {name for name in wanted if not is_at_hand(manifest, name, data_root, splits=(True, False))}
     todo = [run for run in missing if run.dataset not in absent]

@@ -1,0 +1,118 @@
+"""What all studies below a folder found, in plain words on one page: each answer with its number and file. No torch.
+
+Nothing is decided here: the verdicts are those of each study's own tables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from svda_analysis.document import Table
+from svda_analysis.errors import InputError
+from svda_analysis.formatting import MISSING, counted
+from svda_analysis.render.markdown import markdown_escape
+from svda_analysis.results import META, read_own_meta
+from svda_analysis.study.claims import claims_table, sigma_table
+from svda_analysis.study.report import KIND, read_study
+from svda_analysis.study.reproduction import reproduced_data, reproduction_table, what_became
+from svda_analysis.study.result import StudyResult
+from svda_analysis.study.sections import first_answers
+from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, RULE, SUPPORTED, UNIFORM
+
+PAGE = "README.md"
+_WRITTEN_BY = "<!-- written by svda gallery -->"
+_QUESTIONS = {  # by claim
+    "more interpretable attention": "is attention more interpretable, as far as selectivity says it",
+    "sparser attention": "is attention sparser",
+    "spectrally structured attention": "do fewer directions make up the scores",
+    "no accuracy is sacrificed": "is it as accurate",
+    "more accurate": "is it more accurate",
+}
+_ANSWERS = {
+    SUPPORTED: "yes",
+    OPPOSED: "no, the contrary is shown",
+    EQUIVALENT: "the same, within the margin",
+    INCONCLUSIVE: "not decided",
+    UNIFORM: "no answer, its attention is all but uniform",
+}
+
+
+def write_plain_words(folder: str | os.PathLike[str]) -> Path | None:
+    """Write ``README.md`` over the studies below ``folder`` and return it; None where there is no study, or the folder
+    has a page of that name that is not ours."""
+    place = Path(folder)
+    page = place / PAGE
+    if os.path.lexists(page) and (page.is_symlink() or not page.is_file() or not _is_ours(page)):
+        return None
+    parts = [lines for meta in sorted(place.rglob(META)) for lines in _lines_of(meta.parent, place)]
+    if not parts:
+        return None
+    intro = f"Written by `svda gallery` from the reports in this folder. {RULE}"
+    page.write_text(
+        "\n".join([_WRITTEN_BY, "# What was found, in plain words", "", intro, *parts, ""]), encoding="utf-8"
+    )
+    return page
+
+
+def _is_ours(page: Path) -> bool:
+    return page.read_bytes().startswith(_WRITTEN_BY.encode())
+
+
+def _lines_of(folder: Path, place: Path) -> Iterator[str]:
+    """The lines on one study; none where the folder holds none, or a damaged one."""
+    if (read_own_meta(folder / META) or {}).get("kind") != KIND:
+        return
+    try:
+        study, _ = read_study(folder)
+    except InputError:
+        return
+    name = folder.relative_to(place).as_posix()
+    lines = (
+        [*_of_variants(study), *_of_source(study)] if study.of_variants else [*_of_source(study), *_of_claims(study)]
+    )
+    if lines:
+        yield from ("", f"## {markdown_escape(study.title)}", "", _who(study, name), "")
+        for file, line in lines:
+            yield f"- {line} ([{file}]({name}/{file}))"
+
+
+def _who(study: StudyResult, name: str) -> str:
+    runs = [
+        f"{markdown_escape(one.title)}, {counted(len(one.analysis.runs), 'training run')}"
+        for one in study.datasets
+        if one.trained
+    ]
+    return f"On {'; '.join(runs)}. [The whole report]({name}/README.md)."
+
+
+def _of_claims(study: StudyResult) -> Iterator[tuple[str, str]]:
+    """A line for each claim and pair of models."""
+    for table in (claims_table(study.datasets, study.margin), sigma_table(study.datasets)):
+        yield from ((f"tables/{table.name}.csv", line) for line in _answers(table))
+
+
+def _answers(table: Table) -> Iterator[str]:
+    if not len(table.text):
+        return
+    for (claim, models), rows in table.text.groupby(["Claim", "Models"], sort=False):
+        said = [
+            f"{_ANSWERS[verdict]} on {data}" + (f" ({number}, p {p})" if number != MISSING else f" ({why})")
+            for data, verdict, number, p, why in rows[
+                ["Data", "Verdict", "Number [95% CI]", "p (Holm)", "Why"]
+            ].itertuples(index=False)
+        ]
+        asked = _QUESTIONS[str(claim)]
+        yield f"**{markdown_escape(str(models))}: {asked}?** {'; '.join(map(markdown_escape, said))}."
+
+
+def _of_variants(study: StudyResult) -> Iterator[tuple[str, str]]:
+    yield from (("README.md", markdown_escape(line)) for line in first_answers(study))
+
+
+def _of_source(study: StudyResult) -> Iterator[tuple[str, str]]:
+    if mine := reproduced_data(study.datasets):
+        table = reproduction_table(study.datasets)
+        for line in what_became(table, mine):
+            yield f"tables/{table.name}.csv", markdown_escape(line)

@@ -1,0 +1,90 @@
+"""A study that grows on the runs of its report, whose checkpoints are gone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import draw_few
+from study_cases import contents, run_paper
+
+from svda_analysis.cli import main
+from svda_analysis.errors import InputError
+from svda_analysis.study import load_manifest
+from svda_analysis.study.extending import RunKey, held_runs, keys_of, without
+from svda_analysis.study.report import read_study
+
+
+@pytest.fixture(scope="module")
+def first_seed(whole_study, fashion, tmp_path_factory) -> Path:
+    """The report of the tiny study's first seed alone, without its checkpoints."""
+    place = tmp_path_factory.mktemp("first")
+    manifest = place / "first.toml"
+    manifest.write_text(whole_study.manifest.read_text().replace("seeds = [0, 1]", "seeds = [0]"))
+    (place / "ck" / "fashion_mnist").mkdir(parents=True)
+    for path in whole_study.checkpoints.rglob("*_s0.pt"):
+        shutil.copy2(path, place / "ck" / "fashion_mnist")
+    with pytest.MonkeyPatch.context() as patch:
+        draw_few(patch)
+        run_paper(manifest, place / "out", place / "ck", fashion)
+    shutil.rmtree(place / "out" / "cache")
+    return place / "out"
+
+
+def test_it_trains_what_the_report_lacks_and_gives_the_report_of_one_go(
+    first_seed, whole_study, fashion, tmp_path, few_figures
+):
+    out = shutil.copytree(first_seed, tmp_path / "out")
+    run_paper(whole_study.manifest, out, tmp_path / "ck", fashion, "--extend")
+    assert sorted(path.name for path in (tmp_path / "ck").rglob("*.pt")) == ["svda_s1.pt", "vit_s1.pt"]
+    assert contents(out) == contents(whole_study.out)
+
+
+def test_nothing_to_train_keeps_what_is_held(whole_study, fashion, tmp_path, few_figures):
+    out = shutil.copytree(whole_study.out, tmp_path / "out")
+    run_paper(whole_study.manifest, out, tmp_path / "ck", fashion, "--extend")
+    assert not list((tmp_path / "ck").rglob("*.pt"))
+    assert contents(out) == contents(whole_study.out)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("epochs = 2", "epochs = 3"),
+        ("dim = 8", "dim = 16"),
+        ("images = 20", "images = 10"),
+        ("seeds = [0, 1]", 'seeds = [0, 1]\nmixed_precision = "bf16"'),
+    ],
+)
+def test_runs_of_another_recipe_or_measure_are_not_held(first_seed, whole_study, tmp_path, old, new):
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(whole_study.manifest.read_text())
+    assert keys_of(held_runs(*read_study(first_seed), load_manifest(manifest)))
+    manifest.write_text(whole_study.manifest.read_text().replace(old, new, 1))
+    assert held_runs(*read_study(first_seed), load_manifest(manifest)) == {}
+
+
+def test_runs_that_another_release_measured_are_not_held(first_seed, whole_study, tmp_path):
+    out = shutil.copytree(first_seed, tmp_path / "out")
+    path = out / "data" / "fashion_mnist" / "meta.json"
+    meta = json.loads(path.read_text())
+    meta["runs"][0]["settings"]["measured_with"]["svda-analysis"] = "0.1.0"
+    path.write_text(json.dumps(meta))
+    gone, left = (RunKey("fashion_mnist", run["model"], 0) for run in meta["runs"])
+    held = held_runs(*read_study(out), load_manifest(whole_study.manifest))
+    assert keys_of(held) == {left}
+    assert gone not in keys_of(held)
+    assert without(held, {left}) == {}
+
+
+def test_a_folder_without_a_report_is_one_line(whole_study, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["paper", str(whole_study.manifest), "--out", str(tmp_path / "none"), "--extend"])
+    assert stopped.value.code == 2
+    assert "none holds no report: there is no meta.json in it" in capsys.readouterr().err
+
+
+def test_a_damaged_manifest_is_one_line(whole_study):
+    study, meta = read_study(whole_study.out)
+    with pytest.raises(InputError, match=r"meta\.json of the report to extend is damaged"):
+        held_runs(study, {"manifest": {**meta["manifest"], "datasets": {"x": {"nothing": 1}}}}, load_manifest("smoke"))
