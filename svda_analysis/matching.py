@@ -12,15 +12,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import lazy_loader
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from svda_analysis.errors import InputError
 from svda_analysis.frames import HEAD_COLUMNS, LAYER_COLUMNS, MATCH_COLUMNS, make_frame
 from svda_analysis.stats import NO_INTERVAL, difference_test, mean_interval
 from svda_analysis.tokens import Layout
 
+scipy = lazy_loader.load("scipy")  # which takes a while, when it is used
 # similarities, 1 means alike, and what each can be at least; see MapComparison
 _LEAST = {"js": 0.0, "cosine": 0.0, "spearman": -1.0}
 MEASURES = tuple(_LEAST)
@@ -59,8 +60,8 @@ def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
     ``p (X, P)``, ``q (Y, P)`` hold a distribution in each row; returns float64 ``(X, Y)``, good to about 1e-7.
     """
-    mixed = special.entr((p[:, None] + q) / 2).sum(-1)  # (X, Y)
-    divergence = mixed - (special.entr(p).sum(-1)[:, None] + special.entr(q).sum(-1)) / 2
+    mixed = scipy.special.entr((p[:, None] + q) / 2).sum(-1)  # (X, Y)
+    divergence = mixed - (scipy.special.entr(p).sum(-1)[:, None] + scipy.special.entr(q).sum(-1)) / 2
     return np.sqrt((divergence / math.log(2)).clip(0, 1))
 
 
@@ -73,9 +74,7 @@ def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's correlations (ties share their mean rank) between rows as in :func:`cosine`; 0 for a constant row."""
-    from scipy import stats  # it takes a while
-
-    return cosine(*(stats.rankdata(rows, axis=-1) - (rows.shape[-1] + 1) / 2 for rows in (x, y)))
+    return cosine(*(scipy.stats.rankdata(rows, axis=-1) - (rows.shape[-1] + 1) / 2 for rows in (x, y)))
 
 
 def patch_shares(grid: Sequence[int], to: Sequence[int]) -> np.ndarray:
@@ -270,11 +269,9 @@ class _Half:
 
     def assign(self, m: int, i: int, j: int) -> np.ndarray:
         """``(H, H)``: 1 / pairs where heads of layers ``i`` and ``j`` match, so that a sum with it is a mean."""
-        from scipy import optimize  # it takes a while
-
         scores = self.mean[m, i, :, j].round(10)  # ties must not fall by the rounding of another batch size
         weights = np.zeros(scores.shape)
-        weights[optimize.linear_sum_assignment(scores, maximize=True)] = 1 / min(scores.shape)
+        weights[scipy.optimize.linear_sum_assignment(scores, maximize=True)] = 1 / min(scores.shape)
         return weights
 
     def estimate(self, m: int, p: int, weights: np.ndarray, *, gain: bool = False) -> dict[str, Any]:

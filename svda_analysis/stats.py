@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import lazy_loader
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from svda_analysis.errors import InputError
 
+scipy = lazy_loader.load("scipy")  # which takes a while, when it is used
 LEVEL = 0.95
 _ROUNDING = 1e-12  # a spread below this share of the values is rounding, not variation
 Numbers = Sequence[float] | np.ndarray | pd.Series
@@ -87,7 +88,8 @@ class Moments:
 
     def half_width(self) -> np.ndarray:
         """Half the width of the plain t interval of each mean, whatever its limits: how far a stream has come."""
-        return self.std() * float(special.stdtrit(max(self.n - 1, 1), (1 + LEVEL) / 2)) / math.sqrt(max(self.n, 1))
+        t = float(scipy.special.stdtrit(max(self.n - 1, 1), (1 + LEVEL) / 2))
+        return self.std() * t / math.sqrt(max(self.n, 1))
 
     def interval(self, low: float = -math.inf, high: float = math.inf, *, index: Any = ()) -> ConfidenceInterval:
         """The interval of the mean, or of one of the means (:func:`mean_interval`)."""
@@ -113,7 +115,7 @@ def mean_interval(
     """
     if not has_spread(se, abs(mean) if size is None else size) or not df > 0:
         return NO_INTERVAL
-    t = float(special.stdtrit(df, (1 + level) / 2))
+    t = float(scipy.special.stdtrit(df, (1 + level) / 2))
     bounded = (math.isfinite(low), math.isfinite(high))
     if bounded == (False, False):
         return ConfidenceInterval(mean - t * se, mean + t * se)
@@ -121,8 +123,8 @@ def mean_interval(
         return NO_INTERVAL
     if bounded == (True, True):
         share = (mean - low) / (high - low)
-        middle, half = float(special.logit(share)), t * se / (high - low) / (share * (1 - share))
-        ends = (float(special.expit(middle + sign * half)) for sign in (-1, 1))
+        middle, half = float(scipy.special.logit(share)), t * se / (high - low) / (share * (1 - share))
+        ends = (float(scipy.special.expit(middle + sign * half)) for sign in (-1, 1))
         return ConfidenceInterval(*(low + (high - low) * end for end in ends))
     if bounded[0]:
         return ConfidenceInterval(*(low + (mean - low) * _exp(sign * t * se / (mean - low)) for sign in (-1, 1)))
@@ -144,11 +146,9 @@ def interval_over(values: Numbers, *, low: float = -math.inf, high: float = math
 
 def proportion_interval(share: float, n: int) -> ConfidenceInterval:
     """Wilson's 95 % interval of a share of ``n`` images (Wilson 1927): it has a width at 0 and at 1 too."""
-    from scipy import stats  # it takes a while
-
     if not n or math.isnan(share):
         return NO_INTERVAL
-    found = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
+    found = scipy.stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
     return ConfidenceInterval(float(found.low), float(found.high))
 
 
@@ -161,7 +161,7 @@ def difference_test(difference: float, se: float, df: float, *, size: float, spa
     if not has_spread(se, size) or not df > 0:
         return Contrast(difference)
     ends = np.clip(mean_interval(difference, se, df, size=size), -span, span).tolist()
-    return Contrast(difference, ConfidenceInterval(*ends), 2 * float(special.stdtr(df, -abs(difference) / se)))
+    return Contrast(difference, ConfidenceInterval(*ends), 2 * float(scipy.special.stdtr(df, -abs(difference) / se)))
 
 
 def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contrast:
@@ -170,20 +170,16 @@ def paired_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Cont
     The effect is ``J(n-1) mean(d) / sd(d)``, Hedges' g standardised by the differences (Gibbons, Hedeker & Davis 1993,
     J. Educ. Stat. 18:271; Lakens 2013, d_z); NaN for two pairs, where J does not exist.
     """
-    from scipy import stats  # it takes a while
-
     d = y - x
-    return _tested(stats.ttest_rel, x, y, se=stats.sem(d), sd=d.std(ddof=1), df=len(d) - 1, span=span)
+    return _tested(scipy.stats.ttest_rel, x, y, se=scipy.stats.sem(d), sd=d.std(ddof=1), df=len(d) - 1, span=span)
 
 
 def welch_test(x: np.ndarray, y: np.ndarray, *, span: float = math.inf) -> Contrast:
     """``mean(y) - mean(x)`` of two groups of runs of at least two each: Welch's t with Satterthwaite's degrees of
     freedom (Welch 1947). The effect is ``J(n+m-2) (mean difference) / pooled sd``."""
-    from scipy import stats  # it takes a while
-
-    df, se = len(x) + len(y) - 2, math.hypot(stats.sem(x), stats.sem(y))
+    df, se = len(x) + len(y) - 2, math.hypot(scipy.stats.sem(x), scipy.stats.sem(y))
     pooled = math.sqrt((len(x) * x.var() + len(y) * y.var()) / df)
-    return _tested(stats.ttest_ind, x, y, se=se, sd=pooled, df=df, span=span, equal_var=False)
+    return _tested(scipy.stats.ttest_ind, x, y, se=se, sd=pooled, df=df, span=span, equal_var=False)
 
 
 def welch_from_moments(x: tuple[float, float, int], y: tuple[float, float, int]) -> Contrast:
@@ -232,7 +228,7 @@ def hedges_correction(df: float) -> float:
     """``J = Gamma(df/2) / (sqrt(df/2) Gamma((df-1)/2))`` (Hedges 1981, J. Educ. Stat. 6:107); NaN below two degrees."""
     if df < 2:
         return math.nan
-    return math.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
+    return math.exp(scipy.special.gammaln(df / 2) - scipy.special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
 
 
 def holm(p: Numbers) -> np.ndarray:
@@ -268,8 +264,6 @@ def tost(differences: Numbers, margin: float) -> Equivalence:
 
     ``margin`` has the unit of the differences. Fewer than two, a NaN among them, or no spread beyond rounding: NaN.
     """
-    from scipy import stats  # it takes a while
-
     d = np.asarray(differences, dtype=float)
     if d.ndim != 1 or not len(d):
         raise InputError(f"differences must be one row of numbers, got shape {d.shape}")
@@ -279,8 +273,8 @@ def tost(differences: Numbers, margin: float) -> Equivalence:
     std = float(d.std(ddof=1)) if n > 1 else math.nan
     if not has_spread(std / math.sqrt(n), max(np.abs(d).max(), margin)):
         return Equivalence(mean, math.nan, math.nan, math.nan, math.nan, math.nan, n)
-    above = stats.ttest_1samp(d, -margin, alternative="greater")
-    below = stats.ttest_1samp(d, margin, alternative="less")
+    above = scipy.stats.ttest_1samp(d, -margin, alternative="greater")
+    below = scipy.stats.ttest_1samp(d, margin, alternative="less")
     low, high = above.confidence_interval(0.95).low, below.confidence_interval(0.95).high  # one-sided: together 90 %
     p = float(above.pvalue), float(below.pvalue)
     return Equivalence(mean, float(low), float(high), *p, max(p), n, std)
@@ -292,7 +286,7 @@ def noninferiority_power(std: float, n: int, margin: float) -> float:
     freedom beyond its 95 % quantile (Julious 2004, Stat. Med. 23:1921). NaN below two pairs, or without a spread."""
     if n < 2 or not std > 0:
         return math.nan
-    return 1 - float(special.nctdtr(n - 1, margin * math.sqrt(n) / std, special.stdtrit(n - 1, 0.95)))
+    return 1 - float(scipy.special.nctdtr(n - 1, margin * math.sqrt(n) / std, scipy.special.stdtrit(n - 1, 0.95)))
 
 
 def pairs_needed(std: float, margin: float, power: float = 0.8, most: int = 1000) -> int | None:
@@ -308,9 +302,7 @@ def mcnemar(lost: int, won: int) -> float:
 
     A binomial test of ``lost`` among ``lost + won`` with chance 1/2 (McNemar 1947); 1 where the models never differ.
     """
-    from scipy import stats  # it takes a while
-
-    return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return float(scipy.stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def adjusted_wald(lost: int, won: int, n: int) -> ConfidenceInterval:
@@ -319,9 +311,7 @@ def adjusted_wald(lost: int, won: int, n: int) -> ConfidenceInterval:
     Wald's interval with one image added to each of the two counts: unlike Student's t it has a width where no image
     flips, so that few images cannot pass for certainty.
     """
-    from scipy import stats  # it takes a while
-
     p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
     change = p_won - p_lost
-    half = float(stats.norm.ppf(0.975)) * math.sqrt((p_lost + p_won - change**2) / (n + 2))
+    half = float(scipy.stats.norm.ppf(0.975)) * math.sqrt((p_lost + p_won - change**2) / (n + 2))
     return ConfidenceInterval(change - half, change + half)

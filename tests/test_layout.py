@@ -62,6 +62,7 @@ WITHOUT_TORCH = {
         "study.tables",
         "study.sections",
         "study.result",
+        "study.plain_words",
         "reports",
         "gallery",
         "typesetting",

@@ -1,4 +1,4 @@
-"""A study that grows: runs that its report holds already, whose checkpoints are gone, and those measured now. No torch.
+"""A study that grows: runs that its report holds already, whose checkpoints are gone, and those measured now.
 
 A run is held where the report tells of it with the very configuration and recipe that the manifest plans, trained in
 the same precision, and measured with the same options by this version, whose numbers are defined alike.
