@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 import svda_analysis
-from svda_analysis.comparison import compare
+from svda_analysis.comparison import compare, summarise
 from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, check_file, reading
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
@@ -147,6 +147,17 @@ class Analysis:
         """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one."""
         return compare(self.table, self.baseline) if len(self.models) > 1 else None
 
+    def summary(self) -> pd.DataFrame:
+        """Every headline number of the whole model, models below each other: ``model, indicator, source, mean, ci_low,
+        ci_high, n_seeds, unit`` (the interval is 95 %, over seeds or, of one run, over images)."""
+        rows = summarise(self.table)
+        headline = rows["indicator"].map(lambda name: quantity(str(name)).headline)
+        whole = rows[rows["layer"].isna() & headline.astype(bool)]
+        order = whole.sort_values(["source", "indicator"], kind="stable")
+        return order[["model", "indicator", "source", "mean", "ci_low", "ci_high", "n_seeds", "unit"]].reset_index(
+            drop=True
+        )
+
     # --- shown ----------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
@@ -156,6 +167,14 @@ class Analysis:
     def _repr_html_(self) -> str:
         """What a notebook shows: what was analysed, and what was found."""
         return str(import_module(_NOTEBOOK).summary_html(self))
+
+    def plot(self, name: str | None = None) -> Any:
+        """A figure of the report by its name (``"overview"``, ``"by_layer"``, ``"heatmaps"`` ...; default: the first
+        that it has), as a matplotlib Figure.
+
+        Raises :class:`InputError`, which lists those that these numbers allow, for any other name.
+        """
+        return import_module(_NOTEBOOK).figure_of(self, name)
 
     def explore(self) -> Any:
         """The explorer of the example images: a page that a notebook shows, and that ``save(FILE)`` writes.

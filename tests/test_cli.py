@@ -82,6 +82,13 @@ def test_every_help_text_ends_in_an_example(name, capsys):
     assert last in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", cli.commands)
+def test_every_command_has_one_way_to_say_less_and_to_answer_a_program(name):
+    options = {option.name: option for option in cli.commands[name].params}
+    assert {"json", "quiet"} <= set(options)
+    assert [options[one].callback.__module__ for one in ("json", "quiet")] == 2 * ["svda_analysis.cli.shared"]
+
+
 @pytest.mark.skipif(not README.exists(), reason="there is no README.md yet")
 @pytest.mark.parametrize("name", cli.commands)
 def test_every_command_is_in_the_readme(name):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars, say_run, training_display
-from svda_analysis.cli.shared import CONTEXT, open_option, say, show_report, warn
+from svda_analysis.cli.shared import CONTEXT, conclude_report, open_option, output_options, say, warn
 from svda_analysis.errors import InputError
 
 
@@ -25,6 +25,7 @@ from svda_analysis.errors import InputError
     "--extend", is_flag=True, help="Keep the runs of the report in --out whose checkpoints are gone; train the rest."
 )
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Runs trained at once.")
+@output_options
 @open_option
 def paper_command(
     manifest: str,
@@ -71,7 +72,7 @@ def paper_command(
             trained = train_missing(study, place, **options, on_run=say_run, on_progress=observer)
     warn(warnings)
     words = [*([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
-    with only_writer(folder, "output folder"), progress_bars("", False) as advance:
+    with only_writer(folder, "output folder"), progress_bars() as advance:
         written = write_paper(
             study,
             trained,
@@ -83,6 +84,7 @@ def paper_command(
             progress=advance,
             on_warning=lambda line: warn([line]),
         )
-    for line in first_answers(read_study(folder)[0]):
-        say(f"- {line.replace(chr(42) * 2, '')}")
-    show_report(written, opened=opened)
+    answers = [line.replace("**", "") for line in first_answers(read_study(folder)[0])]
+    for line in answers:
+        say(f"- {line}")
+    conclude_report(written, {"answers": answers}, opened=opened)
