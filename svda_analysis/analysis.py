@@ -185,10 +185,10 @@ def analyze_runs(
             check_faithful(subject, feed, metrics)
     with bars_unless(progress, "images") as bars:
         bench = _Bench(Options(**options), extras, None if cache is None else Path(cache), progress or bars)
-        return _side_by_side(bench, subjects, feeds, labels, baseline)
+        return _measured_together(bench, subjects, feeds, labels, baseline)
 
 
-def _side_by_side(
+def _measured_together(
     bench: _Bench, subjects: list[Subject], feeds: list[ImageFeed], labels: list[str], baseline: str | None
 ) -> Analysis:
     """What :func:`analyze_runs` returns, of subjects that are open."""

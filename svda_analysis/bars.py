@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 from typing import Any, Protocol
 
 _SECONDS = 0.1  # between two pictures of a notebook's bars
-Advance = Callable[[str, int, int], None]  # of a label: how many are done, and how many there are
 
 
 class Bars(Protocol):

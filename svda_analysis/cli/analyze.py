@@ -95,7 +95,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, opened: bool, **op
       svda-analyze checkpoints/fashion_mnist --images 1000
       svda-analyze timm:vit_tiny_patch16_224@weights.pt --data imagefolder:DIR
     """
-    _read(options)
+    _complete(options)
     with progress_bars("") as bars:
         subjects = open_subjects(models, options, bars)
         from svda_analysis.analysis import analyze_runs
@@ -117,7 +117,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, opened: bool, **op
     conclude_report(written, result_of(analysis), opened=opened)
 
 
-def _read(options: dict[str, Any]) -> None:
+def _complete(options: dict[str, Any]) -> None:
     """Options as :func:`~svda_analysis.analysis.analyze_runs` takes them; how precise, where nothing says how many
     images."""
     for name in ("indicators", "metrics"):
