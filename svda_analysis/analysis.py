@@ -133,8 +133,7 @@ def analyze(
         examples=examples,
         seed=seed,
     )
-    changes: dict[str, Any] = {"preprocessing": preprocessing, "name": name}
-    subject = open_model(model, device=device, **changes, **tokens)
+    subject = open_model(model, device=device, preprocessing=preprocessing, name=name, **tokens)
     feed = open_feed(data, subject, data_root)
     with bars_unless(progress, "images") as bars:
         return analyze_subject(subject, feed, options, progress=progress or functools.partial(bars, subject.name))
@@ -395,6 +394,7 @@ def _as_analysis(
         data=feed.description,
         preprocessing=str(feed.preprocessing or Preprocessing()),
         seconds=seconds,
+        untrained=subject.untrained,
         recipe=subject.recipe,
         settings={**settings, "device": str(subject.device), **subject.tokens},
     )

@@ -97,6 +97,7 @@ class Run:
     """One model as it was measured: who it is, on what, and with which settings (noise, seed, precision ...).
 
     ``broken`` says where its numbers stop being finite (empty: they are): then nothing of it is in any frame.
+    ``untrained``: its weights are random, so that no comparison decides anything.
     """
 
     model: str
@@ -111,6 +112,7 @@ class Run:
     preprocessing: str | None = None
     seconds: float = 0.0
     broken: str = ""
+    untrained: bool = False
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -144,19 +146,21 @@ class Analysis:
 
     @functools.cached_property
     def comparison(self) -> pd.DataFrame | None:
-        """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one."""
-        return compare(self.table, self.baseline) if len(self.models) > 1 else None
+        """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one. Where the
+        weights of either are random there is no verdict."""
+        if len(self.models) < 2:
+            return None
+        found, random = compare(self.table, self.baseline), {run.model for run in self.runs if run.untrained}
+        learned = ~(found["model"].isin(random) | found["baseline"].isin(random))
+        return found.assign(verdict=found["verdict"].where(learned))
 
     def summary(self) -> pd.DataFrame:
         """Every headline number of the whole model, models below each other: ``model, indicator, source, mean, ci_low,
         ci_high, n_seeds, unit`` (the interval is 95 %, over seeds or, of one run, over images)."""
         rows = summarise(self.table)
-        headline = rows["indicator"].map(lambda name: quantity(str(name)).headline)
-        whole = rows[rows["layer"].isna() & headline.astype(bool)]
-        order = whole.sort_values(["source", "indicator"], kind="stable")
-        return order[["model", "indicator", "source", "mean", "ci_low", "ci_high", "n_seeds", "unit"]].reset_index(
-            drop=True
-        )
+        shown = rows["layer"].isna() & rows["indicator"].map(lambda name: quantity(str(name)).headline).astype(bool)
+        columns = ["model", "indicator", "source", "mean", "ci_low", "ci_high", "n_seeds", "unit"]
+        return rows[shown].sort_values(["source", "indicator"], kind="stable")[columns].reset_index(drop=True)
 
     # --- shown ----------------------------------------------------------------------------------------------------
 

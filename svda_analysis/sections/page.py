@@ -26,9 +26,9 @@ def about_analysis(analysis: Analysis) -> tuple[tuple[str, str], ...]:
     found.append(("Data", "; ".join(dict.fromkeys(run.data for run in sound if run.data))))
     images = sorted({run.images for run in sound})
     few = _fewer(sound)
-    beside = f"; spectra and robustness: {_from_to(few)}" if few else ""
+    beside = f"; spectra and robustness: {from_to(few)}" if few else ""
     enough = f" ({why})" if (why := why_stopped(sound)) else ""
-    found.append(("Images measured", _from_to(images) + enough + beside))
+    found.append(("Images measured", from_to(images) + enough + beside))
     found.append(("Preprocessing", "; ".join(dict.fromkeys(run.preprocessing for run in sound if run.preprocessing))))
     return tuple((name, text) for name, text in found if text)
 
@@ -52,8 +52,8 @@ def stopped_lines(runs: Iterable[Run]) -> list[str]:
     if not why:
         return []
     images, total = (sorted(found) for found in ({r.images for r in sound}, {r.settings["at_hand"] for r in sound}))
-    beside = f" (spectra and robustness: {_from_to(few)} images)" if few else ""
-    return [f"stopped after {_from_to(images)} of {_from_to(total)} images: {why}{beside}"]
+    beside = f" (spectra and robustness: {from_to(few)} images)" if few else ""
+    return [f"stopped after {from_to(images)} of {from_to(total)} images: {why}{beside}"]
 
 
 def result_of(analysis: Analysis) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def result_of(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _from_to(numbers: list[int]) -> str:
+def from_to(numbers: list[int]) -> str:
     """The least and the most of sorted numbers."""
     return " to ".join(thousands(n) for n in numbers[:: max(len(numbers) - 1, 1)])
 
