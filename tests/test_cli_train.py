@@ -132,3 +132,21 @@ def test_a_program_is_told_what_the_last_epoch_came_to_and_nothing_else(fashion,
 def test_where_the_log_of_a_tracker_lies_is_said(track, said, capsys):
     _say_begun("runs/a b_s0.pt", track, ["a line"])
     assert capsys.readouterr().out.splitlines() == ["a line", *said]
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        (False, "interrupted; no epoch was done"),
+        (True, "interrupted; go on after its last whole epoch with: svda train --dataset sample --out run.pt --resume"),
+    ],
+)
+def test_after_an_interruption_it_says_how_to_go_on(saved, said, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        if saved:
+            Path("run.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("svda_analysis.training.train", interrupted)
+    assert run(main, "train", "--dataset", "sample", "--out", "run.pt") == 130
+    assert capsys.readouterr() == ("", f"{said}\n")

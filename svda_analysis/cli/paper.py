@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars, say_run, training_display
-from svda_analysis.cli.shared import CONTEXT, conclude_report, open_option, output_options, say, warn
+from svda_analysis.cli.shared import (
+    CONTEXT,
+    command_line,
+    conclude_report,
+    open_option,
+    output_options,
+    resumable,
+    show,
+    warn,
+)
 from svda_analysis.errors import InputError
 
 
@@ -49,6 +58,7 @@ def paper_command(
       svda paper sigma --jobs 2
       svda paper dial --extend
     """
+    from svda_analysis.document import Document, Points
     from svda_analysis.render.staging import check_report_folder
     from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
     from svda_analysis.study.extending import held_runs, keys_of
@@ -67,12 +77,12 @@ def paper_command(
         trained, warnings = find_checkpoints(source)
     else:
         place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
-        with training_display() as observer:
+        with resumable(command_line("svda")), training_display() as observer:
             options: dict[str, Any] = {"data_root": data_root, "jobs": jobs, "held": keys_of(held)}
             trained = train_missing(study, place, **options, on_run=say_run, on_progress=observer)
     warn(warnings)
     words = [*([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
-    with only_writer(folder, "output folder"), progress_bars() as advance:
+    with resumable(command_line("svda")), only_writer(folder, "output folder"), progress_bars() as advance:
         written = write_paper(
             study,
             trained,
@@ -85,6 +95,5 @@ def paper_command(
             on_warning=lambda line: warn([line]),
         )
     answers = [line.replace("**", "") for line in first_answers(read_study(folder)[0])]
-    for line in answers:
-        say(f"- {line}")
+    show(Document(title="", sections=(), lead=(Points(tuple(answers)),)))
     conclude_report(written, {"answers": answers}, opened=opened)

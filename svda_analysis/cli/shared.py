@@ -8,13 +8,13 @@ import difflib
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from svda_analysis.errors import InputError, one_line
+from svda_analysis.errors import HaltedError, InputError, one_line
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -183,6 +183,15 @@ output_options = grouped(  # what say, show and conclude go by
         help="Print only what was made and where it lies; no progress.",
     ),
 )
+
+
+@contextlib.contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """Where Ctrl-C comes, a command ends with the line that goes on with its work."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise HaltedError(f"interrupted; what is done is kept, go on with: {command}", 130) from None
 
 
 def _meta() -> dict[str, Any]:

@@ -84,12 +84,15 @@ def train_command(
     plan = TrainConfig(**{**of_recipe, **recipe_fields})
     if options["timeout"] is None:
         del options["timeout"]  # train has a default
+    again = command_line("svda") + ("" if options["resume"] else " --resume")
     try:
         with training_display() as observer:
             begun = functools.partial(_say_begun, out, options["track"])
             checkpoint = train(config, plan, out, on_start=begun, on_progress=observer, **options)
+    except KeyboardInterrupt:
+        done = f"go on after its last whole epoch with: {again}" if Path(out).is_file() else "no epoch was done"
+        raise HaltedError(f"interrupted; {done}", 130) from None
     except HaltedError as halt:
-        again = command_line("svda") + ("" if options["resume"] else " --resume")
         raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         lines = [f"checkpoint: {out} (epoch {checkpoint.epoch} of {plan.epochs})"]
