@@ -27,6 +27,7 @@ import svda_analysis
 from svda_analysis.comparison import compare, summarise
 from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, check_file, reading
+from svda_analysis.formatting import counted
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.tokens import Layout
 from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register, register_all
@@ -165,16 +166,15 @@ class Analysis:
     # --- shown ----------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        numbers, shown = f"{len(self.table):,} numbers of {len(self.runs)} runs", f"maps of {len(self.examples)} models"
-        return f"Analysis of {', '.join(self.models)}: {numbers}, {shown}"
+        numbers = f"{len(self.table):,} numbers of {counted(len(self.runs), 'run')}"
+        return f"Analysis of {', '.join(self.models)}: {numbers}, maps of {counted(len(self.examples), 'model')}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: what was analysed, and what was found."""
         return str(import_module(_NOTEBOOK).summary_html(self))
 
     def plot(self, name: str | None = None) -> Any:
-        """A figure of the report by its name (``"overview"``, ``"by_layer"``, ``"heatmaps"`` ...; default: the first
-        that it has), as a matplotlib Figure.
+        """A figure of the report by its name (``"by_layer"`` ...; default: the first), as a matplotlib Figure.
 
         Raises :class:`InputError`, which lists those that these numbers allow, for any other name.
         """

@@ -71,13 +71,16 @@ def test_a_summary_is_a_short_frame_of_the_whole_model():
     assert all(quantity(name).headline for name in found["indicator"])
 
 
-def test_a_figure_is_drawn_by_its_name():
+def test_a_figure_is_drawn_by_its_name(monkeypatch):
     analysis = an_analysis(models=("vit", "svda"))
     names = [picture.name for picture in pictures(analysis)]
     for name in (None, "heatmaps"):
         figure = analysis.plot(name)
         assert figure.axes
+        assert plt.fignum_exists(figure.number)
         plt.close(figure)
+    monkeypatch.setattr("svda_analysis.sections.notebook.in_notebook", lambda: True)
+    assert not plt.fignum_exists(analysis.plot("heatmaps").number)  # a notebook shows it once
     with pytest.raises(InputError, match=f"name must be one of {names[0]}, .*, got 'heatmap'"):
         analysis.plot("heatmap")
     with pytest.raises(InputError, match="got 'map_similarity', which needs two models and svda-analyze --maps N"):

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from svda_analysis.bars import in_notebook
 from svda_analysis.document import Document
 from svda_analysis.errors import InputError
 from svda_analysis.render.html import fragment, widget_page
@@ -64,8 +65,14 @@ def figure_of(analysis: Analysis, name: str | None) -> Any:
         needs = FIGURES[name].needs if name in FIGURES else ""
         why = f"{name!r}, which needs {needs}" if needs else repr(name)
         raise InputError(f"name must be one of {', '.join(found)}, got {why}")
-    draw = found[name].draw
-    return draw() if draw else None
+    if (draw := found[name].draw) is None:
+        return None
+    figure = draw()
+    if in_notebook():  # which shows what a cell returns, and what pyplot holds a second time
+        import matplotlib.pyplot as plt
+
+        plt.close(figure)
+    return figure
 
 
 def explorer_page(analysis: Analysis) -> Page:
