@@ -16,7 +16,11 @@ def test_it_names_the_page_and_opens_it_when_asked_to(capsys, monkeypatch, tmp_p
     assert run(main, "gallery") == 0
     assert capsys.readouterr().out == "gallery: reports/index.html\n"
     assert run(main, "gallery", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"gallery": "reports/index.html", "warnings": []}
+    assert json.loads(capsys.readouterr().out) == {
+        "gallery": "reports/index.html",
+        "plain_words": None,
+        "warnings": [],
+    }
     assert run(main, "gallery", "reports", "--open") == 0
     assert opened == [(tmp_path / "reports" / "index.html").as_uri()]
 

@@ -58,7 +58,6 @@ def paper_command(
       svda paper sigma --jobs 2
       svda paper dial --extend
     """
-    from svda_analysis.document import Document, Points
     from svda_analysis.render.staging import check_report_folder
     from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
     from svda_analysis.study.extending import held_runs, keys_of
@@ -95,5 +94,12 @@ def paper_command(
             on_warning=lambda line: warn([line]),
         )
     answers = [line.replace("**", "") for line in first_answers(read_study(folder)[0])]
-    show(Document(title="", sections=(), lead=(Points(tuple(answers)),)))
+    _show_answers(answers)
     conclude_report(written, {"answers": answers}, opened=opened)
+
+
+def _show_answers(answers: list[str]) -> None:
+    """What a study found, as a list."""
+    from svda_analysis.document import Document, Points
+
+    show(Document(title="", sections=(), lead=(Points(tuple(answers)),)))
