@@ -52,7 +52,7 @@ wheel: .venv/tested
 
 reports: .venv/installed
 	$(BIN)/svda-analyze checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt \
-	    --data fashion_mnist --maps 1000 --faithfulness 1000 \
+	    --data fashion_mnist --images all --maps 1000 --faithfulness 1000 \
 	    --out reports/fashion_mnist
 	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.27 --force \
 	    --sweep --out build/small --report reports/fashion_mnist
@@ -80,7 +80,7 @@ reports-cifar10: .venv/installed
 # IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra
 reports-imagenet: .venv/tested
 	$(BIN)/svda-analyze dot:vit_tiny svda:vit_tiny timm:vit_tiny_patch16_224 --data imagefolder:$(IMAGES) \
-	    --maps 100 --examples 0 --out reports/imagenet_sample
+	    --images all --maps 100 --examples 0 --out reports/imagenet_sample
 
 paper: .venv/installed
 	$(BIN)/svda paper --from checkpoints $(FROM)

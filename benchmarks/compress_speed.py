@@ -55,8 +55,8 @@ def main() -> None:
     threads, budget = torch.get_num_threads(), f"--budget {given.budget:g} --rounds {given.rounds}"
     (FOLDER / "compress_speed.md").write_text(
         f"# Time saved by compression, S/16 at 224 pixels\n\nMade by `python benchmarks/compress_speed.py {budget}` "
-        f"(CPU, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}). Random weights; times are "
-        "medians, ratios geometric means of paired rounds with 95 % intervals.\n\n" + markdown(frame) + "\n"
+        f"(CPU, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}). Random weights; "
+        "times and ratios are geometric means of paired rounds with 95 % intervals.\n\n" + markdown(frame) + "\n"
     )
 
 

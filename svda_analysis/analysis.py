@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import pandas as pd
 import torch
 from torch import nn
 
+from svda_analysis.bars import bars_unless
 from svda_analysis.cache import joint_key, kept, run_key
 from svda_analysis.comparison import default_baseline
 from svda_analysis.data import Preprocessing
@@ -95,7 +96,7 @@ def analyze(
     preprocessing: Preprocessing | None = None,
     name: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | Literal[False] | None = None,
     **tokens: Unpack[TokensGiven],
 ) -> Analysis:
     """Measure every layer and head of a model over a data set.
@@ -119,8 +120,8 @@ def analyze(
     ``device``, ``preprocessing``, ``name`` and ``tokens`` (how tokens lie, where the model does not show it: ``grid``,
     ``prefix_tokens``, ``suffix_tokens``, ``frames``) are those of
     :func:`~svda_analysis.specs.open_model`; ``data_root`` says where data sets lie. ``progress`` is called with (images
-    done, images in all). Raises :class:`InputError` when an argument is outside what is allowed, or the images do not
-    suit the model.
+    done, images in all); without it a bar is shown in a terminal and in a notebook (False: none). Raises
+    :class:`InputError` when an argument is outside what is allowed, or the images do not suit the model.
     """
     options = Options(
         indicators=indicators,
@@ -132,9 +133,10 @@ def analyze(
         examples=examples,
         seed=seed,
     )
-    changes: dict[str, Any] = {"preprocessing": preprocessing, "name": name}
-    subject = open_model(model, device=device, **changes, **tokens)
-    return analyze_subject(subject, open_feed(data, subject, data_root), options, progress=progress)
+    subject = open_model(model, device=device, preprocessing=preprocessing, name=name, **tokens)
+    feed = open_feed(data, subject, data_root)
+    with bars_unless(progress, "images") as bars:
+        return analyze_subject(subject, feed, options, progress=progress or functools.partial(bars, subject.name))
 
 
 def analyze_runs(
@@ -149,7 +151,7 @@ def analyze_runs(
     directions: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
-    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+    progress: Callable[[str, int, int], None] | Literal[False] | None = None,
     **options: Any,
 ) -> Analysis:
     """Measure several models side by side: what ``svda-analyze A.pt B.pt`` does.
@@ -163,7 +165,7 @@ def analyze_runs(
     groups of them; ``directions``: also count on so many images the directions that hold the scores
     (:func:`~svda_analysis.directions.direction_shares`).
     ``cache`` is a folder that keeps what was measured of each run, and gives it back. ``options`` are those of
-    :func:`analyze` from ``indicators`` on. ``progress`` is called with (label, done, in all).
+    :func:`analyze` from ``indicators`` on. ``progress`` is called with (label, done, in all), or bars are shown.
 
     A run whose numbers are not finite is left out of every frame; it stands in ``runs`` and is named in ``warnings``
     with the first layer where they are not. Raises :class:`InputError` as :func:`analyze` does, before anything is
@@ -180,11 +182,19 @@ def analyze_runs(
     if faithfulness is not None:
         for subject, feed in zip(subjects, feeds, strict=True):
             check_faithful(subject, feed, metrics)
-    bench = _Bench(Options(**options), extras, None if cache is None else Path(cache), progress)
+    with bars_unless(progress, "images") as bars:
+        bench = _Bench(Options(**options), extras, None if cache is None else Path(cache), progress or bars)
+        return _measured_together(bench, subjects, feeds, labels, baseline)
+
+
+def _measured_together(
+    bench: _Bench, subjects: list[Subject], feeds: list[ImageFeed], labels: list[str], baseline: str | None
+) -> Analysis:
+    """What :func:`analyze_runs` returns, of subjects that are open."""
     analysis = Analysis.join(bench.measure_each(subjects, feeds, labels))
     sound = [at for at, run in enumerate(analysis.runs) if not run.broken]
     analysis = dataclasses.replace(analysis, baseline=baseline if baseline in analysis.models else None)
-    if maps is None or len(sound) < 2:
+    if bench.extras.maps is None or len(sound) < 2:
         return analysis
     against = analysis.baseline or default_baseline(analysis.table)
     chosen = ([subjects[at] for at in sound], [feeds[at] for at in sound])
@@ -230,6 +240,8 @@ class _Bench:
     ) -> list[Analysis]:
         """A part for each run, without numbers where they are not finite; where that is so of all, the first error."""
         parts, errors = [], []
+        if len(labels) > 1:
+            labels = [f"{at} of {len(labels)}: {label}" for at, label in enumerate(labels, start=1)]
         for subject, feed, label in zip(subjects, feeds, labels, strict=True):
             try:
                 parts.append(self.measure(subject, feed, label))
@@ -247,9 +259,8 @@ class _Bench:
         nameless = dataclasses.replace(subject, name=_NAMELESS)
         found = kept(self.cache / self._key(subject, feed), lambda: _as_kept(self._fresh(nameless, feed, label)))
         part = found.renamed(subject.name)
-        part = dataclasses.replace(
-            part, warnings=tuple(line.replace(_NAMELESS, subject.name) for line in part.warnings)
-        )
+        lines = tuple(line.replace(_NAMELESS, subject.name) for line in part.warnings)
+        part = dataclasses.replace(part, warnings=lines)
         run = dataclasses.replace(part.runs[0], path=subject.spec, data=feed.description, recipe=subject.recipe)
         return dataclasses.replace(part, runs=(run,), **_kept_by(subject))
 
@@ -258,12 +269,11 @@ class _Bench:
         if self.extras.directions is not None:
             part = _with_rows(part, direction_shares(subject, feed, self.extras.directions))
         if self.extras.faithfulness is not None:
-            advance = functools.partial(self.progress, "faithfulness")
             wanted: dict[str, Any] = {
                 "images": self.extras.faithfulness,
                 "metrics": self.extras.metrics,
                 "seed": self.options.seed,
-                "progress": advance,
+                "progress": functools.partial(self.progress, f"{label}, faithfulness"),
             }
             methods, lines = methods_for(subject, feed)
             rows = measure_faithfulness(subject, feed, methods=methods, **wanted, **self.sizes)
@@ -371,7 +381,11 @@ def _as_analysis(
 ) -> Analysis:
     identity = {**(who := {**subject.identity, "attention": subject.attention or stream.kind}), "dataset": feed.name}
     settings = {key: getattr(options, key) for key in ("noise", "seed", "precision")}
-    settings |= {"costly_measured": stream.costly_images, "batch_size": options.batch_size or BATCH_SIZE}
+    settings |= {
+        "at_hand": feed.total,
+        "costly_measured": stream.costly_images,
+        "batch_size": options.batch_size or BATCH_SIZE,
+    }
     run = Run(
         **identity,
         path=subject.spec,
@@ -380,6 +394,7 @@ def _as_analysis(
         data=feed.description,
         preprocessing=str(feed.preprocessing or Preprocessing()),
         seconds=seconds,
+        untrained=subject.untrained,
         recipe=subject.recipe,
         settings={**settings, "device": str(subject.device), **subject.tokens},
     )

@@ -47,10 +47,16 @@ class Explanations:
         said = zip(self.predictions, self.probabilities, strict=True)
         return [f"{self.model[:16]}\n{self._predicted(int(label), float(p))}".rstrip() for label, p in said]
 
-    def _predicted(self, label: int, probability: float) -> str:
+    def name_of(self, label: int) -> str:
+        """The class of that number; empty for -1."""
         if label < 0:
             return ""
-        name = self.classes[label] if label < len(self.classes) else f"class {label}"
+        return self.classes[label] if label < len(self.classes) else f"class {label}"
+
+    def _predicted(self, label: int, probability: float) -> str:
+        name = self.name_of(label)
+        if not name:
+            return ""
         return shorten(f"{name.split(',')[0]}", 16) + ("" if np.isnan(probability) else f" {probability:.0%}")
 
 
@@ -91,6 +97,15 @@ class SideBySide:
     def picture_names(self) -> list[str]:
         """The files, without folder and suffix."""
         return [shorten(Path(file).stem, 18) for file in self.parts[0].files]
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """What each model predicts of each file: ``model, file, class`` (its number), ``name, probability``; -1, "" and
+        NaN of a model without a classifier."""
+        return [
+            {"model": part.model, "file": file, "class": int(label), "name": part.name_of(int(label)), "probability": p}
+            for part in self.parts
+            for file, label, p in zip(part.files, part.predictions, part.probabilities, strict=True)
+        ]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All numbers, for a file: ``files``, and by ``model/`` its pictures, predictions, probabilities and maps."""

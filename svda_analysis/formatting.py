@@ -113,8 +113,8 @@ def mean_and_spread(mean: float, std: float, digits: int) -> str:
 
 
 def counted(n: int, what: str) -> str:
-    """``1 epoch``, ``2 epochs``."""
-    return f"{n} {what}{'s' if n > 1 else ''}"
+    """``1 epoch``, ``2 epochs``, ``0 epochs``."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def shorten(name: str, room: int) -> str:

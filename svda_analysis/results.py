@@ -24,9 +24,10 @@ import numpy as np
 import pandas as pd
 
 import svda_analysis
-from svda_analysis.comparison import compare
+from svda_analysis.comparison import compare, summarise
 from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, check_file, reading
+from svda_analysis.formatting import counted
 from svda_analysis.frames import MAP_COLUMNS, SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.tokens import Layout
 from svda_analysis.vocabulary import LIMITS, QUANTITIES, Quantity, quantity, register, register_all
@@ -97,6 +98,7 @@ class Run:
     """One model as it was measured: who it is, on what, and with which settings (noise, seed, precision ...).
 
     ``broken`` says where its numbers stop being finite (empty: they are): then nothing of it is in any frame.
+    ``untrained``: its weights are random, so that no comparison decides anything.
     """
 
     model: str
@@ -111,6 +113,7 @@ class Run:
     preprocessing: str | None = None
     seconds: float = 0.0
     broken: str = ""
+    untrained: bool = False
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -144,18 +147,38 @@ class Analysis:
 
     @functools.cached_property
     def comparison(self) -> pd.DataFrame | None:
-        """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one."""
-        return compare(self.table, self.baseline) if len(self.models) > 1 else None
+        """:func:`~svda_analysis.comparison.compare` of the models with the baseline; None for a single one. Where the
+        weights of either are random there is no verdict."""
+        if len(self.models) < 2:
+            return None
+        found, random = compare(self.table, self.baseline), {run.model for run in self.runs if run.untrained}
+        learned = ~(found["model"].isin(random) | found["baseline"].isin(random))
+        return found.assign(verdict=found["verdict"].where(learned))
+
+    def summary(self) -> pd.DataFrame:
+        """Every headline number of the whole model, models below each other: ``model, indicator, source, mean, ci_low,
+        ci_high, n_seeds, unit`` (the interval is 95 %, over seeds or, of one run, over images)."""
+        rows = summarise(self.table)
+        shown = rows["layer"].isna() & rows["indicator"].map(lambda name: quantity(str(name)).headline).astype(bool)
+        columns = ["model", "indicator", "source", "mean", "ci_low", "ci_high", "n_seeds", "unit"]
+        return rows[shown].sort_values(["source", "indicator"], kind="stable")[columns].reset_index(drop=True)
 
     # --- shown ----------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        numbers, shown = f"{len(self.table):,} numbers of {len(self.runs)} runs", f"maps of {len(self.examples)} models"
-        return f"Analysis of {', '.join(self.models)}: {numbers}, {shown}"
+        numbers = f"{len(self.table):,} numbers of {counted(len(self.runs), 'run')}"
+        return f"Analysis of {', '.join(self.models)}: {numbers}, maps of {counted(len(self.examples), 'model')}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: what was analysed, and what was found."""
         return str(import_module(_NOTEBOOK).summary_html(self))
+
+    def plot(self, name: str | None = None) -> Any:
+        """A figure of the report by its name (``"by_layer"`` ...; default: the first), as a matplotlib Figure.
+
+        Raises :class:`InputError`, which lists those that these numbers allow, for any other name.
+        """
+        return import_module(_NOTEBOOK).figure_of(self, name)
 
     def explore(self) -> Any:
         """The explorer of the example images: a page that a notebook shows, and that ``save(FILE)`` writes.

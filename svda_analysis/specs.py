@@ -78,6 +78,35 @@ def open_model(
     return dataclasses.replace(found, **changes) if changes else found
 
 
+def open_folder(folder: str | os.PathLike[str]) -> tuple[list[Subject], list[str]]:
+    """The checkpoints under ``folder``, sub-folders included, in the order of their paths, and a line for each that is
+    left out: one that is damaged, or whose training is not done.
+
+    Raises :class:`InputError` where there is none, or where they learned from several data sets.
+    """
+    place, found, left_out = Path(folder), [], []
+    for path in sorted(place.rglob("*.pt")):
+        try:
+            opened = open_model(path)
+        except InputError as error:
+            left_out.append(f"left out: {error}")
+            continue
+        epochs = opened.recipe.get("epochs", opened.epoch)
+        if opened.epoch == epochs:
+            found.append(opened)
+        else:
+            left_out.append(f"left out: {path}, epoch {opened.epoch} of {epochs}")
+    if not found:
+        other = f": hf:{place} opens what save_pretrained wrote" if (place / "config.json").is_file() else ""
+        raise InputError("; ".join([f"no finished checkpoint (*.pt) in {place}{other}", *left_out[:3]]))
+    learned = sorted({str(one.data["name"]) for one in found if one.data.get("name")})
+    if len(learned) > 1:
+        raise InputError(
+            f"{place} must hold checkpoints of one data set, got {', '.join(learned)}: name a folder of one"
+        )
+    return found, left_out
+
+
 def _changed(own: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:
     """Some fields changed, which the model's own processor knows nothing of; a size alone brings what pictures are
     resized to with it, in the proportion that the model has, or the usual one."""

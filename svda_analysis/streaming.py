@@ -320,7 +320,7 @@ class Stream:
 
     def settle(self, precision: float, fewest: int) -> bool:
         """Leave out from now on each indicator whose 95 % intervals have half-widths below this share of its range, on
-        so many images at least; returns whether nothing is left to measure."""
+        so many images at least; returns whether nothing is left to measure, the accuracy known as well."""
         if self.images < fewest:
             return False
         spent = self._few is not None and not len(self._few)  # what was to be measured on the first images is
@@ -332,7 +332,15 @@ class Stream:
                 narrow = found.n >= fewest and float(found.half_width().max()) / (high - low) < precision
                 wide |= set() if narrow else {key[0]}
         self._settled |= {one.name for one in self.indicators} - (todo & wide)
-        return not todo & wide
+        return not todo & wide and self._accuracy_within(precision)
+
+    def _accuracy_within(self, precision: float) -> bool:
+        """Whether the accuracy, if there is one, has an interval with a half-width below this."""
+        found = self.moments.get(("accuracy", "test", -1))
+        if found is None:
+            return True
+        ends = proportion_interval(float(found.mean[0]), found.n)
+        return (ends.high - ends.low) / 2 < precision
 
     def table(self, identity: dict[str, Any]) -> pd.DataFrame:
         """The moments as a frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`."""

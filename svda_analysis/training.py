@@ -49,7 +49,7 @@ from svda_analysis.stats import ConfidenceInterval, mean_interval, proportion_in
 from svda_analysis.streaming import Stream
 from svda_analysis.training_data import TrainingData, mixed_seed
 from svda_analysis.vocabulary import known_bounds
-from svda_analysis.writing import only_writer
+from svda_analysis.writing import names_folder, only_writer
 
 _SIGTERM = 128 + 15  # the exit code of a process that SIGTERM ended
 
@@ -109,12 +109,12 @@ def train(
     leaves the last sound checkpoint; :class:`~svda_analysis.errors.HaltedError` when SIGTERM came, after the step was
     finished and saved (to be resumed exactly), and when other processes were lost.
     """
-    out = Path(out)
+    folder, out = names_folder(out), Path(out)
     if stop_after is not None and stop_after < 1:
         raise InputError(f"stop_after must be at least 1, got {stop_after}")
     if not 0 < timeout < math.inf:
         raise InputError(f"timeout must be above 0 seconds, got {timeout}")
-    _check_output(out, resume)
+    _check_output(out, resume, folder)
     machine = accelerated(mixed_precision, track, out.parent, timeout)
     with _writing(out), Termination().listening() as stop, machine as a:
         data = TrainingData.load(config, recipe, data_root, a, opened)
@@ -441,8 +441,8 @@ def _estimate(mean: float, std: float, interval: ConfidenceInterval) -> dict[str
     return {"mean": mean, "std": std, "ci_low": interval.low, "ci_high": interval.high}
 
 
-def _check_output(out: Path, resume: bool) -> None:
-    if out.is_dir():
+def _check_output(out: Path, resume: bool, folder: bool) -> None:
+    if folder:
         raise InputError(f"out must be a file such as {out / 'svda_s0.pt'}, got the directory {out}")
     if out.exists() and not resume:
         raise InputError(f"out already exists: {out} (resume continues it; or choose another name)")

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from svda_analysis.errors import InputError
 
@@ -43,6 +43,51 @@ LIMITS: dict[str, tuple[str, Callable[[float], float]]] = {
     "grid": ("grid", float),
     "ln D": ("D", math.log),
     "1 - 1/N": ("N", lambda tokens: 1 - 1 / tokens),
+}
+
+
+class Gloss(NamedTuple):
+    """A word that not everybody knows: ``pattern`` finds it in a text, ``said`` says in a sentence what it means."""
+
+    pattern: str
+    said: str
+
+
+GLOSSES = {  # explained where a report first uses them (render/glosses.py)
+    "Holm": Gloss(
+        r"Holm('s method)?\b",
+        "Holm's method raises each p for the number of questions that are asked together, so that the chance of "
+        "any false finding among them stays below 5 % (Holm 1979).",
+    ),
+    "Hedges": Gloss(
+        r"Hedges' (correction|g)\b",
+        "Hedges' correction takes out of a difference in units of its spread what few runs add to it (Hedges 1981).",
+    ),
+    "equivalence": Gloss(
+        r"two one-sided (t )?tests( \(TOST\))?|\bTOST\b|for equivalence\b",
+        "Two one-sided tests (TOST) show that a difference lies above minus a margin and below the margin, each "
+        "at 5 %. That no difference is shown does not say so (Schuirmann 1987).",
+    ),
+    "McNemar": Gloss(
+        r"McNemar('s( exact)? (test|p))?\b",
+        "McNemar's test asks whether, of the images on which just one of two models is right, either is right "
+        "more often (McNemar 1947).",
+    ),
+    "sigma": Gloss(
+        r"\b[Ss]igma\b",
+        "Sigma is SVDA's learned diagonal: one weight for each direction of a head's queries and keys.",
+    ),
+    "scores": Gloss(r"\bscores\b", "Scores are what queries and keys come to before the softmax."),
+    "attention": Gloss(
+        r"\(attention\)",
+        "Of attention: computed from the maps, which the softmax makes of the scores; a row says how much one "
+        "token takes from each other.",
+    ),
+    "operator": Gloss(
+        r"\boperator\b",
+        "The operator of a head is the one matrix behind its scores, between queries and keys as the data spread "
+        "them; its singular values say how many directions the scores use.",
+    ),
 }
 
 

@@ -78,6 +78,11 @@ def _holder(lock: Path) -> str:
     return f"process {process}, for {age}"
 
 
+def names_folder(target: str | os.PathLike[str]) -> bool:
+    """Whether a target names a folder: one that is there, or by a slash at its end."""
+    return Path(target).is_dir() or os.fspath(target).endswith(("/", os.sep))
+
+
 def check_target(
     target: str | os.PathLike[str],
     sources: Iterable[str | os.PathLike[str]],
@@ -88,7 +93,7 @@ def check_target(
     """Raise :class:`InputError` where a file to be written is one of those it is made of, under whatever name, or
     exists and ``force`` does not say that it may be lost."""
     path = Path(target)
-    if path.is_dir():
+    if names_folder(target):
         raise InputError(f"{name} must be a file, got the directory {path}")
     if not os.path.lexists(path):
         return

@@ -82,6 +82,23 @@ def test_every_help_text_ends_in_an_example(name, capsys):
     assert last in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("program", "words", "found"),
+    [("svda", "svda comp", "plain,compress\n"), ("svda-analyze", "svda-analyze --pre", "plain,--precision\n")],
+)
+def test_shells_complete_commands_and_options(program, words, found):
+    name = program.upper().replace("-", "_")
+    at = {f"_{name}_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
+    assert found in shell(program, **at).stdout
+
+
+@pytest.mark.parametrize("name", cli.commands)
+def test_every_command_has_one_way_to_say_less_and_to_answer_a_program(name):
+    options = {option.name: option for option in cli.commands[name].params}
+    assert {"json", "quiet"} <= set(options)
+    assert [options[one].callback.__module__ for one in ("json", "quiet")] == 2 * ["svda_analysis.cli.shared"]
+
+
 @pytest.mark.skipif(not README.exists(), reason="there is no README.md yet")
 @pytest.mark.parametrize("name", cli.commands)
 def test_every_command_is_in_the_readme(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from command_line import (
     tree,
 )
 
+from svda_analysis.checkpoint import load, save
 from svda_analysis.cli import analyze_main, main
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
 
@@ -29,7 +31,7 @@ BAD_INPUT = {
     "an unknown option": (["GOOD", "--imagse", "3"], "--imagse"),
     "no such file": (["OTHERS/none.pt"], "no such file: OTHERS/none.pt"),
     "no such file in two lines": (["OTHERS/no\nne.pt"], "no such file: OTHERS/no ne.pt"),
-    "a directory": (["OTHERS/folder.pt"], "folder.pt is a directory"),
+    "a folder without checkpoints": (["OTHERS/folder.pt"], "no finished checkpoint (*.pt) in OTHERS/folder.pt"),
     "an empty file": (["OTHERS/empty.pt"], "empty.pt is empty"),
     "a text file": (["OTHERS/text.pt"], "text.pt is not a checkpoint"),
     "half a checkpoint": (["OTHERS/half.pt"], "half.pt is cut off or damaged"),
@@ -143,6 +145,49 @@ def test_two_checkpoints_are_compared(tiny, fashion, capsys):
     assert {"model", "indicator", "source", "difference", "ci_low", "ci_high", "p_adjusted"} <= set(comparison)
     assert "svda against dot" in Path("out/summary.md").read_text()
     assert Path("out/figures").is_dir()
+
+
+def test_a_folder_of_checkpoints_is_analysed_by_model_and_answers_in_json(tiny, fashion, without_figures, capsys):
+    place = Path("runs")
+    (place / "a").mkdir(parents=True)
+    for kind, path in tiny.items():
+        (place / "a" / f"{kind}_s0.pt").write_bytes(path.read_bytes())
+        checkpoint = load(path)
+        save(dataclasses.replace(checkpoint, recipe={**checkpoint.recipe, "seed": 1}), place / f"{kind}_s1.pt")
+    (place / "half.pt").write_bytes(tiny["dot"].read_bytes()[:1000])
+    arguments = ["--data-root", fashion, "--indicators", "selectivity_index", "--images", 16, "--examples", 0]
+    assert run(analyze_main, place, *arguments, "--json") == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [(one["model"], one["seed"], one["images"]) for one in found["runs"]] == [
+        ("dot", 0, 16), ("svda", 0, 16), ("dot", 1, 16), ("svda", 1, 16)
+    ]  # fmt: skip
+    assert found["report"] == "reports/runs/report.html"
+    assert set(found["files"]) >= {found["report"], "reports/runs/indicators.csv"}
+    assert all(Path(name).is_file() for name in found["files"])
+    (row,) = [one for one in found["comparison"] if one["indicator"] == "selectivity_index"]
+    assert (row["model"], row["baseline"], row["unit"], row["n_seeds"]) == ("svda", "dot", "seeds", 2)
+    means = {one["model"]: one["mean"] for one in found["summary"] if one["indicator"] == "selectivity_index"}
+    assert row["difference"] == pytest.approx(means["svda"] - means["dot"])
+    (warning,) = found["warnings"]
+    assert warning.startswith("left out: runs/half.pt is cut off or damaged")
+    assert err == f"warning: {warning}\n"
+
+
+def test_as_many_images_as_the_precision_needs_are_measured(tiny, fashion, without_figures, capsys):
+    arguments = [tiny["svda"], "--data-root", fashion, "--examples", 0, "--out", "out"]
+    chosen = ["--indicators", "attention_entropy"]
+    assert run(analyze_main, *arguments, *chosen, "--precision", 0.2) == 0
+    said = "stopped after 64 of 120 images: every interval within 20 %"
+    assert said in capsys.readouterr().out
+    assert "64 (every interval within 20 %)" in Path("out/report.html").read_text()
+    assert run(analyze_main, *arguments, *chosen) == 0  # no 120 images tell an accuracy to 1 %
+    assert json.loads(Path("out/meta.json").read_text())["runs"][0]["settings"]["precision"] == 0.01
+    assert "stopped after" not in capsys.readouterr().out
+    for words, images, precision in ((["--images", "all"], 120, None), (["--images", 8, "--precision", 0.9], 8, 0.9)):
+        assert run(analyze_main, *arguments, *chosen, *words, "--json") == 0
+        assert [one["images"] for one in json.loads(capsys.readouterr().out)["runs"]] == [images]
+        assert json.loads(Path("out/meta.json").read_text())["runs"][0]["settings"]["precision"] == precision
 
 
 def test_the_report_of_one_replaces_the_report_of_two(tiny, fashion, without_figures, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def test_bad_input_of_convert_is_one_line(tiny, capsys):
         line = refused(capsys, main, "convert", tiny["dot"], "--out", "new.pt", option, value)
         assert option.strip("-").replace("-", "_") in line
         assert not Path("new.pt").exists()
+    assert "out must be a file, got the directory new" in refused(capsys, main, "convert", tiny["dot"], "--out", "new/")
 
 
 def test_what_convert_writes_is_analysed_by_its_path(tiny, fashion, without_figures, capsys):
@@ -32,3 +34,11 @@ def test_what_convert_writes_is_analysed_by_its_path(tiny, fashion, without_figu
     assert re.search(r"^model: late\.pt \(\d+\.\d MB\)$", said, re.MULTILINE)
     assert run(analyze_main, "late.pt", "--data", "sample", "--images", 20, "--quiet") == 0
     assert "sigma" in Path("reports/late/indicators.csv").read_text(encoding="utf-8")
+
+
+def test_a_program_is_told_what_was_replaced_alone(tiny, capsys):
+    assert run(main, "convert", tiny["dot"], "--blocks", "last:1", "--out", "late.pt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["bytes"]) == ("late.pt", Path("late.pt").stat().st_size)
+    assert found["replaced"] == ["blocks.1.attention"]
+    assert (found["images"], found["divergence"], found["warnings"]) == ("", [], [])

@@ -1,5 +1,7 @@
 """``svda explain``: figures of attributions by one model and by several, their arrays, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,17 @@ def test_files_that_are_not_read_are_said(tiny, pictures, tmp_path, capsys):
     assert explain(tiny["svda"], folder, "--methods", "cls_attention", "--out", out) == 0
     said = f"warning: left out of {folder}, as no images that are read: 1 .heic, 1 .svg"
     assert capsys.readouterr().err.splitlines() == [said]
+
+
+def test_predictions_are_told_to_a_program(tiny, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = [tiny["dot"], tiny["svda"], pictures, "--methods", "rollout", "--out", out]
+    assert explain(*words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"] == [str(out / "explanations.png")]
+    said = found["predictions"]
+    assert [one["model"] for one in said] == 3 * ["dot_s0"] + 3 * ["svda_s0"]
+    with np.load(out / "explanations.npz") as arrays:
+        assert [one["class"] for one in said[:3]] == arrays["dot_s0/predictions"].tolist()
+        assert [one["probability"] for one in said[3:]] == pytest.approx(arrays["svda_s0/probabilities"].tolist())
+        assert [one["file"] for one in said[:3]] == arrays["files"].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -26,3 +27,11 @@ def test_export_is_smaller_and_still_analysed(tiny, fashion, without_figures, ca
     assert Path("shared.pt").stat().st_size < tiny["dot"].stat().st_size
     assert run(analyze_main, "shared.pt", "--data-root", fashion, "--images", 20, "--quiet") == 0
     assert Path("reports/shared/indicators.csv").exists()
+
+
+def test_a_program_is_told_the_file_and_its_size(tiny, tmp_path, capsys):
+    target = tmp_path / "small.pt"
+    assert run(main, "export", tiny["dot"], target, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"checkpoint": str(target), "bytes": target.stat().st_size, "warnings": []}
+    assert "target must be a file, got the directory" in refused(capsys, main, "export", tiny["dot"], f"{tmp_path}/no/")

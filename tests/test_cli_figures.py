@@ -1,5 +1,7 @@
 """``svda figures``: where it writes, and what it refuses."""
 
+import json
+
 from command_line import (
     empty_folder,  # noqa: F401  # commands run in it, each test by itself
     refused,
@@ -19,6 +21,10 @@ def test_the_figures_of_a_report_lie_beside_it(tmp_path, without_figures, capsys
     assert run(main, "figures", tmp_path / "report", "--width", "text", "--font", "serif") == 0
     out = tmp_path / "report-figures"
     assert capsys.readouterr().out == f"figures: {out / 'figures.tex'} (3 files)\n"
+    assert run(main, "figures", tmp_path / "report", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"] == str(out)
+    assert sorted(found["files"]) == sorted(str(path) for path in out.iterdir())
     assert r"\begin{tabular}" in (out / "tables.tex").read_text()
 
 

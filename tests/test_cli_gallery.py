@@ -1,5 +1,7 @@
 """``svda gallery``."""
 
+import json
+
 from command_line import empty_folder, refused, run  # noqa: F401
 from test_gallery import a_report
 
@@ -13,6 +15,12 @@ def test_it_names_the_page_and_opens_it_when_asked_to(capsys, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     assert run(main, "gallery") == 0
     assert capsys.readouterr().out == "gallery: reports/index.html\n"
+    assert run(main, "gallery", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "gallery": "reports/index.html",
+        "plain_words": None,
+        "warnings": [],
+    }
     assert run(main, "gallery", "reports", "--open") == 0
     assert opened == [(tmp_path / "reports" / "index.html").as_uri()]
 

@@ -1,5 +1,7 @@
 """``svda indicators``: everything that a table can hold, in groups, within the terminal."""
 
+import json
+
 import pytest
 from command_line import refused, run
 
@@ -61,3 +63,12 @@ def test_an_unknown_name_is_one_line_with_the_nearest(capsys, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     said = refused(capsys, main, "indicators", "mass_90", "attention_entropie")
     assert said.endswith("lists, or a group of them, got 'attention_entropie'; did you mean attention_entropy?")
+
+
+def test_a_program_gets_the_same_and_a_list_of_names_is_short(capsys):
+    assert run(main, "indicators", "effective_rank", "accuracy", "--json") == 0
+    rank, accuracy = json.loads(capsys.readouterr().out)["indicators"]
+    assert (rank["name"], rank["low"], rank["high"]) == ("effective_rank", 1.0, "D")
+    assert (accuracy["low"], accuracy["high"], accuracy["group"]) == (0.0, 1.0, "")
+    assert run(main, "indicators", "source", "--quiet") == 0
+    assert capsys.readouterr().out.split() == [name for name, one in INDICATORS.items() if one.group == "source"]

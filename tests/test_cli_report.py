@@ -1,5 +1,7 @@
 """``svda report``: written again from a folder, and what is no report is one line."""
 
+import json
+
 from command_line import (
     empty_folder,  # noqa: F401  # commands run in it, each test by itself
     refused,
@@ -21,6 +23,9 @@ def test_a_lost_page_is_there_again_and_the_command_names_it(tmp_path, without_f
     assert run(main, "report", tmp_path / "report") == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'report' / 'report.html'} ({len(written)} files)\n"
     assert written[0].read_text() == before
+    assert run(main, "report", tmp_path / "report", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["reports"]
+    assert found == {"report": str(tmp_path / "report" / "report.html"), "files": [str(path) for path in written]}
 
 
 def test_a_folder_without_a_report_is_one_line(tmp_path, capsys):

@@ -1,17 +1,29 @@
 """How words of the command line become values."""
 
+import json
+import math
+from pathlib import Path
+
 import click
+import numpy as np
+import pandas as pd
 import pytest
 
 from svda_analysis.cli.shared import (
     Registered,
+    as_plain,
     command_line,
+    conclude,
+    conclude_report,
     names_in,
     open_subjects,
-    show_report,
+    output_options,
+    say,
+    show,
     split_settings,
     warn,
 )
+from svda_analysis.document import Document
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
@@ -98,8 +110,42 @@ def test_the_last_line_names_the_page_and_opens_it_when_asked_to(tmp_path, capsy
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     written = [tmp_path / name for name in ("summary.md", "figures/a.png", "report.html")]
-    show_report(written)
+    conclude_report(written)
     assert opened == []
-    show_report(written, opened=True)
+    conclude_report(written, opened=True)
     assert capsys.readouterr().out == 2 * f"report: {tmp_path / 'report.html'} (3 files)\n"
     assert opened == [(tmp_path / "report.html").as_uri()]
+
+
+@click.command()
+@output_options
+def example():
+    say("a line")
+    warn(["careful", "careful"])
+    show(Document(title="A title", sections=()))
+    conclude(["made: x.pt"], {"made": Path("x.pt")})
+
+
+def test_a_command_says_all_or_its_result_or_json_alone(capsys):
+    example.main([], standalone_mode=False)
+    assert capsys.readouterr() == ("a line\nA title\nmade: x.pt\n", "warning: careful\n")
+    example.main(["--quiet"], standalone_mode=False)
+    assert capsys.readouterr() == ("made: x.pt\n", "warning: careful\n")
+    for words in (["--json"], ["--json", "--quiet"]):
+        example.main(words, standalone_mode=False)
+        out, err = capsys.readouterr()
+        assert json.loads(out) == {"made": "x.pt", "warnings": ["careful"]}
+        assert err == "warning: careful\n"
+
+
+def test_values_become_what_json_holds():
+    frame = pd.DataFrame({"a": [1.5, math.nan], "b": pd.array([1, None], dtype="Int64"), "c": ["x", "y"]})
+    given = {"frame": frame, 1: (Path("p"), np.float32(0.5), np.arange(2)), "none": None, "far": math.inf, "yes": True}
+    assert as_plain(given) == {
+        "frame": [{"a": 1.5, "b": 1, "c": "x"}, {"a": None, "b": None, "c": "y"}],
+        "1": ["p", 0.5, [0, 1]],
+        "none": None,
+        "far": None,
+        "yes": True,
+    }
+    assert json.dumps(as_plain(given), allow_nan=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from command_line import (
 
 from svda_analysis.checkpoint import load
 from svda_analysis.cli import main
+from svda_analysis.cli.train import _say_begun
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
 
@@ -109,3 +111,42 @@ def test_what_set_reaches_is_listed_and_a_slip_is_answered(capsys):
     assert "got 'dept': did you mean depth?" in refused(
         capsys, main, "train", "--dataset", "sample", "--set", "dept=2", "--out", "x.pt"
     )
+
+
+def test_a_program_is_told_what_the_last_epoch_came_to_and_nothing_else(fashion, capsys):
+    start = ["train", "--dataset", "fashion_mnist", "--data-root", fashion, "--epochs", 2, *TINY]
+    assert run(main, *start, "--out", "run.pt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["checkpoint"], found["epoch"], found["epochs"]) == ("run.pt", 2, 2)
+    numbers = {(one["indicator"], one["source"]): one["mean"] for one in found["numbers"]}
+    rows = load("run.pt").history.query("indicator == 'accuracy' and source == 'test' and epoch == 2")
+    assert numbers["accuracy", "test"] == rows["mean"].item()
+    assert run(main, *start, "--out", "again.pt", "--quiet") == 0
+    assert capsys.readouterr().out == "checkpoint: again.pt (epoch 2 of 2)\n"
+    assert "out must be a file such as folder/svda_s0.pt" in refused(capsys, main, *start, "--out", "folder/")
+
+
+@pytest.mark.parametrize(
+    ("track", "said"), [("tensorboard", ["log: runs/a b_s0/ (tensorboard --logdir runs)"]), (None, [])]
+)
+def test_where_the_log_of_a_tracker_lies_is_said(track, said, capsys):
+    _say_begun("runs/a b_s0.pt", track, ["a line"])
+    assert capsys.readouterr().out.splitlines() == ["a line", *said]
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        (False, "interrupted; no epoch was done"),
+        (True, "interrupted; go on after its last whole epoch with: svda train --dataset sample --out run.pt --resume"),
+    ],
+)
+def test_after_an_interruption_it_says_how_to_go_on(saved, said, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        if saved:
+            Path("run.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("svda_analysis.training.train", interrupted)
+    assert run(main, "train", "--dataset", "sample", "--out", "run.pt") == 130
+    assert capsys.readouterr() == ("", f"{said}\n")

@@ -35,6 +35,7 @@ def test_out_is_a_folder_for_several_and_a_file_for_one_unless_a_folder_is_there
     one, two = Path("a/svda_s0.pt"), Path("b/svda_s1.pt")
     assert smaller_files([one], "small.pt", Keep()) == [Path("small.pt")]
     assert smaller_files([one], str(tmp_path), Keep()) == [tmp_path / "svda_s0_l0.05.pt"]
+    assert smaller_files([one], "small/", Keep()) == [Path("small/svda_s0_l0.05.pt")]  # as a slash says
     made = smaller_files([one, two], "small", Keep())
     assert made == [Path("small/svda_s0_l0.05.pt"), Path("small/svda_s1_l0.05.pt")]
     with pytest.raises(InputError, match=r"svda_s0.pt and another checkpoint would get one name"):

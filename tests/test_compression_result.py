@@ -13,6 +13,7 @@ from scipy import stats
 
 from svda_analysis.compression.result import Compressions, over_runs
 from svda_analysis.errors import InputError
+from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
 from svda_analysis.vocabulary import quantity
 
 
@@ -147,3 +148,12 @@ def test_no_change_over_runs_leaves_what_the_quantity_can_change():
     pooled = over_runs(frames, keys=["quantity"]).iloc[0]
     assert (pooled["ci_low"], pooled["ci_high"]) == (-1.0, 1.0)
     assert pooled["change"] == pytest.approx(0.2)
+
+
+def test_means_over_runs_of_what_changes_by_a_ratio_divide_to_the_ratio():
+    seconds = ((1.0, 3.0), (4.0, 2.0), (2.0, 9.0))
+    rows = [{"quantity": "seconds_1", "before": b, "after": a, "change": a / b, "n": 1} for b, a in seconds]
+    frames = [make_frame([row], VERIFICATION_COLUMNS) for row in rows]
+    row = over_runs(frames, ["quantity", "source"]).iloc[0]
+    assert row["before"] == pytest.approx(2.0)
+    assert row["after"] / row["before"] == pytest.approx(row["change"])

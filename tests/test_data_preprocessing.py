@@ -17,7 +17,7 @@ from svda_analysis.errors import InputError
         ({"image_size": 224}, "224 x 224, normalised as the data set is"),
         (
             {"image_size": 8, "resize": 9, "mean": (0.5,), "std": (1.0,)},
-            "8 x 8 from a shorter side of 9 (bilinear), mean (0.5,), std (1.0,)",
+            "8 x 8 from a shorter side of 9 (bilinear), mean 0.5, std 1.0",
         ),
     ],
 )

@@ -153,3 +153,14 @@ def test_pictures_survive_a_diverged_run():
         fig = picture.draw()
         fig.draw_without_rendering()
         plt.close(fig)
+
+
+def test_over_epochs_the_indicators_that_were_asked_for_are_drawn():
+    whole = make_table(seeds=1, epochs=(1, 2))
+    chosen = whole[whole["indicator"].isin(["attention_entropy", "accuracy"])]
+    analysis = Analysis(table=chosen, spectra=make_frame([], SPECTRA_COLUMNS), history=whole)
+    (epochs,) = [picture for picture in figures.pictures(analysis) if picture.name == "epochs"]
+    titles = [ax.get_title() for ax in epochs.draw().axes if ax.get_title()]
+    assert titles == ["Attention entropy"]
+    other = dataclasses.replace(analysis, history=whole[whole["indicator"] == "effective_rank"])
+    assert "epochs" not in [picture.name for picture in figures.pictures(other)]

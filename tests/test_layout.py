@@ -16,7 +16,7 @@ MODULES = {
 }
 FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a whole
     {"errors"},
-    {"vocabulary", "stats", "kinds", "formatting", "writing"},
+    {"vocabulary", "stats", "kinds", "formatting", "writing", "bars"},
     {"frames", "document", "tokens"},
     {"verdicts", "earlier", "source_numbers", "alarms", "sinks"},
     {"comparison"},
@@ -55,7 +55,7 @@ WITHOUT_TORCH = {
     *("errors", "vocabulary", "verdicts", "earlier", "stats", "kinds", "formatting", "frames", "document", "tokens"),
     *("comparison", "results", "matching", "representations", "figures", "render", "sections", "cli"),
     *("data.catalog", "data.preprocessing"),
-    *("alarms", "sinks"),
+    *("alarms", "sinks", "bars"),
     *(
         "study.claims",
         "study.findings",

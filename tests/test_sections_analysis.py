@@ -91,7 +91,7 @@ def test_two_models_stand_side_by_side():
     assert blocks[4].count("\n") == 1 + 2  # a row for the runs of a model
     assert "<details><summary>svda, layer by layer</summary>\n\n| Source |" in page
     assert "![by_layer](figures/by_layer.png)\n\n![heatmaps](figures/heatmaps.png)\n\n## How" in page
-    assert page.endswith("confident a model is.\n")
+    assert "confident a model is.\n\n[^" in page  # then the words that were used
 
 
 def test_a_single_model_is_compared_with_none():
@@ -121,3 +121,16 @@ def test_the_latex_table_is_the_comparison_or_of_one_model_its_numbers():
     assert text.startswith("% WARNING: few images\n% needs")
     assert "Effective rank (scores) & 3." in text
     assert pd.notna(one.table["mean"]).all()
+
+
+def test_of_random_weights_there_is_no_verdict():
+    whole = an_analysis(models=("vit", "svda"))
+    assert whole.comparison["verdict"].notna().any()
+    runs = tuple(dataclasses.replace(run, untrained=run.model == "svda") for run in whole.runs)
+    random = dataclasses.replace(whole, runs=runs)
+    assert random.comparison["verdict"].isna().all()
+    text = to_markdown(analysis_document(random, title="x"))
+    assert "erdicts over the whole model" in to_markdown(analysis_document(whole, title="x"))
+    for word in ("erdicts over the whole model", "## Which attention is more structured?", ": inconclusive"):
+        assert word not in text
+    pd.testing.assert_frame_equal(random.comparison.drop(columns="verdict"), whole.comparison.drop(columns="verdict"))

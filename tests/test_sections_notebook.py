@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import pytest
 from test_sections_analysis import an_analysis
 from test_sections_explorer import shown_analysis, some_examples
 
+from svda_analysis.comparison import summarise
 from svda_analysis.errors import InputError
+from svda_analysis.figures import pictures
+from svda_analysis.vocabulary import quantity
 
 EVIL = "<script>alert(1)</script>"
 
@@ -52,3 +56,32 @@ def test_names_in_its_data_begin_no_tag():
 def test_without_images_there_is_nothing_to_explore():
     with pytest.raises(InputError, match="must hold example images"):
         an_analysis().explore()
+
+
+def test_a_summary_is_a_short_frame_of_the_whole_model():
+    analysis = an_analysis(models=("vit", "svda"))
+    found = analysis.summary()
+    assert list(found) == ["model", "indicator", "source", "mean", "ci_low", "ci_high", "n_seeds", "unit"]
+    assert set(found["model"]) == {"vit", "svda"}
+    whole = summarise(analysis.table)
+    for row in found.itertuples():
+        same = (whole["model"] == row.model) & (whole["indicator"] == row.indicator) & (whole["source"] == row.source)
+        assert whole[same & whole["layer"].isna()]["mean"].item() == row.mean
+    assert not found.duplicated(["model", "indicator", "source"]).any()
+    assert all(quantity(name).headline for name in found["indicator"])
+
+
+def test_a_figure_is_drawn_by_its_name(monkeypatch):
+    analysis = an_analysis(models=("vit", "svda"))
+    names = [picture.name for picture in pictures(analysis)]
+    for name in (None, "heatmaps"):
+        figure = analysis.plot(name)
+        assert figure.axes
+        assert plt.fignum_exists(figure.number)
+        plt.close(figure)
+    monkeypatch.setattr("svda_analysis.sections.notebook.in_notebook", lambda: True)
+    assert not plt.fignum_exists(analysis.plot("heatmaps").number)  # a notebook shows it once
+    with pytest.raises(InputError, match=f"name must be one of {names[0]}, .*, got 'heatmap'"):
+        analysis.plot("heatmap")
+    with pytest.raises(InputError, match="got 'map_similarity', which needs two models and svda-analyze --maps N"):
+        analysis.plot("map_similarity")

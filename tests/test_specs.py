@@ -1,5 +1,6 @@
 """Models named on the command line: loaded with their weights and preprocessing, or refused in one line."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from PIL import Image
 from torch import nn
 
 from svda_analysis.analysis import analyze
-from svda_analysis.checkpoint import Checkpoint
+from svda_analysis.checkpoint import Checkpoint, load, save
 from svda_analysis.cli import analyze_main
 from svda_analysis.data import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
-from svda_analysis.specs import open_model, run_names
+from svda_analysis.specs import open_folder, open_model, run_names
 from svda_analysis.subject import Subject
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -242,3 +243,27 @@ def test_compressed_runs_of_one_recipe_share_a_name():
 def test_a_normalisation_that_is_none_is_refused(fields, message):
     with pytest.raises(InputError, match=message):
         open_model(ViT(ViTConfig(dim=24, depth=1, heads=2)), preprocessing=fields)
+
+
+def test_a_folder_gives_its_finished_checkpoints_of_one_data_set(tiny, tmp_path):
+    (tmp_path / "b").mkdir()
+    done = load(tiny["svda"])
+    save(done, tmp_path / "b" / "svda_s0.pt")
+    save(dataclasses.replace(done, recipe={**done.recipe, "epochs": 9}), tmp_path / "early.pt")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    (tmp_path / "notes.txt").write_text("left alone")
+    found, left_out = open_folder(tmp_path)
+    assert [one.spec for one in found] == [str(tmp_path / "b" / "svda_s0.pt")]
+    assert left_out[0] == f"left out: {tmp_path / 'early.pt'}, epoch 1 of 9"
+    assert left_out[1].startswith(f"left out: {tmp_path / 'text.pt'} is not a checkpoint")
+    save(dataclasses.replace(done, data={**done.data, "name": "cifar10"}), tmp_path / "other.pt")
+    with pytest.raises(InputError, match="must hold checkpoints of one data set, got cifar10, fashion_mnist"):
+        open_folder(tmp_path)
+
+
+def test_a_folder_without_checkpoints_says_what_else_it_may_be(tmp_path):
+    with pytest.raises(InputError, match=r"no finished checkpoint \(\*.pt\) in "):
+        open_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=f"hf:{tmp_path} opens what save_pretrained wrote"):
+        open_folder(tmp_path)

@@ -9,7 +9,7 @@ from svda_analysis.document import Picture, Points, Table, Widget
 from svda_analysis.frames import MAP_COLUMNS, make_frame
 from svda_analysis.render.html import to_html
 from svda_analysis.render.markdown import to_markdown
-from svda_analysis.results import nothing_measured
+from svda_analysis.results import Run, nothing_measured
 from svda_analysis.study.claims import claims_table
 from svda_analysis.study.result import NOT_AT_HAND, StudyResult
 from svda_analysis.study.sections import study_document, study_pictures
@@ -102,3 +102,18 @@ def test_figures_are_named_for_their_data_set_and_what_is_carried_or_missing_is_
     assert "](figures/x_sigma_over_epochs_svda.png)" in to_markdown(study_document(study(old)), figures="figures")
     assert '<img src="figures/x_sigma_over_epochs_svda.png"' in to_html(study_document(study(old)), figures="figures")
     assert "not drawn for vit, svda" in figures.blocks[-1]
+
+
+@pytest.mark.parametrize(
+    ("recipes", "said"),
+    [
+        ([{"epochs": 5, "train_images": 10000}], "; trained for 5 epochs on 10 000 images"),
+        ([{"epochs": 5, "train_images": 10000}, {"epochs": 7}], "; trained for 5 to 7 epochs on 10 000 images"),
+        ([{"epochs": 1}], "; trained for 1 epoch"),
+        ([{}], ""),
+    ],
+)
+def test_for_how_long_runs_were_trained_and_on_what_is_said(shown, recipes, said):
+    runs = tuple(Run(model="svda", recipe=recipe) for recipe in recipes)
+    trained = dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, runs=runs))
+    assert f"{shown.source}{said}\n" in to_markdown(study_document(study(trained)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from svda_analysis.cli.progress import progress_bars
 from svda_analysis.cli.shared import (
     CONTEXT,
     command_line,
+    conclude_report,
     data_options,
     grouped,
     open_option,
-    say,
-    show_report,
+    output_options,
+    show,
     warn,
 )
 from svda_analysis.compression.keep import CRITERIA
@@ -86,6 +87,7 @@ _work_options = grouped(
 )
 @click.option("--force", is_flag=True, help="Write over smaller checkpoints that exist.")
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")
+@output_options
 @open_option
 def compress_command(
     checkpoints: tuple[str, ...], out: str | None, force: bool, report: str | None, opened: bool, **options: Any
@@ -107,23 +109,28 @@ def compress_command(
     from svda_analysis.compression import Compressions, compress_files, terminal_compression, write_compression
     from svda_analysis.compression.report import COMPRESSION_FILES
     from svda_analysis.render.staging import check_report_folder
-    from svda_analysis.render.terminal import print_document
     from svda_analysis.writing import only_writer
 
     _check(options)
-    folder, done = _report_folder(checkpoints, report), []
+    folder = _report_folder(checkpoints, report)
     keep, work = _keep(options), _work(options)
-    with only_writer(folder, "report folder"), progress_bars("points", False) as advance:
-        found = compress_files(checkpoints, keep, out=out, force=force, progress=advance, **work)
+    with only_writer(folder, "report folder"), progress_bars() as bars:
+        found = compress_files(checkpoints, keep, out=out, force=force, progress=bars, **work)
         check_report_folder(folder, *COMPRESSION_FILES, meta_file=COMPRESSION_FILES[0])
-        for target, run in found:
-            say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
-            done.append(run)
-        runs = Compressions(tuple(done))
-        written = write_compression(runs, folder, command=command_line("svda"))
+        done = list(found)
+        runs = Compressions(tuple(run for _, run in done))
+        drawing = functools.partial(bars, "drawing figures")
+        written = write_compression(runs, folder, command=command_line("svda"), progress=drawing)
     warn(runs.warnings)
-    print_document(terminal_compression(runs))
-    show_report(written, opened=opened)
+    show(terminal_compression(runs))
+    result = [{"checkpoint": target, "bytes": target.stat().st_size, **_run_result(run)} for target, run in done]
+    lines = [f"checkpoint: {target} ({target.stat().st_size / 1e6:.1f} MB)" for target, _ in done]
+    conclude_report(written, {"checkpoints": result}, opened=opened, lines=lines)
+
+
+def _run_result(run: Any) -> dict[str, Any]:
+    """What was verified of one run, for a program."""
+    return {"model": run.model, "seed": run.seed, "verification": run.verification}
 
 
 def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, Registered, data_options, say, warn
+from svda_analysis.cli.shared import CONTEXT, Registered, conclude, data_options, output_options, say, warn
 from svda_analysis.errors import InputError
 from svda_analysis.kinds import ATTENTIONS
 
@@ -33,6 +33,7 @@ from svda_analysis.kinds import ATTENTIONS
 @data_options
 @click.option("--out", required=True, metavar="FILE", help="The converted model.")
 @click.option("--force", is_flag=True, help="Write over a file that exists.")
+@output_options
 def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: int, **options: Any) -> None:
     """Put SVDA, cosine or our dot-product attention into a model of timm, torchvision, Hugging Face or ours.
 
@@ -46,7 +47,7 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
     """
     from svda_analysis.convert_files import convert_file
 
-    with progress_bars("steps", False) as advance:
+    with progress_bars("steps") as advance:
         found = convert_file(
             spec,
             out,
@@ -62,7 +63,9 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
         say(f"images: {found.images}")
     if found.divergence:
         say(f"divergence of the maps, first and last step: {found.divergence[0]:.4f}, {found.divergence[-1]:.4f} nats")
-    say(f"model: {out} ({os.path.getsize(out) / 1e6:.1f} MB)")
+    size = os.path.getsize(out)
+    result = {"model": out, "bytes": size, "replaced": found.sites, "images": found.images}
+    conclude(f"model: {out} ({size / 1e6:.1f} MB)", {**result, "divergence": found.divergence})
 
 
 def _number(option: str, text: str) -> float:

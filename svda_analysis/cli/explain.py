@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT, names_in, open_subjects, say, subject_options, warn
+from svda_analysis.cli.progress import progress_bars
+from svda_analysis.cli.shared import CONTEXT, conclude, names_in, open_subjects, output_options, subject_options, warn
 from svda_analysis.errors import InputError
 
 _ROWS = 8  # rows of maps on a page, of all models together
@@ -27,6 +28,7 @@ _OF_WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 @click.option("--out", metavar="DIR", help="Folder for the figures. Default: reports/<models>-explained.")
 @click.option("--force", is_flag=True, help="Write over explanations that lie in the folder.")
 @subject_options
+@output_options
 def explain_command(
     models: tuple[str, ...], methods: str | None, target: str | None, out: str | None, force: bool, **options: Any
 ) -> None:
@@ -58,15 +60,19 @@ def explain_command(
     count = math.ceil(len(image_files(images)) / size)
     found = explain_models(subjects, images, methods=names, target=target, batch_size=size)
     written: list[Path] = []
-    for at, page in enumerate(found, start=1):
-        if at == 1:
-            warn([line for part in page.parts for line in _said_left_out(part)])
-        warn([line for part in page.parts for line in part.warnings] if at == 1 else [])
-        written += _write_page(page, folder, "" if count == 1 else f"-{at}")
-        say(f"figure: {written[-1]}")
+    said: list[dict[str, Any]] = []
+    with progress_bars() as bars:
+        for at, page in enumerate(found, start=1):
+            if at == 1:
+                warn([line for part in page.parts for line in (*_said_left_out(part), *part.warnings)])
+            written += _write_page(page, folder, "" if count == 1 else f"-{at}")
+            said += page.predictions()
+            bars("drawing figures", at, count)
     for left in old:  # pages of an earlier call with other images
         if left not in written:
             left.unlink()
+    drawn = [path for path in written if path.suffix == ".png"]
+    conclude([f"figure: {path}" for path in drawn], {"figures": drawn, "files": written, "predictions": said})
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,13 +6,14 @@ import os
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT, say
+from svda_analysis.cli.shared import CONTEXT, conclude, output_options
 
 
 @click.command("export", context_settings=CONTEXT)
 @click.argument("source")
 @click.argument("target")
 @click.option("--force", is_flag=True, help="Write over a TARGET that exists.")
+@output_options
 def export_command(source: str, target: str, force: bool) -> None:
     """Copy a checkpoint without its optimizer state, for sharing.
 
@@ -23,4 +24,5 @@ def export_command(source: str, target: str, force: bool) -> None:
     from svda_analysis.checkpoint import export
 
     export(source, target, force=force)
-    say(f"checkpoint: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+    size = os.path.getsize(target)
+    conclude(f"checkpoint: {target} ({size / 1e6:.1f} MB)", {"checkpoint": target, "bytes": size})

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from svda_analysis.cli.progress import progress_bars
-from svda_analysis.cli.shared import CONTEXT, command_line, names_in, say
+from svda_analysis.cli.shared import CONTEXT, command_line, conclude, names_in, output_options
 
 
 @click.command("figures", context_settings=CONTEXT)
@@ -18,6 +18,7 @@ from svda_analysis.cli.shared import CONTEXT, command_line, names_in, say
 @click.option("--font", default="sans", show_default=True, type=click.Choice(["sans", "serif"]), help="Of the figures.")
 @click.option("--only", metavar="A,B,...", help="Names of figures and tables; * stands for anything. Default: all.")
 @click.option("--out", metavar="DIR", help="Folder for the files. Default: <REPORT>-figures.")
+@output_options
 def figures_command(report: str, width: str, font: str, only: str | None, out: str | None) -> None:
     """Figures and tables of REPORT for a paper, at the width at which they are printed.
 
@@ -33,7 +34,7 @@ def figures_command(report: str, width: str, font: str, only: str | None, out: s
 
     place = Path(report)
     folder = Path(out) if out else place.with_name(f"{place.resolve().name}-figures")
-    with progress_bars("", False) as progress:
+    with progress_bars() as progress:
         written = write_figures(
             place,
             folder,
@@ -41,6 +42,6 @@ def figures_command(report: str, width: str, font: str, only: str | None, out: s
             font=font,
             only=names_in(only) or (),
             command=command_line("svda"),
-            progress=lambda done, total: progress("figures", done, total),
+            progress=lambda done, total: progress("drawing figures", done, total),
         )
-    say(f"figures: {written[0]} ({len(written)} files)")
+    conclude(f"figures: {written[0]} ({len(written)} files)", {"figures": folder, "files": written})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT, open_option, say
+from svda_analysis.cli.shared import CONTEXT, conclude, open_option, open_page, output_options
 
 
 @click.command("gallery", context_settings=CONTEXT)
 @click.argument("folder", default="reports", metavar="[FOLDER]")
+@output_options
 @open_option
 def gallery_command(folder: str, opened: bool) -> None:
     """Write index.html over all reports below FOLDER (default: reports): figures, findings, commands.
@@ -24,10 +25,8 @@ def gallery_command(folder: str, opened: bool) -> None:
     from svda_analysis.study.plain_words import write_plain_words
 
     written = write_gallery(folder)
-    if (page := write_plain_words(folder)) is not None:
-        say(f"in plain words: {page}")
-    say(f"gallery: {written}")
+    page = write_plain_words(folder)
+    lines = [] if page is None else [f"in plain words: {page}"]
+    conclude([*lines, f"gallery: {written}"], {"gallery": written, "plain_words": page})
     if opened:
-        import webbrowser
-
-        webbrowser.open(written.resolve().as_uri())
+        open_page(written)

@@ -6,11 +6,11 @@ import difflib
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT
+from svda_analysis.cli.shared import CONTEXT, conclude, output_options, speaks
 from svda_analysis.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("indicators", context_settings=CONTEXT)
 @click.argument("names", nargs=-1, metavar="[NAME...]")
+@output_options
 def indicators_command(names: tuple[str, ...]) -> None:
     """List what a table can hold: what each is called, its range, what a higher number means, where it comes from,
     which question it answers and what it does not say.
@@ -33,21 +34,27 @@ def indicators_command(names: tuple[str, ...]) -> None:
       svda indicators faithfulness
     """
     groups = _groups()
-    if names:
-        every = {one.name: [one] for group in groups.values() for one in group} | groups
-        for name in names:
-            if name not in every:
-                near = difflib.get_close_matches(name, every, 1, 0.5)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise InputError(
-                    f"NAME must be one that 'svda indicators' lists, or a group of them, got {name!r}{hint}"
-                )
-        _print_entries({one.name: one for name in names for one in every[name]}.values())
+    every = {one.name: [one] for group in groups.values() for one in group} | groups
+    for name in names:
+        if name not in every:
+            near = difflib.get_close_matches(name, every, 1, 0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"NAME must be one that 'svda indicators' lists, or a group of them, got {name!r}{hint}")
+    chosen = {"": [one for name in names for one in every[name]]} if names else groups
+    entries = list({one.name: one for held in chosen.values() for one in held}.values())
+    if not speaks():
+        conclude([one.name for one in entries], {"indicators": [_entry_of(one) for one in entries]})
         return
-    for group, entries in groups.items():
+    for group, held in chosen.items():
         if group:
             click.echo("\n" + click.wrap_text(f"{_heading(group)}:", shutil.get_terminal_size().columns) + "\n")
-        _print_entries(entries)
+        _print_entries({one.name: one for one in held}.values())
+
+
+def _entry_of(one: Quantity) -> dict[str, Any]:
+    """What is known of a quantity, for a program."""
+    fields = ("name", "label", "unit", "sources", "low", "high", "higher_means", "reference", "question", "not_said")
+    return {**{key: getattr(one, key) for key in fields}, "group": getattr(one, "group", "")}
 
 
 def _groups() -> dict[str, Sequence[Quantity]]:

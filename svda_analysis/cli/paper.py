@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from svda_analysis.cli.progress import progress_bars, say_run, training_display
-from svda_analysis.cli.shared import CONTEXT, open_option, say, show_report, warn
+from svda_analysis.cli.shared import (
+    CONTEXT,
+    command_line,
+    conclude_report,
+    open_option,
+    output_options,
+    resumable,
+    show,
+    warn,
+)
 from svda_analysis.errors import InputError
 
 
@@ -25,6 +34,7 @@ from svda_analysis.errors import InputError
     "--extend", is_flag=True, help="Keep the runs of the report in --out whose checkpoints are gone; train the rest."
 )
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Runs trained at once.")
+@output_options
 @open_option
 def paper_command(
     manifest: str,
@@ -66,12 +76,12 @@ def paper_command(
         trained, warnings = find_checkpoints(source)
     else:
         place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
-        with training_display() as observer:
+        with resumable(command_line("svda")), training_display() as observer:
             options: dict[str, Any] = {"data_root": data_root, "jobs": jobs, "held": keys_of(held)}
             trained = train_missing(study, place, **options, on_run=say_run, on_progress=observer)
     warn(warnings)
     words = [*([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
-    with only_writer(folder, "output folder"), progress_bars("", False) as advance:
+    with resumable(command_line("svda")), only_writer(folder, "output folder"), progress_bars() as advance:
         written = write_paper(
             study,
             trained,
@@ -83,6 +93,13 @@ def paper_command(
             progress=advance,
             on_warning=lambda line: warn([line]),
         )
-    for line in first_answers(read_study(folder)[0]):
-        say(f"- {line.replace(chr(42) * 2, '')}")
-    show_report(written, opened=opened)
+    answers = [line.replace("**", "") for line in first_answers(read_study(folder)[0])]
+    _show_answers(answers)
+    conclude_report(written, {"answers": answers}, opened=opened)
+
+
+def _show_answers(answers: list[str]) -> None:
+    """What a study found, as a list."""
+    from svda_analysis.document import Document, Points
+
+    show(Document(title="", sections=(), lead=(Points(tuple(answers)),)))

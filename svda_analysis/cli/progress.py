@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from svda_analysis.cli.shared import say
+from svda_analysis.bars import Bars, bars
+from svda_analysis.cli.shared import is_quiet, say
 
 
-@contextlib.contextmanager
-def progress_bars(unit: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each label in a terminal; nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda label, done, total: None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def progress_bars(unit: str = "") -> contextlib.AbstractContextManager[Bars]:
+    """A bar for each label in a terminal; nothing elsewhere, nor with ``--quiet``."""
+    return bars(unit, shown=not is_quiet())
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
 
-        def advance(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bar.add_task(escape(label), total=total)
-            bar.update(tasks[label], completed=done, total=total)
+def with_estimate(bars: Bars, runs: int) -> Bars:
+    """The same bars, which also say how long ``runs`` runs take on all images, once, where that is more than a
+    minute."""
+    return _Estimate(bars, runs)
 
-        yield advance
+
+_MEASURED_FOR, _LONG = 3.0, 60.0  # seconds before an estimate, and of an estimate that is worth a line
+
+
+class _Estimate:
+    def __init__(self, bars: Bars, runs: int) -> None:
+        self.bars, self.runs = bars, runs
+        self.first: tuple[str, int, float] | None = None  # a label, how many were done, and when
+        self.said = False
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        self.bars(label, done, total)
+        if self.said:
+            return
+        if self.first is None:  # the first batch takes longer than those that follow
+            self.first = label, done, time.monotonic()
+            return
+        seconds, images = time.monotonic() - self.first[2], done - self.first[1]
+        if label == self.first[0] and seconds >= _MEASURED_FOR and images > 0:
+            self.said = True
+            left = seconds / images * total * self.runs
+            if left >= _LONG:
+                each = f" for {self.runs} models" if self.runs > 1 else ""
+                self.note(f"about {left / 60:.0f} min at most{each}; --images 1000 for a quick look")
+
+    def note(self, line: str) -> None:
+        self.bars.note(line)
 
 
 def say_start(lines: Sequence[str]) -> None:
@@ -44,7 +63,7 @@ def say_run(run: Any, at: int, total: int) -> None:
 @contextlib.contextmanager
 def training_display() -> Iterator[Callable[[Any], None]]:
     """A live bar with speed, loss, accuracy and time left in a terminal; a line for each epoch everywhere."""
-    if not sys.stderr.isatty():
+    if is_quiet() or not sys.stderr.isatty():
         yield lambda state: None if state.epoch_rows is None else say(epoch_line(state))
         return
     from rich.console import Console

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from svda_analysis.cli.shared import CONTEXT, open_option, show_report
+from svda_analysis.cli.shared import CONTEXT, conclude, open_option, open_page, output_options, page_of, report_result
 
 
 @click.command("report", context_settings=CONTEXT)
 @click.argument("folder", metavar="FOLDER")
+@output_options
 @open_option
 def report_command(folder: str, opened: bool) -> None:
     """Write each report in FOLDER (of an analysis, a compression, a study) again without measuring.
@@ -21,5 +22,9 @@ def report_command(folder: str, opened: bool) -> None:
     """
     from svda_analysis.reports import render_folder
 
-    for written in render_folder(folder):
-        show_report(written, opened=opened)
+    found = render_folder(folder)
+    lines = [f"report: {page_of(written)} ({len(written)} files)" for written in found]
+    conclude(lines, {"reports": [report_result(written) for written in found]})
+    for written in found:
+        if opened:
+            open_page(page_of(written))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import json
+import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from svda_analysis.errors import InputError, one_line
+from svda_analysis.errors import HaltedError, InputError, one_line
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -82,21 +84,42 @@ subject_options = grouped(  # how each model is opened: open_subjects takes them
 open_option = click.option("--open", "opened", is_flag=True, help="Open the report's page in a browser.")
 
 
-def open_subjects(specs: Sequence[str], options: dict[str, Any]) -> list[Any]:
-    """The subjects that ``specs`` name, each with what :func:`subject_options` took out of ``options``."""
+def open_subjects(
+    specs: Sequence[str], options: dict[str, Any], progress: Callable[[str, int, int], None] | None = None
+) -> list[Any]:
+    """The subjects that ``specs`` name, those of all checkpoints in one that is a folder, each with what
+    :func:`subject_options` took out of ``options``."""
+    if progress:
+        progress("loading", 0, len(specs))  # torch, too
     from svda_analysis.specs import open_model
     from svda_analysis.tokens import parse_grid
 
     words, texts = options.pop("preprocess"), options.pop("text")
     grid = options.pop("grid")
-    found = {name: options.pop(name) for name in ("device", "prefix_tokens", "suffix_tokens", "frames")}
-    found["grid"] = None if grid is None else parse_grid(grid)
-    changes = {name: value for name, value in found.items() if value is not None}
+    said = {name: options.pop(name) for name in ("device", "prefix_tokens", "suffix_tokens", "frames")}
+    said["grid"] = None if grid is None else parse_grid(grid)
+    changes = {name: value for name, value in said.items() if value is not None}
     if texts:
         changes["text"] = texts
     if words:
         changes["preprocessing"] = _preprocessing(words)
-    return [open_model(spec, **changes) for spec in specs]
+    found: list[Any] = []
+    for at, spec in enumerate(specs, start=1):
+        found += [open_model(given, **changes) for given in _within(spec)]
+        if progress:
+            progress("loading", at, len(specs))
+    return found
+
+
+def _within(spec: str) -> list[Any]:
+    """A spec, or the checkpoints of a folder, opened; of those that are left out there is a warning."""
+    if not Path(spec).is_dir():
+        return [spec]
+    from svda_analysis.specs import open_folder
+
+    found, left_out = open_folder(spec)
+    warn(left_out)
+    return found
 
 
 def _preprocessing(words: Sequence[str]) -> dict[str, Any]:
@@ -133,25 +156,135 @@ def command_line(program: str) -> str:
     return shlex.join([program, *arguments])
 
 
-def say(line: str, *, err: bool = False) -> None:
-    """One line for a terminal; names in it that hold control characters are written out."""
-    click.echo(one_line(line), err=err)
+# --- what a command prints --------------------------------------------------------------------------------------------
+
+_JSON, _QUIET, _WARNINGS = (
+    f"svda_analysis.{word}" for word in ("json", "quiet", "warnings")
+)  # in the context of click
 
 
-def show_report(written: Sequence[Path], *, opened: bool = False) -> None:
-    """Name the page of a report, which people open, as the last line of a command; ``opened``: open it, too."""
-    page = next(path for path in written if path.suffix == ".html")
-    say(f"report: {page} ({len(written)} files)")
-    if opened:
-        import webbrowser  # it takes a tenth of what all of --help takes
+def _remember(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    ctx.meta[f"svda_analysis.{option.name}"] = value
 
-        webbrowser.open(page.resolve().as_uri())
+
+output_options = grouped(  # what say, show and conclude go by
+    click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Print the result as JSON, and nothing else, on stdout.",
+    ),
+    click.option(
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Print only what was made and where it lies; no progress.",
+    ),
+)
+
+
+@contextlib.contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """Where Ctrl-C comes, a command ends with the line that goes on with its work."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise HaltedError(f"interrupted; what is done is kept, go on with: {command}", 130) from None
+
+
+def _meta() -> dict[str, Any]:
+    context = click.get_current_context(silent=True)
+    return {} if context is None else context.meta
+
+
+def is_quiet() -> bool:
+    """Whether a command is to say nothing before its end."""
+    return bool(_meta().get(_QUIET))
+
+
+def speaks() -> bool:
+    """Whether a command says more than its result."""
+    return not is_quiet() and not _meta().get(_JSON)
+
+
+def say(line: str) -> None:
+    """One line for people, who may have asked for none; names in it that hold control characters are written out."""
+    if speaks():
+        click.echo(one_line(line))
+
+
+def show(document: Any) -> None:
+    """A document for people, likewise."""
+    if speaks():
+        from svda_analysis.render.terminal import print_document
+
+        print_document(document)
 
 
 def warn(lines: Sequence[str]) -> None:
-    """Warnings go to stderr, each once."""
+    """Warnings go to stderr, each once, whatever was asked for; a result as JSON holds them too."""
     for line in dict.fromkeys(lines):
-        say(f"warning: {line}", err=True)
+        _meta().setdefault(_WARNINGS, []).append(line)
+        click.echo(one_line(f"warning: {line}"), err=True)
+
+
+def conclude(lines: str | Sequence[str], result: Mapping[str, Any]) -> None:
+    """The end of a command: what was made and where it lies in ``lines``, or as JSON ``result`` with its warnings."""
+    if not _meta().get(_JSON):
+        for line in [lines] if isinstance(lines, str) else lines:
+            click.echo(one_line(line))
+        return
+    found = {**result, "warnings": list(dict.fromkeys(_meta().get(_WARNINGS, [])))}
+    click.echo(json.dumps(as_plain(found), indent=2, allow_nan=False))
+
+
+def as_plain(value: Any) -> Any:
+    """A value as JSON holds it: frames as lists of rows, paths and other objects as text, numbers that are not finite
+    as null."""
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(held) for key, held in value.items()}
+    if hasattr(value, "to_dict"):  # a frame of pandas
+        return as_plain(value.to_dict("records"))
+    if hasattr(value, "tolist"):  # an array or a number of numpy
+        return as_plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [as_plain(held) for held in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else _as_text(value)
+
+
+def _as_text(value: Any) -> str | None:
+    return None if str(value) == "<NA>" else str(value)  # how pandas says that something is missing
+
+
+def report_result(written: Sequence[Path]) -> dict[str, Any]:
+    """What JSON says of a report: its page, and all of its files."""
+    return {"report": page_of(written), "files": list(written)}
+
+
+def page_of(written: Sequence[Path]) -> Path:
+    """The page of a report, which people open, among its files."""
+    return next(path for path in written if path.suffix == ".html")
+
+
+def conclude_report(
+    written: Sequence[Path], result: Mapping[str, Any] | None = None, *, opened: bool = False, lines: Sequence[str] = ()
+) -> None:
+    """:func:`conclude` with the page of a report as the last line; ``opened``: open it, too."""
+    page = page_of(written)
+    conclude([*lines, f"report: {page} ({len(written)} files)"], {**(result or {}), **report_result(written)})
+    if opened:
+        open_page(page)
+
+
+def open_page(page: Path) -> None:
+    """Open a page in a browser."""
+    import webbrowser  # it takes a tenth of what all of --help takes
+
+    webbrowser.open(page.resolve().as_uri())
 
 
 def split_settings(settings: Sequence[str], given: dict[str, Any], *classes: type) -> list[dict[str, Any]]:

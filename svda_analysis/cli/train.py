@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,8 +17,9 @@ from svda_analysis.cli.shared import (
     DataOption,
     Registered,
     command_line,
+    conclude,
     list_settings,
-    say,
+    output_options,
     split_settings,
 )
 from svda_analysis.errors import HaltedError
@@ -47,6 +52,7 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--track", metavar="NAME", help="Also log to a tracker that accelerate knows, such as tensorboard.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long a process waits for others. Default: 600.")
+@output_options
 def train_command(
     dataset: str, out: str, preset: str | None, recipe: str, settings: tuple[str, ...], **options: Any
 ) -> None:
@@ -78,14 +84,29 @@ def train_command(
     plan = TrainConfig(**{**of_recipe, **recipe_fields})
     if options["timeout"] is None:
         del options["timeout"]  # train has a default
+    again = command_line("svda") + ("" if options["resume"] else " --resume")
     try:
         with training_display() as observer:
-            checkpoint = train(config, plan, out, on_start=say_start, on_progress=observer, **options)
+            begun = functools.partial(_say_begun, out, options["track"])
+            checkpoint = train(config, plan, out, on_start=begun, on_progress=observer, **options)
+    except KeyboardInterrupt:
+        done = f"go on after its last whole epoch with: {again}" if Path(out).is_file() else "no epoch was done"
+        raise HaltedError(f"interrupted; {done}", 130) from None
     except HaltedError as halt:
-        again = command_line("svda") + ("" if options["resume"] else " --resume")
         raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        say(f"checkpoint: {out} (epoch {checkpoint.epoch} of {plan.epochs})")
+        lines = [f"checkpoint: {out} (epoch {checkpoint.epoch} of {plan.epochs})"]
+        history = checkpoint.history
+        last = history[history["layer"].isna() & (history["epoch"] == checkpoint.epoch)]
+        about = {"checkpoint": out, "epoch": checkpoint.epoch, "epochs": plan.epochs}
+        conclude(lines, {**about, "numbers": last[["indicator", "source", "mean", "ci_low", "ci_high"]]})
+
+
+def _say_begun(out: str, track: str | None, lines: Sequence[str]) -> None:
+    """What training begins with, and where the log of a tracker lies that writes files."""
+    log = Path(out).with_suffix("") if track in ("tensorboard", "all") else None
+    where = [f"log: {log}/ (tensorboard --logdir {shlex.quote(str(log.parent))})"] if log else []
+    say_start([*lines, *where])
 
 
 def _count_classes(dataset: str, root: str | None) -> int:

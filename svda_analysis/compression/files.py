@@ -14,13 +14,13 @@ from svda_analysis.compression.result import Compression
 from svda_analysis.compression.run import OnPoint, Work, compress_subject
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.specs import open_model, run_names
-from svda_analysis.writing import check_target, only_writer
+from svda_analysis.writing import check_target, names_folder, only_writer
 
 
 def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> list[Path]:
     """Where the smaller checkpoints go: ``svda_s0.pt`` -> ``svda_s0_l0.05.pt``; ``_e90`` for an energy of 0.9, ``_b30``
     for a budget of 0.3, ``_t0.5`` for a tolerance of half a point. Beside the checkpoints, in the folder ``out``, or
-    the file ``out`` (of one checkpoint, unless a folder is there)."""
+    the file ``out`` (of one checkpoint, unless a folder is there or ``out`` ends in a slash)."""
     if keep.tolerance is not None:
         end = f"t{100 * keep.tolerance:g}"
     elif keep.budget is not None:
@@ -31,7 +31,7 @@ def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> l
         end = f"l{keep.min_logit:g}"
     found = [path.with_name(f"{path.stem}_{end}.pt") for path in checkpoints]
     if out is not None:
-        as_file = len(checkpoints) == 1 and not Path(out).is_dir()
+        as_file = len(checkpoints) == 1 and not names_folder(out)
         found = [Path(out)] if as_file else [Path(out) / path.name for path in found]
     if len(set(found)) < len(found):
         raise InputError(f"--out must be left out: {checkpoints[0].name} and another checkpoint would get one name")

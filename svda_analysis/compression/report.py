@@ -7,7 +7,7 @@ measuring.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from svda_analysis.compression.result import COMPRESSION_META, Compression, Compressions, read_compression_meta
@@ -18,7 +18,11 @@ COMPRESSION_FILES = (COMPRESSION_META, *(f"compression.{kind}" for kind in ("md"
 
 
 def write_compression(
-    runs: Compressions | Sequence[Compression], folder: str | os.PathLike[str], *, command: str = ""
+    runs: Compressions | Sequence[Compression],
+    folder: str | os.PathLike[str],
+    *,
+    command: str = "",
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write ``compression.md`` and ``.html``, ``.json`` (what was verified, and how), and of a sweep ``.csv``, ``.pdf``
     and ``.png``.
@@ -37,6 +41,7 @@ def write_compression(
         save=found.save,
         meta=found.meta,
         meta_file=COMPRESSION_META,
+        progress=progress,
     )
 
 

@@ -241,7 +241,8 @@ def over_runs(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFra
     """Frames of several runs as one of the same columns: means, rows being matched by ``keys``.
 
     The interval of each change (``change`` with ``ci_low, ci_high``; ``X_change`` with ``X_low, X_high``) is Student's
-    t over runs, ``n`` their number, ``p`` that of the paired t-test; ratios are averaged as logarithms. A single frame
+    t over runs, ``n`` their number, ``p`` that of the paired t-test; ratios and what they are of are averaged as
+    logarithms. A single frame
     is returned as it is, with its intervals over images.
     """
     if len(frames) == 1:
@@ -251,7 +252,8 @@ def over_runs(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFra
     for _, rows in together.groupby(list(keys), sort=False, dropna=False):
         row: dict[str, Any] = {name: rows[name].iloc[0] for name in keys}
         others = [str(name) for name in together if name not in keys]
-        row |= {name: rows[name].mean() for name in others if rows[name].notna().all()}
+        ratio = row.get("quantity") in RATIOS
+        row |= {name: _middle(rows[name], ratio) for name in others if rows[name].notna().all()}
         for low in (str(name) for name in together if str(name).endswith("low")):
             start = low.removesuffix("low")
             change, high = ("change" if start == "ci_" else f"{start}change"), f"{start}high"
@@ -260,6 +262,11 @@ def over_runs(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFra
             row.pop("p", None)
         pooled.append({**row, "n": len(rows)})
     return pd.DataFrame(pooled, columns=list(together)).astype(together.dtypes.to_dict())
+
+
+def _middle(values: pd.Series[Any], ratio: bool) -> float:
+    """The mean; of what changes by a ratio the geometric one, so that the means have the mean ratio."""
+    return math.exp(np.log(values.astype(float)).mean()) if ratio and (values > 0).all() else values.mean()
 
 
 def _span(name: str) -> float:

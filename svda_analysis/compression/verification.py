@@ -252,11 +252,11 @@ def file_size(model: nn.Module) -> int:
 
 
 def time_ratio(before: nn.Module, after: nn.Module, images: Tensor, *, rounds: int = 15) -> dict[str, float]:
-    """Median seconds of a forward of ``images`` by each model, taken in turns, and how they compare.
+    """Seconds of a forward of ``images`` by each model, taken in turns, and how they compare.
 
-    ``change`` is the geometric mean over ``rounds`` of after / before, ``ci_low`` and ``ci_high`` its 95 % t interval
-    on the logarithm. Pairs are neighbours in time, and the order swaps from round to round, so that what else the
-    machine does hits both.
+    ``before`` and ``after`` are geometric means over ``rounds``, so that ``change`` is their ratio: the geometric
+    mean of after / before, ``ci_low`` and ``ci_high`` its 95 % t interval on the logarithm.
+    Pairs are neighbours in time, and the order swaps from round to round, so that what else the machine does hits both.
     """
     with evaluating(before), evaluating(after), torch.inference_mode():
         inputs = [for_model(images, model) for model in (before, after)]
@@ -284,8 +284,8 @@ def paired_seconds(
     logs = np.log(seconds[:, 1] / seconds[:, 0])
     mean, se = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(rounds)
     ratio, low, high = (math.exp(x) for x in (mean, *mean_interval(mean, se, rounds - 1, size=1)))
-    medians = np.median(seconds, axis=0).tolist()
-    return {"before": medians[0], "after": medians[1], "change": ratio, "ci_low": low, "ci_high": high}
+    middle = np.exp(np.log(seconds).mean(axis=0)).tolist()
+    return {"before": middle[0], "after": middle[1], "change": ratio, "ci_low": low, "ci_high": high}
 
 
 def _seconds(run: Callable[[], object], on_cuda: bool, clock: Callable[[], float]) -> float:

@@ -55,7 +55,8 @@ class Preprocessing:
     def __str__(self) -> str:
         if self.processor is not None:
             return f"as {self.processor} does it"
-        known = [f"mean {self.mean}"] * (self.mean is not None) + [f"std {self.std}"] * (self.std is not None)
+        given = (("mean", self.mean), ("std", self.std))
+        known = [f"{name} {x if len(x) > 1 else x[0]}" for name, x in given if x is not None]
         if size := self._size():
             return ", ".join([size, *(known or ["normalised as the data set is"])])
         return ", ".join(["the size as the data set gives it", *known]) if known else "as the data set gives them"

@@ -139,10 +139,11 @@ def _training(analysis: Analysis) -> Pictures:
         yield Picture(name="training", draw=partial(plot_training_curves, analysis.history, models=analysis.models))
 
 
-@figure("epochs", where=_MODELS, needs="a checkpoint with indicators in its history")
+@figure("epochs", where=_MODELS, needs="a checkpoint with these indicators in its history")
 def _epochs(analysis: Analysis) -> Pictures:
-    if _has_layers(analysis.history):
-        yield Picture(name="epochs", draw=partial(plot_all_over_epochs, analysis.history, models=analysis.models))
+    asked = analysis.history["indicator"].isin(analysis.table["indicator"])  # a history holds all that was tracked
+    if _has_layers(history := analysis.history[asked]):
+        yield Picture(name="epochs", draw=partial(plot_all_over_epochs, history, models=analysis.models))
 
 
 @figure("epochs_by_layer", where=("study",), needs="a checkpoint with indicators of structure in its history")

@@ -15,6 +15,7 @@ from pathlib import Path
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table, Widget
 from svda_analysis.errors import printable
 from svda_analysis.formatting import file_word
+from svda_analysis.render.glosses import gloss_html
 from svda_analysis.render.markdown import picture_path
 from svda_analysis.vocabulary import Quantity
 
@@ -25,7 +26,7 @@ _TERM_COLUMNS = ("Indicator", "Quantity")  # of tables: their cells name quantit
 def to_html(document: Document, *, figures: str = "figures") -> str:
     """The whole document as a page; its pictures are the files ``figures/<name>.png``. Text is escaped everywhere."""
     writer = _Writer(document, figures)
-    body = printable("\n".join(writer.body()))
+    body = gloss_html(printable("\n".join(writer.body())))
     return page(document.title or "Report", body, writer.widgets)
 
 

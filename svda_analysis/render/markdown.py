@@ -9,6 +9,7 @@ import pandas as pd
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table, Widget
 from svda_analysis.errors import one_line, printable
+from svda_analysis.render.glosses import gloss_markdown
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # where HTML would begin
 _MARKS = (  # what markdown reads as its own: in a name it is text
@@ -37,7 +38,7 @@ def to_markdown(document: Document, *, figures: str = "figures") -> str:
         if section.title:
             parts.append(f"{'#' * section.level} {markdown_escape(section.title)}")
         parts += inner
-    return printable("\n\n".join(parts) + "\n")
+    return gloss_markdown(printable("\n\n".join(parts) + "\n"))
 
 
 def _markdown_block(block: Content, section: Section, figures: str) -> list[str]:

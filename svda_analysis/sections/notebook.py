@@ -6,7 +6,9 @@ import dataclasses
 import os
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from svda_analysis.bars import in_notebook
 from svda_analysis.document import Document
 from svda_analysis.errors import InputError
 from svda_analysis.render.html import fragment, widget_page
@@ -49,6 +51,28 @@ def summary_html(analysis: Analysis) -> str:
         warnings=analysis.warnings,
     )
     return fragment(first)
+
+
+def figure_of(analysis: Analysis, name: str | None) -> Any:
+    """One of the figures that a report of the analysis would show, drawn; None: the first.
+
+    Raises :class:`InputError` for another name, and says of one that is registered what it needs."""
+    from svda_analysis.figures.registry import FIGURES, pictures  # matplotlib, for those who draw
+
+    found = {picture.name: picture for picture in pictures(analysis)}
+    name = next(iter(found), None) if name is None else name
+    if name is None or name not in found:
+        needs = FIGURES[name].needs if name in FIGURES else ""
+        why = f"{name!r}, which needs {needs}" if needs else repr(name)
+        raise InputError(f"name must be one of {', '.join(found)}, got {why}")
+    if (draw := found[name].draw) is None:
+        return None
+    figure = draw()
+    if in_notebook():  # which shows what a cell returns, and what pyplot holds a second time
+        import matplotlib.pyplot as plt
+
+        plt.close(figure)
+    return figure
 
 
 def explorer_page(analysis: Analysis) -> Page:

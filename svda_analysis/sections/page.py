@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -24,14 +25,50 @@ def about_analysis(analysis: Analysis) -> tuple[tuple[str, str], ...]:
     found = [("Models" if len(names) > 1 else "Model", "; ".join(_model(name, sound) for name in names))]
     found.append(("Data", "; ".join(dict.fromkeys(run.data for run in sound if run.data))))
     images = sorted({run.images for run in sound})
-    few = sorted({n for run in sound if (n := run.settings.get("costly_measured") or run.images) < run.images})
-    beside = f"; spectra and robustness: {_from_to(few)}" if few else ""
-    found.append(("Images measured", _from_to(images) + beside))
+    few = _fewer(sound)
+    beside = f"; spectra and robustness: {from_to(few)}" if few else ""
+    enough = f" ({why})" if (why := why_stopped(sound)) else ""
+    found.append(("Images measured", from_to(images) + enough + beside))
     found.append(("Preprocessing", "; ".join(dict.fromkeys(run.preprocessing for run in sound if run.preprocessing))))
     return tuple((name, text) for name, text in found if text)
 
 
-def _from_to(numbers: list[int]) -> str:
+def _fewer(runs: Iterable[Run]) -> list[int]:
+    """On how many images spectra and robustness were measured, where these are fewer than the others."""
+    return sorted({n for run in runs if (n := run.settings.get("costly_measured") or run.images) < run.images})
+
+
+def why_stopped(runs: Iterable[Run]) -> str:
+    """Why fewer images were measured than there are: empty where none were left, or a number was asked for."""
+    stopped = [run for run in runs if run.settings.get("precision") and run.images < run.settings.get("at_hand", 0)]
+    shares = sorted({float(run.settings["precision"]) for run in stopped})
+    return f"every interval within {' or '.join(f'{100 * one:g}' for one in shares)} %" if shares else ""
+
+
+def stopped_lines(runs: Iterable[Run]) -> list[str]:
+    """A line on how many images were enough, where a precision decided it."""
+    sound = [run for run in runs if not run.broken]
+    why, few = why_stopped(sound), _fewer(sound)
+    if not why:
+        return []
+    images, total = (sorted(found) for found in ({r.images for r in sound}, {r.settings["at_hand"] for r in sound}))
+    beside = f" (spectra and robustness: {from_to(few)} images)" if few else ""
+    return [f"stopped after {from_to(images)} of {from_to(total)} images: {why}{beside}"]
+
+
+def result_of(analysis: Analysis) -> dict[str, Any]:
+    """An analysis in short, for a program: its runs, what was found, the numbers and comparisons of whole models."""
+    shown = ("model", "attention", "seed", "epoch", "dataset", "path", "parameters", "images", "data", "broken")
+    compared = analysis.comparison
+    return {
+        "runs": [{key: getattr(run, key) for key in shown} for run in analysis.runs],
+        "findings": first_findings(analysis),
+        "summary": analysis.summary(),
+        "comparison": [] if compared is None else compared[compared["layer"].isna()].drop(columns="layer"),
+    }
+
+
+def from_to(numbers: list[int]) -> str:
     """The least and the most of sorted numbers."""
     return " to ".join(thousands(n) for n in numbers[:: max(len(numbers) - 1, 1)])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from svda_analysis.render.latex import to_latex
@@ -24,10 +25,12 @@ def write_report(
     *,
     baseline: str | None = None,
     command: str = "",
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write the whole report of an analysis into ``folder``; returns the files, ``summary.md`` first.
 
-    ``baseline`` takes the place of the analysis's own. A failed call leaves what was there. Raises
+    ``baseline`` takes the place of the analysis's own; ``progress`` is called with (figures drawn, in all). A failed
+    call leaves what was there. Raises
     :class:`~svda_analysis.errors.InputError` when the folder cannot be written.
     """
     place = Path(folder)
@@ -41,6 +44,7 @@ def write_report(
         frames={} if comparison is None else {"comparison": comparison},
         texts={"table.tex": to_latex(latex_tables(analysis), analysis.warnings)},
         meta=analysis.meta,
+        progress=progress,
     )
 
 

@@ -9,6 +9,7 @@ from svda_analysis.document import Document, Points, Section, Table
 from svda_analysis.formatting import MISSING
 from svda_analysis.results import Analysis
 from svda_analysis.sections.analysis import side_by_side
+from svda_analysis.sections.page import stopped_lines
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.sentences import accuracy_lines, gain_lines, matching_lines, statements
 from svda_analysis.sections.tables import layer_table
@@ -22,6 +23,7 @@ def terminal_document(analysis: Analysis) -> Document:
     lines = [f"data: {source}" for source in dict.fromkeys(run.data for run in analysis.runs if not run.broken)]
     known = dict.fromkeys(run.preprocessing for run in analysis.runs if run.preprocessing)
     lines += [f"preprocessing: {line}" for line in known]
+    lines += stopped_lines(analysis.runs)
     lines += [f"test accuracy, {line}" for line in accuracy_lines(analysis.table)]
     return Document(title="", lead=tuple(lines), sections=sections_of(analysis, "terminal"))
 

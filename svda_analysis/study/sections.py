@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word, spoken
 from svda_analysis.sections.explorer import widget_section
-from svda_analysis.sections.page import citation, terms_of
+from svda_analysis.sections.page import citation, from_to, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import by_claim, claims_table, overview_table, sigma_table
@@ -32,7 +32,7 @@ def study_document(
     study: StudyResult, *, command: str = "", warnings: Iterable[str] = (), versions: Mapping[str, str] | None = None
 ) -> Document:
     """The whole report: which images, then every section registered for ``study``."""
-    lines = [f"{result.title}: {result.source}" for result in study.datasets if not result.missing]
+    lines = [f"{one.title}: {one.source}{_trained_how(one)}" for one in study.datasets if not one.missing]
     missing = [f"{one.title} ({one.missing.removeprefix('not run here: ')})" for one in study.datasets if one.missing]
     lines += [f"Not run here: {', '.join(missing)}"] if missing else []
     return Document(
@@ -47,6 +47,17 @@ def study_document(
         terms=tuple({one.name: one for result in study.datasets for one in terms_of(result.analysis.table)}.values()),
         cite=citation(versions or {}),
     )
+
+
+def _trained_how(result: DatasetResult) -> str:
+    """For how many epochs on how many images its runs were trained, as far as they say so."""
+    recipes = [run.recipe for run in result.analysis.runs if run.recipe.get("epochs")]
+    if not recipes:
+        return ""
+    epochs = sorted({int(one["epochs"]) for one in recipes})
+    few = sorted({int(one["train_images"]) for one in recipes if one.get("train_images")})
+    on = f" on {from_to(few)} images" if few else ""
+    return f"; trained for {from_to(epochs)} epoch{'s' if epochs[-1] > 1 else ''}{on}"
 
 
 def first_answers(study: StudyResult) -> list[str]:
