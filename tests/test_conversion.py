@@ -108,6 +108,40 @@ def test_the_turned_rows_have_the_scores_of_the_model(t):
         torch.testing.assert_close(size, torch.ones(2, 24).double())
 
 
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_with_a_long_norm_row_svda_is_dot_product_attention_less_a_direction(t):
+    """The longer the row, the nearer the maps are to those of the scores without each head's weakest direction."""
+    model, given = made("timm vit"), images(8)
+    (rows,) = _layer_rows(model, choose_hosts(model, "last:1"), given)
+    whole, turned = _turned(rows, t), _turned(rows, t, norm_row=1.0)
+    ratio = turned.sigma[:, :-1] / whole.sigma[:, :-1]
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))  # the spectrum keeps its shape
+    assert (turned.sigma[:, -1] == 0).all()
+    (record,) = [x for x in records(model, given) if x.layer == 2]
+    q, k = record.q.double() @ whole.left.mT, (record.k.double() - rows.mean_key[:, None]) @ whole.right.mT
+    lengths = [
+        x.norm(dim=-1).mean((0, 2))
+        for x in (rows.q @ whole.left.mT, (rows.k - rows.mean_key[:, None]) @ whole.right.mT)
+    ]
+    size = whole.sigma / (lengths[0] * lengths[1])[:, None]
+    scores = (q * size[:, None])[..., :-1] @ k[..., :-1].mT
+    wanted = (scores * record.scale).softmax(-1)
+    off = []
+    for r in (1.0, 10.0, 100.0):
+        changed = convert(model, blocks="last:1", start="weights", images=given, basis=t, norm_row=r)
+        (own,) = [x for x in records(changed, given) if x.layer == 2]
+        off.append(float((own.a - wanted).abs().max()))
+        assert float(own.q.square()[..., -1].mean()) == pytest.approx(r**2 / (1 + r**2), abs=0.05)
+    assert off[1] < 0.1 * off[0]
+    assert off[2] < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"norm_row": -1.0}, {"norm_row": float("nan")}, {"norm_row": 1.0}])
+def test_a_norm_row_that_cannot_be_is_refused(options):
+    with pytest.raises(InputError, match="norm_row"):
+        convert(made("timm vit"), **options)
+
+
 def distance_of_maps(maps, changed, given):
     pairs = zip(maps, (record.a for record in records(changed, given)), strict=True)
     return sum(float((a - b).abs().sum(-1).mean()) for a, b in pairs)

@@ -26,6 +26,14 @@ from svda_analysis.kinds import ATTENTIONS
     help="Sigma: as for a new model, or read off the weights over --data.",
 )
 @click.option("--basis", default="1", show_default=True, metavar="T", help="0: the model's, 1: the white one; or best.")
+@click.option(
+    "--norm-row",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="R",
+    help="Give each head's weakest direction up for a constant, R times as long as the rest of a row: 4 keeps most.",
+)
 @click.option("--sigma-start", default="double_dim", show_default=True, metavar="RULE", help="one: as the papers say.")
 @click.option("--sigma-form", type=click.Choice(["linear", "shape"]), default="linear", show_default=True)
 @click.option("--distill", type=int, default=0, metavar="STEPS", help="Then bring the maps back, without labels.")
@@ -41,7 +49,7 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
     \b
     Examples:
       svda convert timm:vit_tiny_patch16_224@weights.pt --blocks last:2 --out late.pt
-      svda convert hf:FOLDER --start weights --data imagefolder:DIR --distill 120 --out svda.pt
+      svda convert hf:FOLDER --start weights --norm-row 4 --data imagefolder:DIR --distill 120 --out svda.pt
       svda convert checkpoints/fashion_mnist/vit_s0.pt --start weights --out as_svda.pt
     """
     from svda_analysis.convert_files import convert_file
