@@ -373,3 +373,63 @@ def _distance(layer: Attention, tokens: Tensor, wanted: Tensor) -> Tensor:
     got = (q @ k.mT * found[0].scale).float().log_softmax(-1)
     wanted = wanted.to(got)
     return (torch.special.xlogy(wanted, wanted) - wanted * got).sum(-1).mean()
+
+
+def distill_output(
+    student: nn.Module,
+    teacher: Given,
+    images: Tensor,
+    *,
+    steps: int = 60,
+    batch_size: int = 4,
+    lr: float = 2e-4,
+    sigma_lr_factor: float = 30.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Bring the output of a converted model back to that of the model that it was made of, without labels, in place.
+
+    After :func:`distill`, which sees each layer by itself: here errors of all layers count together. What is drawn to
+    0 is 1 - cosine of the two outputs, over tokens where it has them ``(B, N, C)``, the first of which counts as much
+    as all. W_q, W_k, their biases and sigma learn, as there, from ``images (B, C, H, W)``; the rate falls to 0 by half
+    a cosine. Returns the loss of each step.
+    """
+    for name, number in (("steps", steps), ("batch_size", batch_size)):
+        check_count(name, number)
+    if not len(images):
+        raise InputError("images must hold at least one image, got none")
+    guide, layers = open_model(teacher).model, list(replaced(student).values())
+    optimizer = torch.optim.Adam([group for layer in layers for group in _learning(layer, lr, sigma_lr_factor)])
+    chosen = [p for group in optimizer.param_groups for p in group["params"]]
+    lost, draws = [], torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        batch = images[torch.randperm(len(images), generator=draws)[:batch_size]]
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
+        with torch.no_grad(), undisturbed(guide) as inside:
+            wanted = _output_rows(call_model(inside, batch))
+        with undisturbed(student) as inside, torch.enable_grad():
+            loss = _apart(_output_rows(call_model(inside, batch)), wanted)
+            gradients = torch.autograd.grad(loss, chosen)
+        for parameter, gradient in zip(chosen, gradients, strict=True):
+            parameter.grad = gradient
+        for layer in layers:  # v stays
+            for gradient in (x.grad for x in layer.qkv.parameters() if x.grad is not None):
+                gradient[-layer.qkv.in_features :] = 0
+        optimizer.step()
+        lost.append(float(loss.detach()))
+        if progress:
+            progress(step + 1, steps)
+    optimizer.zero_grad()
+    return lost
+
+
+def _output_rows(output: Any) -> Tensor:
+    """The first tensor of what a model gives: its tokens ``(B, N, C)``, features or logits."""
+    found = output if isinstance(output, Tensor) else output[0]
+    return found.float()
+
+
+def _apart(own: Tensor, wanted: Tensor) -> Tensor:
+    off = 1 - torch.cosine_similarity(own, wanted, dim=-1)
+    return off.mean() + off[:, 0].mean() if off.ndim == 2 else off.mean()

@@ -37,11 +37,14 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--sigma-start", default="double_dim", show_default=True, metavar="RULE", help="one: as the papers say.")
 @click.option("--sigma-form", type=click.Choice(["linear", "shape"]), default="linear", show_default=True)
 @click.option("--distill", type=int, default=0, metavar="STEPS", help="Then bring the maps back, without labels.")
+@click.option("--distill-output", type=int, default=0, metavar="STEPS", help="And the output, through all layers.")
 @click.option("--images", type=int, default=256, show_default=True, metavar="N", help="Images of --data to look at.")
 @data_options
 @click.option("--out", required=True, metavar="FILE", help="The converted model.")
 @click.option("--force", is_flag=True, help="Write over a file that exists.")
-def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: int, **options: Any) -> None:
+def convert_command(
+    spec: str, out: str, basis: str, sigma_start: str, distill: int, distill_output: int, **options: Any
+) -> None:
     """Put SVDA, cosine or our dot-product attention into a model of timm, torchvision, Hugging Face or ours.
 
     What it writes is opened by its path, as a checkpoint is: svda analyze, svda explain.
@@ -61,6 +64,7 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
             basis=basis if basis == "best" else _number("--basis", basis),
             sigma_start=_number_or_rule(sigma_start),
             distill_steps=distill,
+            output_steps=distill_output,
             progress=functools.partial(advance, "distillation"),
             **options,
         )
@@ -70,6 +74,8 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
         say(f"images: {found.images}")
     if found.divergence:
         say(f"divergence of the maps, first and last step: {found.divergence[0]:.4f}, {found.divergence[-1]:.4f} nats")
+    if found.apart:
+        say(f"1 - cosine of the outputs, first and last step: {found.apart[0]:.5f}, {found.apart[-1]:.5f}")
     say(f"model: {out} ({os.path.getsize(out) / 1e6:.1f} MB)")
 
 
