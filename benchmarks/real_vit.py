@@ -49,7 +49,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "white, norm row 1": {"basis": 1.0, "norm_row": 1.0},
     "white, norm row 4": {"basis": 1.0, "norm_row": 4.0},
 }
-DISTILLED = ("original", "white", "best", "white, norm row 1")
+DISTILLED, RATE = ("white, norm row 1", "white", "original", "best"), 3e-4
 BUDGETS, TAUGHT = (0.5, 0.4, 0.3), 0.4
 STRONG = 0.98  # the quantile of a map that is drawn as its largest value: a few patches have most
 META = "conversion.json"
@@ -159,30 +159,36 @@ def in_part(original: Subject, whole: nn.Module, calibrate: Tensor, blocks: str,
     return part
 
 
-def conversion_rows(original: Subject, photos: Photos, steps: int) -> pd.DataFrame:
-    """Each start, for the last 2, the last 6 and all layers, before and after distillation layer by layer."""
+def conversion_rows(original: Subject, photos: Photos, steps: int, keep: Path) -> pd.DataFrame:
+    """Each start, for the last 2, the last 6 and all layers, before and after distillation layer by layer. Rows are
+    written to ``keep`` as they come."""
     calibrate, judge = photos.images[:CALIBRATED], Judge(original.model, photos.images[CALIBRATED:])
+    models = {name: convert(original, start="weights", images=calibrate, **how) for name, how in STARTS.items()}
     rows: list[dict[str, Any]] = []
-    for name, how in STARTS.items():
-        model = convert(original, start="weights", images=calibrate, **how)
-        for state in ("start", "distilled") if name in DISTILLED else ("start",):
-            began = time.process_time()
-            if state == "distilled":
-                distill(model, original, calibrate, steps=steps)
-            seconds = time.process_time() - began if state == "distilled" else 0.0
-            for depth, blocks in DEPTHS.items():
-                changed = model if blocks == "all" else in_part(original, model, calibrate, blocks, how)
-                row = {"sigma": name, "state": state, "layers": depth, **judge(changed)}
-                rows.append({**row, "effective_rank": directions(changed), "cpu_seconds": seconds})
-                print(rows[-1], flush=True)
+
+    def add(name: str, state: str, seconds: float) -> None:
+        for depth, blocks in DEPTHS.items():
+            whole = models[name]
+            changed = whole if blocks == "all" else in_part(original, whole, calibrate, blocks, STARTS[name])
+            row = {"sigma": name, "state": state, "layers": depth, **judge(changed)}
+            rows.append({**row, "effective_rank": directions(changed), "cpu_seconds": seconds})
+            print(rows[-1], flush=True)
+        pd.DataFrame(rows).to_csv(keep, index=False)
+
+    for name in models:
+        add(name, "start", 0.0)
+    for name in DISTILLED:
+        began = time.process_time()
+        distill(models[name], original, calibrate, steps=steps, lr=RATE)
+        add(name, "distilled", time.process_time() - began)
     return pd.DataFrame(rows)
 
 
-def retention_rows(original: Subject, photos: Photos, steps: int, together: int) -> pd.DataFrame:
+def retention_rows(original: Subject, photos: Photos, steps: int, together: int, keep: Path) -> pd.DataFrame:
     """Directions removed for real, of the converted model and of the original, at equal rows of W_q and W_k.
 
     One threshold on the logits for the whole model, the operator's basis for both. ``TAUGHT`` is also distilled, layer
-    by layer and then by its output.
+    by layer and then by its output. Rows are written to ``keep`` as they come.
     """
     calibrate, judge = photos.images[:CALIBRATED], Judge(original.model, photos.images[CALIBRATED:])
     mirrored = torch.cat([calibrate, calibrate.flip(-1)])
@@ -196,6 +202,7 @@ def retention_rows(original: Subject, photos: Photos, steps: int, together: int)
         shares = removed_shares(model)
         rows.append({"model": name, "budget": budget, "state": state, **shares, **judge(model), "cpu_seconds": seconds})
         print(rows[-1], flush=True)
+        pd.DataFrame(rows).to_csv(keep, index=False)
 
     for name, model in models.items():
         ranking = rank(model, calibrate[:24])
@@ -204,7 +211,7 @@ def retention_rows(original: Subject, photos: Photos, steps: int, together: int)
             add(name, smaller, budget, "cut", 0.0)
             if budget == TAUGHT:
                 began = time.process_time()
-                distill(smaller, original, mirrored, steps=steps)
+                distill(smaller, original, mirrored, steps=steps, lr=RATE)
                 add(name, smaller, budget, "layer by layer", time.process_time() - began)
                 distill_output(smaller, original, mirrored, steps=together)
                 add(name, smaller, budget, "and by its output", time.process_time() - began)
@@ -295,12 +302,13 @@ SAID = {
     ),
     "conversion": (
         "As SVDA, by the start of Sigma",
-        "Cosine of the class token's features with the original's, on held-out photos; `lowest` of a photo; `patches` "
-        "the mean cosine of patch tokens; `maps` the Jensen-Shannon distance of attention rows (8 photos, every fourth "
-        "token, all layers). Sigma is read off the weights in the original, the white or each head's best basis. A "
-        "norm row of r gives each head's weakest direction up for a constant, r times as long as the rest of a row: the longer it is, the "
-        "nearer SVDA comes to dot-product attention, and the less the angles of whole rows say: about r^2 / (1 + r^2) "
-        "of a row's squared length is that constant, 50 % at 1 and 94 % at 4.",
+        "Cosine of the class token's features with the original's, on held-out photos; `lowest` of a photo; "
+        "`patches` the mean cosine of patch tokens; `maps` the Jensen-Shannon distance of attention rows (8 photos, "
+        "every fourth token, all layers). Sigma is read off the weights in the original, the white or each head's "
+        "best basis. A norm row of r gives each head's weakest direction up for a constant, r times as long as the "
+        "rest of a row: the longer it is, the nearer SVDA comes to dot-product attention, and the less the angles "
+        "of whole rows say: about r^2 / (1 + r^2) of a row's squared length is that constant, 50 % at 1 and 94 % at "
+        "4.",
     ),
     "retention": (
         "Score directions removed for real",
@@ -352,14 +360,16 @@ def main() -> None:
     photos = photos_of(given.photos, subject)
     with np.load(given.saliency) as held:
         wanted = on_patches(np.stack([held[name] for name in photos.names]))
+    tables = given.folder / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], pd.DataFrame]] = {
         "saliency": lambda: saliency_rows(subject, photos, wanted),
-        "conversion": lambda: conversion_rows(subject, photos, given.steps),
-        "retention": lambda: retention_rows(subject, photos, given.steps, given.together),
+        "conversion": lambda: conversion_rows(subject, photos, given.steps, tables / "conversion.csv"),
+        "retention": lambda: retention_rows(subject, photos, given.steps, given.together, tables / "retention.csv"),
     }
     frames: dict[str, pd.DataFrame] = {}
     for name, measure in parts.items():
-        kept = given.folder / "tables" / f"{name}.csv"
+        kept = tables / f"{name}.csv"
         if name in given.parts.split(","):
             frames[name] = measure()
         elif kept.is_file():
