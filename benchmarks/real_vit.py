@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from scipy.spatial.distance import jensenshannon
+from scipy.special import xlogy
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -123,6 +123,14 @@ def saliency_rows(subject: Subject, photos: Photos, wanted: np.ndarray) -> pd.Da
 # --- converted --------------------------------------------------------------------------------------------------------
 
 
+def map_distance(p: np.ndarray, q: np.ndarray) -> float:
+    """Mean Jensen-Shannon distance of rows ``(..., N)``, base 2, in [0, 1] (Endres & Schindelin 2003)."""
+    p, q = p.astype(float), q.astype(float)
+    middle = (p + q) / 2
+    apart = (xlogy(p, p) + xlogy(q, q)).sum(-1) / 2 - xlogy(middle, middle).sum(-1)  # rounding may leave less than 0
+    return float(np.sqrt((apart / np.log(2)).clip(0, 1)).mean())
+
+
 class Judge:
     """Compares a model with the original on held-out photos."""
 
@@ -139,7 +147,7 @@ class Judge:
         """Cosine of the class token's features with its interval, the lowest, that of patches, distance of maps."""
         tokens, maps = self._seen(model)
         cosine = F.cosine_similarity(tokens, self.wanted, dim=-1).numpy()  # (n, N)
-        apart = [jensenshannon(a, b, axis=-1, base=2).mean() for a, b in zip(maps, self.maps, strict=True)]
+        apart = [map_distance(a, b) for a, b in zip(maps, self.maps, strict=True)]
         own = {"lowest": float(cosine[:, 0].min()), "patches": float(cosine[:, 1:].mean())}
         return {**mean_of(cosine[:, 0], low=-1, high=1), **own, "map_distance": float(np.mean(apart))}
 

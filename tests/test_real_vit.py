@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from converted_cases import made
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import spearmanr
 
 from svda_analysis.conversion import convert
@@ -53,6 +54,15 @@ def test_a_model_is_all_that_it_was_made_of_or_less(script, photos):
     assert same["mean"] == pytest.approx(1, abs=1e-5)
     assert same["map_distance"] < 1e-3 < changed["map_distance"]
     assert changed["lowest"] <= changed["mean"]
+
+
+def test_distance_of_maps_is_that_of_scipy(script):
+    draws = np.random.default_rng(0)
+    p, q = (draws.dirichlet(np.full(9, 0.3), (2, 3)) for _ in range(2))
+    assert script.map_distance(p, q) == pytest.approx(jensenshannon(p, q, axis=-1, base=2).mean())
+    assert script.map_distance(p, p) == 0
+    close = p.astype(np.float32)
+    assert 0 <= script.map_distance(close, close * (1 + 1e-7)) < 1e-3
 
 
 def test_a_part_has_the_last_layers_of_the_whole(script, photos):
