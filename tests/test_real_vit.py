@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from converted_cases import made
@@ -13,6 +14,7 @@ from scipy.stats import spearmanr
 
 from svda_analysis.conversion import convert
 from svda_analysis.converted import replaced
+from svda_analysis.document import Picture
 from svda_analysis.specs import open_model
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "real_vit.py"
@@ -86,3 +88,25 @@ def test_directions_are_the_effective_rank(script):
         layer.sigma_linear[:, :2] = torch.tensor([1.0, -3.0])
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     assert script.directions(model) == pytest.approx(math.exp(entropy))
+
+
+def test_every_row_is_measured_kept_and_told(script, photos, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "CALIBRATED", 8)
+    monkeypatch.setattr(script, "STARTS", {name: script.STARTS[name] for name in ("white", "white, norm row 4")})
+    monkeypatch.setattr(script, "DISTILLED", ("white",))
+    monkeypatch.setattr(script, "DEPTHS", {"last 2": "last:2", "all 12": "all"})
+    monkeypatch.setattr(script, "BUDGETS", (0.6, 0.4))
+    subject = open_model(made("hf dinov2"))
+    given = script.Photos(photos, np.zeros((12, 32, 32, 3), np.uint8), [f"{at}.jpg" for at in range(12)])
+    conversion = script.conversion_rows(subject, given, 1, tmp_path / "conversion.csv")
+    assert list(conversion["state"]) == ["start"] * 4 + ["distilled"] * 2
+    assert len(pd.read_csv(tmp_path / "conversion.csv")) == len(conversion)
+    retention = script.retention_rows(subject, given, 1, 1, tmp_path / "retention.csv")
+    assert list(retention["state"]) == ["cut", "cut", "layer by layer", "and by its output"] * 2
+    assert (retention["rows_removed"] > 0.35).all()
+    both = retention[retention["state"] == "cut"].groupby("budget")["rows_removed"]
+    assert (both.max() - both.min() < 0.1).all()  # at equal rows
+    picture = Picture(name="looks", draw=None)
+    document = script.document_of({"conversion": conversion, "retention": retention}, picture, "make", 12)
+    assert [len(table.text) for table in document.tables] == [6, 8]
+    assert len(document.answer) == 4
