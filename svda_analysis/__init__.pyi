@@ -8,7 +8,7 @@ from .calls import AttentionRecord
 from .checkpoint import Checkpoint, load_model
 from .comparison import compare, summarise
 from .compression import Keep, compress, compress_and_verify, compress_model
-from .conversion import convert, distill, sigma_parameters
+from .conversion import convert, distill, distill_output, sigma_parameters
 from .converted import load_converted, save_converted
 from .data import DATASETS, load_dataset
 from .errors import InputError
@@ -69,6 +69,7 @@ __all__ = [
     "convert",
     "cosine_attention",
     "distill",
+    "distill_output",
     "dot_product_attention",
     "explain",
     "faithfulness",

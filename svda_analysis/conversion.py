@@ -8,6 +8,11 @@ see, and second moments ``C_q, C_k`` over images, let ``C_q^(t/2) C_k^(t/2) = U 
 for any ``t`` in [0, 1]: 0 is the basis that the model has, where S is flat; 1 the white one, where S are the singular
 values of the score operator (:mod:`~svda_analysis.score_operator`) and rows are nearly of one length. SVDA makes the
 rows unit, so Sigma is S times their mean lengths (our derivation). Distillation then brings each layer's maps back.
+
+What is lost is that rows differ in length. With a ``norm_row`` of r the weakest direction is given up: q' and k' have a
+constant there, r times the root mean square length of the rest, and Sigma is 0, so it feeds the norm alone. Squared
+lengths then differ ``1 + r^2`` times less, and for a large r SVDA becomes dot-product attention less that direction.
+The share ``r^2 / (1 + r^2)`` of a unit row then says nothing, and angles of whole rows little (our derivation).
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -49,6 +55,7 @@ def convert(
     start: Literal["fresh", "weights"] = "fresh",
     images: Tensor | None = None,
     basis: float | Literal["best"] = 1.0,
+    norm_row: float = 0.0,
     sigma_form: str = "linear",
     sigma_start: float | str = "double_dim",
     inplace: bool = False,
@@ -60,8 +67,9 @@ def convert(
     projections keep their weights. ``start="fresh"`` lets sigma start at ``sigma_start`` (``"one"`` is the literal
     reading of the papers); ``"weights"`` reads it off the pretrained weights over ``images (B, C, H, W)``, a few
     hundred, prepared as the model takes them (module docstring), with ``basis`` t in [0, 1], or ``"best"``: of five the
-    one that keeps each head's maps best. ``sigma_form`` as for :class:`~svda_analysis.model.ViTConfig`. ``inplace``
-    changes the module that was given, else a copy is converted.
+    one that keeps each head's maps best; and with a ``norm_row`` (SVDA alone), how much longer than the rest of a row
+    the constant is that takes the place of each head's weakest direction. ``sigma_form`` as for
+    :class:`~svda_analysis.model.ViTConfig`. ``inplace`` changes the module that was given, else a copy is converted.
 
     The result trains in any loop (:func:`sigma_parameters`, :func:`~svda_analysis.penalties.penalty`), saves and loads
     (:func:`~svda_analysis.converted.save_converted`, ``state_dict``), compiles, and is analysed as any other. Raises
@@ -72,6 +80,10 @@ def convert(
     check_choice("start", start, ("fresh", "weights"))
     if basis != "best" and not (isinstance(basis, int | float) and 0 <= basis <= 1):
         raise InputError(f"basis must lie in [0, 1] or be 'best', got {basis!r}")
+    if not 0 <= norm_row < math.inf:
+        raise InputError(f"norm_row must be at least 0, got {norm_row!r}")
+    if norm_row and (to != "svda" or start != "weights"):
+        raise InputError("norm_row must be 0 but for to='svda' with start='weights'")
     if start == "weights" and images is None:
         raise InputError("images must be given with start='weights': a few hundred, without labels")
     subject = open_model(given)
@@ -88,7 +100,7 @@ def convert(
         sites[name] = {"kind": to, "sigma_form": sigma_form, "with_bias": biased}
         new = make_replacement(host.module, **sites[name], sigma_start=sigma_start)
         if rows:
-            _start_from(layer_of(new), rows[at], basis)
+            _start_from(layer_of(new), rows[at], basis, norm_row)
         put(model, host.name, new)
     how = preprocessing_fields(subject.preprocessing)
     model.conversion = Conversion(base=base, sites=sites, preprocessing=how)  # type: ignore[assignment]  # no tensor
@@ -184,25 +196,35 @@ def _each_call(
 
 
 class _Turned(NamedTuple):
-    """``q' = left q``, ``k' = right (k - mean key)``, ``(H, D, D)``, and Sigma ``(H, D)``, for one t."""
+    """``q' = left q``, ``k' = right (k - mean key)``, ``(H, D, D)``, and Sigma ``(H, D)``, for one t; ``constant
+    (2, H)`` is what q' and k' have along the last direction beside that."""
 
     left: Tensor
     right: Tensor
     sigma: Tensor
+    constant: Tensor
 
 
-def _turned(rows: _LayerRows, t: float) -> _Turned:
+def _turned(rows: _LayerRows, t: float, norm_row: float = 0.0) -> _Turned:
     values, vectors = torch.linalg.eigh(rows.moments)  # (2, H, D), (2, H, D, D)
     values = values.clamp_min(_SMALLEST * values.amax(-1, keepdim=True)).clamp_min(torch.finfo(values.dtype).tiny)
     root, inverse = ((vectors * values.pow(power)[..., None, :]) @ vectors.mT for power in (t / 2, -t / 2))
     left, size, right = torch.linalg.svd(root[0] @ root[1])
-    turned = _Turned(left.mT @ inverse[0], right @ inverse[1], size)
+    turned = _Turned(left.mT @ inverse[0], right @ inverse[1], size, size.new_zeros(2, len(size)))
+    if norm_row:
+        for x in (turned.left, turned.right, size[..., None]):
+            x[:, -1] = 0
+        squared = torch.stack([x.square().sum(-1).mean((0, 2)) for x in _through(rows, turned)])  # (2, H)
+        turned = turned._replace(constant=norm_row * squared.sqrt())
     lengths = [x.norm(dim=-1).mean((0, 2)) for x in _through(rows, turned)]  # each (H,)
     return turned._replace(sigma=size * (lengths[0] * lengths[1])[:, None])
 
 
 def _through(rows: _LayerRows, turned: _Turned) -> tuple[Tensor, Tensor]:
-    return rows.q @ turned.left.mT, (rows.k - rows.mean_key[:, None]) @ turned.right.mT
+    q, k = rows.q @ turned.left.mT, (rows.k - rows.mean_key[:, None]) @ turned.right.mT
+    for x, constant in zip((q, k), turned.constant, strict=True):
+        x[..., -1] += constant[:, None]
+    return q, k
 
 
 def _divergence_of(rows: _LayerRows, turned: _Turned) -> Tensor:
@@ -214,23 +236,27 @@ def _divergence_of(rows: _LayerRows, turned: _Turned) -> Tensor:
     return (wanted.exp() * (wanted - got)).sum(-1).mean((0, 2))
 
 
-def _best_turned(rows: _LayerRows) -> _Turned:
-    every = [_turned(rows, t) for t in _BASES]
+def _best_turned(rows: _LayerRows, norm_row: float) -> _Turned:
+    every = [_turned(rows, t, norm_row) for t in _BASES]
     best = torch.stack([_divergence_of(rows, turned) for turned in every]).argmin(0)  # (H,)
     heads = torch.arange(len(best))
-    return _Turned(*(torch.stack(parts)[best, heads] for parts in zip(*every, strict=True)))
+    parts = (torch.stack(part) for part in zip(*(x._replace(constant=x.constant.mT) for x in every), strict=True))
+    chosen = _Turned(*(part[best, heads] for part in parts))
+    return chosen._replace(constant=chosen.constant.mT)
 
 
-def _start_from(layer: Any, rows: _LayerRows, basis: float | str) -> None:
+def _start_from(layer: Any, rows: _LayerRows, basis: float | str, norm_row: float) -> None:
     """Turn a layer's q and k, and set its sigma (its temperature, of cosine attention)."""
     if layer.kind == "cosine":
         basis = 0.0  # its spectrum is flat
-    turned = _best_turned(rows) if isinstance(basis, str) else _turned(rows, float(basis))
+    chosen = isinstance(basis, str)
+    turned = _best_turned(rows, norm_row) if chosen else _turned(rows, float(basis), norm_row)
     H, D, C = layer.heads, layer.head_dim, layer.qkv.in_features
     with torch.no_grad():
         weight, bias = layer.qkv.weight.double().cpu().view(3, H, D, C), layer.qkv.bias.double().cpu().view(3, H, D)
         turns = torch.stack([turned.left, turned.right])
         new = turns @ weight[:2], (turns @ (bias[:2] - _keys_alone(rows.mean_key))[..., None])[..., 0]
+        new[1][..., -1] += turned.constant
         layer.qkv.weight[: 2 * C].copy_(new[0].reshape(2 * C, C))
         layer.qkv.bias[: 2 * C].copy_(new[1].reshape(2 * C))
         _set_sigma(layer, turned.sigma)
@@ -347,3 +373,63 @@ def _distance(layer: Attention, tokens: Tensor, wanted: Tensor) -> Tensor:
     got = (q @ k.mT * found[0].scale).float().log_softmax(-1)
     wanted = wanted.to(got)
     return (torch.special.xlogy(wanted, wanted) - wanted * got).sum(-1).mean()
+
+
+def distill_output(
+    student: nn.Module,
+    teacher: Given,
+    images: Tensor,
+    *,
+    steps: int = 60,
+    batch_size: int = 4,
+    lr: float = 2e-4,
+    sigma_lr_factor: float = 30.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Bring the output of a converted model back to that of the model that it was made of, without labels, in place.
+
+    After :func:`distill`, which sees each layer by itself: here errors of all layers count together. What is drawn to
+    0 is 1 - cosine of the two outputs, over tokens where it has them ``(B, N, C)``, the first of which counts as much
+    as all. W_q, W_k, their biases and sigma learn, as there, from ``images (B, C, H, W)``; the rate falls to 0 by half
+    a cosine. Returns the loss of each step.
+    """
+    for name, number in (("steps", steps), ("batch_size", batch_size)):
+        check_count(name, number)
+    if not len(images):
+        raise InputError("images must hold at least one image, got none")
+    guide, layers = open_model(teacher).model, list(replaced(student).values())
+    optimizer = torch.optim.Adam([group for layer in layers for group in _learning(layer, lr, sigma_lr_factor)])
+    chosen = [p for group in optimizer.param_groups for p in group["params"]]
+    lost, draws = [], torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        batch = images[torch.randperm(len(images), generator=draws)[:batch_size]]
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / steps)) / 2
+        with torch.no_grad(), undisturbed(guide) as inside:
+            wanted = _output_rows(call_model(inside, batch))
+        with undisturbed(student) as inside, torch.enable_grad():
+            loss = _apart(_output_rows(call_model(inside, batch)), wanted)
+            gradients = torch.autograd.grad(loss, chosen)
+        for parameter, gradient in zip(chosen, gradients, strict=True):
+            parameter.grad = gradient
+        for layer in layers:  # v stays
+            for gradient in (x.grad for x in layer.qkv.parameters() if x.grad is not None):
+                gradient[-layer.qkv.in_features :] = 0
+        optimizer.step()
+        lost.append(float(loss.detach()))
+        if progress:
+            progress(step + 1, steps)
+    optimizer.zero_grad()
+    return lost
+
+
+def _output_rows(output: Any) -> Tensor:
+    """The first tensor of what a model gives: its tokens ``(B, N, C)``, features or logits."""
+    found = output if isinstance(output, Tensor) else output[0]
+    return found.float()
+
+
+def _apart(own: Tensor, wanted: Tensor) -> Tensor:
+    off = 1 - torch.cosine_similarity(own, wanted, dim=-1)
+    return off.mean() + off[:, 0].mean() if off.ndim == 2 else off.mean()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svda_analysis.attention import Attention, check_count
 from svda_analysis.checkpoint import save
-from svda_analysis.conversion import convert, distill
+from svda_analysis.conversion import convert, distill, distill_output
 from svda_analysis.converted import replaced, save_converted, weights_of
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
@@ -25,12 +25,14 @@ from svda_analysis.writing import check_target, only_writer
 
 class Converted(NamedTuple):
     """What a conversion came to: the names of the replaced modules, where images came from (empty: none were needed),
-    each step's divergence of the maps while they were distilled, and what of the weights' file was left out."""
+    each step's divergence of the maps while they were distilled, what of the weights' file was left out, and each
+    step's distance of the outputs while these were."""
 
     sites: tuple[str, ...]
     images: str
     divergence: list[float]
     left_out: str = ""
+    apart: tuple[float, ...] = ()
 
 
 def convert_file(
@@ -44,6 +46,7 @@ def convert_file(
     data_root: str | os.PathLike[str] | None = None,
     images: int = 256,
     distill_steps: int = 0,
+    output_steps: int = 0,
     seed: int = 0,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -51,23 +54,28 @@ def convert_file(
 ) -> Converted:
     """Open ``spec``, convert it (:func:`~svda_analysis.conversion.convert`, which takes ``options``) and write ``out``.
 
-    ``start="weights"`` and ``distill_steps`` look at ``images`` images of ``data``, by default those that a checkpoint
-    learned from; labels are not used. A checkpoint of ours whose blocks are all converted stays a checkpoint, any other
-    model becomes a file of :func:`~svda_analysis.converted.save_converted`. Raises :class:`InputError` before anything
-    is written.
+    ``distill_steps`` of :func:`~svda_analysis.conversion.distill` and ``output_steps`` of
+    :func:`~svda_analysis.conversion.distill_output` follow. They and ``start="weights"`` look at ``images`` images of
+    ``data``, by default those that a checkpoint learned from; labels are not used. A checkpoint of ours whose blocks
+    are all converted stays a checkpoint, any other model becomes a file of
+    :func:`~svda_analysis.converted.save_converted`. Raises :class:`InputError` before anything is written.
     """
     check_count("images", images)
-    if distill_steps < 0:
-        raise InputError(f"distill must be at least 0 steps, got {distill_steps}")
+    for name, steps in (("distill", distill_steps), ("distill_output", output_steps)):
+        if steps < 0:
+            raise InputError(f"{name} must be at least 0 steps, got {steps}")
     with only_writer(out):
         check_target(out, [spec], name="out", force=force)
         subject = open_model(spec)
-        needed = start == "weights" or distill_steps > 0
+        needed = start == "weights" or distill_steps + output_steps > 0
         shown, source = _images_to_read(subject, data, data_root, images, seed) if needed else (None, "")
         model = convert(subject, to=to, blocks=blocks, start=start, images=shown, **options)  # type: ignore[arg-type]  # checked there
         lost: list[float] = []
+        apart: list[float] = []
         if distill_steps and shown is not None:
             lost = distill(model, subject, shown, steps=distill_steps, seed=seed, progress=progress)
+        if output_steps and shown is not None:
+            apart = distill_output(model, subject, shown, steps=output_steps, seed=seed, progress=progress)
         whole = isinstance(model, ViT) and all(isinstance(x, Attention) for x in model.attention_layers())
         if subject.checkpoint and isinstance(model, ViT) and whole and len(_kinds(model)) == 1:
             save(
@@ -78,7 +86,7 @@ def convert_file(
             )
         else:
             save_converted(model, out)
-    return Converted(tuple(replaced(model)), source, lost, subject.left_out)
+    return Converted(tuple(replaced(model)), source, lost, subject.left_out, tuple(apart))
 
 
 def _kinds(model: ViT) -> set[tuple[str, str]]:

@@ -168,7 +168,9 @@ def _side_by_side(module: Any) -> _Weights:
     if any(bias is not None for bias in biases):
         whole = torch.cat([x.weight.new_zeros(len(x.weight)) if x.bias is None else x.bias for x in linears])
     joined = torch.cat([x.weight for x in linears]).detach()
-    return joined.requires_grad_(linears[0].weight.requires_grad), None if whole is None else whole.detach()
+    if whole is not None:
+        whole = whole.detach().requires_grad_(any(bias is not None and bias.requires_grad for bias in biases))
+    return joined.requires_grad_(linears[0].weight.requires_grad), whole
 
 
 def _first(module: Any, *names: str) -> Any:

@@ -26,11 +26,25 @@ def test_bad_input_of_convert_is_one_line(tiny, capsys):
 
 
 def test_what_convert_writes_is_analysed_by_its_path(tiny, fashion, without_figures, capsys):
-    options = ("--blocks", "last:1", "--start", "weights", "--data", "sample", "--images", 8, "--distill", 2)
-    assert run(main, "convert", tiny["dot"], *options, "--basis", "best", "--out", "late.pt") == 0
+    options = (
+        "--blocks",
+        "last:1",
+        "--start",
+        "weights",
+        "--data",
+        "sample",
+        "--images",
+        8,
+        "--distill",
+        2,
+        "--distill-output",
+        2,
+    )
+    assert run(main, "convert", tiny["dot"], *options, "--basis", "best", "--norm-row", 2, "--out", "late.pt") == 0
     said = capsys.readouterr().out
     assert re.search(r"^replaced: blocks\.\d+\.attention$", said, re.MULTILINE)
     assert re.search(r"first and last step: \d\.\d{4}, \d\.\d{4} nats", said)
+    assert re.search(r"^1 - cosine of the outputs, first and last step: \d\.\d{5}, \d\.\d{5}$", said, re.MULTILINE)
     assert re.search(r"^model: late\.pt \(\d+\.\d MB\)$", said, re.MULTILINE)
     assert run(analyze_main, "late.pt", "--data", "sample", "--images", 20, "--quiet") == 0
     assert "sigma" in Path("reports/late/indicators.csv").read_text(encoding="utf-8")

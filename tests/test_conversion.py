@@ -10,10 +10,20 @@ from converted_cases import FAMILIES, answer, images, made, ours
 
 from svda_analysis.analysis import analyze
 from svda_analysis.checkpoint import load_model
-from svda_analysis.conversion import _layer_rows, _turned, convert, distill, layer_of, sigma_parameters
+from svda_analysis.conversion import (
+    _layer_rows,
+    _output_rows,
+    _turned,
+    convert,
+    distill,
+    distill_output,
+    layer_of,
+    sigma_parameters,
+)
 from svda_analysis.converted import replaced
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
+from svda_analysis.forward import call_model
 from svda_analysis.hosts import choose_hosts
 from svda_analysis.penalties import forget_row_energy, penalty, track_row_energy
 from svda_analysis.tap import records
@@ -68,6 +78,14 @@ def test_converted_models_are_analysed_as_any_other(family):
     assert set(table[table["source"] == "sigma"]["layer"]) == {0}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("learns", [True, False])
+def test_what_learned_before_learns_after(family, learns):
+    model = made(family).requires_grad_(learns)
+    for layer in replaced(convert(model, blocks="last:1")).values():
+        assert {p.requires_grad for name, p in layer.named_parameters() if "sigma" not in name} == {learns}
+
+
 def test_in_place_is_in_place_and_again_is_possible():
     model = made("timm vit")
     assert convert(model, blocks="last:1", inplace=True) is model
@@ -106,6 +124,40 @@ def test_the_turned_rows_have_the_scores_of_the_model(t):
         torch.testing.assert_close(size, values, rtol=1e-6, atol=1e-9)  # the operator's, whatever roots are taken
     if t == 0.0:
         torch.testing.assert_close(size, torch.ones(2, 24).double())
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_with_a_long_norm_row_svda_is_dot_product_attention_less_a_direction(t):
+    """The longer the row, the nearer the maps are to those of the scores without each head's weakest direction."""
+    model, given = made("timm vit"), images(8)
+    (rows,) = _layer_rows(model, choose_hosts(model, "last:1"), given)
+    whole, turned = _turned(rows, t), _turned(rows, t, norm_row=1.0)
+    ratio = turned.sigma[:, :-1] / whole.sigma[:, :-1]
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))  # the spectrum keeps its shape
+    assert (turned.sigma[:, -1] == 0).all()
+    (record,) = [x for x in records(model, given) if x.layer == 2]
+    q, k = record.q.double() @ whole.left.mT, (record.k.double() - rows.mean_key[:, None]) @ whole.right.mT
+    lengths = [
+        x.norm(dim=-1).mean((0, 2))
+        for x in (rows.q @ whole.left.mT, (rows.k - rows.mean_key[:, None]) @ whole.right.mT)
+    ]
+    size = whole.sigma / (lengths[0] * lengths[1])[:, None]
+    scores = (q * size[:, None])[..., :-1] @ k[..., :-1].mT
+    wanted = (scores * record.scale).softmax(-1)
+    off = []
+    for r in (1.0, 10.0, 100.0):
+        changed = convert(model, blocks="last:1", start="weights", images=given, basis=t, norm_row=r)
+        (own,) = [x for x in records(changed, given) if x.layer == 2]
+        off.append(float((own.a - wanted).abs().max()))
+        assert float(own.q.square()[..., -1].mean()) == pytest.approx(r**2 / (1 + r**2), abs=0.05)
+    assert off[1] < 0.1 * off[0]
+    assert off[2] < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"norm_row": -1.0}, {"norm_row": float("nan")}, {"norm_row": 1.0}])
+def test_a_norm_row_that_cannot_be_is_refused(options):
+    with pytest.raises(InputError, match="norm_row"):
+        convert(made("timm vit"), **options)
 
 
 def distance_of_maps(maps, changed, given):
@@ -232,3 +284,40 @@ def test_a_loop_of_ones_own_needs_no_change():
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
     assert layer_of(model.blocks[-1].attn).sigma is not None
+
+
+@pytest.mark.parametrize("family", ["ours", "torchvision vit"])
+def test_outputs_are_brought_back_together(family):
+    """Values and all that is no attention stay."""
+    model, given = made(family), images(8)
+    for layer in (host.module for host in choose_hosts(model, "all")):
+        for name, parameter in layer.named_parameters():
+            if parameter.ndim == 2:
+                parameter.data.mul_(2 if "q" in name or "in_proj" in name else 1)
+    student = convert(model, start="weights", images=given, basis=1.0)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+
+    def off():
+        with torch.no_grad():
+            pair = (_output_rows(call_model(one, given)) for one in (student, model))
+            return float(1 - torch.cosine_similarity(*pair, dim=-1).mean())
+
+    start = off()
+    lost = distill_output(student, model, given, steps=30, lr=1e-3)
+    assert len(lost) == 30
+    assert off() < 0.8 * start
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("qkv" in name or "sigma" in name for name in changed)
+    C = next(iter(replaced(student).values())).qkv.in_features
+    assert all(
+        torch.equal(student.state_dict()[name][2 * C :], before[name][2 * C :]) for name in changed if "qkv" in name
+    )
+    assert all(p.grad is None for p in student.parameters())
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"images": torch.zeros(0, 3, 32, 32)}])
+def test_outputs_are_not_brought_back_by_nothing(options):
+    model = made("ours")
+    with pytest.raises(InputError, match=next(iter(options))):
+        distill_output(convert(model), model, **{"images": images(), **options})

@@ -19,6 +19,7 @@ def test_a_checkpoint_converted_whole_stays_a_checkpoint(tiny, tmp_path):
         data="sample",
         images=16,
         distill_steps=3,
+        output_steps=2,
         progress=lambda *x: steps.append(x),
     )
     checkpoint = load(out)
@@ -26,7 +27,8 @@ def test_a_checkpoint_converted_whole_stays_a_checkpoint(tiny, tmp_path):
     assert checkpoint.config.sigma_form == "linear"
     assert checkpoint.optimizer is None
     assert len(found.divergence) == 3
-    assert steps[-1] == (3, 3)
+    assert len(found.apart) == 2
+    assert steps == [(1, 3), (2, 3), (3, 3), (1, 2), (2, 2)]
     assert "sample" in found.images
     assert len(found.sites) == checkpoint.config.depth
 
@@ -54,6 +56,8 @@ def test_the_same_seed_gives_the_same_file(tiny, tmp_path):
     [
         ({"images": 0}, "images must be a whole number of at least 1"),
         ({"distill_steps": -1}, "distill must be at least 0 steps"),
+        ({"output_steps": -1}, "distill_output must be at least 0 steps"),
+        ({"norm_row": -1.0}, "norm_row must be at least 0"),
         ({"to": "tanh"}, "attention must be one of"),
         ({"blocks": "last:9"}, "blocks must be all"),
         ({"start": "weights", "data": "nothing"}, "nothing"),

@@ -142,9 +142,11 @@ def test_what_needs_no_torch_imports_none():
 
 
 def names_defined(node):
-    """What a statement at the top of a module names."""
+    """What a statement at the top of a module names; a library that is imported when it is used is none of ours."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
+    if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("lazy_loader.load("):
+        return []
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     return [target.id for target in targets if isinstance(target, ast.Name)]
 

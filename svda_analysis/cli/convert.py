@@ -26,15 +26,26 @@ from svda_analysis.kinds import ATTENTIONS
     help="Sigma: as for a new model, or read off the weights over --data.",
 )
 @click.option("--basis", default="1", show_default=True, metavar="T", help="0: the model's, 1: the white one; or best.")
+@click.option(
+    "--norm-row",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="R",
+    help="Give each head's weakest direction up for a constant, R times as long as the rest of a row: 4 keeps most.",
+)
 @click.option("--sigma-start", default="double_dim", show_default=True, metavar="RULE", help="one: as the papers say.")
 @click.option("--sigma-form", type=click.Choice(["linear", "shape"]), default="linear", show_default=True)
 @click.option("--distill", type=int, default=0, metavar="STEPS", help="Then bring the maps back, without labels.")
+@click.option("--distill-output", type=int, default=0, metavar="STEPS", help="And the output, through all layers.")
 @click.option("--images", type=int, default=256, show_default=True, metavar="N", help="Images of --data to look at.")
 @data_options
 @click.option("--out", required=True, metavar="FILE", help="The converted model.")
 @click.option("--force", is_flag=True, help="Write over a file that exists.")
 @output_options
-def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: int, **options: Any) -> None:
+def convert_command(
+    spec: str, out: str, basis: str, sigma_start: str, distill: int, distill_output: int, **options: Any
+) -> None:
     """Put SVDA, cosine or our dot-product attention into a model of timm, torchvision, Hugging Face or ours.
 
     What it writes is opened by its path, as a checkpoint is: svda analyze, svda explain.
@@ -42,7 +53,7 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
     \b
     Examples:
       svda convert timm:vit_tiny_patch16_224@weights.pt --blocks last:2 --out late.pt
-      svda convert hf:FOLDER --start weights --data imagefolder:DIR --distill 120 --out svda.pt
+      svda convert hf:FOLDER --start weights --norm-row 4 --data imagefolder:DIR --distill 120 --out svda.pt
       svda convert checkpoints/fashion_mnist/vit_s0.pt --start weights --out as_svda.pt
     """
     from svda_analysis.convert_files import convert_file
@@ -54,6 +65,7 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
             basis=basis if basis == "best" else _number("--basis", basis),
             sigma_start=_number_or_rule(sigma_start),
             distill_steps=distill,
+            output_steps=distill_output,
             progress=functools.partial(advance, "distillation"),
             **options,
         )
@@ -63,9 +75,12 @@ def convert_command(spec: str, out: str, basis: str, sigma_start: str, distill: 
         say(f"images: {found.images}")
     if found.divergence:
         say(f"divergence of the maps, first and last step: {found.divergence[0]:.4f}, {found.divergence[-1]:.4f} nats")
+    if found.apart:
+        say(f"1 - cosine of the outputs, first and last step: {found.apart[0]:.5f}, {found.apart[-1]:.5f}")
     size = os.path.getsize(out)
     result = {"model": out, "bytes": size, "replaced": found.sites, "images": found.images}
-    conclude(f"model: {out} ({size / 1e6:.1f} MB)", {**result, "divergence": found.divergence})
+    result |= {"divergence": found.divergence, "one_less_cosine": found.apart}
+    conclude(f"model: {out} ({size / 1e6:.1f} MB)", result)
 
 
 def _number(option: str, text: str) -> float:
