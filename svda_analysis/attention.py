@@ -212,18 +212,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.heads, self.head_dim)  # (B, N, 3, H, D)
-        q, k, v = qkv.unbind(2)  # (B, N, H, D)
-        q, k = self.rule.rows(q), self.rule.rows(k)
+        qk, v = qkv.split((2, 1), dim=2)  # two slices would each fill a gradient of all three
+        qk, v = self.rule.rows(qk), v.squeeze(2).transpose(1, 2)  # (B, N, 2, H, D), (B, H, N, D)
         if self.track_row_energy and self.training:
-            self.row_energy = (row_energy(q) + row_energy(k)) / 2
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            self.row_energy = row_energy(qk)
+        q, k = qk.permute(2, 0, 3, 1, 4)  # each (B, H, N, D)
         out = self.rule.attend(self, q, k, v, self.dropout if self.training else 0.0)  # (B, H, N, D)
         return self.proj(out.transpose(1, 2).reshape(B, N, C))  # (B, N, C)
 
 
 def row_energy(qk: Tensor) -> Tensor:
     """Mean square of each coordinate of rows ``qk (B, N, 2, H, D)`` over images, tokens, q and k: ``(H, D)`` float."""
-    return qk.float().square().mean((0, 1))
+    return qk.float().square().mean((0, 1, 2))
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

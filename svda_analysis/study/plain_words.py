@@ -80,7 +80,7 @@ def _lines_of(folder: Path, place: Path) -> Iterator[str]:
 
 def _who(study: StudyResult, name: str) -> str:
     runs = [
-        f"{markdown_escape(one.title)}, {counted(len(one.analysis.runs), 'training run')}"
+        f"{markdown_escape(one.title)}, {counted(len(one.table[['model', 'seed']].drop_duplicates()), 'training run')}"
         for one in study.datasets
         if one.trained
     ]
