@@ -11,14 +11,12 @@ transformers, onnx and onnxruntime.
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
@@ -27,6 +25,9 @@ from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
 from svda_analysis.tap import records
 
+onnx: Any = import_module("onnx")  # neither has types
+onnxruntime: Any = import_module("onnxruntime")
+numpy_helper: Any = import_module("onnx.numpy_helper")
 DIM, DEPTH, HEADS, PATCH, SIDE = 384, 12, 6, 14, 37
 TOKENS = "/backbone/layernorm/Add_1_output_0"
 _RENAMED = {
@@ -76,7 +77,7 @@ def _name_of(name: str, model: Dinov2Model) -> str:
     return next((x for x in (name, name.replace("encoder.layer.", "layers.")) if x in known), name)
 
 
-def session_of(model: Any, more: list[str]) -> onnxruntime.InferenceSession:
+def session_of(model: Any, more: list[str]) -> Any:
     """onnxruntime on the graph, which gives the values called ``more`` too."""
     for name in more:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))

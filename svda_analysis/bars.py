@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from html import escape
+from importlib import import_module
 from typing import Any, Protocol
 
 _SECONDS = 0.1  # between two pictures of a notebook's bars
@@ -99,12 +100,11 @@ class _NotebookBars:
         self._show()
 
     def _show(self) -> None:
-        from IPython.display import HTML, display
-
+        ipython: Any = import_module("IPython.display")  # which is there where a notebook is
         self.last = time.monotonic()
-        page = HTML(self.html())
+        page = ipython.HTML(self.html())
         if self.display is None:
-            self.display = display(page, display_id=True)
+            self.display = ipython.display(page, display_id=True)
         else:
             self.display.update(page)
 

@@ -89,7 +89,8 @@ def _source_line(page: Path, title: str) -> str:
     """What the old page said of a data set's images."""
     start = f"- {title}: "
     lines = page.read_text(encoding="utf-8").split("\n")
-    return next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
+    found = next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
+    return found.partition("; trained for ")[0]  # which is told of the runs
 
 
 def _carried(result: DatasetResult, of_variants: bool, files: list[str]) -> tuple[str, ...]:

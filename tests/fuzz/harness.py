@@ -84,7 +84,8 @@ def _work(cases: Sequence[Case], base: Path, place: Path, seed: int, start: int,
     seen = _watched(place)
     resource.setrlimit(resource.RLIMIT_AS, (_used() + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.chdir(place)
+    (inner := place / "inner").mkdir(exist_ok=True)
+    os.chdir(inner)  # so that what lies above is as empty as the place itself
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a library of another language says
     faulthandler.disable()  # pytest's, which writes of a crash to a descriptor of its own
     for at in range(start, len(cases)):
