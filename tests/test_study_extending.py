@@ -77,11 +77,19 @@ def test_runs_that_another_release_measured_are_not_held(first_seed, whole_study
     assert without(held, {left}) == {}
 
 
-def test_a_folder_without_a_report_is_one_line(whole_study, tmp_path, capsys):
+def test_without_a_report_nothing_is_held(whole_study, bare_machine, tmp_path):
+    """So that one command grows a study from its first run on."""
+    run_paper(whole_study.manifest, tmp_path / "out", tmp_path / "ck", tmp_path, "--extend")
+    assert "FashionMNIST (data not at hand)" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_is_no_report_of_a_study_is_one_line(whole_study, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "meta.json").write_text('{"made_by": "svda-analysis", "files": []}')
     with pytest.raises(SystemExit) as stopped:
-        main(["paper", str(whole_study.manifest), "--out", str(tmp_path / "none"), "--extend"])
+        main(["paper", str(whole_study.manifest), "--out", str(tmp_path / "out"), "--extend"])
     assert stopped.value.code == 2
-    assert "none holds no report: there is no meta.json in it" in capsys.readouterr().err
+    assert "meta.json is not of a study" in capsys.readouterr().err
 
 
 def test_a_damaged_manifest_is_one_line(whole_study):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from svda_analysis.errors import InputError
 )
 @click.option("--data-root", metavar="DIR", help="Where data sets lie. Also $SVDA_DATA. Nothing is downloaded.")
 @click.option(
-    "--extend", is_flag=True, help="Keep the runs of the report in --out whose checkpoints are gone; train the rest."
+    "--extend",
+    is_flag=True,
+    help="Keep the runs that a report in --out holds, if their checkpoints are gone; train the rest.",
 )
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Runs trained at once.")
 @output_options
@@ -59,6 +62,7 @@ def paper_command(
       svda paper dial --extend
     """
     from svda_analysis.render.staging import check_report_folder
+    from svda_analysis.results import META
     from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
     from svda_analysis.study.extending import held_runs, keys_of
     from svda_analysis.study.report import read_study
@@ -71,7 +75,7 @@ def paper_command(
     warnings: list[str] = []
     if source is not None and (checkpoints is not None or jobs != 1 or extend):
         raise InputError("--from trains nothing: leave --checkpoints, --jobs and --extend out")
-    held = held_runs(*read_study(folder), study) if extend else {}
+    held = held_runs(*read_study(folder), study) if extend and (folder / META).exists() else {}
     if source is not None:
         trained, warnings = find_checkpoints(source)
     else:
@@ -93,13 +97,14 @@ def paper_command(
             progress=advance,
             on_warning=lambda line: warn([line]),
         )
-    answers = [line.replace("**", "") for line in first_answers(read_study(folder)[0])]
-    _show_answers(answers)
+    answers = _show_answers(first_answers(read_study(folder)[0]))
     conclude_report(written, {"answers": answers}, opened=opened)
 
 
-def _show_answers(answers: list[str]) -> None:
-    """What a study found, as a list."""
+def _show_answers(lines: Sequence[str]) -> list[str]:
+    """Show what a study found as a list, and return it as plain text."""
     from svda_analysis.document import Document, Points
 
+    answers = [line.replace("**", "") for line in lines]
     show(Document(title="", sections=(), lead=(Points(tuple(answers)),)))
+    return answers

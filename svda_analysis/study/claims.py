@@ -50,7 +50,7 @@ CLAIMS = (
     Claim("sparser attention", "attention_sparsity", "attention", +1),
     Claim("spectrally structured attention", "effective_rank", "scores", -1),
 )
-_NUMBER = "Number [95% CI]"
+NUMBER = "Number [95% CI]"
 _ACCURACY = "no accuracy is sacrificed"
 CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. That no accuracy is sacrificed is
 {SUPPORTED} where a one-sided test, its p adjusted with the others, shows the loss to be smaller than the margin, and
@@ -102,7 +102,7 @@ def by_claim(*tables: Table) -> list[str]:
             measure = str(rows["Measure"].iloc[0])
             said = [
                 f"**{verdict}** on {data}" + (f", {number}" if number != MISSING else f" ({why})")
-                for data, verdict, number, why in rows[["Data", "Verdict", _NUMBER, "Why"]].itertuples(index=False)
+                for data, verdict, number, why in rows[["Data", "Verdict", NUMBER, "Why"]].itertuples(index=False)
             ]
             lines.append(f"{str(claim)[0].upper()}{str(claim)[1:]} ({models}; {measure}): {'; '.join(said)}.")
     return lines
@@ -134,7 +134,7 @@ def _rows_of(
     who = f"{model} against {against or 'no baseline'}"
     for one, p in zip(tested, holm([one.p for one in tested]), strict=True):
         said, why = one.judged(p)
-        found = {"Claim": one.claim, "Measure": one.measure, _NUMBER: one.number, "p (Holm)": p_value(p)}
+        found = {"Claim": one.claim, "Measure": one.measure, NUMBER: one.number, "p (Holm)": p_value(p)}
         yield {"Data": result.title, "Models": who, **found, "Verdict": said, "Why": why}
 
 

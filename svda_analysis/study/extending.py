@@ -110,7 +110,10 @@ def _only(whole: Analysis, keys: set[RunKey]) -> Analysis:
 
 
 def extended(held: DatasetResult, fresh: DatasetResult, manifest: Manifest) -> DatasetResult:
-    """The runs held and those measured now as one result, in the order in which the manifest plans them."""
+    """The runs held and those measured now as one result, in the order in which the manifest plans them.
+
+    Seconds and memory of a model are those of its runs measured now, where there are any, else those that were held.
+    """
     planned = [(run.name, run.recipe.seed) for run in manifest.runs(held.name)]
     sizes = {
         name: held.sizes[name] if name in held.sizes and not size.seconds >= 0 else size

@@ -14,7 +14,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.formatting import MISSING, counted
 from svda_analysis.render.markdown import markdown_escape
 from svda_analysis.results import META, read_own_meta
-from svda_analysis.study.claims import claims_table, sigma_table
+from svda_analysis.study.claims import NUMBER, claims_table, sigma_table
 from svda_analysis.study.report import KIND, read_study
 from svda_analysis.study.reproduction import reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import StudyResult
@@ -99,9 +99,9 @@ def _answers(table: Table) -> Iterator[str]:
     for (claim, models), rows in table.text.groupby(["Claim", "Models"], sort=False):
         said = [
             f"{_ANSWERS[verdict]} on {data}" + (f" ({number}, p {p})" if number != MISSING else f" ({why})")
-            for data, verdict, number, p, why in rows[
-                ["Data", "Verdict", "Number [95% CI]", "p (Holm)", "Why"]
-            ].itertuples(index=False)
+            for data, verdict, number, p, why in rows[["Data", "Verdict", NUMBER, "p (Holm)", "Why"]].itertuples(
+                index=False
+            )
         ]
         asked = _QUESTIONS[str(claim)]
         yield f"**{markdown_escape(str(models))}: {asked}?** {'; '.join(map(markdown_escape, said))}."
