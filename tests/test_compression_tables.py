@@ -10,11 +10,13 @@ from compression_cases import a_run, of_size
 from scipy import stats
 
 from svda_analysis.compression.result import Compressions
+from svda_analysis.compression.sections import compression_document
 from svda_analysis.compression.tables import (
     at_budgets,
     budget_differences,
     budget_table,
     compression_table,
+    contrasts_at_budgets,
     norms_table,
     verification_table,
 )
@@ -106,3 +108,18 @@ def test_models_of_equal_size_are_paired_by_seed():
         assert shown.loc[name, "20%"] == f"{100 * (SVDA - plain).mean():+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
     assert budget_differences(at_budgets(of_equal_size(1))).empty
     assert at_budgets(Compressions((a_run(),))).empty
+
+
+def test_the_answer_says_who_is_more_accurate_at_the_same_size():
+    found = of_equal_size()
+    contrasts = contrasts_at_budgets(at_budgets(found))
+    low, high = stats.ttest_rel(SVDA, WEIGHTS).confidence_interval()
+    one = contrasts["svda - vit, weight SVD", 0.2]
+    np.testing.assert_allclose([one.difference, *one.interval], [(SVDA - WEIGHTS).mean(), low, high], rtol=1e-9)
+    assert len(contrasts) == 2
+    first = compression_document(found).answer[0]
+    least, most = 100 * (SVDA - OPERATOR).mean(), 100 * (SVDA - WEIGHTS).mean()
+    assert "(20 % of the rows" in first and f"{least:+.2f} to {most:+.2f} points in 2 comparisons" in first
+    assert "0 of the 95 % intervals lie below 0, 0 above" in first
+    alone = Compressions(tuple(run for run in found.runs if run.meta["attention"] == "svda"))
+    assert not any("same size" in line for line in compression_document(alone).answer)

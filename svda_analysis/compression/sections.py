@@ -14,6 +14,7 @@ from svda_analysis.compression.tables import (
     budget_differences,
     budget_table,
     compression_table,
+    contrasts_at_budgets,
     norms_table,
     verification_table,
 )
@@ -34,11 +35,27 @@ def compression_document(found: Compressions, *, command: str = "") -> Document:
         warnings=found.warnings,
         lead=(Points(found.data),),
         sections=sections_of(found, "compression"),
-        answer=tuple(f"{model}: {_what_went(runs)}" for model, runs in found.by_model.items()),
+        answer=(*_at_equal_size(found), *(f"{model}: {_what_went(runs)}" for model, runs in found.by_model.items())),
         terms=_terms(found),
         versions=versions,
         cite=citation(versions),
     )
+
+
+def _at_equal_size(found: Compressions) -> list[str]:
+    """Which of SVDA and plain attention is the more accurate at the same size, where several sizes were measured."""
+    contrasts = contrasts_at_budgets(at_budgets(found))
+    if not contrasts:
+        return []
+    points = [100 * one.difference for one in contrasts.values()]
+    below = sum(one.interval.high < 0 for one in contrasts.values())
+    above = sum(one.interval.low > 0 for one in contrasts.values())
+    sizes = ", ".join(f"{100 * budget:g}" for budget in dict.fromkeys(budget for _, budget in contrasts))
+    return [
+        f"At the same size ({sizes} % of the rows of W_q and W_k), SVDA minus plain attention in accuracy: "
+        f"{min(points):+.2f} to {max(points):+.2f} points in {counted(len(points), 'comparison')}; {below} of the 95 % "
+        f"intervals lie below 0, {above} above."
+    ]
 
 
 def _terms(found: Compressions) -> tuple[Quantity, ...]:

@@ -20,7 +20,7 @@ from svda_analysis.formatting import (
     signed,
 )
 from svda_analysis.frames import each_row
-from svda_analysis.stats import paired_test
+from svda_analysis.stats import Contrast, paired_test
 from svda_analysis.vocabulary import label, quantity
 
 
@@ -134,16 +134,25 @@ def budget_table(measured: pd.DataFrame) -> pd.DataFrame:
 def budget_differences(measured: pd.DataFrame) -> pd.DataFrame:
     """How much more accurate SVDA is than plain attention of that size, as text: points with their interval over seeds,
     paired; no row without two seeds in common."""
+    lines: dict[str, dict[str, str]] = {}
+    for (compared, budget), found in contrasts_at_budgets(measured).items():
+        lines.setdefault(compared, {})[f"{100 * budget:g}%"] = points(found.difference, *found.interval)
+    return pd.DataFrame([{"Points, rows kept:": compared, **cells} for compared, cells in lines.items()]).fillna("-")
+
+
+def contrasts_at_budgets(measured: pd.DataFrame) -> dict[tuple[str, float], Contrast]:
+    """SVDA minus plain attention in accuracy, by what is compared ("svda - vit, fine-tuned") and budget; paired by
+    seed, where both have two seeds in common."""
     ours, theirs = (measured[(measured["attention"] == "svda") == is_svda] for is_svda in (True, False))
-    lines = []
+    found: dict[tuple[str, float], Contrast] = {}
     for when, said in _when(measured).items():
         for way, mine in ours.groupby("way", sort=False):
             for other, plain in theirs.groupby("way", sort=False):
                 at = dict(_by_budget(plain))
-                found = {f"{100 * b:g}%": _paired_points(at[b], rows, when) for b, rows in _by_budget(mine) if b in at}
-                if any(found.values()):
-                    lines.append({"Points, rows kept:": f"{way} - {other}{said}", **found})
-    return pd.DataFrame(lines).fillna("-")
+                for budget, rows in _by_budget(mine):
+                    if budget in at and (contrast := _paired(at[budget], rows, when)):
+                        found[f"{way} - {other}{said}", budget] = contrast
+    return found
 
 
 def _by_budget(rows: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
@@ -159,10 +168,9 @@ def _spread_of(values: pd.Series) -> str:
     return mean_and_spread(100 * values.mean(), 100 * values.std(ddof=1), 2)
 
 
-def _paired_points(theirs: pd.DataFrame, ours: pd.DataFrame, when: str) -> str:
-    """The difference over the seeds that both have; a dash for fewer than two."""
+def _paired(theirs: pd.DataFrame, ours: pd.DataFrame, when: str) -> Contrast | None:
+    """The difference over the seeds that both have; None for fewer than two."""
     pairs = pd.concat([part.dropna(subset="seed").set_index("seed")[when] for part in (theirs, ours)], axis=1).dropna()
     if len(pairs) < 2:
-        return ""
-    found = paired_test(pairs.iloc[:, 0].to_numpy(), pairs.iloc[:, 1].to_numpy(), span=1.0)
-    return points(found.difference, *found.interval)
+        return None
+    return paired_test(pairs.iloc[:, 0].to_numpy(), pairs.iloc[:, 1].to_numpy(), span=1.0)

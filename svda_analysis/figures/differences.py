@@ -207,7 +207,8 @@ def plot_metrics(table: pd.DataFrame, *, models: Models = None, fig: Figure | No
         for ax, name in zip(axes, names, strict=True):
             _draw_panel(ax, rows, name, models)
             ax.set_title(label(name))
-            ax.tick_params(axis="x", rotation=90)
+            if across > 2:
+                ax.tick_params(axis="x", rotation=90)
         shared_legend(fig, axes[:1])
     return fig
 
