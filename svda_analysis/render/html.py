@@ -191,15 +191,12 @@ def _html_table(table: Table, above: str, term: Callable[[str], str]) -> str:
     """A table; ``above`` is the heading that it stands under, ``term`` writes the cells that name a quantity."""
     columns = [str(name) for name in table.text.columns]
     cells = table.text.astype(str)
-    numeric = [_is_numeric(cells.iloc[:, at].tolist()) for at in range(len(columns))]
+    marks = [_marked(cells.iloc[:, at].tolist()) for at in range(len(columns))]
     writes = [term if name in _TERM_COLUMNS else escape for name in columns]
-    head = "".join(
-        f'<th scope="col"{_mark(is_number)}>{escape(name)}</th>'
-        for name, is_number in zip(columns, numeric, strict=True)
-    )
+    head = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in zip(columns, marks, strict=True))
     rows = [
         "<tr>"
-        + "".join(f"<td{_mark(n)}>{write(x)}</td>" for x, n, write in zip(row, numeric, writes, strict=True))
+        + "".join(f"<td{mark}>{write(x)}</td>" for x, mark, write in zip(row, marks, writes, strict=True))
         + "</tr>"
         for row in cells.itertuples(index=False)
     ]
@@ -213,8 +210,14 @@ def _html_table(table: Table, above: str, term: Callable[[str], str]) -> str:
     )
 
 
-def _mark(is_number: bool) -> str:
-    return ' class="number"' if is_number else ""
+_LONG = 24  # characters of a cell
+
+
+def _marked(cells: list[str]) -> str:
+    """How a column is shown: numbers to the right, long texts not narrow."""
+    if _is_numeric(cells):
+        return ' class="number"'
+    return ' class="text"' if max(map(len, cells), default=0) > _LONG else ""
 
 
 def _is_numeric(cells: list[str]) -> bool:
