@@ -267,22 +267,25 @@ class _OutputOfRows:
     """The output of a call, put together while the rows of its map are made."""
 
     def __init__(self, call: AttentionCall) -> None:
-        self.call, self.parts, self.reached = call, list[Tensor](), 0
+        self.call, self.reached = call, 0
         self.v = call.record.v.detach().contiguous()  # once for all products
+        self.made: Tensor | None = None  # at once: pieces that are kept would lie between blocks that are freed
 
     @torch.no_grad()
     def rows(self, first: int, last: int) -> Tensor:
         """The map's rows from ``first`` to before ``last``."""
         a = self.call.scores.rows(first, last)
         if first == self.reached:
-            self.parts.append(a.to(self.v.dtype) @ self.v)
+            if self.made is None:
+                self.made = self.v.new_empty(*self.call.record.a.shape[:-1], self.v.shape[-1])
+            self.made[..., first:last, :] = a.to(self.v.dtype) @ self.v
             self.reached += a.shape[-2]
         return a
 
     @property
     def output(self) -> Tensor | None:
         """``(B, H, N, Dv)``; None where rows are missing."""
-        return torch.cat(self.parts, -2) if self.reached == self.call.record.a.shape[-2] else None
+        return self.made if self.reached == self.call.record.a.shape[-2] else None
 
 
 class _Muted(Tap):
