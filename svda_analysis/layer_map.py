@@ -16,7 +16,7 @@ from svda_analysis.indicators.numerics import row_sums, sharing
 from svda_analysis.maps import ImageMap
 from svda_analysis.soundness import NotFiniteError
 
-BLOCK_BYTES = {"cpu": 2**23}  # of a map's rows: few enough to stay near the core, many enough for each call
+BLOCK_BYTES = {"cpu": 2**20}  # of a map's rows: few enough to stay near the core, many enough for each call
 _OTHER_BLOCK_BYTES = 2**28  # where a call costs more than its memory
 _AT_ONCE = 8  # float64 numbers for each entry of a map: the map, its decomposition, what indicators make of it
 

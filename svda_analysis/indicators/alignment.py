@@ -79,4 +79,4 @@ def _unit_rows(x: Tensor) -> Tensor:
     if bool(((norms < 1e-15) | (norms > 1e15)).any()):  # whose squares may be 0 or inf
         x = scale_to_one(x)
         norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / or_one(norms)
+    return torch.div(x, or_one(norms)).contiguous()  # once for all products

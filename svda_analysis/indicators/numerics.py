@@ -111,7 +111,7 @@ def entropy_of(weights: Tensor) -> Tensor:
     of an entropy of 1e-5. Give float64 where that matters.
     """
     total = or_one(row_sums(weights))
-    logarithms = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()  # of 0 it counts for nothing
+    logarithms = weights.clamp_min(torch.finfo(weights.dtype).tiny).log_()  # of 0 it counts for nothing
     return total.log() - row_products(logarithms, weights) / total
 
 
