@@ -121,7 +121,8 @@ def write(rows: list[dict[str, object]], command: str) -> None:
         "what it had with the model loaded. The default indicators; of the small model 8 images a batch, spectra and "
         "robustness on 16 images.\n\n"
         + markdown_table(shown)
-        + "\n\nThe analysis says:\n\n".join(f"- {line}\n" for line in said)
+        + "\n\nThe analysis says:\n\n"
+        + "".join(f"- {line}\n" for line in said)
     )
 
 
