@@ -16,7 +16,7 @@ from svda_analysis.indicators.numerics import row_sums, sharing
 from svda_analysis.maps import ImageMap
 from svda_analysis.soundness import NotFiniteError
 
-BLOCK_BYTES = {"cpu": 2**20}  # of a map's rows: few enough to stay near the core, many enough for each call
+BLOCK_BYTES = {"cpu": 2**23}  # of a map's rows: enough for what each call costs
 _OTHER_BLOCK_BYTES = 2**28  # where a call costs more than its memory
 _AT_ONCE = 8  # float64 numbers for each entry of a map: the map, its decomposition, what indicators make of it
 
@@ -151,7 +151,7 @@ class LayerMap:
     def _given(self, first: int, rows: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is at hand for the queries of a block: of all images, and of those that costly indicators see."""
         given = {**self.at_hand, "a": rows[: self.part], "first": first}
-        if "q" in given:
+        if "q" in given and rows.shape[-2] < self.shape[-2]:  # else it is the same, and what is shared of it
             given["q"] = given["q"][..., first : first + rows.shape[-2], :]
         if not self.batch.noisy:
             return given, {}
