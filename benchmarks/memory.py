@@ -110,7 +110,9 @@ def write(rows: list[dict[str, object]], command: str) -> None:
     numbers.to_csv(FOLDER / "memory.csv", index=False)
     shown = frame[["model", "size", "images"]].copy()
     shown["tokens"] = (frame["size"] // 16) ** 2 + 1
-    shown["what"] = [PLAIN if x == PLAIN else f"analysis, --memory {x}" if x else "analysis" for x in frame["memory"]]
+    shown["what"] = [
+        PLAIN if x == PLAIN else f"analysis, --memory {x}" if x else "analysis" for x in (row["memory"] for row in rows)
+    ]
     shown["extra memory"] = frame["extra"].map(in_bytes)
     shown["CPU s"] = frame["seconds"].map("{:.0f}".format)
     said = sorted({line for lines in frame["warnings"] for line in lines})
