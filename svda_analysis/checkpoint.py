@@ -65,6 +65,22 @@ class Checkpoint:
         return self.recipe.get("seed")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What is known of the training of a model whose weights lie in no checkpoint: fields as there."""
+
+    epoch: int
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    history: pd.DataFrame
+    versions: dict[str, str]
+    trace: Trace | None = None
+
+    @property
+    def seed(self) -> int | None:
+        return self.recipe.get("seed")
+
+
 def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     """Write ``checkpoint`` to ``path`` atomically: a reader sees the old file or the new one, never a part."""
     fields = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
@@ -73,7 +89,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         "kind": _MAGIC,
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.config),
-        "history": _pack(checkpoint.history),
+        "history": pack_history(checkpoint.history),
         "trace": None if checkpoint.trace is None else _pack_trace(checkpoint.trace),
     }
     content["digest"] = tensor_digest(_tensors(content))
@@ -175,7 +191,7 @@ def _from_content(content: dict[str, Any]) -> Checkpoint:
     given = {
         **{name: content[name] for name in names},
         "config": config,
-        "history": _unpack(content["history"], content["versions"]),
+        "history": unpack_history(content["history"], content["versions"]),
     }
     trace, given["under_way"] = content.get("trace"), content.get("under_way")  # files of earlier versions have none
     checkpoint = Checkpoint(**given, trace=None if trace is None else _unpack_trace(trace))
@@ -290,11 +306,11 @@ def _describe(state: Mapping[str, Tensor], name: str, dtypes: bool) -> str:
     return f"{shape} {str(state[name].dtype).removeprefix('torch.')}" if dtypes else shape
 
 
-def _pack(history: pd.DataFrame) -> dict[str, list[Any]]:
+def pack_history(history: pd.DataFrame) -> dict[str, list[Any]]:
     return {name: [None if pd.isna(x) else x for x in history[name].tolist()] for name in TABLE_COLUMNS}
 
 
-def _unpack(columns: dict[str, list[Any]], versions: dict[str, str]) -> pd.DataFrame:
+def unpack_history(columns: dict[str, list[Any]], versions: dict[str, str]) -> pd.DataFrame:
     if not isinstance(columns, dict):
         raise TypeError(f"history is a {type(columns).__name__}")
     given = dict(columns)
@@ -303,6 +319,24 @@ def _unpack(columns: dict[str, list[Any]], versions: dict[str, str]) -> pd.DataF
             given[name] = [known_bounds(str(indicator))[at] for indicator in columns["indicator"]]
     frame = pd.DataFrame({name: given[name] for name in TABLE_COLUMNS}).astype(TABLE_COLUMNS)
     return as_measured_now(frame, str(versions.get("svda-analysis", "")))
+
+
+def pack_learned(learned: Learned) -> dict[str, Any]:
+    """Its plain values, without a trace."""
+    about = {name: getattr(learned, name) for name in ("epoch", "recipe", "data", "versions")}
+    return {**about, "history": pack_history(learned.history)}
+
+
+def unpack_learned(packed: Mapping[str, Any]) -> Learned:
+    """What :func:`pack_learned` made. Raises what the contents of a damaged file can."""
+    about = {name: packed[name] for name in ("recipe", "data", "versions")}
+    for name, held in about.items():
+        for key, value in held.items():
+            _check_plain(f"{name}.{key}", value)
+    for number in (packed["epoch"], about["recipe"].get("seed", 0)):
+        if type(number) is not int or not 0 <= number < 2**63:
+            raise ValueError(f"epoch or seed is {number}")
+    return Learned(**about, epoch=packed["epoch"], history=unpack_history(packed["history"], about["versions"]))
 
 
 @contextlib.contextmanager
