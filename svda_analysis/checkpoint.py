@@ -89,7 +89,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         "kind": _MAGIC,
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.config),
-        "history": pack_history(checkpoint.history),
+        "history": _pack(checkpoint.history),
         "trace": None if checkpoint.trace is None else _pack_trace(checkpoint.trace),
     }
     content["digest"] = tensor_digest(_tensors(content))
@@ -191,7 +191,7 @@ def _from_content(content: dict[str, Any]) -> Checkpoint:
     given = {
         **{name: content[name] for name in names},
         "config": config,
-        "history": unpack_history(content["history"], content["versions"]),
+        "history": _unpack(content["history"], content["versions"]),
     }
     trace, given["under_way"] = content.get("trace"), content.get("under_way")  # files of earlier versions have none
     checkpoint = Checkpoint(**given, trace=None if trace is None else _unpack_trace(trace))
@@ -306,11 +306,11 @@ def _describe(state: Mapping[str, Tensor], name: str, dtypes: bool) -> str:
     return f"{shape} {str(state[name].dtype).removeprefix('torch.')}" if dtypes else shape
 
 
-def pack_history(history: pd.DataFrame) -> dict[str, list[Any]]:
+def _pack(history: pd.DataFrame) -> dict[str, list[Any]]:
     return {name: [None if pd.isna(x) else x for x in history[name].tolist()] for name in TABLE_COLUMNS}
 
 
-def unpack_history(columns: dict[str, list[Any]], versions: dict[str, str]) -> pd.DataFrame:
+def _unpack(columns: dict[str, list[Any]], versions: dict[str, str]) -> pd.DataFrame:
     if not isinstance(columns, dict):
         raise TypeError(f"history is a {type(columns).__name__}")
     given = dict(columns)
@@ -324,7 +324,7 @@ def unpack_history(columns: dict[str, list[Any]], versions: dict[str, str]) -> p
 def pack_learned(learned: Learned) -> dict[str, Any]:
     """Its plain values, without a trace."""
     about = {name: getattr(learned, name) for name in ("epoch", "recipe", "data", "versions")}
-    return {**about, "history": pack_history(learned.history)}
+    return {**about, "history": _pack(learned.history)}
 
 
 def unpack_learned(packed: Mapping[str, Any]) -> Learned:
@@ -336,7 +336,7 @@ def unpack_learned(packed: Mapping[str, Any]) -> Learned:
     for number in (packed["epoch"], about["recipe"].get("seed", 0)):
         if type(number) is not int or not 0 <= number < 2**63:
             raise ValueError(f"epoch or seed is {number}")
-    return Learned(**about, epoch=packed["epoch"], history=unpack_history(packed["history"], about["versions"]))
+    return Learned(**about, epoch=packed["epoch"], history=_unpack(packed["history"], about["versions"]))
 
 
 @contextlib.contextmanager

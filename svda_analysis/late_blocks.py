@@ -31,18 +31,18 @@ from svda_analysis.classifiers import with_new_head
 from svda_analysis.conversion import convert, layer_of
 from svda_analysis.converted import conversion_of, save_converted
 from svda_analysis.errors import InputError, check_writable
-from svda_analysis.forward import call_model, for_model
+from svda_analysis.forward import call_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.history_rows import loss_and_accuracy, rows_of_model, sums_of_answers
 from svda_analysis.hosts import attention_hosts, choose_hosts
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.maps import logits_of
+from svda_analysis.monitor import measure_probe
 from svda_analysis.penalties import decay_projections, forget_row_energy, penalty, track_row_energy
 from svda_analysis.recipe import TrainConfig, lr_share, parameter_groups
 from svda_analysis.results import versions
 from svda_analysis.sources import as_learned
 from svda_analysis.specs import Given, open_model
-from svda_analysis.streaming import Stream
 from svda_analysis.subject import Subject
 from svda_analysis.training import Observer, Progress
 from svda_analysis.training_data import TrainingData, both_parts, generator, mixed_seed
@@ -397,11 +397,9 @@ class _LateRun:
         way = self.data.test.preprocessing
         known = None if way.processor else way.normalisation
         chosen = choose_indicators(self.recipe.monitored)
-        stream = Stream(self.model, chosen, seed=self.recipe.seed, normalisation=known, **self.tokens)
-        with torch.no_grad():
-            for images, _ in self.data.probe():
-                stream.update(for_model(images, self.model))
-        return stream.table(dict(who))
+        probe = (images for images, _ in self.data.probe())
+        how: dict[str, Any] = {"seed": self.recipe.seed, "normalisation": known, **self.tokens}
+        return measure_probe(self.model, probe, chosen, **how).table(dict(who))
 
     def learned(self, more: Mapping[str, Any]) -> Learned:
         """What the run came to; ``more`` goes into its recipe."""

@@ -33,6 +33,7 @@ from svda_analysis.history_rows import loss_and_accuracy, rows_of_model, sums_of
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.maps import whole_maps
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.monitor import measure_probe
 from svda_analysis.penalties import decay_projections, forget_row_energy, penalty, track_row_energy
 from svda_analysis.processes import TIMEOUT, Termination, accelerated, check_same, quick_attention
 from svda_analysis.recipe import Precision, TrainConfig, all_fields, lr_share, parameter_groups
@@ -46,7 +47,6 @@ from svda_analysis.resuming import (
     under_way,
 )
 from svda_analysis.soundness import NotFiniteError, check_weights_finite, first_broken
-from svda_analysis.streaming import Stream
 from svda_analysis.training_data import TrainingData, mixed_seed
 from svda_analysis.writing import names_folder, only_writer
 
@@ -392,14 +392,11 @@ class _Run:
     def _indicators(self) -> pd.DataFrame:
         """Every indicator on the probe, the same on each process."""
         chosen = choose_indicators(self.recipe.monitored)
-        stream = Stream(
-            self.model, chosen, seed=self.recipe.seed, normalisation=self.data.test.preprocessing.normalisation
-        )
-        for images, _ in self.data.probe():
-            try:
-                stream.update(images.to(self.accelerator.device))
-            except NotFiniteError:
-                raise self._diverged(images.to(self.accelerator.device)) from None
+        how: dict[str, Any] = {"seed": self.recipe.seed, "normalisation": self.data.test.preprocessing.normalisation}
+        try:
+            stream = measure_probe(self.model, (images for images, _ in self.data.probe()), chosen, **how)
+        except NotFiniteError:
+            raise self._diverged(next(self.data.probe())[0].to(self.accelerator.device)) from None
         return stream.table(self._identity())
 
     def _traced(self) -> Trace:

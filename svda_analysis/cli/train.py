@@ -123,7 +123,7 @@ _NOT_LATE = {  # what speaks of our own model, and of the loop that can be resum
     "mixed_precision": "auto",
 }
 _LATE_FIELDS = ("attention", "sigma_form", "sigma_start")  # of our model, that a replaced attention has
-_OF_IMAGES = ("flip", "rotation", "crop_padding", "normalise")
+_OF_AUGMENTATION = ("flip", "rotation", "crop_padding", "normalise")
 
 
 def _train_late(
@@ -144,7 +144,7 @@ def _train_late(
         raise InputError(f"--{wrong.replace('_', '-')} does not go with --base")
     if wrong := next((name for name in of_model if name not in _LATE_FIELDS), None):
         raise InputError(f"--set {wrong} does not go with --base, whose model is as it is")
-    if wrong := next((name for name in _OF_IMAGES if name in of_recipe), None):
+    if wrong := next((name for name in _OF_AUGMENTATION if name in of_recipe), None):
         raise InputError(f"--set {wrong} does not go with --base: its frozen part sees each image once, as it is")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--base trains in one process")
