@@ -233,8 +233,8 @@ class _LateRun:
     ) -> None:
         self.model, self.data, self.recipe, self.device = model.to(subject.device), data, data.recipe, subject.device
         self.block = _block_of(model, late[0])
-        own = [layer_of(model.get_submodule(name)) for name in late]
-        self.layers = nn.ModuleList(own)  # penalties are of these, and not of frozen ones
+        self.attention = [layer_of(model.get_submodule(name)) for name in late]
+        self.layers = nn.ModuleList(self.attention)  # penalties are of these, and not of frozen ones
         self.tokens = subject.tokens
         self.who = {**who, "dataset": data.train.name, "seed": self.recipe.seed}
         self.parts: dict[str, _Features] = {}
@@ -332,7 +332,8 @@ class _LateRun:
         rows = self._measured({name: {"mean": value} for name, value in learned.items()}, steps * size)
         self.history = rows if self.history.empty else pd.concat([self.history, rows], ignore_index=True)
         if on_progress:
-            on_progress(dataclasses.replace(state, epoch_rows=rows))
+            sigmas = [x.detach().float().cpu().numpy() for layer in self.attention if (x := layer.sigma) is not None]
+            on_progress(dataclasses.replace(state, epoch_rows=rows, sigma=np.stack(sigmas) if sigmas else None))
 
     def _step(self, late: Callable[[Tensor], Tensor], step: int, features: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; its loss, hits and images, ``(3,) float64``."""

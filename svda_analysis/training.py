@@ -66,6 +66,7 @@ class Progress:
     images_per_second: float
     seconds_left: float
     epoch_rows: pd.DataFrame | None = None  # the epoch's new rows of the history, at its end
+    sigma: np.ndarray | None = None  # (layers, heads, D), then
 
 
 Observer = Callable[[Progress], None]
@@ -271,7 +272,8 @@ class _Run:
         self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [0.0, 0.0, 0.0], 0.0
         rows = self._measured(self._rows("train", learned, steps * self.data.batch_size))
         if observer:
-            observer(dataclasses.replace(state, epoch_rows=rows))
+            sigma = None if self.trace is None or self.trace.sigma is None else self.trace.sigma[-1]
+            observer(dataclasses.replace(state, epoch_rows=rows, sigma=sigma))
 
     def _learned(self) -> dict[str, dict[str, float]]:
         """What the epoch's steps came to, over all processes."""

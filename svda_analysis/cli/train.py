@@ -55,6 +55,7 @@ from svda_analysis.kinds import ATTENTIONS
 )
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--track", metavar="NAME", help="Also log to a tracker that accelerate knows, such as tensorboard.")
+@click.option("--live", is_flag=True, help="In a terminal, draw heads and sigma after each epoch.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long a process waits for others. Default: 600.")
 @output_options
 def train_command(
@@ -101,11 +102,12 @@ def train_command(
     of_model, of_recipe = named_recipe(recipe, dataset)
     config = ViTConfig.preset(preset or usual, **{**({} if preset else fields), **of_model, **model_fields})
     plan = TrainConfig(**{**of_recipe, **recipe_fields})
+    live = options.pop("live")
     if options["timeout"] is None:
         del options["timeout"]  # train has a default
     again = command_line("svda") + ("" if options["resume"] else " --resume")
     try:
-        with training_display() as observer:
+        with training_display(live) as observer:
             begun = functools.partial(_say_begun, out, options["track"])
             checkpoint = train(config, plan, out, on_start=begun, on_progress=observer, **options)
     except KeyboardInterrupt:
@@ -158,7 +160,7 @@ def _train_late(
         def begun(lines: Sequence[str]) -> None:
             shown.close()  # the bars of images have come to their end
             say_start(lines)
-            observers.append(shown.enter_context(training_display()))
+            observers.append(shown.enter_context(training_display(options["live"])))
 
         learned = train_late_blocks(
             base,
