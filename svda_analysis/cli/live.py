@@ -16,7 +16,7 @@ def live_view(rows: Any, sigma: Any = None, *, indicator: str = "attention_entro
     """An epoch as lines of at most 78 columns: layer x head of an indicator of its history's ``rows`` (the first that
     heads have where that is not among them), darkest where it is largest, and of ``sigma (layers, heads, D)`` each
     layer's sizes, largest first, mean over heads."""
-    return [*_heat_map(rows, indicator), *([] if sigma is None else _spectra(sigma))]
+    return [*_heat_map(rows, indicator), *([] if sigma is None else _sigma_sizes(sigma))]
 
 
 def _heat_map(rows: Any, wanted: str) -> list[str]:
@@ -38,7 +38,7 @@ def _heat_map(rows: Any, wanted: str) -> list[str]:
     return lines
 
 
-def _spectra(sigma: Any) -> list[str]:
+def _sigma_sizes(sigma: Any) -> list[str]:
     sizes = -abs(sigma)
     sizes.sort(axis=-1)
     means = -sizes.mean(axis=1)  # (layers, D)
