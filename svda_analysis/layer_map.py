@@ -18,7 +18,7 @@ from svda_analysis.soundness import NotFiniteError
 
 BLOCK_BYTES = {"cpu": 2**23}  # of a map's rows: enough for what each call costs
 _OTHER_BLOCK_BYTES = 2**28  # where a call costs more than its memory
-_AT_ONCE = 8  # float64 numbers for each entry of a map: the map, its decomposition, what indicators make of it
+_HELD_AN_ENTRY = 8  # float64 numbers for each entry of a map: the map, its decomposition, what indicators make of it
 
 
 class Batch(NamedTuple):
@@ -86,7 +86,7 @@ class LayerMap:
     def fits(self, maps: int | None = None) -> bool:
         """Whether so many whole maps of one head (None: all) may be held, with what is computed of them."""
         number = math.prod(self.shape[:2]) if maps is None else maps
-        return self.memory is None or number * self.shape[-1] ** 2 * 8 * _AT_ONCE <= self.memory
+        return self.memory is None or number * self.shape[-1] ** 2 * 8 * _HELD_AN_ENTRY <= self.memory
 
     def whole(self) -> Tensor:
         """The whole map, which is kept."""
@@ -104,7 +104,7 @@ class LayerMap:
         device = self.found.record.v.device
         at = torch.arange(self.part, device=device) if self.few is None else self.few
         pairs = (at[:, None] * H + torch.arange(H, device=device)).flatten()
-        together = len(pairs) if self.memory is None else max(self.memory // (N * N * 8 * _AT_ONCE), 1)
+        together = len(pairs) if self.memory is None else max(self.memory // (N * N * 8 * _HELD_AN_ENTRY), 1)
         return torch.cat([attention_spectrum(self._maps_of(some)) for some in pairs.split(together)]).view(-1, H, N)
 
     def _maps_of(self, pairs: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class LayerMap:
         """All rows in their order: the number of the first query of each block, and its rows."""
         N, most = self.shape[-2], BLOCK_BYTES.get(self.found.record.v.device.type, _OTHER_BLOCK_BYTES)
         if self.memory is not None:
-            most = min(most, self.memory // _AT_ONCE)
+            most = min(most, self.memory // _HELD_AN_ENTRY)
         row = math.prod(self.shape) // N * 4  # bytes, of all maps
         count = min(math.ceil(row * N / max(most, 1)), N)
         size = math.ceil(N / count)
