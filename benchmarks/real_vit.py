@@ -213,7 +213,7 @@ def retention_rows(original: Subject, photos: Photos, steps: int, together: int,
         pd.DataFrame(rows).to_csv(keep, index=False)
 
     for name, model in models.items():
-        ranking = rank(model, calibrate[:24])
+        ranking = rank(model, calibrate)
         for budget in BUDGETS:
             smaller = to_budget(model, ranking, budget, norm_logit=float("inf"), steps=10)[1]
             add(name, smaller, budget, "cut", 0.0)

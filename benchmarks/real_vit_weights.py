@@ -2,8 +2,9 @@
 
     python benchmarks/real_vit_weights.py FILE.onnx PHOTOS OUT [--check 8] [--tolerance 1e-3]
 
-The file is the package's own (DINOv2-small architecture, saliency-tuned, MIT). Writes ``OUT/hf``, which ``hf:OUT/hf``
-opens, and ``OUT/saliency.npz``: the package's saliency map of every photo, as onnxruntime computes it, by file name.
+The file is the package's own (DINOv2-small architecture, saliency-tuned, MIT). Writes ``OUT/dinov2_small``, which
+``hf:OUT/dinov2_small`` opens, and ``OUT/saliency.npz``: the package's saliency map of every photo, as onnxruntime
+computes it, by file name.
 Tokens behind the last layer and all attention maps of the first photos must equal onnxruntime's. Needs the extra
 transformers, onnx and onnxruntime.
 """
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=1e-3)
     given = parser.parse_args()
     exported = onnx.load(given.onnx_file)
-    folder = given.out / "hf"
+    folder = given.out / "dinov2_small"
     as_hugging_face(backbone_of(exported.graph)).save_pretrained(folder)
     BitImageProcessor(
         size={"shortest_edge": 256},

@@ -222,7 +222,7 @@ class ViT(nn.Module):
             self._init_xavier()
         elif config.init == "source" and config.attention == "dot":
             self._init_as_multihead_attention()
-        if self.pos_embed is not None:
+        if self.pos_embed is not None and not self.pos_embed.is_meta:
             with torch.no_grad():
                 self.pos_embed[0, 1:] = _sincos_positions(config.grid, config.dim)
 

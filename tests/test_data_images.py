@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -202,3 +205,16 @@ def test_rotation_follows_from_the_image_and_changes_no_other_draw(sample):
     assert not torch.equal(drawn(turned, chosen), drawn(sample, chosen))
     still = dataclasses.replace(sample, rotation=1e-6)
     assert torch.equal(drawn(still, chosen), drawn(sample, chosen))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no process on fewer cores")
+def test_a_process_on_one_core_takes_one_more_to_read_a_folder(tmp_path):
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from svda_analysis.data import load_dataset\n"
+        f"data = load_dataset('imagefolder:{write_folder(tmp_path)}', image_size=24)\n"
+        "print(sum(len(labels) for _, labels in data.batches(4)), len(data))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""  # torch warns of more workers than cores
+    assert len(set(ran.stdout.split())) == 1

@@ -150,7 +150,7 @@ def contrasts_at_budgets(measured: pd.DataFrame) -> dict[tuple[str, float], Cont
             for other, plain in theirs.groupby("way", sort=False):
                 at = dict(_by_budget(plain))
                 for budget, rows in _by_budget(mine):
-                    if budget in at and (contrast := _paired(at[budget], rows, when)):
+                    if budget in at and (contrast := _over_seeds(at[budget], rows, when)):
                         found[f"{way} - {other}{said}", budget] = contrast
     return found
 
@@ -168,7 +168,7 @@ def _spread_of(values: pd.Series) -> str:
     return mean_and_spread(100 * values.mean(), 100 * values.std(ddof=1), 2)
 
 
-def _paired(theirs: pd.DataFrame, ours: pd.DataFrame, when: str) -> Contrast | None:
+def _over_seeds(theirs: pd.DataFrame, ours: pd.DataFrame, when: str) -> Contrast | None:
     """The difference over the seeds that both have; None for fewer than two."""
     pairs = pd.concat([part.dropna(subset="seed").set_index("seed")[when] for part in (theirs, ours)], axis=1).dropna()
     if len(pairs) < 2:

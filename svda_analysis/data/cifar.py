@@ -16,7 +16,7 @@ import numpy as np
 from svda_analysis.data.catalog import DatasetSpec
 from svda_analysis.data.downloads import fetch
 from svda_analysis.data.files import class_folders, list_images, open_image
-from svda_analysis.data.images import ImageData
+from svda_analysis.data.images import ImageData, usable_cores
 from svda_analysis.data.readers import check_labels, in_memory
 from svda_analysis.errors import InputError, one_line
 
@@ -144,7 +144,7 @@ def _cifar_from_images(spec: DatasetSpec, folder: Path, train: bool) -> ImageDat
             )
         pixels[i] = np.asarray(image)
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(min(usable_cores(), 8)) as pool:
         for _ in pool.map(read, range(len(paths)), chunksize=1):
             pass
     jpeg = any(path.lower().endswith((".jpg", ".jpeg")) for path in paths)

@@ -97,7 +97,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         if workers is None:
-            workers = min(os.cpu_count() or 1, 8)
+            workers = min(usable_cores(), 8)
         if workers < 0:
             raise InputError(f"workers must be at least 0, got {workers}")
         chosen = torch.arange(len(self)) if indices is None else self._check(indices)
@@ -139,6 +139,12 @@ class MemoryImages(ImageData):
                 images = crop_and_flip(images, self.padding, corners[:, chosen], mirrored[chosen])
                 images = images if turned is None else rotate(images, turned[chosen])
             yield self.normalise(images), self.labels[chosen]
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, which a scheduler may have made fewer than the machine has."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def crop_and_flip(images: Tensor, padding: int, corners: Tensor, mirrored: Tensor) -> Tensor:

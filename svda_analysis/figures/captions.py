@@ -108,7 +108,10 @@ def _likeness(analysis: Analysis, name: str) -> list[str]:
 
 _WORDS = (SUPPORTED, OPPOSED, EQUIVALENT, UNIFORM, INCONCLUSIVE)
 _CAPTIONS: dict[str, tuple[str, FindingsOf]] = {
-    "overview": (f"Structure of the attention by layer, and test accuracy. {_OVER}", _of(*_STRUCTURE, _ACCURACY)),
+    "overview": (
+        f"Structure of the attention by layer, and test accuracy where it was measured. {_OVER}",
+        _of(*_STRUCTURE, _ACCURACY),
+    ),
     "accuracy_structure": (
         "Test accuracy against the structure of attention: large, the mean over the runs of a model; small, its runs.",
         _of(*_STRUCTURE, _ACCURACY),

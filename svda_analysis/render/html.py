@@ -210,14 +210,14 @@ def _html_table(table: Table, above: str, term: Callable[[str], str]) -> str:
     )
 
 
-_LONG = 24  # characters of a cell
+_WRAPPED_FROM = 24  # characters of a cell
 
 
 def _marked(cells: list[str]) -> str:
     """How a column is shown: numbers to the right, long texts not narrow."""
     if _is_numeric(cells):
         return ' class="number"'
-    return ' class="text"' if max(map(len, cells), default=0) > _LONG else ""
+    return ' class="text"' if max(map(len, cells), default=0) > _WRAPPED_FROM else ""
 
 
 def _is_numeric(cells: list[str]) -> bool:

@@ -19,6 +19,7 @@ import torch
 
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.data import load_dataset
+from svda_analysis.data.images import usable_cores
 from svda_analysis.errors import DataNotFoundError, InputError
 from svda_analysis.recipe import Precision, changes
 from svda_analysis.specs import open_model, run_names
@@ -90,7 +91,7 @@ def _train_each(
             _train_one(run, folder / run.file, root, precision, on_progress)
             yield run
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
         waiting = {pool.submit(_train_alone, run, folder / run.file, root, precision, threads): run for run in runs}
