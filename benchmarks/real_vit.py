@@ -50,7 +50,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "white, norm row 4": {"basis": 1.0, "norm_row": 4.0},
 }
 DISTILLED, RATE = ("white, norm row 1", "white", "original", "best"), 3e-4
-BUDGETS, TAUGHT = (0.5, 0.4, 0.3), 0.4
+BUDGETS, TAUGHT, TOGETHER = (0.5, 0.4, 0.3), (0.5, 0.4), 0.4
 STRONG = 0.98  # the quantile of a map that is drawn as its largest value: a few patches have most
 META = "conversion.json"
 
@@ -195,8 +195,8 @@ def conversion_rows(original: Subject, photos: Photos, steps: int, keep: Path) -
 def retention_rows(original: Subject, photos: Photos, steps: int, together: int, keep: Path) -> pd.DataFrame:
     """Directions removed for real, of the converted model and of the original, at equal rows of W_q and W_k.
 
-    One threshold on the logits for the whole model, the operator's basis for both. ``TAUGHT`` is also distilled, layer
-    by layer and then by its output. Rows are written to ``keep`` as they come.
+    One threshold on the logits for the whole model, the operator's basis for both. ``TAUGHT`` are also distilled layer
+    by layer, ``TOGETHER`` then by its output. Rows are written to ``keep`` as they come.
     """
     calibrate, judge = photos.images[:CALIBRATED], Judge(original.model, photos.images[CALIBRATED:])
     mirrored = torch.cat([calibrate, calibrate.flip(-1)])
@@ -217,10 +217,11 @@ def retention_rows(original: Subject, photos: Photos, steps: int, together: int,
         for budget in BUDGETS:
             smaller = to_budget(model, ranking, budget, norm_logit=float("inf"), steps=10)[1]
             add(name, smaller, budget, "cut", 0.0)
-            if budget == TAUGHT:
+            if budget in TAUGHT:
                 began = time.process_time()
                 distill(smaller, original, mirrored, steps=steps, lr=RATE)
                 add(name, smaller, budget, "layer by layer", time.process_time() - began)
+            if budget == TOGETHER:
                 distill_output(smaller, original, mirrored, steps=together)
                 add(name, smaller, budget, "and by its output", time.process_time() - began)
     return pd.DataFrame(rows)

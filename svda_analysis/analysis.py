@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -24,60 +23,24 @@ from svda_analysis.errors import InputError
 from svda_analysis.example_maps import example_maps
 from svda_analysis.faithful import check_faithful, methods_for
 from svda_analysis.faithful import faithfulness as measure_faithfulness
+from svda_analysis.formatting import in_bytes
 from svda_analysis.forward import for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
-from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.map_comparison import check_enough, compare_run_maps
 from svda_analysis.maps import in_words
 from svda_analysis.metrics import choose_metrics
+from svda_analysis.options import BATCH_SIZE, Options
 from svda_analysis.results import Analysis, Examples, Run, nothing_measured, versions
 from svda_analysis.soundness import NOT_FINITE, NotFiniteError
-from svda_analysis.sources import Data, ImageFeed, open_feed
+from svda_analysis.sources import Batches, Data, ImageFeed, open_feed
 from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.streaming import Stream, costly_of_batch
 from svda_analysis.subject import Subject, run_label
 from svda_analysis.tokens import TokensGiven
 
-BATCH_SIZE = 64  # images per forward, where none is given
 _NAMELESS = "{model}"  # stands for the name in the cache, which serves a run under any
 LEFT_OUT = "it is left out of every mean and comparison"  # of a run whose numbers are not finite
 _FEWEST_FOR_PRECISION = 64  # images before an interval may end the stream: a spread seen on fewer is no spread
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a model is measured; the fields are explained at :func:`analyze`. Checked when it is made."""
-
-    indicators: Sequence[str] | None = None
-    images: int | None = None
-    precision: float | None = None
-    costly_images: int | None = 256
-    batch_size: int | None = None
-    noise: float = 0.1
-    examples: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.chosen:
-            raise InputError("indicators must name at least one indicator, got none")
-        if self.images is not None and self.images < 1:
-            raise InputError(f"images must be at least 1, got {self.images}")
-        if self.costly_images is not None and self.costly_images < 1:
-            raise InputError(f"costly_images must be at least 1 (None: all), got {self.costly_images}")
-        if self.precision is not None and not 0 < self.precision < 1:
-            raise InputError(f"precision must lie between 0 and 1, got {self.precision}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.noise < math.inf:
-            raise InputError(f"noise must be at least 0, got {self.noise}")
-        if self.examples < 0:
-            raise InputError(f"examples must be at least 0, got {self.examples}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must lie in [0, 2^63), got {self.seed}")
-
-    @property
-    def chosen(self) -> list[Indicator]:
-        return choose_indicators(self.indicators)
 
 
 def analyze(
@@ -89,6 +52,7 @@ def analyze(
     precision: float | None = None,
     costly_images: int | None = 256,
     batch_size: int | None = None,
+    memory: int | str | None = None,
     device: str | torch.device | None = None,
     noise: float = 0.1,
     examples: int = 4,
@@ -115,7 +79,8 @@ def analyze(
     measured on ``costly_images`` of the images, evenly over them or with ``precision`` from the first (None: on all).
     ``noise`` is the standard deviation of the Gaussian noise on the preprocessed input for
     ``perturbation_robustness``, ``seed`` that of the noise and of the drawing. ``examples`` images keep their maps, the
-    first of each class; ``batch_size`` go through the model at once (default: 64).
+    first of each class; ``batch_size`` go through the model at once (default: 64). ``memory`` ("2GB", or bytes)
+    bounds what measuring holds beside the model: whole maps that do not fit are left out, with a line in ``warnings``.
 
     ``device``, ``preprocessing``, ``name`` and ``tokens`` (how tokens lie, where the model does not show it: ``grid``,
     ``prefix_tokens``, ``suffix_tokens``, ``frames``) are those of
@@ -129,6 +94,7 @@ def analyze(
         precision=precision,
         costly_images=costly_images,
         batch_size=batch_size,
+        memory=memory,
         noise=noise,
         examples=examples,
         seed=seed,
@@ -359,8 +325,10 @@ def analyze_subject(
             **subject.tokens,
             classes=feed.scores,
             normalisation=feed.normalisation or subject.preprocessing.normalisation,
+            memory=options.most_bytes,
         )
-        for batch, labels in feed.batches(options.batch_size or BATCH_SIZE, options.images, options.seed):
+        size = _images_at_once(feed, options)
+        for batch, labels in _split(feed.batches(size, options.images, options.seed), options, size):
             try:
                 few, first = options.costly_images, options.precision is not None
                 costly = costly_of_batch(len(batch), stream.images, total, few, first=first)
@@ -371,16 +339,31 @@ def analyze_subject(
                 progress(stream.images, total)
             if options.precision and stream.settle(options.precision, _FEWEST_FOR_PRECISION):
                 break
-        shown = example_maps(subject, feed, options.examples)
+        shown = example_maps(subject, feed, options.fitting_examples(stream.map_bytes))
     seconds = round(time.perf_counter() - started, 2)
     return _as_analysis(subject, feed, options, stream, shown, seconds)
+
+
+def _images_at_once(feed: ImageFeed, options: Options) -> int:
+    if options.batch_size or options.memory is None:
+        return options.batch_size or BATCH_SIZE
+    first, _ = next(iter(feed.batches(1, 1, options.seed)))
+    return options.images_at_once(first[0].numel() * first.element_size())
+
+
+def _split(batches: Batches, options: Options, size: int) -> Batches:
+    """Batches of a loader may be larger than what fits in memory."""
+    for images, labels in batches:
+        parts = images.split(size if options.memory else len(images))
+        of_parts = [None] * len(parts) if labels is None else labels.split(len(parts[0]))
+        yield from zip(parts, of_parts, strict=True)
 
 
 def _as_analysis(
     subject: Subject, feed: ImageFeed, options: Options, stream: Stream, shown: Examples | None, seconds: float
 ) -> Analysis:
     identity = {**(who := {**subject.identity, "attention": subject.attention or stream.kind}), "dataset": feed.name}
-    settings = {key: getattr(options, key) for key in ("noise", "seed", "precision")}
+    settings = {key: getattr(options, key) for key in ("noise", "seed", "precision", "memory")}
     settings |= {
         "at_hand": feed.total,
         "costly_measured": stream.costly_images,
@@ -403,7 +386,7 @@ def _as_analysis(
         spectra=stream.spectra(who),
         examples={subject.name: shown} if shown else {},
         runs=(run,),
-        warnings=(*feed.warnings, *_cautions(subject, stream)),
+        warnings=(*feed.warnings, *_cautions(subject, stream, options)),
         versions=versions(),
         **_kept_by(subject),
     )
@@ -422,7 +405,7 @@ def _with_rows(part: Analysis, rows: pd.DataFrame, warnings: Sequence[str] = ())
     return dataclasses.replace(part, table=table, warnings=(*part.warnings, *warnings))
 
 
-def _cautions(subject: Subject, stream: Stream) -> list[str]:
+def _cautions(subject: Subject, stream: Stream, options: Options) -> list[str]:
     lines = []
     if subject.untrained:
         lines.append(f"{subject.spec} names no weights (@FILE): they are random, and nothing here was learned")
@@ -446,5 +429,9 @@ def _cautions(subject: Subject, stream: Stream) -> list[str]:
             f"source_perturbation_robustness of {subject.name}: the mean and deviation that its images were brought to "
             "are not known, so the noise lies on them as they are, with nothing clamped to [0, 1]"
         )
+    if (fitting := options.fitting_examples(stream.map_bytes)) < options.examples:
+        maps = f"whole maps of all layers take {in_bytes(stream.map_bytes)} an image"
+        lines.append(f"{subject.name}: {maps}: {fitting} of {options.examples} examples fit in memory")
+    lines += [f"{subject.name}: {line}" for line in stream.too_large()]
     lines += [f"{one.name} of {subject.name}: not measured, {why}" for one, why in stream.lacking()]
     return lines

@@ -25,7 +25,8 @@ class AttentionRecord(NamedTuple):
     its heads are mixed after the softmax, so that not ``a`` alone weighs the values. ``places`` = where queries and
     keys lie in the images (None: they do not come of them, as those of a text).
     ``tokens (B, N, C)``: what the layer read, where :class:`~svda_analysis.layer_inputs.LayerInputs` were given and can
-    tell.
+    tell. ``rows(first, last)`` makes rows of the map, of some queries, where it was not made as a whole: ``a`` is on
+    the meta device then, which holds a shape and no numbers.
     """
 
     layer: int
@@ -38,26 +39,64 @@ class AttentionRecord(NamedTuple):
     places: Places | None = None
     mixed: bool = False
     tokens: Tensor | None = None
+    rows: Callable[[int, int], Tensor] | None = None
+
+
+class MapScores(NamedTuple):
+    """What a map is the softmax of, ``q k^T`` with ``q`` times the scale, in float32 at least; ``mask`` is added, or
+    true where a key is seen."""
+
+    q: Tensor
+    k: Tensor
+    mask: Tensor | None
+
+    def empty_map(self) -> Tensor:
+        """The map's shape, on the meta device."""
+        leading = torch.broadcast_shapes(self.q.shape[:-2], self.k.shape[:-2])
+        return self.q.new_empty((*leading, self.q.shape[-2], self.k.shape[-2]), device="meta")
+
+    def rows(self, first: int = 0, last: int | None = None) -> Tensor:
+        """The map's rows of the queries from ``first`` to before ``last`` (None: all), ``(B, H, n, M)``."""
+        mask = self.mask
+        if mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+            mask = mask[..., first:last, :]
+        with torch.autocast(self.q.device.type, enabled=False):
+            return _softmax_of(self.q[..., first:last, :] @ self.k.transpose(-2, -1), mask)
 
 
 class AttentionCall(NamedTuple):
-    """An attention call as read: ``finish`` makes the function's result of the output ``(B, H, N, Dv)``; ``queries``
-    and ``keys`` are those that the function was given, ``arranged`` makes the record's places of theirs."""
+    """An attention call as read, its map not made yet: ``record.a`` is on the meta device.
+
+    ``finish`` makes the function's result of the output ``(B, H, N, Dv)`` and the map; ``asks_for_map``: the result
+    holds the map. ``queries`` and ``keys`` are those that the function was given, ``arranged`` makes the record's
+    places of theirs.
+    """
 
     record: AttentionRecord
+    scores: MapScores
     dropout_p: float
     queries: Tensor
     keys: Tensor
-    finish: Callable[[Tensor], Any] = lambda output: output
+    finish: Callable[[Tensor, Tensor], Any] = lambda output, a: output
+    asks_for_map: bool = False
     arranged: Callable[[Places], Places] = lambda places: places
+
+    def whole(self) -> AttentionCall:
+        """The same with its map."""
+        return self._replace(record=self.record._replace(a=self.scores.rows()))
+
+    def result(self, output: Tensor) -> Any:
+        """What the function gives, whose heads gave ``output (B, H, N, Dv)``."""
+        return self.finish(output, self.record.a)
 
 
 def _read_svda(
     layer: int, q_hat: Tensor, k_hat: Tensor, v: Tensor, sigma: Tensor, *, dropout_p: float = 0.0
 ) -> AttentionCall:
     scale = 1 / math.sqrt(q_hat.shape[-1])
-    a = _softmax_map(q_hat * sigma.unsqueeze(-2).to(q_hat.dtype), k_hat, scale)
-    return AttentionCall(AttentionRecord(layer, q_hat, k_hat, v, scale, a, sigma), dropout_p, q_hat, k_hat)
+    scores = _scores_of(q_hat * sigma.unsqueeze(-2).to(q_hat.dtype), k_hat, scale)
+    record = AttentionRecord(layer, q_hat, k_hat, v, scale, scores.empty_map(), sigma)
+    return AttentionCall(record, scores, dropout_p, q_hat, k_hat)
 
 
 def _read_sdpa(
@@ -77,7 +116,7 @@ def _read_sdpa(
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    a = _softmax_map(query, key, scale, attn_mask)
+    scores = _scores_of(query, key, scale, attn_mask)
 
     def arranged(places: Places) -> Places:
         keys = places.keys
@@ -85,9 +124,8 @@ def _read_sdpa(
             keys = keys.repeat_interleave(key.shape[-3] // keys.shape[-2], dim=-2)
         return places._replace(keys=keys)
 
-    return AttentionCall(
-        AttentionRecord(layer, query, key, value, scale, a, None), dropout_p, *given, arranged=arranged
-    )
+    record = AttentionRecord(layer, query, key, value, scale, scores.empty_map(), None)
+    return AttentionCall(record, scores, dropout_p, *given, arranged=arranged)
 
 
 def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> AttentionCall:
@@ -108,15 +146,17 @@ def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> AttentionCall:
     H = given["num_heads"]
     q, k, v = (x.unflatten(-1, (H, -1)).permute(1, 2, 0, 3) for x in (q, k, v))  # each (B, H, N, D)
     mask = _merged_mask(given["attn_mask"], given["key_padding_mask"], q, extra_keys)
-    record = _read_sdpa(layer, q, k, v, mask).record
+    read = _read_sdpa(layer, q, k, v, mask)
 
-    def finish(output: Tensor) -> tuple[Tensor, Tensor | None]:
+    def finish(output: Tensor, a: Tensor) -> tuple[Tensor, Tensor | None]:
         merged = output.permute(2, 0, 1, 3).flatten(2)  # (N, B, C)
         result = F.linear(merged, given["out_proj_weight"], given["out_proj_bias"])
-        weights = record.a.mean(1) if given["average_attn_weights"] else record.a
+        weights = None
+        if given["need_weights"]:
+            weights = a.mean(1) if given["average_attn_weights"] else a
         if given["query"].ndim == 2:
-            result, weights = result.squeeze(1), weights.squeeze(0)
-        return result, weights if given["need_weights"] else None
+            result, weights = result.squeeze(1), None if weights is None else weights.squeeze(0)
+        return result, weights
 
     def arranged(places: Places) -> Places:
         """``(N, B)`` or ``(N,)`` as ``(B, H, N)``; keys that the module adds are nowhere."""
@@ -127,7 +167,8 @@ def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> AttentionCall:
         return places._replace(queries=spread[0], keys=spread[1])
 
     dropout = given["dropout_p"] if given["training"] else 0.0
-    return AttentionCall(record, dropout, given["query"], given["key"], finish, arranged)
+    asked = bool(given["need_weights"])
+    return AttentionCall(read.record, read.scores, dropout, given["query"], given["key"], finish, asked, arranged)
 
 
 def bound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -155,8 +196,8 @@ def _additive(mask: Tensor, q: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(mask, -math.inf)
 
 
-def _softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    """The kernel's map: scores add up in float32 at least, and a query that may see no key attends to nothing.
+def _scores_of(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None) -> MapScores:
+    """The kernel's scores: they add up in float32 at least, and a query that may see no key attends to nothing.
 
     Under autocast the kernel takes rows in half precision, as here, and adds up in float32 all the same.
     """
@@ -164,7 +205,7 @@ def _softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None)
     if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
         q, k = (x.to(torch.get_autocast_dtype(device)) for x in (q, k))
     with torch.autocast(device, enabled=False):
-        return _softmax_of(q.to(wide) * scale @ k.to(wide).transpose(-2, -1), mask)
+        return MapScores((q.to(wide) * scale).contiguous(), k.to(wide).contiguous(), mask)
 
 
 def _softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -65,6 +65,22 @@ class Checkpoint:
         return self.recipe.get("seed")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What is known of the training of a model whose weights lie in no checkpoint: fields as there."""
+
+    epoch: int
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    history: pd.DataFrame
+    versions: dict[str, str]
+    trace: Trace | None = None
+
+    @property
+    def seed(self) -> int | None:
+        return self.recipe.get("seed")
+
+
 def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     """Write ``checkpoint`` to ``path`` atomically: a reader sees the old file or the new one, never a part."""
     fields = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
@@ -303,6 +319,24 @@ def _unpack(columns: dict[str, list[Any]], versions: dict[str, str]) -> pd.DataF
             given[name] = [known_bounds(str(indicator))[at] for indicator in columns["indicator"]]
     frame = pd.DataFrame({name: given[name] for name in TABLE_COLUMNS}).astype(TABLE_COLUMNS)
     return as_measured_now(frame, str(versions.get("svda-analysis", "")))
+
+
+def pack_learned(learned: Learned) -> dict[str, Any]:
+    """Its plain values, without a trace."""
+    about = {name: getattr(learned, name) for name in ("epoch", "recipe", "data", "versions")}
+    return {**about, "history": _pack(learned.history)}
+
+
+def unpack_learned(packed: Mapping[str, Any]) -> Learned:
+    """What :func:`pack_learned` made. Raises what the contents of a damaged file can."""
+    about = {name: packed[name] for name in ("recipe", "data", "versions")}
+    for name, held in about.items():
+        for key, value in held.items():
+            _check_plain(f"{name}.{key}", value)
+    for number in (packed["epoch"], about["recipe"].get("seed", 0)):
+        if type(number) is not int or not 0 <= number < 2**63:
+            raise ValueError(f"epoch or seed is {number}")
+    return Learned(**about, epoch=packed["epoch"], history=_unpack(packed["history"], about["versions"]))
 
 
 @contextlib.contextmanager

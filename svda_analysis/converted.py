@@ -10,14 +10,14 @@ import copy
 import dataclasses
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from svda_analysis.attention import Attention
-from svda_analysis.checkpoint import check_fit, write_torch
+from svda_analysis.checkpoint import Learned, check_fit, pack_learned, unpack_learned, write_torch
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError, reading
 from svda_analysis.hosts import make_replacement, put
@@ -51,6 +51,19 @@ class Base:
         if library == "module":  # what a file names is not imported
             raise InputError(f"it was made of {self.spec}: give what that makes as base (load_converted)")
         return make_model(Spec.parse(library, rest))[0]
+
+    def with_classes(self, classes: Sequence[str]) -> Base:
+        """The same base with a head for ``classes``."""
+        if self.config is not None:
+            return dataclasses.replace(self, config={**self.config, "num_classes": len(classes)})
+        if self.hf is not None:
+            told = {"id2label": dict(enumerate(classes)), "label2id": {name: at for at, name in enumerate(classes)}}
+            return dataclasses.replace(self, hf={**self.hf, "config": {**self.hf["config"], **told}})
+        if self.spec is None:
+            return self
+        name, _, words = self.spec.partition("?")
+        kept = [word for word in words.split("&") if word and not word.startswith("num_classes=")]
+        return dataclasses.replace(self, spec=f"{name}?{'&'.join([*kept, f'num_classes={len(classes)}'])}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +110,12 @@ def conversion_of(model: nn.Module) -> Conversion:
     return found
 
 
+def learned_of(model: nn.Module) -> Learned | None:
+    """What a converted model was trained on here; None: it was not."""
+    found = getattr(model, "learned", None)
+    return found if isinstance(found, Learned) else None
+
+
 def rebuild(base: nn.Module, sites: Mapping[str, Mapping[str, Any]]) -> nn.Module:
     """Replace the named modules of ``base``, in place."""
     for name, how in sites.items():
@@ -108,12 +127,15 @@ def rebuild(base: nn.Module, sites: Mapping[str, Mapping[str, Any]]) -> nn.Modul
 
 
 def save_converted(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a converted model: its weights, what it was made of, which modules were replaced. Atomic, as checkpoints.
+    """Write a converted model: its weights, what it was made of, which modules were replaced, and what it learned since
+    (:func:`learned_of`). Atomic, as checkpoints.
 
     Raises :class:`InputError` for a model that was not converted.
     """
     found, weights = conversion_of(model), weights_of(model)
     content = {"kind": CONVERTED, "format": _FORMAT, "conversion": dataclasses.asdict(found), "model": weights}
+    if (learned := learned_of(model)) is not None:
+        content["learned"] = pack_learned(learned)
     write_torch({**content, "digest": tensor_digest(weights)}, Path(path))
 
 
@@ -137,7 +159,9 @@ def load_converted(path: str | os.PathLike[str], base: nn.Module | None = None) 
         model = _rebuilt(found, path, base)
         check_fit(model.state_dict(), state, f"{path} holds weights that do not fit its base")
         model.load_state_dict(state, assign=True)
-    model.conversion = found  # type: ignore[assignment]  # no tensor and no module
+        if (learned := content.get("learned")) is not None:
+            model.learned = unpack_learned(learned)  # type: ignore[assignment]  # no tensor and no module
+    model.conversion = found  # type: ignore[assignment]  # likewise
     return model.requires_grad_(True).eval()
 
 

@@ -145,3 +145,11 @@ def file_word(name: str) -> str:
     """A name as part of a file's; of a folder its last part alone."""
     last = name.rstrip("/").rpartition("/")[2] if ":" in name else name
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in last) or "data"
+
+
+def in_bytes(n: float) -> str:
+    """A number of bytes with three digits: ``2 GB``, ``119 MB``; 1 GB is ``10^9``."""
+    for name, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= size:
+            return f"{n / size:.3g} {name}"
+    return f"{n:.0f} bytes"

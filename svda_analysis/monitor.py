@@ -26,7 +26,7 @@ from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError, one_line
 from svda_analysis.forward import for_model, images_in
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
-from svda_analysis.indicators import choose_indicators
+from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.results import Analysis, Run, versions
 from svda_analysis.rides import Ride, ride
 from svda_analysis.sinks import Measurement, Sink, open_sink
@@ -154,11 +154,7 @@ class Monitor:
         if self.on == "batch":
             raise InputError("measure needs a probe: this monitor rides on training batches (on='batch')")
         started = time.perf_counter()
-        with undisturbed(self.model) as model:
-            stream = Stream(model, self.indicators, **self._how)
-            for images in self.images.split(self.batch_size):
-                stream.update(for_model(images, model))
-        found = self._took(stream)
+        found = self._took(measure_probe(self.model, self.images.split(self.batch_size), self.indicators, **self._how))
         self.seconds += time.perf_counter() - started
         return found
 
@@ -301,6 +297,16 @@ class Monitor:
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write :attr:`analysis` into a folder, for ``svda report FOLDER`` to show; returns the files."""
         return self.analysis.save(folder)
+
+
+def measure_probe(model: nn.Module, batches: Iterable[Tensor], indicators: list[Indicator], **how: Any) -> Stream:
+    """What a training measures when it is time to: ``indicators`` of ``model`` over ``batches (B, C, H, W)`` of a fixed
+    probe, the training undisturbed; ``how`` as for :class:`~svda_analysis.streaming.Stream`."""
+    with undisturbed(model) as inside:
+        stream = Stream(inside, indicators, **how)
+        for images in batches:
+            stream.update(for_model(images, inside))
+    return stream
 
 
 def _checked_probe(images: Tensor | None) -> Tensor:

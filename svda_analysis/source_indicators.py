@@ -21,6 +21,7 @@ from torch import Tensor
 from svda_analysis.attention import unit_rows
 from svda_analysis.errors import InputError
 from svda_analysis.indicators import indicator, widen
+from svda_analysis.indicators.blocks import Mean, Total
 
 EPS = 1e-8  # added to divisors and logarithms there
 SMALL_SIGMA = 1e-3
@@ -127,7 +128,19 @@ def source_angular_alignment(q: Tensor, k: Tensor) -> Tensor:
     return (unit_rows(widen(q)) * unit_rows(widen(k))).sum(-1).mean(-1)
 
 
+def _selectivities(a: Tensor) -> Mean:
+    rows = widen(a)
+    shares = rows.square().sum(-1) / (rows.sum(-1).square() + EPS)  # (B, H, n)
+    return Mean(shares.sum(-1), torch.full_like(shares[..., 0], shares.shape[-1]))
+
+
+def _one_minus(value: Tensor) -> Tensor:
+    return 1 - value
+
+
 @_source_indicator(
+    rows=_selectivities,
+    finish=_one_minus,
     label="Source's selectivity index",
     sources=("attention",),
     low=0.0,
@@ -147,11 +160,21 @@ def source_selectivity(a: Tensor) -> Tensor:
 
     Rounding in float32: 5e-7.
     """
-    rows = widen(a)
-    return 1 - (rows.square().sum(-1) / (rows.sum(-1).square() + EPS)).mean(-1)
+    return _one_minus(_selectivities(a).value())
+
+
+def _squares_moved(a: Tensor, a_pixel_noisy: Tensor) -> Total:
+    """Of a layer, over ``(H N^2)^2``, given to every head ``(B, H)``."""
+    if a.shape != a_pixel_noisy.shape:
+        raise InputError(f"a_pixel_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_pixel_noisy.shape)}")
+    B, H, _, N = a.shape
+    norm = torch.linalg.vector_norm(widen(a) - widen(a_pixel_noisy), dim=(1, 2, 3))  # (B,)
+    return Total((norm / (H * N * N))[:, None].expand(B, H).double().square())
 
 
 @_source_indicator(
+    rows=_squares_moved,
+    finish=torch.sqrt,
     label="Source's perturbation robustness",
     sources=("attention",),
     low=0.0,
@@ -173,11 +196,7 @@ def source_perturbation_robustness(a: Tensor, a_pixel_noisy: Tensor) -> Tensor:
 
     Rounding in float32: 1e-7.
     """
-    if a.shape != a_pixel_noisy.shape:
-        raise InputError(f"a_pixel_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_pixel_noisy.shape)}")
-    B, H, N, _ = a.shape
-    norm = torch.linalg.vector_norm(widen(a) - widen(a_pixel_noisy), dim=(1, 2, 3))  # (B,)
-    return (norm / (H * N * N))[:, None].expand(B, H)  # (B, H)
+    return _squares_moved(a, a_pixel_noisy).value().sqrt().to(widen(a).dtype)
 
 
 def source_noise(

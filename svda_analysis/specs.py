@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from svda_analysis.checkpoint import build_model, load
-from svda_analysis.converted import conversion_of, is_converted, load_converted, preprocessing_of
+from svda_analysis.converted import conversion_of, is_converted, learned_of, load_converted, preprocessing_of
 from svda_analysis.data.catalog import DATASETS
 from svda_analysis.data.preprocessing import ImageSize, Preprocessing, sides, usual_resize
 from svda_analysis.errors import InputError, check_name, one_line
@@ -156,6 +156,7 @@ def _from_converted(path: str) -> Subject:
         name=one_line(Path(path).stem),
         spec=path,
         attention=kinds.pop() if len(kinds) == 1 else None,
+        learned=learned_of(model),
         preprocessing=preprocessing_of(found),
         device=resolve_device(None),
     )

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from svda_analysis.calls import AttentionRecord
 from svda_analysis.errors import InputError
+from svda_analysis.formatting import in_bytes
 from svda_analysis.forward import call_model
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
-from svda_analysis.indicators import Indicator, attention_spectrum, score_spectrum, sigma_spectrum, widen
-from svda_analysis.indicators.numerics import row_sums, sharing
+from svda_analysis.indicators import Indicator, score_spectrum, sigma_spectrum, widen
+from svda_analysis.indicators.blocks import OfQueries
+from svda_analysis.indicators.numerics import sharing
 from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_eigenvalues_of, qk_spectrum
 from svda_analysis.layer_inputs import HeadWeights, LayerInputs
+from svda_analysis.layer_map import Batch, LayerMap
 from svda_analysis.map_reader import MapReader
 from svda_analysis.maps import ImageMap, check_any_maps, class_scores
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
@@ -28,7 +31,7 @@ from svda_analysis.tap import capture, check_captured, without_head
 from svda_analysis.tokens import GivenLayout, TokensGiven
 from svda_analysis.vocabulary import known_bounds, quantity
 
-_COSTLY = {"spectrum", "a_noisy", "a_pixel_noisy"}  # what takes a forward of its own, or longer
+MOST_DECOMPOSED = 2048  # of maps whose singular values are taken: the time grows with the cube of their number
 _NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
 _NEEDED = {  # why what an indicator needs may be lacking
     "tokens": "the calls before its attention do not tell which tokens it reads",
@@ -47,6 +50,8 @@ class Stream:
     begins. Each batch runs together with the noisy copies that indicators need: ``noise`` on the input as it is
     (``a_noisy``), the source's noise on its pixels (``a_pixel_noisy``), for which ``normalisation`` is the mean and
     deviation per channel that the images were brought to (None: not known).
+    ``memory`` bounds the bytes that are held of a layer's map (None: none is): what is made of its rows takes a block
+    of queries at a time, and what needs the whole map is left out where it does not fit (:attr:`unfitted`).
     ``classes``: how many outputs a classifier of these images has (0: it is not known). ``spectra_of``: the sources
     whose spectra are computed (None: all that indicators ask for). ``tokens`` says how tokens lie, where the model does
     not show it (:class:`~svda_analysis.tokens.GivenLayout`).
@@ -62,6 +67,7 @@ class Stream:
         classes: int = 0,
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
         spectra_of: Collection[str] | None = None,
+        memory: int | None = None,
         **tokens: Unpack[TokensGiven],
     ) -> None:
         self.model, self.indicators, self.noise = model, indicators, noise
@@ -75,10 +81,13 @@ class Stream:
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
         self.windows = self.views = self.pixels_unknown = False
         self.left_out: list[str] = []  # of the last batch, why attention calls are no maps of the image
+        self.memory = memory
+        self.unfitted: dict[tuple[str, str], set[int]] = {}  # by indicator and reason: layers without it
+        self.map_bytes = 0  # of all layers of one image, of the last batch
         self.beyond = ""  # which labels are none of the model's outputs
         self.calls = 0  # attention calls of the last batch
         self.starts = 0  # maps of the last batch that come of no other
-        self._batch = self._in_forward = 0  # images of the batch that runs, and with their noisy copies
+        self._batch = Batch(0, 0)  # that runs
         self._seen = 0  # its maps so far
         self._reader = MapReader()
         self._calls: list[_Layer] = []  # of each layer
@@ -89,12 +98,18 @@ class Stream:
         self._few: Tensor | None = None  # images of the batch that costly indicators see (None: all)
         self._noisy: list[str] = []  # copies of the batch that runs
         self._needed = needed
+        self._named = {one.name: one for one in indicators}
         self._of_weights = [one for one in indicators if set(one.sources) & {"qk", "ov"}]
         self._spectra_of = spectra_of
 
     @property
     def _active(self) -> list[Indicator]:
         return [one for one in self.indicators if one.name not in self._settled]
+
+    @property
+    def _of_few(self) -> int:
+        """How many images of the batch costly indicators see."""
+        return self._batch.images if self._few is None else len(self._few)
 
     @property
     def _sources(self) -> set[str]:
@@ -119,7 +134,7 @@ class Stream:
         batch = torch.cat([images, *self._noisy_copies(chosen)]) if self._noisy else images
         inputs = self.begin(B, len(batch))
         try:
-            with capture(self.model, self.on_record, output="product", inputs=inputs):
+            with capture(self.model, self.on_record, output="rows", inputs=inputs):
                 output = call_model(self.model, batch)
             self.end(inputs)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
@@ -153,24 +168,24 @@ class Stream:
         """A forward of so many images, with their noisy copies so many, is about to run, whose records go to
         :meth:`on_record`; returns what is to see the calls between, where indicators need it."""
         self.left_out, self.calls, self.starts = [], 0, 0
-        self._batch, self._in_forward, self._seen = images, in_forward, 0
+        self._batch = Batch(images, in_forward, self._few, tuple(self._noisy))
+        self._seen = self.map_bytes = 0
         weighs = not self.images and bool(self._of_weights)
         return LayerInputs(weights=weighs) if weighs or "tokens" in self._needed else None
 
     def on_record(self, record: AttentionRecord) -> None:
         """Add one record of the forward that runs. Raises :class:`~svda_analysis.soundness.NotFiniteError`."""
         self.calls += 1
-        found = self._reader.map_of_image(record, self._in_forward, self.given)
+        found = self._reader.map_of_image(record, self._batch.in_forward, self.given)
         if isinstance(found, str):
             self.left_out.append(found)
             return
         self.starts += record.places is None or record.places.after < 0
         call = _Layer(record.layer, record.a.shape[1] if found.plain else 0, record.sigma)
         self._calls[self._seen :] = [call]
+        self.map_bytes += record.a.numel() * 4 // self._batch.in_forward
         with sharing():
-            if not is_finite(row_sums(record.a)) and not is_finite(record.a):
-                raise NotFiniteError
-            self._measure(found, self._seen, self._batch)
+            self._measure(found, self._seen)
         self._seen += 1
 
     def end(self, inputs: LayerInputs | None) -> None:
@@ -203,7 +218,7 @@ class Stream:
                 if logits is not None:  # what it was with the head
                     ablated.append(F.cross_entropy(widen(logits), labels, reduction="none"))
             if ablated:
-                self._evaluate({"loss": loss, "ablated_loss": torch.stack(ablated, dim=1)}, {}, layer)
+                self._evaluate(self._active, {"loss": loss, "ablated_loss": torch.stack(ablated, dim=1)}, {}, layer)
 
     def _weigh(self, layer: int, call: _Layer, weights: HeadWeights) -> None:
         """What can be read off the weights of a layer, once for all images."""
@@ -218,60 +233,75 @@ class Stream:
 
     def _spectral(self, source: str, spectrum: Tensor, values: dict[str, Tensor], layer: int) -> None:
         self.spectrum_moments.setdefault((source, layer), Moments()).update(_as_numbers(spectrum))
-        self._evaluate(values, {source: spectrum}, layer, {"D": spectrum.shape[-1]})
+        self._evaluate(self._active, values, {source: spectrum}, layer, {"D": spectrum.shape[-1]})
 
-    def _measure(self, found: ImageMap, layer: int, B: int) -> None:
-        record, layout = found.record, found.layout
-        maps = found.arranged(record.a)
-        part = len(maps) * B // self._in_forward  # images, or the windows of all images
-        a = maps[:part]
+    def _measure(self, found: ImageMap, layer: int) -> None:
+        """Add what one layer's map gives, and its rows of q and k."""
+        one = LayerMap(found, self._batch, self.memory)
         self.views = self.views or found.views
         self.windows = self.windows or (found.windows > 1 and not found.views)
-        at_hand: dict[str, Any] = {"a": a}
-        if layout is not None:
-            at_hand |= {"grid": layout.grid, "prefix": layout.prefix, "suffix": layout.suffix, "frames": layout.frames}
-        D = 1
-        if record.q is not None and record.k is not None:
-            at_hand |= {name: found.arranged(x)[:part] for name, x in (("q", record.q), ("k", record.k))}
-            H, D = a.shape[1], record.q.shape[-1]
-            at_hand["sigma"] = record.q.new_ones(H, D) if record.sigma is None else record.sigma
-        if found.tokens is not None:
-            at_hand["tokens"] = found.tokens[:part]
-        if "position_map" in self._needed and found.windows == 1:
-            at_hand["position_map"] = self._position_map(layer, a)
-        sizes = {"D": D, "N": a.shape[-1], "grid": layout.extent if layout else (1, 1)}
-        self._evaluate(at_hand, {}, layer, sizes)
-        self._measure_costly(record, at_hand, maps[part:], layer, sizes)
+        at_hand, sizes = one.at_hand, one.sizes
+        of_whole, of_spectrum = self._wholes(one, layer)
+        if of_whole or (of_spectrum and one.fits()):
+            one.whole()
+        self._evaluate(self._active, at_hand, {}, layer, sizes)
+        for name, block in one.over_rows(self._active).items():
+            self._add_block(self._named[name], block, layer, sizes)
+        if of_whole:
+            at_hand = {**at_hand, "a": one.whole()[: one.part]}
+            if "position_map" in self._needed and found.windows == 1:
+                at_hand["position_map"] = self._position_map(layer, at_hand["a"])
+            self._evaluate(of_whole, at_hand, {}, layer, sizes)
+        self._measure_spectra(one, bool(of_spectrum), layer)
 
-    def _measure_costly(
-        self, record: AttentionRecord, at_hand: dict[str, Any], copies: Tensor, layer: int, sizes: dict[str, Any]
-    ) -> None:
-        """What takes spectra or noisy copies, of the images that these are made of; ``copies`` = the copies' maps."""
-        of_images, B = at_hand, self._batch
-        if self._few is not None:
-            B, each = len(self._few), len(at_hand["a"]) // self._batch
-            rows = (self._few[:, None] * each + torch.arange(each, device=self._few.device)).flatten()
-            of_images = {**at_hand, **{name: at_hand[name][rows] for name in ("a", "q", "k") if name in at_hand}}
-        of_images = {**of_images, **dict(zip(self._noisy, copies.chunk(len(self._noisy) or 1), strict=False))}
-        spectra = self._spectra(record, of_images)
-        for source, spectrum in spectra.items():
-            moments = self.spectrum_moments.setdefault((source, layer), Moments())
-            moments.update(_as_numbers(_mean_over_windows(spectrum, max(B, 1))))  # sigma is of none
-        if spectra or self._noisy:
-            self._evaluate(of_images, spectra, layer, sizes, images=B)
+    def _wholes(self, one: LayerMap, layer: int) -> tuple[list[Indicator], list[Indicator]]:
+        """The indicators of whole maps that can be had, and those of their singular values; what they are too large for
+        is noted."""
+        N, memory = one.shape[-1], in_bytes(self.memory or 0)
+        wanted = [x for x in self._active if any(x.needs_whole(source) for source in x.sources)]
+        spectral = [x for x in wanted if "spectrum" in x.needs and self._of_few and "attention" in self._sources]
+        others = [x for x in wanted if "spectrum" not in x.needs]
+        if others and not one.fits():
+            self._note(others, layer, f"its whole maps of {N} tokens need more memory than {memory}")
+            others = []
+        if spectral and N > MOST_DECOMPOSED:
+            self._note(spectral, layer, f"singular values of {N} tokens (over {MOST_DECOMPOSED}) take too long")
+            spectral = []
+        if spectral and not one.fits(1):
+            self._note(spectral, layer, f"a whole map of {N} tokens needs more memory than {memory}")
+            spectral = []
+        return others, spectral
 
-    def _spectra(self, record: AttentionRecord, at_hand: dict[str, Any]) -> dict[str, Tensor]:
-        """The singular values that are asked for and can be had, by source."""
-        spectra, sources = {}, self._sources
-        if "scores" in sources and "q" in at_hand and len(at_hand["a"]):
-            spectra["scores"] = score_spectrum(at_hand["q"], at_hand["k"], record.scale, record.sigma)
-        if "attention" in sources and len(at_hand["a"]):
-            spectra["attention"] = attention_spectrum(at_hand["a"])
+    def _note(self, left_out: Sequence[Indicator], layer: int, why: str) -> None:
+        for one in left_out:
+            self.unfitted.setdefault((one.name, why), set()).add(layer)
+
+    def _add_block(self, indicator: Indicator, block: OfQueries, layer: int, sizes: dict[str, Any]) -> None:
+        """Add what an indicator comes to over the rows of a layer's map."""
+        images = self._of_few if indicator.is_costly else self._batch.images
+        for source in indicator.sources:
+            low, high = self.bounds[indicator.name, source, layer] = indicator.bounds(source, **sizes)
+            values = indicator.finish(block.value()) if indicator.finish else block.value()
+            self._add(indicator.name, source, layer, _mean_over_windows(values.clamp(low, high), images))
+
+    def _measure_spectra(self, one: LayerMap, of_map: bool, layer: int) -> None:
+        """What takes spectra, of the images that these are made of; ``of_map``: also those of the map."""
+        spectra, sources, record, images = dict[str, Tensor](), self._sources, one.found.record, self._of_few
+        if "scores" in sources and "q" in one.at_hand and images:
+            q, k = one.of_few("q"), one.of_few("k")
+            spectra["scores"] = score_spectrum(q, k, record.scale, record.sigma)
+        if of_map:
+            spectra["attention"] = one.spectrum()
         if record.sigma is not None:
             self.kind = "svda"
             if "sigma" in sources and not self.images:
                 spectra["sigma"] = sigma_spectrum(record.sigma)[None]
-        return spectra
+        for source, spectrum in spectra.items():
+            moments = self.spectrum_moments.setdefault((source, layer), Moments())
+            moments.update(_as_numbers(_mean_over_windows(spectrum, max(images, 1))))  # sigma is of none
+        if spectra:
+            of_spectra = [x for x in self._active if "spectrum" in x.needs]
+            self._evaluate(of_spectra, {}, spectra, layer, one.sizes, images=images)
 
     def _position_map(self, layer: int, a: Tensor) -> Tensor | None:
         """The mean map of the first batch's images, for each of these that of the others; None for the first alone."""
@@ -282,6 +312,7 @@ class Stream:
 
     def _evaluate(
         self,
+        indicators: Sequence[Indicator],
         at_hand: dict[str, Any],
         spectra: dict[str, Tensor],
         layer: int,
@@ -289,11 +320,9 @@ class Stream:
         *,
         images: int | None = None,
     ) -> None:
-        """Add every indicator that has what it needs, for each of its sources; one of a layer counts for each head.
-        ``images``: only the costly ones, of so many images."""
-        for indicator in self._active:
-            if images is not None and not _COSTLY & set(indicator.needs):
-                continue
+        """Add each of some indicators that has what it needs, for each of its sources; one of a layer counts for each
+        head. ``images``: how many were measured (None: the batch)."""
+        for indicator in indicators:
             for source in indicator.sources:
                 given = {**at_hand, "spectrum": spectra.get(source)}
                 if any(given.get(need) is None for need in indicator.needs):
@@ -302,18 +331,26 @@ class Stream:
                 if values is None:  # not defined for this layer
                     continue
                 if values.ndim == 1:
-                    values = values[:, None].expand(-1, at_hand["a"].shape[1])
-                self._add(indicator.name, source, layer, _mean_over_windows(values, images or self._batch))
+                    values = values[:, None].expand(-1, self._calls[layer].heads or 1)
+                self._add(indicator.name, source, layer, _mean_over_windows(values, images or self._batch.images))
                 self.bounds[indicator.name, source, layer] = indicator.bounds(source, **sizes or {})
 
     def lacking(self) -> Iterator[tuple[Indicator, str]]:
         """The indicators that nothing was found for, and why: what they need cannot be told of this model and data."""
-        measured = {name for name, _, _ in self.moments}
+        measured, unfitted = {name for name, _, _ in self.moments}, {name for name, _ in self.unfitted}
         for one in self.indicators:
-            if one.name in measured or one.sources == ("sigma",):  # which only one kind of attention has
+            if one.name in measured | unfitted or one.sources == ("sigma",):  # which only one kind of attention has
                 continue
             if need := next((need for need in one.needs if need in _NEEDED), None):
                 yield one, _NEEDED[need]
+
+    def too_large(self) -> Iterator[str]:
+        """A line for all that was left out of layers because their whole maps are too large."""
+        reasons: dict[tuple[str, int], list[str]] = {}
+        for (name, why), layers in self.unfitted.items():
+            reasons.setdefault((why, len(layers)), []).append(name)
+        for (why, count), names in reasons.items():
+            yield f"{', '.join(names)} of maps left out in {count} of {len(self._calls)} layers: {why}"
 
     def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
         self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))
@@ -324,7 +361,7 @@ class Stream:
         if self.images < fewest:
             return False
         spent = self._few is not None and not len(self._few)  # what was to be measured on the first images is
-        todo = {one.name for one in self._active if not (spent and _COSTLY & set(one.needs))}
+        todo = {one.name for one in self._active if not (spent and one.is_costly)}
         wide = set()
         for key, (low, high) in self.bounds.items():
             found = self.moments[key]
@@ -345,7 +382,7 @@ class Stream:
     def table(self, identity: dict[str, Any]) -> pd.DataFrame:
         """The moments as a frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`."""
         rows = []
-        for (indicator, source, layer), moments in self.moments.items():
+        for (indicator, source, layer), moments in sorted(self.moments.items(), key=self._place):
             std, share = moments.std(), quantity(indicator).is_share
             low, high = self.bounds.get((indicator, source, layer), known_bounds(indicator))
             for head, mean in enumerate(moments.mean.tolist()):
@@ -355,6 +392,13 @@ class Stream:
                 about = {"indicator": indicator, "source": source, "ci_low": ends.low, "ci_high": ends.high}
                 rows.append({**identity, **place, **about, **numbers})
         return make_frame(rows, TABLE_COLUMNS)
+
+    def _place(self, found: tuple[tuple[str, str, int], Moments]) -> tuple[int, bool, int]:
+        """Where it stands in the table: by layer, what costs most last, in the order of the registry."""
+        name, _, layer = found[0]
+        order = list(self._named)
+        at = order.index(name) if name in order else len(order)
+        return layer if layer >= 0 else len(self._calls), at < len(order) and self._named[name].is_costly, at
 
     def spectra(self, identity: dict[str, Any]) -> pd.DataFrame:
         """Mean singular values as a frame with :data:`~svda_analysis.frames.SPECTRA_COLUMNS`."""

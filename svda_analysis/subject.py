@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from svda_analysis.checkpoint import Checkpoint
+from svda_analysis.checkpoint import Checkpoint, Learned
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
@@ -27,7 +27,8 @@ class Subject:
     """A model in eval mode and all that is known of it; :func:`~svda_analysis.specs.open_model` makes one.
 
     ``spec`` is what the user named it by (None: a module was given), ``attention`` its kind where it is ours,
-    ``checkpoint`` what was read (None: not one of ours). ``preprocessing`` is how images are brought to it,
+    ``checkpoint`` what was read (None: not one of ours), ``learned`` what a converted model was trained on since.
+    ``preprocessing`` is how images are brought to it,
     ``prefix_tokens`` and ``suffix_tokens`` the tokens before the first patch and behind the last, ``grid`` the rows and
     columns of patches, ``frames`` the steps in time (None: the model shows it), ``device`` where it is measured.
     ``untrained``: the spec names no weights, and they are random. ``left_out``: what of its weights' file is none of
@@ -39,6 +40,7 @@ class Subject:
     spec: str | None = None
     attention: str | None = None
     checkpoint: Checkpoint | None = None
+    learned: Learned | None = None
     preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     prefix_tokens: int | None = None
     suffix_tokens: int | None = None
@@ -59,17 +61,21 @@ class Subject:
         }
 
     @property
+    def _training(self) -> Checkpoint | Learned | None:
+        return self.checkpoint or self.learned
+
+    @property
     def seed(self) -> int | None:
-        return self.checkpoint.seed if self.checkpoint else None
+        return self._training.seed if self._training else None
 
     @property
     def epoch(self) -> int | None:
-        return self.checkpoint.epoch if self.checkpoint else None
+        return self._training.epoch if self._training else None
 
     @property
     def data(self) -> dict[str, Any]:
         """What it was trained on (name, mean, std, classes, source); empty where that is not known."""
-        return self.checkpoint.data if self.checkpoint else {}
+        return self._training.data if self._training else {}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -93,15 +99,15 @@ class Subject:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        return self.checkpoint.recipe if self.checkpoint else {}
+        return self._training.recipe if self._training else {}
 
     @property
     def history(self) -> pd.DataFrame:
-        return self.checkpoint.history if self.checkpoint else make_frame([], TABLE_COLUMNS)
+        return self._training.history if self._training else make_frame([], TABLE_COLUMNS)
 
     @property
     def trace(self) -> Trace | None:
-        return self.checkpoint.trace if self.checkpoint else None
+        return self._training.trace if self._training else None
 
     @property
     def identity(self) -> dict[str, Any]:

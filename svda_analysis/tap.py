@@ -31,25 +31,26 @@ def capture(
     model: nn.Module,
     on_record: Callable[[AttentionRecord], None],
     *,
-    output: Literal["kernel", "map", "product"] = "kernel",
+    output: Literal["kernel", "map", "rows"] = "kernel",
     inputs: LayerInputs | None = None,
 ) -> Iterator[None]:
     """While the context is open, call ``on_record`` at each attention call inside ``model``'s forward.
 
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
-    computed once, and gradients reach ``record.a``. ``output="product"``: the same without the graph, and attention
-    that the model multiplies itself is left as it is, which is the least work. ``inputs``: takes note of the calls
-    between, and tells records their tokens. Speaks of forwards in the thread that opened the context; other methods of
-    the model, such as ``forward_features`` or ``encode_image``, are seen from where they give images to a part of it.
-    Raises
-    :class:`InputError` at the end where attention was called, but none that can be told to be the model's.
+    computed once, and gradients reach ``record.a``. ``output="rows"``: a map is not made unless ``on_record`` asks for
+    its rows (``record.rows``), and the layer's output is what it asked for times v, if it went through all queries in
+    their order; no graph, and attention that the model multiplies itself is left as it is. ``inputs``: takes note of
+    the calls between, and tells records their tokens. Speaks of forwards in the thread that opened the context; other
+    methods of the model, such as ``forward_features`` or ``encode_image``, are seen from where they give images to a
+    part of it.
+    Raises :class:`InputError` at the end where attention was called, but none that can be told to be the model's.
 
     Under a tap torch switches the fast path of ``nn.MultiheadAttention`` off: the logits of such a model are
     bit-identical to those with ``torch.backends.mha.set_fastpath_enabled(False)``.
     """
-    if output not in ("kernel", "map", "product"):
-        raise InputError(f"output must be 'kernel', 'map' or 'product', got {output!r}")
+    if output not in ("kernel", "map", "rows"):
+        raise InputError(f"output must be 'kernel', 'map' or 'rows', got {output!r}")
     if isinstance(model, torch.jit.ScriptModule):
         check_captured(0, model)
     with _tapped(model, Tap(on_record, output, inputs)):
@@ -226,23 +227,28 @@ class Tap(TorchFunctionMode):
             raise InputError(
                 "attention over nested tensors has no map of one shape: pad the images of a batch, with a mask"
             )
-        if self.output == "kernel":
-            result = func(*args, **kwargs)
-            with torch.no_grad():
-                call = reader(self.layer, *args, **kwargs)
-            result = self._answer(call, result)
-        else:
+        made = None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.output == "map"):
             call = reader(self.layer, *args, **kwargs)
+            if self.output != "rows" or call.dropout_p or call.asks_for_map:
+                call = call.whole()
+        if call.record.a.is_meta:
+            made = _OutputOfRows(call)
+        elif self.output != "kernel":
             a = F.dropout(call.record.a, call.dropout_p) if call.dropout_p else call.record.a
-            result = call.finish(a.to(call.record.v.dtype) @ call.record.v)
-        places = self.tracker.places_of(call.queries, call.keys)
-        output = result[0] if isinstance(result, tuple) else result
-        self.tracker.mark_output(output, call.queries, places, self.layer)
+            result = call.result(a.to(call.record.v.dtype) @ call.record.v)
+        else:
+            result = self._answer(call, func(*args, **kwargs))
+        places, layer = self.tracker.places_of(call.queries, call.keys), self.layer
         record = call.record._replace(places=call.arranged(places) if places else None)
         if self.inputs:
             inside = bound(args, kwargs) if func is F.multi_head_attention_forward else None
             record = record._replace(tokens=self.inputs.take(record.q, record.k, record.v, inside))
-        self._emit(record, detached=self.output != "map")
+        self._emit(record if made is None else record._replace(rows=made.rows), detached=self.output != "map")
+        if made is not None:
+            result = func(*args, **kwargs) if made.output is None else call.result(made.output)
+        output = result[0] if isinstance(result, tuple) else result
+        self.tracker.mark_output(output, call.queries, places, layer)
         return result
 
     def _answer(self, call: AttentionCall, result: Any) -> Any:
@@ -255,6 +261,31 @@ class Tap(TorchFunctionMode):
             record = record._replace(**{n: x.detach() for n in names if (x := getattr(record, n)) is not None})
         self.layer += 1
         self.on_record(record)
+
+
+class _OutputOfRows:
+    """The output of a call, put together while the rows of its map are made."""
+
+    def __init__(self, call: AttentionCall) -> None:
+        self.call, self.reached = call, 0
+        self.v = call.record.v.detach().contiguous()  # once for all products
+        self.made: Tensor | None = None  # at once: pieces that are kept would lie between blocks that are freed
+
+    @torch.no_grad()
+    def rows(self, first: int, last: int) -> Tensor:
+        """The map's rows from ``first`` to before ``last``."""
+        a = self.call.scores.rows(first, last)
+        if first == self.reached:
+            if self.made is None:
+                self.made = self.v.new_empty(*self.call.record.a.shape[:-1], self.v.shape[-1])
+            self.made[..., first:last, :] = a.to(self.v.dtype) @ self.v
+            self.reached += a.shape[-2]
+        return a
+
+    @property
+    def output(self) -> Tensor | None:
+        """``(B, H, N, Dv)``; None where rows are missing."""
+        return self.made if self.reached == self.call.record.a.shape[-2] else None
 
 
 class _Muted(Tap):
@@ -275,7 +306,7 @@ class _Muted(Tap):
         if self.layer != self.at:
             return result
         a, v = call.record.a, call.record.v
-        return call.finish(a.to(v.dtype) @ v * self._kept(a))
+        return call.result(a.to(v.dtype) @ v * self._kept(a))
 
     def _kept(self, a: Tensor) -> Tensor:
         """Which heads of a map stay, ``(H, 1, 1)``."""

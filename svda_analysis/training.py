@@ -29,9 +29,11 @@ from svda_analysis.checkpoint import Checkpoint, check_fit, load, save
 from svda_analysis.data import ImageData
 from svda_analysis.errors import HaltedError, InputError, check_writable
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.history_rows import loss_and_accuracy, rows_of_model, sums_of_answers
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.maps import whole_maps
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.monitor import measure_probe
 from svda_analysis.penalties import decay_projections, forget_row_energy, penalty, track_row_energy
 from svda_analysis.processes import TIMEOUT, Termination, accelerated, check_same, quick_attention
 from svda_analysis.recipe import Precision, TrainConfig, all_fields, lr_share, parameter_groups
@@ -45,10 +47,7 @@ from svda_analysis.resuming import (
     under_way,
 )
 from svda_analysis.soundness import NotFiniteError, check_weights_finite, first_broken
-from svda_analysis.stats import ConfidenceInterval, mean_interval, proportion_interval
-from svda_analysis.streaming import Stream
 from svda_analysis.training_data import TrainingData, mixed_seed
-from svda_analysis.vocabulary import known_bounds
 from svda_analysis.writing import names_folder, only_writer
 
 _SIGTERM = 128 + 15  # the exit code of a process that SIGTERM ended
@@ -67,6 +66,7 @@ class Progress:
     images_per_second: float
     seconds_left: float
     epoch_rows: pd.DataFrame | None = None  # the epoch's new rows of the history, at its end
+    sigma: np.ndarray | None = None  # (layers, heads, D), then
 
 
 Observer = Callable[[Progress], None]
@@ -272,7 +272,8 @@ class _Run:
         self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [0.0, 0.0, 0.0], 0.0
         rows = self._measured(self._rows("train", learned, steps * self.data.batch_size))
         if observer:
-            observer(dataclasses.replace(state, epoch_rows=rows))
+            sigma = None if self.trace is None or self.trace.sigma is None else self.trace.sigma[-1]
+            observer(dataclasses.replace(state, epoch_rows=rows, sigma=sigma))
 
     def _learned(self) -> dict[str, dict[str, float]]:
         """What the epoch's steps came to, over all processes."""
@@ -383,33 +384,21 @@ class _Run:
         mine = tested[accelerator.process_index :: accelerator.num_processes]
         sums = torch.zeros(4, dtype=torch.float64)
         for images, labels in data.batches(256, indices=mine):
-            logits = self.model(images.to(accelerator.device)).float().cpu()
-            losses = F.cross_entropy(logits, labels, reduction="none").double()
-            hits = (logits.argmax(-1) == labels).sum()
-            if not losses.isfinite().all():
+            found = sums_of_answers(self.model(images.to(accelerator.device)).float(), labels)
+            if not found.isfinite().all():
                 raise self._diverged(images.to(accelerator.device))
-            sums += torch.stack([losses.sum(), losses.square().sum(), hits.double(), torch.tensor(len(labels))])
-        loss_sum, loss_squares, hit, n = self._over_processes(sums).tolist()
-        loss, accuracy = loss_sum / n, hit / n
-        spread = math.sqrt(max(loss_squares - loss_sum**2 / n, 0) / max(n - 1, 1))
-        hit_spread = math.sqrt(accuracy * (1 - accuracy) * n / max(n - 1, 1))
-        numbers = {
-            "loss": _estimate(loss, spread, mean_interval(loss, spread / math.sqrt(n), n - 1, low=0)),
-            "accuracy": _estimate(accuracy, hit_spread, proportion_interval(accuracy, int(n))),
-        }
-        return self._rows(part, numbers, int(n))
+            sums += found
+        sums = self._over_processes(sums)
+        return self._rows(part, loss_and_accuracy(sums), int(sums[3]))
 
     def _indicators(self) -> pd.DataFrame:
         """Every indicator on the probe, the same on each process."""
         chosen = choose_indicators(self.recipe.monitored)
-        stream = Stream(
-            self.model, chosen, seed=self.recipe.seed, normalisation=self.data.test.preprocessing.normalisation
-        )
-        for images, _ in self.data.probe():
-            try:
-                stream.update(images.to(self.accelerator.device))
-            except NotFiniteError:
-                raise self._diverged(images.to(self.accelerator.device)) from None
+        how: dict[str, Any] = {"seed": self.recipe.seed, "normalisation": self.data.test.preprocessing.normalisation}
+        try:
+            stream = measure_probe(self.model, (images for images, _ in self.data.probe()), chosen, **how)
+        except NotFiniteError:
+            raise self._diverged(next(self.data.probe())[0].to(self.accelerator.device)) from None
         return stream.table(self._identity())
 
     def _traced(self) -> Trace:
@@ -428,17 +417,7 @@ class _Run:
         return {**names, "seed": self.recipe.seed, "epoch": self.epoch}
 
     def _rows(self, source: str, numbers: Mapping[str, Mapping[str, float]], n: int) -> pd.DataFrame:
-        """A row for each number about the whole model, with what it can be at least and at most."""
-        rows = []
-        for name, found in numbers.items():
-            low, high = known_bounds(name)
-            about = {"indicator": name, "source": source, "n": n, "low": low, "high": high}
-            rows.append({**self._identity(), **about, **found})
-        return make_frame(rows, TABLE_COLUMNS)
-
-
-def _estimate(mean: float, std: float, interval: ConfidenceInterval) -> dict[str, float]:
-    return {"mean": mean, "std": std, "ci_low": interval.low, "ci_high": interval.high}
+        return rows_of_model(self._identity(), source, numbers, n)
 
 
 def _check_output(out: Path, resume: bool, folder: bool) -> None:

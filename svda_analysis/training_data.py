@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from svda_analysis.data import ImageData, load_dataset
+from svda_analysis.data.preprocessing import ImageSize
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
@@ -106,7 +107,9 @@ class TrainingData:
         return next(iter(self.test.batches(TRACED_IMAGES, indices=self.test.examples(TRACED_IMAGES))))[0]
 
 
-def both_parts(name: str, image_size: int, root: str | os.PathLike[str] | None = None) -> tuple[ImageData, ImageData]:
+def both_parts(
+    name: str, image_size: ImageSize, root: str | os.PathLike[str] | None = None
+) -> tuple[ImageData, ImageData]:
     """Training and test part of a data set, as a training run looks for them: no sample takes their place."""
     train, test = (load_dataset(name, root=root, train=part, image_size=image_size) for part in (True, False))
     return train, test

@@ -12,7 +12,7 @@ from svda_analysis.calls import READERS
 
 def read(func, *args, **kwargs):
     torch.manual_seed(0)
-    return READERS[func](3, *args, **kwargs)
+    return READERS[func](3, *args, **kwargs).whole()
 
 
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": torch.eye(4, 6).bool()}])
@@ -45,7 +45,7 @@ def test_svda_and_the_module_of_torch_are_read_alike():
     q, k, v = (torch.randn(2, 2, 5, 6) for _ in range(3))
     q, k, sigma = F.normalize(q, dim=-1), F.normalize(k, dim=-1), torch.rand(2, 6)
     call = read(svda_attention, q, k, v, sigma)
-    torch.testing.assert_close(call.finish(call.record.a @ v), svda_attention(q, k, v, sigma))
+    torch.testing.assert_close(call.result(call.record.a @ v), svda_attention(q, k, v, sigma))
     module, x = torch.nn.MultiheadAttention(12, 3), torch.randn(7, 2, 12)
     seen = {}
 
@@ -59,7 +59,7 @@ def test_svda_and_the_module_of_torch_are_read_alike():
     finally:
         F.multi_head_attention_forward = plain
     args, kwargs = seen["call"]
-    call = READERS[plain](0, *args, **kwargs)
-    got, map_ = call.finish(call.record.a @ call.record.v)
+    call = READERS[plain](0, *args, **kwargs).whole()
+    got, map_ = call.result(call.record.a @ call.record.v)
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(map_, weights)

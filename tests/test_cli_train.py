@@ -16,15 +16,29 @@ from command_line import (
     refused,
     run,
 )
+from late_cases import base_spec, photographs
 
 from svda_analysis.checkpoint import load
 from svda_analysis.cli import main
 from svda_analysis.cli.train import _say_begun
+from svda_analysis.converted import replaced
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
+from svda_analysis.specs import open_model
 
 # arguments of svda train behind those of a tiny run into folder/run.pt, and a part of the message
 BAD_TRAINING = {
+    "late blocks of nothing": (["--dataset", "sample", "--late-blocks", "2"], "--late-blocks and --start need --base"),
+    "a start of nothing": (["--dataset", "sample", "--start", "weights"], "--late-blocks and --start need --base"),
+    "late blocks resumed": (["--dataset", "sample", "--base", "x.pt", "--resume"], "--resume does not go with --base"),
+    "late blocks compiled": (
+        ["--dataset", "sample", "--base", "x.pt", "--compile"],
+        "--compile does not go with --base",
+    ),
+    "late blocks of a size": (
+        ["--dataset", "sample", "--base", "x.pt"],
+        "--set depth does not go with --base, whose model is as it is",
+    ),
     "no data set named": ([], "Missing option '--dataset'"),
     "an unknown data set": (["--dataset", "cifar11"], "got 'cifar11'; did you mean cifar10"),
     "a number for a data set": (["--dataset", "10"], "got '10'"),
@@ -150,3 +164,51 @@ def test_after_an_interruption_it_says_how_to_go_on(saved, said, capsys, monkeyp
     monkeypatch.setattr("svda_analysis.training.train", interrupted)
     assert run(main, "train", "--dataset", "sample", "--out", "run.pt") == 130
     assert capsys.readouterr() == ("", f"{said}\n")
+
+
+# arguments of svda train behind --base SPEC --dataset DATA --out late.pt, and what is said
+BAD_LATE_BLOCKS = {
+    "half precision": (["--mixed-precision", "bf16"], "--mixed-precision does not go with --base"),
+    "a tracker": (["--track", "tensorboard"], "--track does not go with --base"),
+    "a part of the schedule": (["--stop-after", "1"], "--stop-after does not go with --base"),
+    "a size": (["--preset", "vit_tiny"], "--preset does not go with --base"),
+    "augmentation": (
+        ["--set", "flip=true"],
+        "--set flip does not go with --base: its frozen part sees each image once",
+    ),
+    "more blocks than there are": (["--late-blocks", "4"], "late_blocks must be at most the 3 blocks of hf, got 4"),
+    "no block": (["--late-blocks", "0"], "late_blocks must be a whole number of at least 1"),
+    "an unknown recipe": (["--recipe", "theirs"], "recipe must be one of"),
+    "no such base": (["--base", "none.pt"], "no such file"),
+    "a base of windows": (["--base", "timm:swin_tiny_patch4_window7_224"], "cannot be converted"),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Arguments that name a model of Hugging Face as base and small photographs."""
+    folder = tmp_path_factory.mktemp("base")
+    return ["--base", base_spec("hf vit", folder), "--dataset", photographs(folder / "photographs")]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_LATE_BLOCKS.values(), ids=BAD_LATE_BLOCKS)
+def test_bad_input_of_late_blocks_is_one_line(base, capsys, arguments, said):
+    assert said in refused(capsys, main, "train", *base, "--out", "late.pt", *arguments)
+
+
+@pytest.mark.parametrize("recipe", ["ours", "source"])
+def test_late_blocks_are_trained_and_the_file_says_what_was_said(base, capsys, recipe):
+    small = ["--epochs", 2, "--set", "batch_size=4", "--set", "probe_images=2", "--recipe", recipe]
+    assert run(main, "train", *base, "--late-blocks", 1, "--out", "late.pt", *small, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["epoch"] == 2
+    said = {row["source"]: row["mean"] for row in found["numbers"] if row["indicator"] == "accuracy"}
+    subject = open_model("late.pt")
+    assert subject.recipe["late_blocks"] == 1
+    assert subject.recipe["batch_size"] == 4
+    assert subject.recipe["schedule"] == ("constant" if recipe == "source" else "cosine")
+    (layer,) = replaced(subject.model).values()
+    assert (layer.sigma.mean() < 3) == (recipe == "source")  # 1, as the source's; else twice the width of a head
+    learned = subject.history
+    last = learned[(learned["epoch"] == 2) & (learned["indicator"] == "accuracy") & (learned["source"] == "test")]
+    assert last["mean"].item() == said["test"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from converted_cases import HF, answer, images, made, ours
 
+from svda_analysis.checkpoint import Learned
 from svda_analysis.conversion import convert
 from svda_analysis.converted import (
     CONVERTED,
@@ -15,6 +16,7 @@ from svda_analysis.converted import (
     base_of,
     conversion_of,
     is_converted,
+    learned_of,
     load_converted,
     preprocessing_fields,
     preprocessing_of,
@@ -22,6 +24,8 @@ from svda_analysis.converted import (
 )
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError
+from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.history_rows import rows_of_model
 from svda_analysis.specs import open_model
 
 TIMM = "timm:vit_tiny_patch16_224?img_size=32&patch_size=8&embed_dim=48&depth=3&num_heads=2"
@@ -157,3 +161,41 @@ def test_what_was_not_converted_is_not_saved(tmp_path):
         save_converted(ours(), tmp_path / "a.pt")
     with pytest.raises(InputError, match="no such file"):
         load_converted(tmp_path / "none.pt")
+
+
+def test_a_base_with_other_classes_is_made_with_them(tmp_path):
+    names = ("cat", "dog")
+    assert Base(spec="timm:a?num_classes=5&depth=2").with_classes(names).spec == "timm:a?depth=2&num_classes=2"
+    assert Base(spec="timm:a").with_classes(names).spec == "timm:a?num_classes=2"
+    assert Base(config={"dim": 8}).with_classes(names).config == {"dim": 8, "num_classes": 2}
+    assert Base(hf={"name": "A", "config": {}}).with_classes(names).hf["config"]["id2label"] == {0: "cat", 1: "dog"}
+    assert Base().with_classes(names) == Base()
+
+
+def test_what_was_learned_is_in_the_file(tmp_path):
+    model = convert(ours(), blocks="last:1")
+    history = rows_of_model({"model": "a", "seed": 3, "epoch": 2}, "test", {"accuracy": {"mean": 0.5}}, 8)
+    about = {"epoch": 2, "recipe": {"seed": 3}, "data": {"name": "sample", "classes": ["a", "b"]}}
+    model.learned = Learned(**about, history=history, versions={})
+    save_converted(model, tmp_path / "a.pt")
+    found = learned_of(load_converted(tmp_path / "a.pt"))
+    assert (found.epoch, found.seed, found.data) == (2, 3, about["data"])
+    assert found.history.equals(history)
+    subject = open_model(tmp_path / "a.pt")
+    assert (subject.epoch, subject.seed, subject.classes) == (2, 3, ("a", "b"))
+    assert subject.history.equals(history)
+    assert subject.checkpoint is None
+
+
+@pytest.mark.parametrize(
+    "broken", [{"epoch": -1}, {"epoch": "2"}, {"data": 3}, {"history": None}, {"recipe": {"a": {}}}]
+)
+def test_what_was_learned_is_checked(broken, tmp_path):
+    model = convert(ours(), blocks="last:1")
+    model.learned = Learned(epoch=1, recipe={}, data={}, history=make_frame([], TABLE_COLUMNS), versions={})
+    save_converted(model, tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    content["learned"] |= broken
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="holds a damaged converted model"):
+        load_converted(tmp_path / "a.pt")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from svda_analysis import indicators as ind
+from svda_analysis.indicators.blocks import mean_over_queries
 from svda_analysis.indicators.numerics import (
     entropy_of,
     hoyer_of,
     largest_entropy,
-    mean_over_queries,
     row_weights,
     scale_to_one,
 )

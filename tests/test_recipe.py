@@ -8,7 +8,15 @@ import pytest
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.penalties import penalty
-from svda_analysis.recipe import RECIPES, TrainConfig, all_fields, lr_share, named_recipe, parameter_groups
+from svda_analysis.recipe import (
+    RECIPES,
+    TrainConfig,
+    all_fields,
+    late_blocks_recipe,
+    lr_share,
+    named_recipe,
+    parameter_groups,
+)
 
 
 def test_rates_of_sigma_and_no_decay_where_none_belongs():
@@ -80,6 +88,18 @@ def test_the_recipe_of_the_source_is_what_was_read_off_its_code(dataset):
     assert (plan.schedule, plan.weight_decay, plan.normalise, plan.clip_norm) == ("constant", 0, False, 0)
     assert plan.rotation == (15 if "cifar" in dataset else 0)
     assert plan.soft_orthogonality == pytest.approx(3e-4 * 8 if large else 1e-3 * 4)
+
+
+def test_the_late_blocks_of_the_source_are_what_was_read_off_its_code():
+    fields = late_blocks_recipe("source")
+    told = {"epochs": 20, "batch_size": 8, "lr": 2e-5, "weight_decay": 1e-4, "schedule": "constant", "sigma_start": 1}
+    assert {key: fields[key] for key in told} == told
+    assert fields["soft_orthogonality"] == pytest.approx(2 * 5e-6)  # a sum over its two layers there
+    assert fields["sigma_entropy"] == 5e-5
+    assert TrainConfig(**{key: x for key, x in fields.items() if key != "sigma_start"}).epochs == 20
+    assert TrainConfig(**late_blocks_recipe("ours"))
+    with pytest.raises(InputError, match="recipe must be one of ours, source"):
+        late_blocks_recipe("theirs")
 
 
 def test_recipes_have_names():

@@ -222,7 +222,7 @@ def test_a_model_without_attention_is_an_error():
     ):
         records(nn.Linear(4, 4), torch.randn(2, 4))
     with (
-        pytest.raises(InputError, match="output must be 'kernel', 'map' or 'product'"),
+        pytest.raises(InputError, match="output must be 'kernel', 'map' or 'rows'"),
         capture(nn.Linear(1, 1), print, output="x"),
     ):  # type: ignore[arg-type]
         pass

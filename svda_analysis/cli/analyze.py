@@ -71,6 +71,11 @@ class _Count(click.ParamType[int]):
 @click.option("--noise", type=float, default=0.1, show_default=True, help="Input noise for perturbation_robustness.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise and of drawing images.")
 @click.option("--batch-size", type=int, metavar="N", help="Images per forward. Default: 64; faithfulness 16, maps 32.")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Hold at most so much beside the model, as 2GB; whole maps that do not fit are left out, each with a line.",
+)
 @subject_options
 @click.option("--maps", type=int, metavar="N", help="Also compare attention maps head by head on N images (8 or more).")
 @click.option("--faithfulness", type=int, metavar="N", help="Also measure deletion and insertion on N images.")

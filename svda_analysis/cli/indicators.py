@@ -100,6 +100,8 @@ def _about(one: Quantity) -> Iterator[str]:
     if one.varies_with:
         alone = "" if one.compares_kinds else "; compared within one kind of attention only"
         yield f"Varies with: {', '.join(one.varies_with)}{alone}."
+    if whole := [source for source in one.sources if getattr(one, "needs_whole", lambda _: False)(source)]:
+        yield f"Needs whole maps ({', '.join(whole)}): left out where they do not fit in --memory."
     if one.needs_living:
         yield "A uniform map reaches the same end: read it beside living_maps."
 

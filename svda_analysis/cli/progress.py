@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from svda_analysis.bars import Bars, bars
+from svda_analysis.cli.live import drawn_below, live_view
 from svda_analysis.cli.shared import is_quiet, say
 
 
@@ -61,8 +62,9 @@ def say_run(run: Any, at: int, total: int) -> None:
 
 
 @contextlib.contextmanager
-def training_display() -> Iterator[Callable[[Any], None]]:
-    """A live bar with speed, loss, accuracy and time left in a terminal; a line for each epoch everywhere."""
+def training_display(live: bool = False) -> Iterator[Callable[[Any], None]]:
+    """A bar with speed, loss, accuracy and time left in a terminal, ``live``: with heads and sigma drawn below it; a
+    line for each epoch everywhere."""
     if is_quiet() or not sys.stderr.isatty():
         yield lambda state: None if state.epoch_rows is None else say(epoch_line(state))
         return
@@ -71,7 +73,11 @@ def training_display() -> Iterator[Callable[[Any], None]]:
 
     console = Console(stderr=True)
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=20), TextColumn("{task.fields[numbers]}"))
-    with Progress(*columns, console=console, transient=True) as bar:
+    bar = Progress(*columns, console=console, transient=True)
+    with contextlib.ExitStack() as shown:
+        draw = shown.enter_context(drawn_below(bar, console)) if live else None
+        if draw is None:
+            shown.enter_context(bar)
         task = bar.add_task("train", total=None, epoch="", numbers="")
 
         def observe(state: Any) -> None:
@@ -83,6 +89,8 @@ def training_display() -> Iterator[Callable[[Any], None]]:
             bar.update(task, completed=state.step, total=state.steps, epoch=epoch, numbers=numbers)
             if state.epoch_rows is not None:
                 console.print(epoch_line(state), highlight=False)
+                if draw is not None:
+                    draw(live_view(state.epoch_rows, state.sigma))
 
         yield observe
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from svda_analysis.cli.progress import say_start, training_display
+from svda_analysis.cli.progress import progress_bars, say_start, training_display
 from svda_analysis.cli.shared import (
     CONTEXT,
     DataOption,
@@ -22,7 +23,7 @@ from svda_analysis.cli.shared import (
     output_options,
     split_settings,
 )
-from svda_analysis.errors import HaltedError
+from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.kinds import ATTENTIONS
 
 
@@ -32,6 +33,9 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--out", required=True, metavar="FILE", help="The checkpoint, written after every epoch.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--epochs", type=int, metavar="N", help="Epochs of the whole schedule.")
+@click.option("--base", metavar="SPEC", help="Train the last blocks of this model (timm:, hf:, a checkpoint) alone.")
+@click.option("--late-blocks", type=int, metavar="N", help="How many of --base, their attention replaced. Default: 2.")
+@click.option("--start", type=click.Choice(["fresh", "weights"]), help="Sigma of --base, as for svda convert.")
 @click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
 @click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as its public code trained.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
@@ -51,10 +55,19 @@ from svda_analysis.kinds import ATTENTIONS
 )
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--track", metavar="NAME", help="Also log to a tracker that accelerate knows, such as tensorboard.")
+@click.option("--live", is_flag=True, help="In a terminal, draw heads and sigma after each epoch.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long a process waits for others. Default: 600.")
 @output_options
 def train_command(
-    dataset: str, out: str, preset: str | None, recipe: str, settings: tuple[str, ...], **options: Any
+    dataset: str,
+    out: str,
+    preset: str | None,
+    recipe: str,
+    settings: tuple[str, ...],
+    base: str | None,
+    late_blocks: int | None,
+    start: str | None,
+    **options: Any,
 ) -> None:
     """Train a Vision Transformer with dot-product, SVDA or cosine attention.
 
@@ -64,6 +77,7 @@ def train_command(
     Examples:
       svda train --dataset fashion_mnist --attention svda --seed 0 --out checkpoints/svda_s0.pt
       svda train --dataset sample --epochs 3 --set depth=2 --set shape_penalty=0.1 --out try.pt
+      svda train --base hf:FOLDER --late-blocks 2 --dataset imagefolder:DIR --epochs 5 --out late.pt
       torchrun --nproc-per-node 2 -m svda_analysis train --dataset cifar10 --out vit.pt
     """
     from svda_analysis.data.catalog import DATASETS
@@ -74,6 +88,12 @@ def train_command(
     given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
     if (epochs := options.pop("epochs")) is not None:
         given["epochs"] = epochs
+    if base is not None:
+        late: dict[str, Any] = {"blocks": 2 if late_blocks is None else late_blocks, "start": start or "fresh"}
+        _train_late(base, out, recipe, split_settings(settings, given, ViTConfig, TrainConfig), late, options, preset)
+        return
+    if late_blocks is not None or start is not None:
+        raise InputError("--late-blocks and --start need --base, whose last blocks they are of")
     model_fields, recipe_fields = split_settings(settings, given, ViTConfig, TrainConfig)
     spec = DATASETS.get(dataset.partition(":")[0])
     if spec is not None and not spec.fixed_size and "num_classes" not in model_fields:  # its folders are the classes
@@ -82,11 +102,12 @@ def train_command(
     of_model, of_recipe = named_recipe(recipe, dataset)
     config = ViTConfig.preset(preset or usual, **{**({} if preset else fields), **of_model, **model_fields})
     plan = TrainConfig(**{**of_recipe, **recipe_fields})
+    live = options.pop("live")
     if options["timeout"] is None:
         del options["timeout"]  # train has a default
     again = command_line("svda") + ("" if options["resume"] else " --resume")
     try:
-        with training_display() as observer:
+        with training_display(live) as observer:
             begun = functools.partial(_say_begun, out, options["track"])
             checkpoint = train(config, plan, out, on_start=begun, on_progress=observer, **options)
     except KeyboardInterrupt:
@@ -95,11 +116,72 @@ def train_command(
     except HaltedError as halt:
         raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        lines = [f"checkpoint: {out} (epoch {checkpoint.epoch} of {plan.epochs})"]
-        history = checkpoint.history
-        last = history[history["layer"].isna() & (history["epoch"] == checkpoint.epoch)]
-        about = {"checkpoint": out, "epoch": checkpoint.epoch, "epochs": plan.epochs}
-        conclude(lines, {**about, "numbers": last[["indicator", "source", "mean", "ci_low", "ci_high"]]})
+        _conclude_training(out, checkpoint, plan.epochs)
+
+
+_NOT_LATE = {  # what speaks of our own model, and of the loop that can be resumed
+    **dict.fromkeys(("preset", "stop_after", "track", "timeout"), None),
+    **dict.fromkeys(("resume", "compile"), False),
+    "mixed_precision": "auto",
+}
+_LATE_FIELDS = ("attention", "sigma_form", "sigma_start")  # of our model, that a replaced attention has
+_OF_AUGMENTATION = ("flip", "rotation", "crop_padding", "normalise")
+
+
+def _train_late(
+    base: str,
+    out: str,
+    recipe: str,
+    fields: Sequence[dict[str, Any]],
+    late: dict[str, Any],
+    options: dict[str, Any],
+    preset: str | None,
+) -> None:
+    from svda_analysis.late_blocks import train_late_blocks
+    from svda_analysis.recipe import TrainConfig, late_blocks_recipe
+
+    of_model, of_recipe = fields
+    given = {**options, "preset": preset}
+    if wrong := next((name for name, usual in _NOT_LATE.items() if given[name] != usual), None):
+        raise InputError(f"--{wrong.replace('_', '-')} does not go with --base")
+    if wrong := next((name for name in of_model if name not in _LATE_FIELDS), None):
+        raise InputError(f"--set {wrong} does not go with --base, whose model is as it is")
+    if wrong := next((name for name in _OF_AUGMENTATION if name in of_recipe), None):
+        raise InputError(f"--set {wrong} does not go with --base: its frozen part sees each image once, as it is")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--base trains in one process")
+    usual = late_blocks_recipe(recipe)
+    how = {"sigma_start": usual.pop("sigma_start")} if "sigma_start" in usual else {}
+    plan = TrainConfig(**{**usual, **of_recipe})
+    with contextlib.ExitStack() as shown:
+        advance = shown.enter_context(progress_bars("images"))
+        observers: list[Callable[[Any], None]] = []
+
+        def begun(lines: Sequence[str]) -> None:
+            shown.close()  # the bars of images have come to their end
+            say_start(lines)
+            observers.append(shown.enter_context(training_display(options["live"])))
+
+        learned = train_late_blocks(
+            base,
+            plan,
+            out,
+            **{**how, **of_model, **late},
+            data_root=options["data_root"],
+            progress=advance,
+            on_start=begun,
+            on_progress=lambda state: observers[0](state),
+        )
+    _conclude_training(out, learned, plan.epochs)
+
+
+def _conclude_training(out: str, found: Any, epochs: int) -> None:
+    """The end of a training: where it lies, and what its last epoch came to."""
+    history = found.history
+    last = history[history["layer"].isna() & (history["epoch"] == found.epoch)]
+    about = {"checkpoint": out, "epoch": found.epoch, "epochs": epochs}
+    numbers = last[["indicator", "source", "mean", "ci_low", "ci_high"]]
+    conclude([f"checkpoint: {out} (epoch {found.epoch} of {epochs})"], {**about, "numbers": numbers})
 
 
 def _say_begun(out: str, track: str | None, lines: Sequence[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from svda_analysis.indicators.blocks import Mean, over_queries
 from svda_analysis.indicators.numerics import (
-    mean_over_queries,
     or_one,
     row_products,
     row_sums,
@@ -17,7 +17,21 @@ from svda_analysis.indicators.numerics import (
 from svda_analysis.indicators.registry import indicator
 
 
+def _cosine_share(cosine: Tensor) -> Tensor:
+    return ((1 + cosine) / 2).clamp(0, 1)
+
+
+def _alignments(q: Tensor, k: Tensor, a: Tensor) -> Mean:
+    """Of the queries of a block, ``q (B, H, n, D)``."""
+    a = widen(a)
+    attended = a @ _unit_rows(k)  # (B, H, n, D), the rows of a as they are
+    cosine = row_products(_unit_rows(q), attended) / or_one(row_sums(a))
+    return over_queries(cosine, a)
+
+
 @indicator(
+    rows=_alignments,
+    finish=_cosine_share,
     label="Angular alignment",
     sources=("scores",),
     low=0.0,
@@ -35,10 +49,7 @@ def angular_alignment(q: Tensor, k: Tensor, a: Tensor) -> Tensor:
 
     Rounding in float32: 2e-7.
     """
-    a = widen(a)
-    attended = a @ _unit_rows(k)  # (B, H, N, D), the rows of a as they are
-    cosine = row_products(_unit_rows(q), attended) / or_one(row_sums(a))
-    return _cosine_share(mean_over_queries(cosine, a))
+    return _cosine_share(_alignments(q, k, a).value())
 
 
 @indicator(
@@ -68,8 +79,4 @@ def _unit_rows(x: Tensor) -> Tensor:
     if bool(((norms < 1e-15) | (norms > 1e15)).any()):  # whose squares may be 0 or inf
         x = scale_to_one(x)
         norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / or_one(norms)
-
-
-def _cosine_share(cosine: Tensor) -> Tensor:
-    return ((1 + cosine) / 2).clamp(0, 1)
+    return torch.div(x, or_one(norms)).contiguous()  # once for all products

@@ -7,11 +7,38 @@ import math
 import torch
 from torch import Tensor
 
-from svda_analysis.indicators.numerics import mean_over_queries, or_one, row_weights
+from svda_analysis.indicators.blocks import Mean, over_queries
+from svda_analysis.indicators.numerics import or_one, row_weights
 from svda_analysis.indicators.registry import indicator
 
 
+def _distances(a: Tensor) -> Mean | None:
+    """Of all pairs of heads h and h + step (round the circle), ``(steps, B, H)``."""
+    rows, H = row_weights(a), a.shape[1]
+    if H < 2:
+        return None
+    pairs = []
+    for step in range(1, H // 2 + 1):
+        other = rows.roll(-step, 1)
+        divergence = _jensen_shannon(rows, other)  # (B, H, n)
+        pairs.append(over_queries(divergence.clamp(0, 1).sqrt(), rows, other))
+    return Mean(torch.stack([pair.total for pair in pairs]), torch.stack([pair.count for pair in pairs]))
+
+
+def _over_others(distances: Tensor) -> Tensor:
+    """The mean over the other heads of what :func:`_distances` gives, ``(steps, B, H) -> (B, H)``."""
+    H = distances.shape[-1]
+    total = distances.new_zeros(distances.shape[1:])
+    for step, distance in enumerate(distances, start=1):
+        total = total + distance
+        if 2 * step != H:
+            total = total + distance.roll(step, 1)
+    return (total / (H - 1)).clamp(0, 1)
+
+
 @indicator(
+    rows=_distances,
+    finish=_over_others,
     group="field",
     label="Distance to other heads",
     sources=("attention",),
@@ -30,18 +57,8 @@ def head_distance(a: Tensor) -> Tensor | None:
 
     Rounding in float32: 3e-7.
     """
-    rows, H = row_weights(a), a.shape[1]
-    if H < 2:
-        return None
-    total = rows.new_zeros(rows.shape[:2])
-    for step in range(1, H // 2 + 1):  # all pairs that are `step` apart, round the circle
-        other = rows.roll(-step, 1)
-        divergence = _jensen_shannon(rows, other)  # (B, H, N): h and h + step
-        distance = mean_over_queries(divergence.clamp(0, 1).sqrt(), rows, other)
-        total = total + distance
-        if 2 * step != H:
-            total = total + distance.roll(step, 1)
-    return (total / (H - 1)).clamp(0, 1)
+    found = _distances(a)
+    return None if found is None else _over_others(found.value())
 
 
 def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:

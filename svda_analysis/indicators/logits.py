@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svda_analysis.indicators.numerics import mean_over_queries, or_one, scale_to_one, widen
+from svda_analysis.indicators.blocks import Largest, Mean, over_queries
+from svda_analysis.indicators.numerics import or_one, scale_to_one, widen
 from svda_analysis.indicators.registry import indicator
 from svda_analysis.score_operator import centred_keys
 
 
+def _spreads(a: Tensor) -> Mean:
+    logits, seen = centred_logits(a)
+    return over_queries((logits.square().sum(-1) / or_one(seen.sum(-1))).sqrt(), a)
+
+
 @indicator(
+    rows=_spreads,
     group="field",
     label="Logit spread",
     sources=("attention",),
@@ -29,11 +36,15 @@ def logit_spread(a: Tensor) -> Tensor:
 
     Rounding in float32: 1e-6.
     """
-    logits, seen = centred_logits(a)
-    return mean_over_queries((logits.square().sum(-1) / or_one(seen.sum(-1))).sqrt(), a)
+    return _spreads(a).value()
+
+
+def _largest(a: Tensor) -> Largest:
+    return Largest(centred_logits(a)[0].amax((-2, -1)))
 
 
 @indicator(
+    rows=_largest,
     group="field",
     label="Largest logit",
     sources=("attention",),
@@ -49,7 +60,7 @@ def largest_logit(a: Tensor) -> Tensor:
 
     Rounding in float32: 2e-6.
     """
-    return centred_logits(a)[0].amax((-2, -1))
+    return _largest(a).value()
 
 
 @indicator(

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,12 +19,16 @@ _LONG_ROW = 1024
 
 @contextlib.contextmanager
 def sharing() -> Iterator[None]:
-    """Inside, in this thread, what is :func:`shared` is computed once of each tensor, which nothing may change then."""
-    _local.found = {}
+    """Inside, in this thread, what is :func:`shared` is computed once of each tensor, which nothing may change then.
+
+    One inside another finds what the outer one has, and takes its own along at its end.
+    """
+    outer = getattr(_local, "found", None)
+    _local.found = ChainMap({}) if outer is None else outer.new_child()
     try:
         yield
     finally:
-        _local.found = None
+        _local.found = outer
 
 
 def shared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -58,12 +63,6 @@ def widen(x: Tensor) -> Tensor:
 def or_one(total: Tensor) -> Tensor:
     """A divisor: ``total``, or 1 where it is 0."""
     return torch.where(total == 0, 1, total)
-
-
-def mean_over_queries(values: Tensor, *maps: Tensor) -> Tensor:
-    """Mean of ``values (B, H, N)`` over the queries whose rows are not all zero in any of ``maps (B, H, N, N)``."""
-    attends = functools.reduce(torch.logical_and, [row_sums(a) != 0 for a in maps])  # (B, H, N); true of NaN
-    return torch.where(attends, values, 0).sum(-1) / or_one(attends.sum(-1))
 
 
 @shared
@@ -112,7 +111,7 @@ def entropy_of(weights: Tensor) -> Tensor:
     of an entropy of 1e-5. Give float64 where that matters.
     """
     total = or_one(row_sums(weights))
-    logarithms = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()  # of 0 it counts for nothing
+    logarithms = weights.clamp_min(torch.finfo(weights.dtype).tiny).log_()  # of 0 it counts for nothing
     return total.log() - row_products(logarithms, weights) / total
 
 

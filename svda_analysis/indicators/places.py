@@ -6,11 +6,26 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
-from svda_analysis.indicators.numerics import double, mean_over_queries, of_patches, or_one, row_weights, wide_dtype
+from svda_analysis.indicators.blocks import Mean, over_queries, patches_among
+from svda_analysis.indicators.numerics import double, of_patches, or_one, row_weights, wide_dtype
 from svda_analysis.indicators.registry import indicator
 
 
+def _patch_rows(a: Tensor, first: int, prefix: int, suffix: int) -> Tensor:
+    """The rows of those queries of a block that are patches, each of sum 1."""
+    rows = row_weights(a)
+    return rows.narrow(-2, *patches_among(rows.shape[-2], first, rows.shape[-1], prefix, suffix))
+
+
+def _on_class(a: Tensor, prefix: int, suffix: int = 0, first: int = 0) -> Mean | None:
+    if not prefix:
+        return None
+    rows = _patch_rows(a, first, prefix, suffix)
+    return over_queries(rows[..., 0], rows)
+
+
 @indicator(
+    rows=_on_class,
     group="field",
     label="Mass on CLS",
     sources=("attention",),
@@ -28,13 +43,19 @@ def class_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor | None:
 
     Rounding in float32: 2e-7.
     """
-    if not prefix:
+    found = _on_class(a, prefix, suffix)
+    return None if found is None else found.value().clamp(0, 1)
+
+
+def _on_registers(a: Tensor, prefix: int, suffix: int = 0, first: int = 0) -> Mean | None:
+    if max(prefix - 1, 0) + suffix == 0:
         return None
-    rows = of_patches(row_weights(a), prefix, suffix)
-    return mean_over_queries(rows[..., 0], rows).clamp(0, 1)
+    rows = _patch_rows(a, first, prefix, suffix)
+    return over_queries(rows[..., 1:prefix].sum(-1) + rows[..., rows.shape[-1] - suffix :].sum(-1), rows)
 
 
 @indicator(
+    rows=_on_registers,
     group="field",
     label="Mass on registers",
     sources=("attention",),
@@ -51,14 +72,23 @@ def register_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor | None:
 
     Rounding in float32: 2e-7.
     """
-    if max(prefix - 1, 0) + suffix == 0:
-        return None
-    rows = of_patches(row_weights(a), prefix, suffix)
-    registers = rows[..., 1:prefix].sum(-1) + rows[..., rows.shape[-1] - suffix :].sum(-1)
-    return mean_over_queries(registers, rows).clamp(0, 1)
+    found = _on_registers(a, prefix, suffix)
+    return None if found is None else found.value().clamp(0, 1)
+
+
+def _on_patches(a: Tensor, prefix: int, suffix: int = 0) -> Mean:
+    """What each patch gets, ``(B, H, P)``, over all queries that attend."""
+    rows = row_weights(a)
+    return Mean(of_patches(rows.mT, prefix, suffix).sum(-1), (rows.sum(-1) != 0).sum(-1, keepdim=True))
+
+
+def _of_largest(masses: Tensor) -> Tensor:
+    return masses.amax(-1).clamp(0, 1)
 
 
 @indicator(
+    rows=_on_patches,
+    finish=_of_largest,
     group="field",
     label="Mass on the largest sink",
     sources=("attention",),
@@ -76,9 +106,7 @@ def sink_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor:
 
     Rounding in float32: 2e-7.
     """
-    rows = row_weights(a)
-    queries = or_one((rows.sum(-1) != 0).sum(-1, keepdim=True))  # that attend
-    return (of_patches(rows.mT, prefix, suffix).sum(-1) / queries).amax(-1).clamp(0, 1)
+    return _of_largest(_on_patches(a, prefix, suffix).value())
 
 
 @indicator(

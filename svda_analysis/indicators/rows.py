@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from svda_analysis.errors import InputError
+from svda_analysis.indicators.blocks import Mean, over_queries, patches_among
 from svda_analysis.indicators.numerics import (
     hoyer_of,
     largest_entropy,
-    mean_over_queries,
     or_one,
     row_entropies,
     row_products,
@@ -22,7 +22,12 @@ from svda_analysis.indicators.registry import indicator
 from svda_analysis.vocabulary import ALIVE_FROM
 
 
+def _entropies(a: Tensor) -> Mean:
+    return over_queries(row_entropies(widen(a)) / largest_entropy(a), a)
+
+
 @indicator(
+    rows=_entropies,
     label="Attention entropy",
     sources=("attention",),
     low=0.0,
@@ -38,10 +43,16 @@ def attention_entropy(a: Tensor) -> Tensor:
 
     Rounding in float32: 3e-7.
     """
-    return mean_over_queries(row_entropies(widen(a)) / largest_entropy(a), a).clamp(0, 1)
+    return _entropies(a).value().clamp(0, 1)
+
+
+def _selectivity(entropies: Tensor) -> Tensor:
+    return 1 - entropies.clamp(0, 1)
 
 
 @indicator(
+    rows=_entropies,
+    finish=_selectivity,
     label="Selectivity index",
     sources=("attention",),
     low=0.0,
@@ -58,10 +69,17 @@ def selectivity_index(a: Tensor) -> Tensor:
 
     Rounding in float32: 3e-7.
     """
-    return 1 - attention_entropy(a)
+    return _selectivity(_entropies(a).value())
+
+
+def _alive(entropies: Tensor) -> Tensor:
+    selectivity = _selectivity(entropies)
+    return (selectivity >= ALIVE_FROM) + 0 * selectivity  # 0 * carries a NaN over, which no comparison does
 
 
 @indicator(
+    rows=_entropies,
+    finish=_alive,
     label="Living maps",
     sources=("attention",),
     low=0.0,
@@ -82,11 +100,15 @@ def living_maps(a: Tensor) -> Tensor:
 
     Rounding in float32: 0, but at the threshold itself.
     """
-    selectivity = selectivity_index(a)
-    return (selectivity >= ALIVE_FROM) + 0 * selectivity  # 0 * carries a NaN over, which no comparison does
+    return _alive(_entropies(a).value())
+
+
+def _sparsenesses(a: Tensor) -> Mean:
+    return over_queries(hoyer_of(widen(a)), a)
 
 
 @indicator(
+    rows=_sparsenesses,
     label="Attention sparsity",
     sources=("attention",),
     low=0.0,
@@ -102,10 +124,21 @@ def attention_sparsity(a: Tensor) -> Tensor:
 
     Rounding in float32: 5e-7.
     """
-    return mean_over_queries(hoyer_of(widen(a)), a).clamp(0, 1)
+    return _sparsenesses(a).value().clamp(0, 1)
+
+
+def _keys_for_90(a: Tensor) -> Mean:
+    N = a.shape[-1]
+    rest = _ascending(widen(a)).cumsum_(-1)  # (B, H, n, N), of the smallest keys
+    total = rest[..., -1:]
+    spare = ((0.1 + N * torch.finfo(rest.dtype).eps) * total).contiguous()
+    without = torch.searchsorted(rest, spare, right=True)  # how many keys are not needed
+    keys = (N - without + 0 * total).squeeze(-1)  # 0 * total carries a NaN over, which no comparison does
+    return over_queries(keys / N, a)
 
 
 @indicator(
+    rows=_keys_for_90,
     label="Keys for 90 % of mass",
     sources=("attention",),
     low=0.0,
@@ -122,16 +155,26 @@ def mass_90(a: Tensor) -> Tensor:
 
     Rounding in float32: 1e-3, where 90 % falls between two keys, 1/N of one row for each.
     """
-    N = a.shape[-1]
-    carried = _descending(widen(a)).cumsum(-1)  # (B, H, N, N)
-    total = carried[..., -1:]
-    enough = ((0.9 - N * torch.finfo(carried.dtype).eps) * total).contiguous()
-    short = torch.searchsorted(carried, enough)  # how many sums lie below
-    keys = (short + 1 + 0 * total).squeeze(-1)  # 0 * total carries a NaN over, which no comparison does
-    return mean_over_queries(keys / N, a).clamp(0, 1)
+    return _keys_for_90(a).value().clamp(0, 1)
+
+
+def _distances_of(
+    a: Tensor, grid: tuple[int, int], prefix: int, suffix: int = 0, frames: int = 1, first: int = 0
+) -> Mean:
+    """Of the queries of a block, of which the first is number ``first``."""
+    if a.shape[-1] != prefix + frames * grid[0] * grid[1] + suffix:
+        tokens = f"N={a.shape[-1]}, {prefix=}, {grid=}, {frames=}, {suffix=}"
+        raise InputError(f"a must have prefix + frames * rows * columns + suffix tokens, got {tokens}")
+    P, sides = a.shape[-1] - prefix - suffix, (frames, *grid)
+    begin, count = patches_among(a.shape[-2], first, a.shape[-1], prefix, suffix)
+    patches = widen(a).narrow(-2, begin, count).narrow(-1, prefix, P)  # (B, H, n, P)
+    mass = patches.sum(-1)  # (B, H, n)
+    apart = _patch_distances(sides, patches, first + begin - prefix, count)
+    return over_queries(row_products(patches, apart) / or_one(mass), patches)
 
 
 @indicator(
+    rows=_distances_of,
     label="Attention distance",
     sources=("attention",),
     low=0.0,
@@ -153,17 +196,23 @@ def attention_distance(a: Tensor, grid: tuple[int, int], prefix: int, suffix: in
 
     Rounding in float32: 5e-7.
     """
-    if a.shape[-1] != prefix + frames * grid[0] * grid[1] + suffix:
-        tokens = f"N={a.shape[-1]}, {prefix=}, {grid=}, {frames=}, {suffix=}"
-        raise InputError(f"a must have prefix + frames * rows * columns + suffix tokens, got {tokens}")
-    P, sides = a.shape[-1] - prefix - suffix, (frames, *grid)
-    patches = widen(a).narrow(-2, prefix, P).narrow(-1, prefix, P)  # (B, H, P, P)
-    mass = patches.sum(-1)  # (B, H, P)
-    distance = row_products(patches, _patch_distances(sides, patches)) / or_one(mass)
-    return mean_over_queries(distance, patches).clamp(0, _diagonal(sides))
+    return _distances_of(a, grid, prefix, suffix, frames).value().clamp(0, _diagonal((frames, *grid)))
+
+
+def _moves(a: Tensor, a_noisy: Tensor) -> Mean:
+    if a.shape != a_noisy.shape:
+        raise InputError(f"a_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_noisy.shape)}")
+    distance = row_weights(a).sub_(row_weights(a_noisy)).abs_().sum(-1) / 2  # (B, H, n)
+    return over_queries(distance, a, a_noisy)
+
+
+def _steady(distances: Tensor) -> Tensor:
+    return (1 - distances).clamp(0, 1)
 
 
 @indicator(
+    rows=_moves,
+    finish=_steady,
     label="Perturbation robustness",
     sources=("attention",),
     low=0.0,
@@ -182,27 +231,25 @@ def perturbation_robustness(a: Tensor, a_noisy: Tensor) -> Tensor:
 
     Rounding in float32: 2e-7.
     """
-    if a.shape != a_noisy.shape:
-        raise InputError(f"a_noisy must have the shape of a {tuple(a.shape)}, got {tuple(a_noisy.shape)}")
-    distance = torch.linalg.vector_norm(row_weights(a) - row_weights(a_noisy), 1, dim=-1) / 2  # (B, H, N)
-    return (1 - mean_over_queries(distance, a, a_noisy)).clamp(0, 1)
+    return _steady(_moves(a, a_noisy).value())
 
 
-def _descending(a: Tensor) -> Tensor:
-    """Each row in descending order: by numpy on the CPU, whose sort is 20 times as fast as torch's there."""
+def _ascending(a: Tensor) -> Tensor:
+    """Each row in ascending order, a copy: by numpy on the CPU, whose sort is 20 times as fast as torch's there."""
     if a.device.type != "cpu":
-        return a.sort(dim=-1, descending=True).values
-    rows = -a.detach()
+        return a.sort(dim=-1).values
+    rows = a.detach().clone(memory_format=torch.contiguous_format)
     rows.numpy().sort(axis=-1)
-    return rows.neg_()
+    return rows
 
 
 def _diagonal(sides: tuple[int, ...]) -> float:
     return math.hypot(*(side - 1 for side in sides))
 
 
-def _patch_distances(sides: tuple[int, ...], like: Tensor) -> Tensor:
-    """Euclidean distances between the patches of a grid, ``(P, P)``, exactly 0 on the diagonal."""
+def _patch_distances(sides: tuple[int, ...], like: Tensor, first: int, count: int) -> Tensor:
+    """Euclidean distances between so many patches of a grid from the first on and all, ``(count, P)``, exactly 0 from a
+    patch to itself."""
     axes = [torch.arange(side, dtype=like.dtype, device=like.device) for side in sides]
     at = torch.cartesian_prod(*axes)  # (P, axes)
-    return torch.linalg.vector_norm(at[:, None] - at, dim=-1)
+    return torch.linalg.vector_norm(at.narrow(0, first if count else 0, count)[:, None] - at, dim=-1)

@@ -11,6 +11,7 @@ from svda_analysis.indicators.numerics import (
     double,
     hoyer_of,
     largest_entropy,
+    or_one,
     scale_to_one,
     spectrum_entropy,
     wide_dtype,
@@ -48,7 +49,9 @@ def attention_spectrum(a: Tensor) -> Tensor:
     Computed in float64 whatever comes in: a float32 decomposition leaves a floor of about 1e-8 under each of the N
     values, which moves the effective rank of a nearly uniform map by 5e-4 (relative), and costs only a fifth less.
     """
-    return _singular_values(double(a)).to(a.device, wide_dtype(a))
+    values = [_singular_values(double(some)) for some in (a if a.ndim > 3 else a[None])]
+    found = torch.stack(values).view(a.shape[:-1]) if values else a.new_zeros(a.shape[:-1])
+    return found.to(a.device, wide_dtype(a))
 
 
 def _thin_factor(x: Tensor) -> Tensor:
@@ -66,10 +69,34 @@ def _thin_factor(x: Tensor) -> Tensor:
 
 
 def _singular_values(x: Tensor) -> Tensor:
-    """Of the last two dimensions; NaN for a matrix with an entry that is no number, where LAPACK would stop."""
+    """Of the last two dimensions, in descending order, one batch ``(...)`` of matrices after the other; NaN for a
+    matrix with an entry that is no number, where LAPACK would stop."""
+    if x.ndim > 3:
+        return torch.stack([_singular_values(some) for some in x]) if len(x) else x.new_zeros(x.shape[:-1])
+    if bool(x.sum().isfinite()):
+        return _sound_values(x)
     sound = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    values = torch.linalg.svdvals(torch.where(sound, x, 0))
-    return torch.where(sound.squeeze(-1), values, math.nan)
+    return torch.where(sound.squeeze(-1), _sound_values(torch.where(sound, x, 0)), math.nan)
+
+
+def _sound_values(x: Tensor) -> Tensor:
+    """Singular values of square float64 ``x (..., N, N)``: roots of the eigenvalues of ``x^T x``, in two thirds of the
+    time, where these are exact enough; else by a decomposition of x itself.
+
+    The eigenvalues are off by some 4e-16 of the largest, a root by that over twice itself, at most by its root. What
+    the entropy of the values then is off by, at most and to first order, must be below 2e-7, of the entropy itself
+    where that is below 1.
+    """
+    values = torch.linalg.eigvalsh(x.mT @ x).clamp_min(0).sqrt().flip(-1)
+    largest = values[..., :1]
+    off = torch.minimum(4e-16 * largest.square() / (2 * values), 2e-8 * largest).nan_to_num(0)
+    total = or_one(values.sum(-1, keepdim=True))
+    logarithms = (values / total).clamp_min(1e-16).log()
+    entropy = -(values / total * logarithms).sum(-1)
+    inexact = (off / total * logarithms).sum(-1).neg() > 2e-7 * entropy.clamp_max(1)
+    if bool(inexact.any()):
+        values[inexact] = torch.linalg.svdvals(x[inexact])
+    return values
 
 
 # --- indicators of a spectrum ---------------------------------------------------------------------------------------
