@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from committed import text_of
 from test_families import family_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,7 @@ def test_the_commands_run_as_they_stand(tmp_path):
 
 
 def test_the_answers_are_those_of_the_report():
-    report = (ROOT / "reports" / "paper" / "README.md").read_text(encoding="utf-8")
+    report = text_of("paper/README.md")
     answers = [line for line in README.partition("## Quick start")[0].splitlines() if line.startswith("- ")]
     assert len(answers) == 8
     assert [line for line in answers if line not in report.splitlines()] == []

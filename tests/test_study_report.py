@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from committed import text_of
 from making import cifar100_files, write_archive
 from PIL import Image
 from study_cases import TINY, contents, every_file, run_paper, wait_for
@@ -229,7 +229,7 @@ def test_what_the_readme_says_of_sigma_follows_from_the_committed_study():
     assert "scores lower" in penalties
     (price,) = price_of_low_rank(result)
     assert "accuracy lower" in price
-    page = re.sub(r"\[\^\w+\]", "", (COMMITTED.parent / "sigma" / "README.md").read_text())  # without its footnotes
+    page = text_of("sigma/README.md")
     assert all(line in page for line in (rows, bare, direct, penalties, price))
 
 
