@@ -39,7 +39,7 @@ def bars(unit: str = "", *, shown: bool = True) -> Iterator[Bars]:
         yield _NoBars()
     elif in_notebook():
         yield _NotebookBars(unit)
-    elif sys.stderr is None or not sys.stderr.isatty():
+    elif not in_terminal():
         yield _NoBars()
     else:
         with _terminal_bars(unit) as found:
@@ -49,6 +49,12 @@ def bars(unit: str = "", *, shown: bool = True) -> Iterator[Bars]:
 def bars_unless(given: object, unit: str = "") -> contextlib.AbstractContextManager[Bars]:
     """:func:`bars` where nothing was given that follows the progress; ``False`` says that nothing is to be shown."""
     return bars(unit, shown=given is None)
+
+
+def in_terminal() -> bool:
+    """Whether stderr is a terminal; what rich puts in its place while it draws does not say so in all versions."""
+    stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    return stderr is not None and bool(stderr.isatty())
 
 
 def in_notebook() -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from svda_analysis.bars import Bars, bars
+from svda_analysis.bars import Bars, bars, in_terminal
 from svda_analysis.cli.live import drawn_below, live_view
 from svda_analysis.cli.shared import is_quiet, say
 
@@ -65,7 +64,7 @@ def say_run(run: Any, at: int, total: int) -> None:
 def training_display(live: bool = False) -> Iterator[Callable[[Any], None]]:
     """A bar with speed, loss, accuracy and time left in a terminal, ``live``: with heads and sigma drawn below it; a
     line for each epoch everywhere."""
-    if is_quiet() or not sys.stderr.isatty():
+    if is_quiet() or not in_terminal():
         yield lambda state: None if state.epoch_rows is None else say(epoch_line(state))
         return
     from rich.console import Console
