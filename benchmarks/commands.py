@@ -70,7 +70,7 @@ def main() -> None:
     found = frame.groupby("what", sort=False)[["cpu_seconds", "imports_of_torch"]].median()
     text = pd.DataFrame(
         {
-            "what": [f"`{name}`" for name in found.index],
+            "what": list(found.index),
             "CPU s": found["cpu_seconds"].map("{:.2f}".format),
             "of import torch": found["imports_of_torch"].map("x {:.2f}".format),
         }
