@@ -395,10 +395,17 @@ class _Run:
         """Every indicator on the probe, the same on each process."""
         chosen = choose_indicators(self.recipe.monitored)
         how: dict[str, Any] = {"seed": self.recipe.seed, "normalisation": self.data.test.preprocessing.normalisation}
+        last: list[Tensor] = []  # the batch that is measured
+
+        def probe() -> Iterator[Tensor]:
+            for images, _ in self.data.probe():
+                last[:] = [images]
+                yield images
+
         try:
-            stream = measure_probe(self.model, (images for images, _ in self.data.probe()), chosen, **how)
+            stream = measure_probe(self.model, probe(), chosen, **how)
         except NotFiniteError:
-            raise self._diverged(next(self.data.probe())[0].to(self.accelerator.device)) from None
+            raise self._diverged(last[0].to(self.accelerator.device)) from None
         return stream.table(self._identity())
 
     def _traced(self) -> Trace:

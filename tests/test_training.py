@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 
 from svda_analysis import checkpoint as checkpoints
+from svda_analysis import training
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.model import Block, ViT, ViTConfig
 from svda_analysis.recipe import TrainConfig, named_recipe, parameter_groups
+from svda_analysis.soundness import NotFiniteError
 from svda_analysis.stats import interval_over, proportion_interval
 from svda_analysis.tap import records
 from svda_analysis.training import train
@@ -330,6 +332,21 @@ def test_a_model_that_breaks_after_the_last_step_is_not_saved(tmp_path, fashion)
     with pytest.raises(InputError, match=r"lr is too high for this recipe: after epoch 1 the output of"):
         train(small("dot"), plan, tmp_path / "a.pt", data_root=fashion)
     assert not (tmp_path / "a.pt").exists()
+
+
+def test_a_probe_that_breaks_is_searched_where_it_broke(tmp_path, fashion, monkeypatch):
+    searched = []
+
+    def breaking(model, batches, *_, **__):
+        for at, _ in enumerate(batches):
+            if at == 1:
+                raise NotFiniteError("a map")
+
+    monkeypatch.setattr(training, "measure_probe", breaking)
+    monkeypatch.setattr(training, "first_broken", lambda model, images: searched.append(len(images)) or "")
+    with pytest.raises(InputError, match="after epoch 1"):
+        train(small("dot"), recipe(epochs=1, probe_images=70), tmp_path / "a.pt", data_root=fashion)
+    assert searched == [70 - 64]  # the second batch of the probe
 
 
 def test_weights_that_are_not_finite_are_no_start(tmp_path, fashion):
