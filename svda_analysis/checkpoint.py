@@ -38,26 +38,20 @@ _UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, Over
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """One training run at the end of an epoch, or where it was stopped in one.
+class Learned:
+    """What is known of the training of a model, wherever its weights lie.
 
-    ``recipe`` is the training recipe (the fields of ``TrainConfig``), ``model`` and ``optimizer`` are state dicts
-    (``optimizer`` is ``None`` once exported), ``epoch`` counts the epochs done, ``history`` has
-    :data:`~svda_analysis.frames.TABLE_COLUMNS`, ``data`` says what the images were (name, mean, std, classes, source).
-    ``trace`` holds the learned diagonals and a few maps of each epoch, or None. ``under_way`` says of a run that was
-    stopped within an epoch how many of its steps are done, the sums of loss, hits and images over them, and their
-    seconds; None at the end of an epoch.
+    ``epoch`` counts the epochs done, ``recipe`` is the training recipe (the fields of ``TrainConfig``), ``data`` says
+    what the images were (name, mean, std, classes, source), ``history`` has
+    :data:`~svda_analysis.frames.TABLE_COLUMNS`. ``trace`` holds the learned diagonals and a few maps of each epoch, or
+    None.
     """
 
-    config: ViTConfig
-    model: dict[str, Tensor]
     epoch: int
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: pd.DataFrame = dataclasses.field(default_factory=lambda: make_frame([], TABLE_COLUMNS))
     trace: Trace | None = None
-    optimizer: dict[str, Any] | None = None
-    under_way: dict[str, Any] | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -66,19 +60,18 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Learned:
-    """What is known of the training of a model whose weights lie in no checkpoint: fields as there."""
+class Checkpoint(Learned):
+    """One training run at the end of an epoch, or where it was stopped in one.
 
-    epoch: int
-    recipe: dict[str, Any]
-    data: dict[str, Any]
-    history: pd.DataFrame
-    versions: dict[str, str]
-    trace: Trace | None = None
+    ``model`` and ``optimizer`` are state dicts (``optimizer`` is ``None`` once exported). ``under_way`` says of a run
+    that was stopped within an epoch how many of its steps are done, the sums of loss, hits and images over them, and
+    their seconds; None at the end of an epoch.
+    """
 
-    @property
-    def seed(self) -> int | None:
-        return self.recipe.get("seed")
+    config: ViTConfig
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] | None = None
+    under_way: dict[str, Any] | None = None
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
