@@ -80,7 +80,8 @@ def _card(path: Path, place: Path, command: str) -> Card:
     read.feed(path.read_text(encoding="utf-8", errors="replace"))
     folder = path.parent.relative_to(place).as_posix()
     picture = quote(f"{folder}/{read.picture}") if read.picture else ""
-    return Card(read.title or folder, quote(path.relative_to(place).as_posix()), _best(read.answers), command, picture)
+    title = read.title if folder in read.title else f"{read.title} ({folder})" if read.title else folder
+    return Card(title, quote(path.relative_to(place).as_posix()), _best(read.answers), command, picture)
 
 
 def _best(answers: list[str]) -> str:

@@ -31,7 +31,7 @@ def test_every_report_is_there_with_its_finding_figure_and_command(tmp_path):
     assert written == tmp_path / "index.html"
     links = [link["href"] for link in page.all("a")]
     assert links == ["b%20%26%20c/report.html", "b%20%26%20c/report.html", "deep/a/report.html"]
-    assert page.text["a"] == ["One", EVIL]
+    assert page.text["a"] == ["One (b & c)", f"{EVIL} (deep/a)"]  # several reports may have one title
     assert page.text["p"] == ["svda is more structured.", EVIL]
     assert page.text["code"] == ["svda One", f"svda {EVIL}"]
     assert [image["src"] for image in page.all("img")] == ["b%20%26%20c/figures/curve.png"]
