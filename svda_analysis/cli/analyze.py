@@ -74,7 +74,8 @@ class _Count(click.ParamType[int]):
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="Hold at most so much beside the model, as 2GB; whole maps that do not fit are left out, each with a line.",
+    help="Measuring indicators holds at most so much beside the model, as 2GB; whole maps that do not fit are left "
+    "out, each with a line. --maps and --faithfulness hold whole maps whatever this says.",
 )
 @subject_options
 @click.option("--maps", type=int, metavar="N", help="Also compare attention maps head by head on N images (8 or more).")
