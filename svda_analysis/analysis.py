@@ -79,9 +79,8 @@ def analyze(
     measured on ``costly_images`` of the images, evenly over them or with ``precision`` from the first (None: on all).
     ``noise`` is the standard deviation of the Gaussian noise on the preprocessed input for
     ``perturbation_robustness``, ``seed`` that of the noise and of the drawing. ``examples`` images keep their maps, the
-    first of each class; ``batch_size`` go through the model at once (default: 64). ``memory`` ("2GB", or bytes)
-    bounds what measuring indicators holds beside the model: whole maps that do not fit are left out, with a line in
-    ``warnings``.
+    first of each class; ``batch_size`` go through the model at once (default: 64). ``memory`` ("2GB", or bytes) bounds
+    what measuring holds beside the model: whole maps that do not fit are left out, with a line in ``warnings``.
 
     ``device``, ``preprocessing``, ``name`` and ``tokens`` (how tokens lie, where the model does not show it: ``grid``,
     ``prefix_tokens``, ``suffix_tokens``, ``frames``) are those of
