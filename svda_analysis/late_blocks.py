@@ -1,8 +1,9 @@
 """Late blocks: the attention of a pretrained ViT's last blocks replaced, these trained, the rest frozen.
 
 What the first of them reads never changes while they are trained, so it is computed once, of images as they are
-(without augmentation), and kept in a file on disk that has no name and goes with the process: 4 bytes x tokens x width
-for an image. Training then runs the last blocks alone.
+(without augmentation), and kept in a file on disk: 4 bytes x tokens x width for an image. It has no name and goes with
+the process, or lies in a folder for other runs of the same base, blocks and images. Training then runs the last blocks
+alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import copy
 import dataclasses
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,6 +35,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.history_rows import loss_and_accuracy, rows_of_model, sums_of_answers
 from svda_analysis.hosts import attention_hosts, choose_hosts
 from svda_analysis.indicators import choose_indicators
+from svda_analysis.late_features import Features, features_key, features_of
 from svda_analysis.maps import logits_of
 from svda_analysis.monitor import measure_probe
 from svda_analysis.penalties import decay_projections, forget_row_energy, penalty, track_row_energy
@@ -49,9 +49,7 @@ from svda_analysis.training_data import TrainingData, both_parts, generator, mix
 from svda_analysis.writing import check_target, only_writer
 
 _READ_FOR_START = 256  # images that sigma is read off the weights over
-_AT_ONCE = 64  # images through the frozen part
 _MOST_APART = 1e-3  # of the largest logit, by which the last blocks alone may differ from the whole model
-_MOST_OF_DISK = 0.9  # of what is free, that features may take
 _WITHOUT_AUGMENTATION: dict[str, Any] = {"flip": False, "rotation": 0.0, "crop_padding": 0}
 
 
@@ -66,6 +64,7 @@ def train_late_blocks(
     sigma_form: str = "linear",
     sigma_start: float | str = "double_dim",
     data_root: str | os.PathLike[str] | None = None,
+    features: str | os.PathLike[str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     on_start: Callable[[list[str]], None] | None = None,
     on_progress: Observer | None = None,
@@ -78,7 +77,8 @@ def train_late_blocks(
     ``normalise`` has no effect: images come as the model takes them. After each epoch the history gets loss and
     accuracy over training and test images and ``recipe.monitor_indicators`` of the whole model on its probe. ``out`` is
     written once, at the end: a converted model that says what it learned, opened by its path. A model in half precision
-    is trained in float32.
+    is trained in float32. ``features`` is a folder that keeps what the first late block reads, for other runs that
+    differ in attention, start, seed or recipe alone.
 
     ``progress`` is told how many images went through the frozen part, ``on_start`` gets lines when they are through,
     ``on_progress`` a :class:`~svda_analysis.training.Progress` after each step. Raises :class:`InputError` for bad
@@ -89,6 +89,9 @@ def train_late_blocks(
     with only_writer(out):
         check_target(out, [base] if isinstance(base, str | os.PathLike) else [], name="out")
         check_writable(Path(out).parent, "out: the folder")
+        if features is not None:
+            check_writable(Path(features), "features: the folder")
+            Path(features).mkdir(parents=True, exist_ok=True)
         subject = open_model(base)
         if blocks > (number := len(attention_hosts(subject.model))):
             raise InputError(f"late_blocks must be at most the {number} blocks of {subject.name}, got {blocks}")
@@ -99,13 +102,12 @@ def train_late_blocks(
             chosen = data.learned_from[:_READ_FOR_START]
             how["images"] = next(data.train.batches(len(chosen), indices=chosen))[0]
         model, late = _with_late_blocks(subject, data.train.classes, blocks, recipe.seed, to=attention, **how)
-        with tempfile.TemporaryFile(dir=Path(out).parent) as file:
-            run = _LateRun(model, late, data, subject, {"model": Path(out).stem, "attention": attention})
-            run.compute_features(file, Path(out).parent, progress)
-            if on_start:
-                on_start([data.train.source, data.test.source, run.told()])
-            for _ in range(recipe.epochs):
-                run.train_epoch(on_progress)
+        run = _LateRun(model, late, data, subject, {"model": Path(out).stem, "attention": attention})
+        run.compute_features(Path(out).parent, features, progress)
+        if on_start:
+            on_start([data.train.source, data.test.source, run.told()])
+        for _ in range(recipe.epochs):
+            run.train_epoch(on_progress)
         learned = run.learned({"base": subject.name, "late_blocks": blocks, "start": start})
         model.learned = learned  # type: ignore[assignment]  # no tensor and no module
         save_converted(model.cpu().eval().requires_grad_(True), out)
@@ -208,19 +210,6 @@ def _from_block(model: nn.Module, block: _Block, blank: Tensor) -> Iterator[Call
         hook.remove()
 
 
-class _Features:
-    """What the first late block reads of images, on disk, with their labels: ``rows[i] (N, C) float32``."""
-
-    def __init__(self, rows: np.ndarray, labels: Tensor) -> None:
-        self.rows, self.labels = rows, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.rows[chosen.numpy()]), self.labels[chosen]
-
-
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
@@ -237,7 +226,7 @@ class _LateRun:
         self.layers = nn.ModuleList(self.attention)  # penalties are of these, and not of frozen ones
         self.tokens = subject.tokens
         self.who = {**who, "dataset": data.train.name, "seed": self.recipe.seed}
-        self.parts: dict[str, _Features] = {}
+        self.parts: dict[str, Features] = {}
         self.epoch, self.history = 0, make_frame([], TABLE_COLUMNS)
         first = data.train.batches(2, indices=data.learned_from[:2])
         self.model.eval()
@@ -268,38 +257,26 @@ class _LateRun:
             parameter.requires_grad_(gradient is not None)
         return blank, [p for p in every if p.requires_grad], features[0].numel() * features.element_size()
 
-    # --- the frozen part ----------------------------------------------------------------------------------------------
-
     def compute_features(
-        self, file: IO[bytes], folder: Path, progress: Callable[[str, int, int], None] | None = None
+        self,
+        beside: Path,
+        kept_in: str | os.PathLike[str] | None,
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run all images that are learned from and tested on through the frozen part, once, into a file of ``folder``.
-        Raises :class:`InputError` where it has no room for them."""
+        """What the first late block reads of all images that are learned from and tested on: in ``kept_in``, or in a
+        file ``beside`` what is written."""
         data = self.data
         parts = {"train": (data.train, data.learned_from), "test": (data.test, torch.arange(len(data.test)))}
         if len(data.validated):
             parts["validation"] = (data.train, data.validated)
-        total, done = sum(len(chosen) for _, chosen in parts.values()), 0
-        needed, free = total * self.bytes, shutil.disk_usage(folder).free
-        if needed > _MOST_OF_DISK * free:
-            room = f"{needed / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free in {folder}"
-            raise InputError(f"features of {total:,} images take {room}: take fewer with train_images")
-        for images, _ in (batch for part, at in parts.values() for batch in part.batches(_AT_ONCE, indices=at)):
-            features = self._features_of(images.to(self.device))
-            file.write(features.numpy().tobytes())
-            done += len(images)
-            if progress:
-                progress("through the frozen blocks", done, total)
-        file.flush()
-        shape = (total, *features.shape[1:])
-        rows, first = np.memmap(file, np.float32, "r", shape=shape), 0
-        for name, (images_of, chosen) in parts.items():
-            self.parts[name] = _Features(rows[first : first + len(chosen)], images_of.labels[chosen])
-            first += len(chosen)
+        folder, key = (
+            (beside, None) if kept_in is None else (Path(kept_in), features_key(self.model, self.block.key, parts))
+        )
+        self.parts = features_of(parts, lambda images: self._features_of(images.to(self.device)), folder, key, progress)
 
     def _features_of(self, images: Tensor) -> Tensor:
         with torch.no_grad(), _reads_of(self.block.module) as found:
-            call_model(self.model, images)
+            call_model(self.model, images.to(self.device))
         return found[0].float().cpu().contiguous()
 
     def told(self) -> str:
@@ -382,7 +359,7 @@ class _LateRun:
         return pd.concat([*rows, self._indicators(who)], ignore_index=True)
 
     def _tested(
-        self, who: Mapping[str, Any], name: str, part: _Features, late: Callable[[Tensor], Tensor]
+        self, who: Mapping[str, Any], name: str, part: Features, late: Callable[[Tensor], Tensor]
     ) -> pd.DataFrame:
         chosen = self.data.tested(self.epoch) if name == "test" else torch.arange(len(part))
         sums = torch.zeros(4, dtype=torch.float64)

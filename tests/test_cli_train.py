@@ -28,8 +28,18 @@ from svda_analysis.specs import open_model
 
 # arguments of svda train behind those of a tiny run into folder/run.pt, and a part of the message
 BAD_TRAINING = {
-    "late blocks of nothing": (["--dataset", "sample", "--late-blocks", "2"], "--late-blocks and --start need --base"),
-    "a start of nothing": (["--dataset", "sample", "--start", "weights"], "--late-blocks and --start need --base"),
+    "late blocks of nothing": (
+        ["--dataset", "sample", "--late-blocks", "2"],
+        "--late-blocks, --start and --features need --base",
+    ),
+    "a start of nothing": (
+        ["--dataset", "sample", "--start", "weights"],
+        "--late-blocks, --start and --features need --base",
+    ),
+    "features of nothing": (
+        ["--dataset", "sample", "--features", "kept"],
+        "--late-blocks, --start and --features need",
+    ),
     "late blocks resumed": (["--dataset", "sample", "--base", "x.pt", "--resume"], "--resume does not go with --base"),
     "late blocks compiled": (
         ["--dataset", "sample", "--base", "x.pt", "--compile"],

@@ -36,6 +36,7 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--base", metavar="SPEC", help="Train the last blocks of this model (timm:, hf:, a checkpoint) alone.")
 @click.option("--late-blocks", type=int, metavar="N", help="How many of --base, their attention replaced. Default: 2.")
 @click.option("--start", type=click.Choice(["fresh", "weights"]), help="Sigma of --base, as for svda convert.")
+@click.option("--features", metavar="DIR", help="Keep what the first late block reads in DIR, for more runs of --base.")
 @click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
 @click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as its public code trained.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
@@ -67,6 +68,7 @@ def train_command(
     base: str | None,
     late_blocks: int | None,
     start: str | None,
+    features: str | None,
     **options: Any,
 ) -> None:
     """Train a Vision Transformer with dot-product, SVDA or cosine attention.
@@ -88,12 +90,12 @@ def train_command(
     given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
     if (epochs := options.pop("epochs")) is not None:
         given["epochs"] = epochs
+    late = {"blocks": late_blocks, "start": start, "features": features}
     if base is not None:
-        late: dict[str, Any] = {"blocks": 2 if late_blocks is None else late_blocks, "start": start or "fresh"}
         _train_late(base, out, recipe, split_settings(settings, given, ViTConfig, TrainConfig), late, options, preset)
         return
-    if late_blocks is not None or start is not None:
-        raise InputError("--late-blocks and --start need --base, whose last blocks they are of")
+    if any(value is not None for value in late.values()):
+        raise InputError("--late-blocks, --start and --features need --base, whose last blocks they are of")
     model_fields, recipe_fields = split_settings(settings, given, ViTConfig, TrainConfig)
     spec = DATASETS.get(dataset.partition(":")[0])
     if spec is not None and not spec.fixed_size and "num_classes" not in model_fields:  # its folders are the classes
@@ -166,7 +168,7 @@ def _train_late(
             base,
             plan,
             out,
-            **{**how, **of_model, **late},
+            **{**how, **of_model, **{key: value for key, value in late.items() if value is not None}},
             data_root=options["data_root"],
             progress=advance,
             on_start=begun,
