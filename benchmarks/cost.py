@@ -10,10 +10,12 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.indicators import choose_indicators
@@ -24,6 +26,31 @@ from svda_analysis.tap import capture
 
 FOLDER = Path("reports") / "benchmarks"
 NOISY = {"a_noisy", "a_pixel_noisy"}
+
+
+def by_hand(model: nn.Module, images: Tensor, read: Callable[[Tensor], object]) -> None:
+    """A forward that makes each map and multiplies by it, in as few calls of torch as there are, and ``read`` of it:
+    less cannot be done by anything that looks at maps."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:
+        a = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+        read(a)
+        return a @ v
+
+    with mock.patch.object(F, "scaled_dot_product_attention", attention):
+        model(images)
+
+
+def log_and_sort(a: Tensor) -> None:
+    """What the entropy and the keys for 90 % of mass begin with."""
+    a.log()
+    a.numpy().copy().sort(axis=-1)
+
+
+def eigenvalues(a: Tensor) -> None:
+    """What the spectrum of maps takes, by the cheapest way whose effective rank is right to 1e-8."""
+    wide = a.double()
+    torch.linalg.eigvalsh(wide @ wide.mT)
 
 
 def parts(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
@@ -46,6 +73,9 @@ def parts(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
 
     return {
         "plain forward": lambda: model(images),
+        "floor: map by hand": lambda: by_hand(model, images, lambda a: None),
+        "floor: and log, sort": lambda: by_hand(model, images, log_and_sort),
+        "floor: and eigenvalues": lambda: by_hand(model, images, eigenvalues),
         "capture": captured,
         "mass_90": measured({"mass_90"}),
         "one-pass indicators": measured(one_pass),
@@ -95,9 +125,10 @@ def main() -> None:
         f"# What an analysis costs\n\nMade by `python benchmarks/cost.py --rounds {given.rounds} --batch {given.batch}`"
         f" (CPU, 1 thread, torch {torch.__version__}). ViT-Tiny/16 at 224 pixels, random weights, {given.batch} images "
         "a batch. Each part as a multiple of the plain forward with the fused kernel: median over rounds in which all "
-        "parts follow each other, and the middle half of the rounds. Each part includes the forward that it needs.\n\n"
-        + markdown_table(shown)
-        + "\n"
+        "parts follow each other, and the middle half of the rounds. Each part includes the forward that it needs. "
+        "Floors: each map made and multiplied by in plain torch calls; then a logarithm and a sort of "
+        "each map (entropy and keys for 90 % of mass begin so), or its squared singular values in float64 (spectra of "
+        "maps). Robustness runs a noisy copy of each image beside it: two forwards.\n\n" + markdown_table(shown) + "\n"
     )
 
 
