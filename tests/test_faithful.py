@@ -10,6 +10,7 @@ from torch import nn
 
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.attribution import attribute
+from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import (
     USUAL_METHODS,
@@ -20,7 +21,7 @@ from svda_analysis.faithful import (
 )
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.metrics import METRICS
-from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
+from svda_analysis.perturbation import deletion_insertion, infidelity, sensitivity_max
 from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
@@ -105,7 +106,7 @@ def test_the_control_is_the_mean_over_draws_and_its_interval_holds_their_spread(
     table = faithfulness(model, images, methods=(), rankings=("centre",), samples=0, draws=3, seed=5, steps=None)
     drawn = []
     for what in ("ranking", "ranking 1", "ranking 2"):
-        maps = draws_of_images(what, 4, (3, 3), 5, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
+        maps = draws_of_images(what, range(4), (3, 3), 5).repeat_interleave(4, 1).repeat_interleave(4, 2)
         drawn.append(deletion_insertion(model, images, maps)[0].numpy())
     middle = torch.tensor([[0.0, 1, 0], [1, 2, 1], [0, 1, 0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
     own = deletion_insertion(model, images, middle.expand(4, -1, -1))[0].numpy()
