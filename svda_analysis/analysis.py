@@ -244,9 +244,9 @@ class _Bench:
             try:
                 with self.team.failing_together(NotFiniteError):
                     parts.append(self.measure(subject, feed, label))
-            except NotFiniteError as error:
-                errors.append(error)
-                parts.append(_left_out(subject, feed, error))
+            except NotFiniteError as nameless:
+                errors.append(NotFiniteError(str(nameless).replace(_NAMELESS, subject.name)))
+                parts.append(_left_out(subject, feed, errors[-1]))
         if len(errors) == len(parts):
             raise errors[0]
         return parts

@@ -84,6 +84,12 @@ def together(alone: bool = False) -> Iterator[Team]:
     """The team of all processes that torchrun, accelerate or ``torch.distributed`` started, each of which comes here;
     of this process by itself where it is ``alone`` or there is no other.
 
+    Every process calls with the same arguments what it takes part in, a module on its own device. Batches are dealt
+    round robin, whole, and moments merged by rank: all get the whole, equal to what one process gives but for rounding
+    in float64 (one that has as many threads: sums in float32 depend on these). With a ``precision`` they stop together,
+    after a round of a batch each: that may be a batch for each process later than one process stops. The first alone
+    calls ``progress``, shows bars and touches a cache.
+
     They wait :data:`TIMEOUT` seconds for all to come, and then for each other as long as it takes
     (:data:`LONGEST_WAIT`): one may measure what the others have no part in. A process that loses the others ends in
     :class:`HaltedError`. They talk through gloo, whatever the models compute on.
@@ -92,10 +98,10 @@ def together(alone: bool = False) -> Iterator[Team]:
         yield ALONE
         return
     meet, talk = timedelta(seconds=TIMEOUT), timedelta(seconds=LONGEST_WAIT)
-    with _not_alone(TIMEOUT, "every process must come to it: start it anew"):
+    with _not_alone(TIMEOUT, "every process must come, or one with alone=True"):
         if not dist.is_initialized():
             PartialState(cpu=not torch.cuda.is_available(), timeout=meet)  # and its own device for each process
-        dist.new_group(backend="gloo", timeout=meet)
+        dist.destroy_process_group(dist.new_group(backend="gloo", timeout=meet))  # made when all have come
         group: Any = dist.new_group(backend="gloo", timeout=talk)
     rank, world = dist.get_rank(), dist.get_world_size()
     lost = functools.partial(_not_alone, LONGEST_WAIT, "start it anew")

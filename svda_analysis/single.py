@@ -51,7 +51,7 @@ def analyze_subject(
             memory=options.most_bytes,
         )
         try:
-            whole = _through(stream, feed, options, total, progress or (lambda done, total: None), team)
+            whole = _streamed(stream, feed, options, total, progress or (lambda done, total: None), team)
         except NotFiniteError as error:
             raise NotFiniteError(f"{run_label(subject)} {NOT_FINITE}: {error}") from None
         shown = team.first(lambda: example_maps(subject, feed, options.fitting_examples(whole.map_bytes)))
@@ -59,7 +59,7 @@ def analyze_subject(
     return _as_analysis(subject, feed, options, whole, shown, seconds)
 
 
-def _through(
+def _streamed(
     stream: Stream, feed: ImageFeed, options: Options, total: int, progress: Callable[[int, int], None], team: Team
 ) -> Tally:
     """What the stream comes to over this process's batches, together with what it comes to in the others."""

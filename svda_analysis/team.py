@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-T = TypeVar("T")
+Held = TypeVar("Held")
 
 
 class _Failure:
@@ -46,7 +46,7 @@ class Team:
         """Whether the batch of this number is this process's."""
         return batch % self.world == self.rank
 
-    def share(self, batches: Sequence[T]) -> Sequence[T]:
+    def share(self, batches: Sequence[Held]) -> Sequence[Held]:
         """Those that are this process's."""
         return batches[self.rank :: self.world]
 
@@ -60,20 +60,20 @@ class Team:
 
     # --- what all know ------------------------------------------------------------------------------------------------
 
-    def gather(self, own: T) -> list[T]:
+    def gather(self, own: Held) -> list[Held]:
         """What every process holds, by rank."""
         found = self.exchange(own)
         if failed := next((one for one in found if isinstance(one, _Failure)), None):
             raise _FailedError from failed.error
         return found
 
-    def first(self, make: Callable[[], T]) -> T:
+    def first(self, make: Callable[[], Held]) -> Held:
         """What ``make()`` gives in the first process, which alone calls it, for all."""
         made = make() if self.rank == 0 else None
         self.gather(None)  # who failed before says so now
         return self.tell(made)
 
-    def rounds(self, items: Iterable[T]) -> Iterator[T | None]:
+    def rounds(self, items: Iterable[Held]) -> Iterator[Held | None]:
         """This process's items; None as long as others still have some."""
         own = iter(items)
         item = next(own, None)
@@ -104,7 +104,7 @@ def first_to_fail() -> bool:
         return True
     try:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5))  # type: ignore[attr-defined]
+        store = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=2))  # type: ignore[attr-defined]
         run = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
         return bool(store.add("/".join(["svda_analysis", "failed", *run]), 1) == 1)
     except (RuntimeError, KeyError, ValueError):  # the store is gone with who had it

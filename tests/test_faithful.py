@@ -1,11 +1,15 @@
 """The table of faithfulness: means and intervals of each method and of the random control."""
 
+import copy
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
 from known_models import model_and_images
 from scipy import stats
+from teams import in_team
 from torch import nn
 
 from svda_analysis.analysis import analyze_runs
@@ -25,6 +29,7 @@ from svda_analysis.perturbation import deletion_insertion, infidelity, sensitivi
 from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
+from svda_analysis.team import ALONE
 from svda_analysis.vocabulary import quantity
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -230,3 +235,16 @@ def test_an_unknown_method_is_named():
     model, images = model_and_images()
     with pytest.raises(InputError, match="got 'lime'"):
         randomisation_check(model, images, method="lime")
+
+
+def test_several_processes_find_what_one_finds():
+    model, images = model_and_images(images=7)
+
+    def work(team):
+        methods = {"methods": ("rollout", "saliency"), "metrics": ["default"], "samples": 3, "batch_size": 2}
+        return faithfulness(copy.deepcopy(model), images, team=team, **methods)
+
+    wanted = work(ALONE)
+    assert set(wanted["n"]) == {7}
+    for found in in_team(3, work):
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-12)
