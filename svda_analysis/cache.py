@@ -28,6 +28,7 @@ from svda_analysis.metrics import Metric
 from svda_analysis.results import Analysis
 from svda_analysis.sources import ImageFeed
 from svda_analysis.subject import Subject
+from svda_analysis.team import ALONE, Team
 
 UNFINISHED = ".unfinished-"  # how the folder of an entry that is being written begins
 # A change in any other file of the package is another key: numbers may come from there.
@@ -36,15 +37,22 @@ _PACKAGE = Path(__file__).parent
 _SAMPLED, _BATCH = 16, 64  # images whose pixels are part of the key, at once
 
 
-def kept(entry: Path, measure: Callable[[], Analysis]) -> Analysis:
-    """The analysis that lies in ``entry``; where there is none, what ``measure()`` gives, which then lies there.
+def kept(entry: Callable[[], Path], measure: Callable[[], Analysis], team: Team = ALONE) -> Analysis:
+    """The analysis that lies in ``entry()``; where there is none, what ``measure()`` gives, which then lies there.
 
-    Raises :class:`InputError` for an entry that cannot be read back.
+    All of a ``team`` measure; its first process alone asks for the entry, reads and writes. Raises :class:`InputError`
+    for an entry that cannot be read back.
     """
+    place, found = team.first(lambda: (place := entry(), _read_entry(place)))
+    if found is not None:
+        return found
+    made = measure()
+    return team.first(lambda: _read_back(place, made))
+
+
+def _read_back(entry: Path, made: Analysis) -> Analysis:
+    _write_entry(entry, made)
     if (found := _read_entry(entry)) is None:
-        _write_entry(entry, measure())
-        found = _read_entry(entry)
-    if found is None:
         raise InputError(f"{entry} cannot be read back: remove it")
     return found
 

@@ -14,6 +14,7 @@ from svda_analysis.score_operator import operator_basis, row_moments, symmetric_
 from svda_analysis.sources import ImageFeed
 from svda_analysis.subject import Subject
 from svda_analysis.tap import capture
+from svda_analysis.team import ALONE, Team
 from svda_analysis.vocabulary import Quantity, register
 
 register(
@@ -32,37 +33,42 @@ register(
 )
 
 
-def direction_shares(subject: Subject, feed: ImageFeed, images: int, share: float = 0.9) -> pd.DataFrame:
+def direction_shares(
+    subject: Subject, feed: ImageFeed, images: int, share: float = 0.9, team: Team = ALONE
+) -> pd.DataFrame:
     """Rows of ``frames.TABLE_COLUMNS``: the share of a head's D directions that hold ``share`` of the energy.
 
     Source ``data``: the directions are those of the scores' operator in its own basis, whatever axes q and k have
     (``score_operator.py``), over ``images`` test images and their tokens: the energies are the squared singular values
     of ``C_q^(1/2) diag(sigma) C_k^(1/2)``, keys centred, with sigma 1 where there is none. Source ``sigma``: direction
     i has the energy ``sigma_i^2`` (SVDA alone, whose axes sigma fixes). Our definitions. Indicator ``directions_90``
-    for a share of 0.9.
+    for a share of 0.9. Of a ``team`` of processes each looks at its batches, and all get the whole.
     """
-    moments: dict[int, Tensor] = {}
+    sums: dict[int, tuple[int, Tensor]] = {}  # by layer: images, and their moments added up
     sigmas: dict[int, Tensor] = {}
-    seen: dict[int, int] = {}
 
     def add(record: AttentionRecord) -> None:
         if record.q is None or record.k is None or record.q.ndim != 4:
             raise InputError(f"{subject.name} multiplies its maps by hand: its queries and keys are not seen")
-        now = row_moments(record.q, record.k).cpu() * len(record.q)
-        moments[record.layer] = moments.get(record.layer, 0) + now
-        seen[record.layer] = seen.get(record.layer, 0) + len(record.q)
+        _add(sums, record.layer, len(record.q), row_moments(record.q, record.k).cpu() * len(record.q))
         if record.sigma is not None:
             sigmas[record.layer] = record.sigma.double().cpu()
 
     done = 0
     with subject.running() as model, torch.no_grad(), capture(model, add):
-        for batch, _ in feed.batches(64, images, 0):
+        for _, batch, _labels in feed.dealt(64, images, 0, team):
             call_model(model, batch)
             done += len(batch)
+    parts = team.gather((sums, sigmas, done))
+    done, whole = sum(part[2] for part in parts), dict[int, tuple[int, Tensor]]()
+    for found, known, _ in parts:
+        sigmas |= known
+        for layer, (count, summed) in found.items():
+            _add(whole, layer, count, summed)
     rows = []
-    for layer, summed in moments.items():
+    for layer, (count, summed) in whole.items():
         sigma = sigmas.get(layer)
-        energies = {"data": operator_basis(symmetric_root(summed / seen[layer]), sigma).size.square()}
+        energies = {"data": operator_basis(symmetric_root(summed / count), sigma).size.square()}
         if sigma is not None:
             energies["sigma"] = sigma.square()
         for name, energy in energies.items():
@@ -70,6 +76,11 @@ def direction_shares(subject: Subject, feed: ImageFeed, images: int, share: floa
             about = {**place, "n": 1 if name == "sigma" else done, "low": 0.0, "high": 1.0}
             rows += [{**about, "head": h, "mean": x} for h, x in enumerate(_share_needed(energy, share).tolist())]
     return make_frame([{**subject.identity, "dataset": feed.name, **row} for row in rows], TABLE_COLUMNS)
+
+
+def _add(sums: dict[int, tuple[int, Tensor]], layer: int, count: int, summed: Tensor) -> None:
+    before = sums.get(layer)
+    sums[layer] = (count, summed) if before is None else (before[0] + count, before[1] + summed)
 
 
 def _share_needed(energy: Tensor, share: float) -> Tensor:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from svda_analysis.attribution import RANKINGS, attribute, check_images
+from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
 from svda_analysis.fillers import choose_filler
 from svda_analysis.forward import call_model, for_model
@@ -33,7 +34,6 @@ from svda_analysis.perturbation import (
     check_methods,
     check_whole,
     class_logits,
-    draws_of_images,
     patch_layout,
     step_counts,
     targets_of,
@@ -44,6 +44,7 @@ from svda_analysis.sources import Data, ImageFeed, open_feed
 from svda_analysis.specs import Given, open_model
 from svda_analysis.stats import Moments
 from svda_analysis.subject import Subject
+from svda_analysis.team import ALONE, Team
 from svda_analysis.trial import Trial
 from svda_analysis.vocabulary import quantity
 
@@ -69,6 +70,7 @@ def faithfulness(
     seed: int = 0,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> pd.DataFrame:
     """Every measure of faithfulness, for each method and for rankings of the patches that are none: means over images.
 
@@ -83,9 +85,9 @@ def faithfulness(
     ``sensitivity_max`` (0 leaves both out).
 
     ``images`` are drawn with ``seed`` (None: all; of a tensor or loader the first), and all else that is drawn follows
-    from it too. ``progress`` is called with (images done, images in all); the rest is as in
-    :func:`~svda_analysis.perturbation.deletion_insertion`. Raises :class:`InputError` when an argument is outside what
-    is allowed, or a filler is not to be had for the model.
+    from it too. ``progress`` is called with (images done, images in all); each process of a ``team`` measures its
+    batches and gets the whole. The rest is as in :func:`~svda_analysis.perturbation.deletion_insertion`. Raises
+    :class:`InputError` when an argument is outside what is allowed, or a filler is not to be had for the model.
     """
     settings = _Settings(
         methods=methods or (),
@@ -105,7 +107,7 @@ def faithfulness(
     subject = check_faithful(opened, feed, metrics, baseline)
     if methods is None:
         settings = dataclasses.replace(settings, methods=_with_warnings(*methods_for(subject, feed)))
-    values = _over_images(subject, feed, settings, progress or (lambda done, total: None))
+    values = _over_images(subject, feed, settings, progress or (lambda done, total: None), team)
     rows = [
         {**subject.identity, "dataset": feed.name, "source": name, **_as_row(indicator, found)}
         for (indicator, name), found in values.items()
@@ -193,19 +195,22 @@ class _Settings:
 
 
 def _over_images(
-    subject: Subject, feed: ImageFeed, settings: _Settings, progress: Callable[[int, int], None]
+    subject: Subject, feed: ImageFeed, settings: _Settings, progress: Callable[[int, int], None], team: Team
 ) -> dict[tuple[str, str], Moments]:
     """The moments of every value over the images, ``(indicator, source) -> moments``."""
     values: dict[tuple[str, str], Moments] = {}
-    done, total = 0, min(settings.images or feed.total, feed.total)
+    total = min(settings.images or feed.total, feed.total)
     with subject.running() as network:
         subjects = (subject, redrawn(subject, settings.seed))
-        for given, _labels in feed.batches(settings.batch_size, settings.images, settings.seed):
-            for key, found in _measure(subjects, for_model(given, network), settings, done).items():
+        for first, given, _labels in feed.dealt(settings.batch_size, settings.images, settings.seed, team):
+            for key, found in _measure(subjects, for_model(given, network), settings, first).items():
                 values.setdefault(key, Moments()).update(found.numpy())
-            done += len(given)
-            progress(done, total)
-    return values
+            progress(first + len(given), total)
+    whole: dict[tuple[str, str], Moments] = {}
+    for part in team.gather(values):
+        for key, moments in part.items():
+            whole.setdefault(key, Moments()).merge(moments)
+    return whole
 
 
 def _measure(
@@ -233,7 +238,7 @@ def _measure(
         draws={"samples": settings.samples, "seed": settings.seed, "first": first},
     )
     purposes = ["ranking", *(f"ranking {draw}" for draw in range(1, settings.draws))]
-    rankings = [draws_of_images(what, B, layout.grid, settings.seed, first) for what in purposes]
+    rankings = [draws_of_images(what, range(first, first + B), layout.grid, settings.seed) for what in purposes]
     random = tuple(dataclasses.replace(control, maps=to_pixels(drawn, layout, (H, W))) for drawn in rankings)
     wanted = [one for one in settings.metrics if settings.samples or not one.sampled]
     values = {

@@ -18,6 +18,7 @@ from svda_analysis.representations import RepresentationComparison
 from svda_analysis.sources import Data, ImageFeed, open_feed
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
+from svda_analysis.team import ALONE, Team
 
 Opened = tuple[Subject, ImageFeed]  # a model, and the images in its way
 
@@ -93,6 +94,7 @@ def compare_run_maps(
     batch_size: int = 32,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> dict[str, pd.DataFrame]:
     """:func:`compare_maps` of every model with the baseline, and of the runs of one model with each other.
 
@@ -101,8 +103,8 @@ def compare_run_maps(
     weights and the order of their data, so that their heads sit at the same place for that reason alone. Those pairs,
     of equal seeds, are compared beside them and told apart (``seed``, ``baseline_seed``). Without shared seeds: first
     with first. The runs of one model, each with the next one, show what another seed alone changes: the measure for
-    what another model changes. Returns the same frames with columns ``model``, ``baseline``, ``seed`` and
-    ``baseline_seed``.
+    what another model changes. Of a ``team`` of processes each compares some of the pairs, and all get the whole.
+    Returns the same frames with columns ``model``, ``baseline``, ``seed`` and ``baseline_seed``.
     """
     by_name: dict[str, list[Opened]] = {}
     for one in zip(subjects, feeds, strict=True):
@@ -111,10 +113,11 @@ def compare_run_maps(
     pairs += [pair for same in by_name.values() for pair in _neighbours(same)]
     if not pairs:
         raise InputError(f"comparing maps needs at least two models or two runs of one, got {', '.join(by_name)} alone")
+    made = team.gather([_compare(*pair, images, seed, batch_size, progress) for pair in team.share(pairs)])
     parts: dict[str, list[pd.DataFrame]] = {}
-    for ours, theirs in pairs:
+    for at, (ours, theirs) in enumerate(pairs):
         who = {"model": ours[0].name, "baseline": theirs[0].name, "seed": ours[0].seed, "baseline_seed": theirs[0].seed}
-        for key, frame in _compare(ours, theirs, images, seed, batch_size, progress).items():
+        for key, frame in made[at % team.world][at // team.world].items():
             parts.setdefault(key, []).append(frame.assign(**who))
     return {key: pd.concat(frames, ignore_index=True).astype(MAP_COLUMNS[key]) for key, frames in parts.items()}
 

@@ -5,7 +5,6 @@ The measures of one map at a time; :func:`svda_analysis.faithful.faithfulness` t
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
+from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
 from svda_analysis.fillers import Answer, Scene, choose_filler, patch_of_pixels
 from svda_analysis.forward import call_model, for_model
@@ -149,7 +149,8 @@ def infidelity(
     with subject.running() as network, torch.no_grad():
         images = for_model(images.detach(), network)
         layout = patch_layout(subject, images, patch_size)
-        drawn = draws_of_images("patches", B, (samples, *layout.grid), seed, first) < 0.5  # (B, samples, rows, columns)
+        shape = (samples, *layout.grid)
+        drawn = draws_of_images("patches", range(first, first + B), shape, seed) < 0.5  # (B, samples, rows, columns)
         taken = to_pixels(drawn.flatten(0, 1).to(images), layout, (H, W))[:, None].expand(-1, C, -1, -1)
         found = captum.metrics.infidelity(
             lambda x: torch.cat([_probabilities(network, part) for part in x.split(batch_size)]),
@@ -198,8 +199,8 @@ def sensitivity_max(
         target = target.repeat_interleave(len(images) // len(target))  # captum does so, but for a single target
         return (attribute(subject, images, method=method, target=target, batch_size=batch_size),)
 
-    drawn = draws_of_images("noise", len(images), (samples, *images.shape[1:]), seed, first).flatten(0, 1)
-    noise = (drawn * 2 - 1) * radius
+    drawn = draws_of_images("noise", range(first, first + len(images)), (samples, *images.shape[1:]), seed)
+    noise = (drawn.flatten(0, 1) * 2 - 1) * radius
     found = captum.metrics.sensitivity_max(
         explain,
         images,
@@ -277,20 +278,6 @@ def check_probabilities(model: nn.Module, logits: Tensor) -> None:
 
 def _bare(x: Tensor | tuple[Tensor]) -> Tensor:
     return x if isinstance(x, Tensor) else x[0]  # captum hands over one input now as itself, now in a tuple
-
-
-def draws_of_images(what: str, B: int, shape: tuple[int, ...], seed: int, first: int) -> Tensor:
-    """Uniform numbers ``(B, *shape)`` in [0, 1) for the images from number ``first`` on.
-
-    Those of each image come from a generator of its own, which follows from ``what`` is drawn, ``seed`` and the image's
-    number: what is drawn for one purpose does not go with what is drawn for another.
-    """
-
-    def drawn(image: int) -> Tensor:
-        digest = hashlib.sha256(f"{what}/{seed}/{image}".encode()).digest()
-        return torch.rand(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
-
-    return torch.stack([drawn(first + at) for at in range(B)])
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

@@ -41,25 +41,27 @@ from svda_analysis.items import (
 from svda_analysis.meanings import UNLABELLED, Meaning, meaning
 from svda_analysis.model import ViT
 from svda_analysis.subject import Subject
+from svda_analysis.team import ALONE, Team
 
 AnyImages = TypeVar("AnyImages", bound=ImageData)
 Data = str | Tensor | Dataset[Any] | DataLoader[Any]
 Batches = Iterator[tuple[Tensor, Tensor | None]]
+Numbered = tuple[int, Tensor, Tensor | None]  # a batch behind the number of its first image
 
 
 @dataclasses.dataclass
 class ImageFeed:
-    """Images for one model. ``batches(batch_size, images, seed)`` yields preprocessed images ``(B, C, H, W)`` and
-    labels ``(B,)`` or None; ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing,
-    pictures ``(n, H, W, C) uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known).
-    ``normalisation``: mean and deviation per channel that pixels in [0, 1] were brought to, ``labels (total,)``: those
-    of all images (None: not known), ``preprocessing`` how images are brought to the model, as it is done (None: they
-    come as they are)."""
+    """Images for one model. ``dealt(batch_size, images, seed, team)`` yields the batches that are those of a team's
+    process: the number of the first image, preprocessed images ``(B, C, H, W)``, and labels ``(B,)`` or None;
+    ``examples(n)`` gives the same n images each time, with labels (-1: none) and, for showing, pictures ``(n, H, W, C)
+    uint8``. ``scores``: how many outputs a model of these classes has (0: it is not known). ``normalisation``: mean and
+    deviation per channel that pixels in [0, 1] were brought to, ``labels (total,)``: those of all images (None: not
+    known), ``preprocessing`` how images are brought to the model, as it is done (None: they come as they are)."""
 
     name: str
     description: str
     total: int
-    batches: Callable[[int, int | None, int], Batches]
+    dealt: Callable[[int, int | None, int, Team], Iterator[Numbered]]
     examples: Callable[[int], tuple[Tensor, Tensor, np.ndarray]]
     classes: tuple[str, ...] = ()
     scores: int = 0
@@ -67,6 +69,10 @@ class ImageFeed:
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     labels: Tensor | None = None
     preprocessing: Preprocessing | None = None
+
+    def batches(self, size: int, images: int | None, seed: int) -> Batches:
+        """All batches, images and labels."""
+        return ((batch, labels) for _, batch, labels in self.dealt(size, images, seed, ALONE))
 
 
 def open_feed(
@@ -206,9 +212,10 @@ def _from_image_data(data: ImageData, subject: Subject) -> ImageFeed:
     known = meaning(data.name, data.classes, subject.classes, subject.outputs) if data.classes else UNLABELLED
     warnings += [known.warning] if known.warning else []
 
-    def batches(size: int, images: int | None, seed: int) -> Batches:
-        for batch, labels in data.batches(size, indices=_draw(len(data), images, seed)):
-            yield batch, known.labels(labels)
+    def dealt(size: int, images: int | None, seed: int, team: Team) -> Iterator[Numbered]:
+        order = team.part_of(_draw(len(data), images, seed), size)
+        for first, (batch, labels) in zip(team.firsts(size), data.batches(size, indices=order), strict=False):
+            yield first, batch, known.labels(labels)
 
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
         chosen = data.examples(number)
@@ -220,7 +227,7 @@ def _from_image_data(data: ImageData, subject: Subject) -> ImageFeed:
         data.name,
         data.source,
         len(data),
-        batches,
+        dealt,
         examples,
         known.classes,
         known.scores,
@@ -235,14 +242,15 @@ def _from_tensor(data: Tensor) -> ImageFeed:
     if data.ndim not in (4, 5) or not data.is_floating_point() or not len(data):
         raise InputError(f"data must be float images (B, C, H, W), got {data.dtype} {tuple(data.shape)}")
 
-    def batches(size: int, images: int | None, seed: int) -> Batches:
-        return ((batch, None) for batch in data[:images].split(size))
+    def dealt(size: int, images: int | None, seed: int, team: Team) -> Iterator[Numbered]:
+        every = data[:images].split(size)
+        return ((first, batch, None) for first, batch in zip(team.firsts(size), team.share(every), strict=False))
 
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
         shown = data[:number]
         return shown, torch.full((len(shown),), -1), _as_pictures(shown)
 
-    return ImageFeed("tensor", f"{len(data)} images given as a tensor", len(data), batches, examples)
+    return ImageFeed("tensor", f"{len(data)} images given as a tensor", len(data), dealt, examples)
 
 
 def _from_dataset(data: Any, subject: Subject) -> ImageFeed:
@@ -254,9 +262,10 @@ def _from_dataset(data: Any, subject: Subject) -> ImageFeed:
     way = _unlabelled([image], subject) if is_picture(image) else None
     pairs = Items(data, lambda picture: _unlabelled([picture], subject).shown([0])[0][0])
 
-    def batches(size: int, images: int | None, seed: int) -> Batches:
-        chosen = Subset(pairs, _draw(total, images, seed).tolist())
-        return map(as_tensors, told(DataLoader(chosen, batch_size=size, collate_fn=Items.batch), name))
+    def dealt(size: int, images: int | None, seed: int, team: Team) -> Iterator[Numbered]:
+        chosen = Subset(pairs, team.part_of(_draw(total, images, seed), size).tolist())
+        loaded = told(DataLoader(chosen, batch_size=size, collate_fn=Items.batch), name)
+        return ((first, *as_tensors(batch)) for first, batch in zip(team.firsts(size), loaded, strict=False))
 
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
         with reading(f"{name} fails"):
@@ -264,7 +273,7 @@ def _from_dataset(data: Any, subject: Subject) -> ImageFeed:
         return _as_examples(*as_tensors(batch))
 
     about = (name, f"{total} images of a {name}", total)
-    made = ImageFeed(*about, batches, examples, *_outputs_of(known), warnings)
+    made = ImageFeed(*about, dealt, examples, *_outputs_of(known), warnings)
     return made if way is None else dataclasses.replace(made, preprocessing=way.preprocessing)
 
 
@@ -276,14 +285,15 @@ def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageFeed:
     if whole:
         total *= len(tensors_of(data.dataset[0], name, warnings)[0])
 
-    def batches(size: int, images: int | None, seed: int) -> Batches:
-        left = math.inf if images is None else images
-        for made in told(same_each_time(data), name):
+    def dealt(size: int, images: int | None, seed: int, team: Team) -> Iterator[Numbered]:
+        seen, most = 0, math.inf if images is None else images
+        for number, made in enumerate(told(same_each_time(data), name)):
             batch, labels = as_tensors(made)
-            part = slice(min(left, len(batch)))
-            yield batch[part], None if labels is None else labels[part]
-            left -= len(batch)
-            if left <= 0:
+            if team.has(number):
+                part = slice(min(most - seen, len(batch)))
+                yield seen, batch[part], None if labels is None else labels[part]
+            seen += len(batch)
+            if seen >= most:
                 return
 
     def examples(number: int) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -294,7 +304,7 @@ def _from_loader(data: DataLoader[Any], subject: Subject) -> ImageFeed:
         return _as_examples(images[:number], None if labels is None else labels[:number])
 
     about = (name, f"{total} images of a DataLoader", total)
-    return ImageFeed(*about, batches, examples, *_outputs_of(known), warnings)
+    return ImageFeed(*about, dealt, examples, *_outputs_of(known), warnings)
 
 
 def _number_given(loader: DataLoader[Any]) -> int:

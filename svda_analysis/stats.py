@@ -53,12 +53,21 @@ def has_spread(se: float, size: float) -> bool:
 
 
 class Moments:
-    """Count, mean and sum of squared deviations, merged batch by batch (Chan, Golub & LeVeque 1979)."""
+    """Count, mean and sum of squared deviations, merged batch by batch (Chan, Golub & LeVeque 1979).
+
+    The mean is kept as what it was of the first batch and how far it has moved since: so the order of merging changes
+    the deviation by rounding alone, also where it is tiny beside the mean.
+    """
 
     def __init__(self) -> None:
         self.n = 0
-        self.mean: np.ndarray = np.zeros(())
+        self.origin: np.ndarray = np.zeros(())
+        self.shift: np.ndarray = np.zeros(())
         self.m2: np.ndarray = np.zeros(())
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.origin + self.shift)
 
     def update(self, values: np.ndarray) -> None:
         """Add ``values (B, ...)``, one entry an image."""
@@ -66,18 +75,20 @@ class Moments:
             return
         batch = Moments()
         values = np.asarray(values, dtype=np.float64)
-        batch.n, batch.mean = len(values), values.mean(0)
-        batch.m2 = np.square(values - batch.mean).sum(0)
+        batch.n, batch.origin = len(values), values.mean(0)
+        batch.m2 = np.square(values - batch.origin).sum(0)
         self.merge(batch)
 
     def merge(self, other: Moments) -> None:
         """Add all that ``other`` has seen."""
         if not other.n:
             return
+        if not self.n:
+            self.origin = other.origin
         total = self.n + other.n
-        delta = other.mean - self.mean
+        delta = (other.origin - self.origin) + (other.shift - self.shift)
         self.m2 = self.m2 + other.m2 + np.square(delta) * (self.n * other.n / total)
-        self.mean = self.mean + delta * (other.n / total)
+        self.shift = self.shift + delta * (other.n / total)
         self.n = total
 
     def std(self) -> np.ndarray:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svda_analysis.calls import AttentionRecord
+from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
 from svda_analysis.formatting import in_bytes
 from svda_analysis.forward import call_model
-from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, score_spectrum, sigma_spectrum, widen
 from svda_analysis.indicators.blocks import OfQueries
 from svda_analysis.indicators.numerics import sharing
@@ -26,24 +25,15 @@ from svda_analysis.map_reader import MapReader
 from svda_analysis.maps import ImageMap, check_any_maps, class_scores
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
-from svda_analysis.stats import Moments, proportion_interval
+from svda_analysis.stats import Moments
+from svda_analysis.tallies import Tally
 from svda_analysis.tap import capture, check_captured, without_head
 from svda_analysis.tokens import GivenLayout, TokensGiven
-from svda_analysis.vocabulary import known_bounds, quantity
 
 MOST_DECOMPOSED = 2048  # of maps whose singular values are taken: the time grows with the cube of their number
-_NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
-_NEEDED = {  # why what an indicator needs may be lacking
-    "tokens": "the calls before its attention do not tell which tokens it reads",
-    "spectrum": _NO_WEIGHTS,
-    "qk_eigenvalues": _NO_WEIGHTS,
-    "ov_eigenvalues": _NO_WEIGHTS,
-    "ablated_loss": "it takes labelled images and a classifier of them",
-    "position_map": "it takes maps of whole images, and two images or more in the first batch",
-}
 
 
-class Stream:
+class Stream(Tally):
     """Running count, mean and spread over images of every indicator at every layer and head of one model.
 
     ``update`` runs one batch through the model and keeps only its moments; a record is dropped before the next layer
@@ -70,41 +60,23 @@ class Stream:
         memory: int | None = None,
         **tokens: Unpack[TokensGiven],
     ) -> None:
-        self.model, self.indicators, self.noise = model, indicators, noise
+        super().__init__(indicators)
+        self.model, self.noise, self.seed = model, noise, seed
         self.given = GivenLayout(**tokens).checked()
         self.classes, self.normalisation = classes, normalisation
-        self.generator = torch.Generator().manual_seed(seed)
-        self.images = 0
-        self.kind = "dot"
-        self.moments: dict[tuple[str, str, int], Moments] = {}
-        self.spectrum_moments: dict[tuple[str, int], Moments] = {}
-        self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
-        self.windows = self.views = self.pixels_unknown = False
-        self.left_out: list[str] = []  # of the last batch, why attention calls are no maps of the image
         self.memory = memory
-        self.unfitted: dict[tuple[str, str], set[int]] = {}  # by indicator and reason: layers without it
-        self.map_bytes = 0  # of all layers of one image, of the last batch
-        self.beyond = ""  # which labels are none of the model's outputs
-        self.calls = 0  # attention calls of the last batch
-        self.starts = 0  # maps of the last batch that come of no other
+        self.position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the images of the first batch of all
         self._batch = Batch(0, 0)  # that runs
+        self._first = 0  # the number of its first image
         self._seen = 0  # its maps so far
         self._reader = MapReader()
         self._calls: list[_Layer] = []  # of each layer
-        self._position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the first batch
         needed = {need for indicator in indicators for need in indicator.needs}
-        self.costly_images = 0  # which indicators that cost most have seen
-        self._settled: set[str] = set()  # what is known well enough
         self._few: Tensor | None = None  # images of the batch that costly indicators see (None: all)
         self._noisy: list[str] = []  # copies of the batch that runs
-        self._needed = needed
-        self._named = {one.name: one for one in indicators}
+        self.needed = needed
         self._of_weights = [one for one in indicators if set(one.sources) & {"qk", "ov"}]
         self._spectra_of = spectra_of
-
-    @property
-    def _active(self) -> list[Indicator]:
-        return [one for one in self.indicators if one.name not in self._settled]
 
     @property
     def _of_few(self) -> int:
@@ -114,24 +86,31 @@ class Stream:
     @property
     def _sources(self) -> set[str]:
         """The sources whose spectra are asked for."""
-        sources = {source for one in self._active if "spectrum" in one.needs for source in one.sources}
+        sources = {source for one in self.active if "spectrum" in one.needs for source in one.sources}
         return sources if self._spectra_of is None else sources & set(self._spectra_of)
 
-    def update(self, images: Tensor, labels: Tensor | None = None, *, costly: Tensor | None = None) -> None:
+    def update(
+        self, images: Tensor, labels: Tensor | None = None, *, costly: Tensor | None = None, first: int | None = None
+    ) -> None:
         """Add one batch, ``images (B, C, H, W)`` and, where known, ``labels (B,)``.
 
-        ``costly`` = the numbers of those images that spectra of scores and maps and noisy copies are made of (None:
-        all).
+        ``costly`` = the places in the batch of those images that spectra of scores and maps and noisy copies are made
+        of (None: all). ``first`` = the number of the batch's first image among all that are measured (None: they come
+        one after another); the noise on an image follows from its number, and with image 0 comes what is read off the
+        weights once.
         Raises :class:`InputError` for images, maps or outputs that are not finite numbers; of the latter two it names
         where they begin (:class:`~svda_analysis.soundness.NotFiniteError`).
         """
         if not is_finite(images):
             raise InputError("images must be finite numbers, got NaN or inf")
         B, self._few = len(images), None if costly is None else costly.to(images.device)
-        needed = {need for one in self._active for need in one.needs}
+        self._first = self.images if first is None else first
+        needed = {need for one in self.active for need in one.needs}
         chosen = images if self._few is None else images[self._few]
         self._noisy = [name for name in ("a_noisy", "a_pixel_noisy") if name in needed and len(chosen)]
-        batch = torch.cat([images, *self._noisy_copies(chosen)]) if self._noisy else images
+        numbers = range(B) if costly is None else costly.tolist()
+        noisy = self._noisy_copies(chosen, [self._first + at for at in numbers]) if self._noisy else []
+        batch = torch.cat([images, *noisy]) if noisy else images
         inputs = self.begin(B, len(batch))
         try:
             with capture(self.model, self.on_record, output="rows", inputs=inputs):
@@ -146,14 +125,14 @@ class Stream:
             self._predicted(images, labels.to(logits.device), logits[:B])
         self.images += B
         self.costly_images += len(chosen)
+        self.spent = not len(chosen)
 
     def _predicted(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Accuracy and loss over the images that have a label (-1: none); of labels that the model has no outputs for
         there is neither, for no image."""
         if int(labels.max()) >= logits.shape[1]:
             self.beyond = f"label {int(labels.max())} and the model {logits.shape[1]} outputs"
-            of_labels = {"accuracy", "loss", *(one.name for one in self.indicators if "ablated_loss" in one.needs)}
-            self.moments = {key: found for key, found in self.moments.items() if key[0] not in of_labels}
+            self.drop_labelled()
         known = labels >= 0
         if self.beyond or not bool(known.any()):
             return
@@ -161,7 +140,7 @@ class Stream:
         self._add("accuracy", "test", -1, (logits.argmax(-1) == labels).float()[:, None])
         loss = F.cross_entropy(widen(logits), labels, reduction="none")
         self._add("loss", "test", -1, loss[:, None])
-        if any("ablated_loss" in one.needs for one in self._active):
+        if any("ablated_loss" in one.needs for one in self.active):
             self._ablate(images[known], labels, loss)
 
     def begin(self, images: int, in_forward: int) -> LayerInputs | None:
@@ -170,8 +149,8 @@ class Stream:
         self.left_out, self.calls, self.starts = [], 0, 0
         self._batch = Batch(images, in_forward, self._few, tuple(self._noisy))
         self._seen = self.map_bytes = 0
-        weighs = not self.images and bool(self._of_weights)
-        return LayerInputs(weights=weighs) if weighs or "tokens" in self._needed else None
+        weighs = not self._first and bool(self._of_weights)
+        return LayerInputs(weights=weighs) if weighs or "tokens" in self.needed else None
 
     def on_record(self, record: AttentionRecord) -> None:
         """Add one record of the forward that runs. Raises :class:`~svda_analysis.soundness.NotFiniteError`."""
@@ -193,13 +172,16 @@ class Stream:
         map of the images."""
         check_captured(self.calls, self.model)
         check_any_maps(range(self._seen), self.left_out, self.model)
-        if inputs and not self.images and self._of_weights:
+        self.layers = len(self._calls)
+        if inputs and not self._first and self._of_weights:
             for layer, call in enumerate(self._calls):
                 self._weigh(layer, call, inputs.weights[call.at])
 
-    def _noisy_copies(self, images: Tensor) -> list[Tensor]:
-        """The copies that :attr:`_noisy` names; they share one draw, so that each is the same without the other."""
-        drawn, copies = torch.randn(images.shape, generator=self.generator).to(images), []
+    def _noisy_copies(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+        """The copies that :attr:`_noisy` names, of images of these numbers; they share one draw, so that each is the
+        same without the other."""
+        shape, copies = tuple(images.shape[1:]), list[Tensor]()
+        drawn = draws_of_images("input noise", numbers, shape, self.seed, torch.randn).to(images)
         if "a_noisy" in self._noisy:
             copies.append(images + self.noise * drawn)
         if "a_pixel_noisy" in self._noisy:
@@ -218,7 +200,7 @@ class Stream:
                 if logits is not None:  # what it was with the head
                     ablated.append(F.cross_entropy(widen(logits), labels, reduction="none"))
             if ablated:
-                self._evaluate(self._active, {"loss": loss, "ablated_loss": torch.stack(ablated, dim=1)}, {}, layer)
+                self._evaluate(self.active, {"loss": loss, "ablated_loss": torch.stack(ablated, dim=1)}, {}, layer)
 
     def _weigh(self, layer: int, call: _Layer, weights: HeadWeights) -> None:
         """What can be read off the weights of a layer, once for all images."""
@@ -233,7 +215,7 @@ class Stream:
 
     def _spectral(self, source: str, spectrum: Tensor, values: dict[str, Tensor], layer: int) -> None:
         self.spectrum_moments.setdefault((source, layer), Moments()).update(_as_numbers(spectrum))
-        self._evaluate(self._active, values, {source: spectrum}, layer, {"D": spectrum.shape[-1]})
+        self._evaluate(self.active, values, {source: spectrum}, layer, {"D": spectrum.shape[-1]})
 
     def _measure(self, found: ImageMap, layer: int) -> None:
         """Add what one layer's map gives, and its rows of q and k."""
@@ -244,12 +226,12 @@ class Stream:
         of_whole, of_spectrum = self._wholes(one, layer)
         if of_whole or (of_spectrum and one.fits()):
             one.whole()
-        self._evaluate(self._active, at_hand, {}, layer, sizes)
-        for name, block in one.over_rows(self._active).items():
-            self._add_block(self._named[name], block, layer, sizes)
+        self._evaluate(self.active, at_hand, {}, layer, sizes)
+        for name, block in one.over_rows(self.active).items():
+            self._add_block(self.named[name], block, layer, sizes)
         if of_whole:
             at_hand = {**at_hand, "a": one.whole()[: one.part]}
-            if "position_map" in self._needed and found.windows == 1:
+            if "position_map" in self.needed and found.windows == 1:
                 at_hand["position_map"] = self._position_map(layer, at_hand["a"])
             self._evaluate(of_whole, at_hand, {}, layer, sizes)
         self._measure_spectra(one, bool(of_spectrum), layer)
@@ -258,7 +240,7 @@ class Stream:
         """The indicators of whole maps that can be had, and those of their singular values; what they are too large for
         is noted."""
         N, memory = one.shape[-1], in_bytes(self.memory or 0)
-        wanted = [x for x in self._active if any(x.needs_whole(source) for source in x.sources)]
+        wanted = [x for x in self.active if any(x.needs_whole(source) for source in x.sources)]
         spectral = [x for x in wanted if "spectrum" in x.needs and self._of_few and "attention" in self._sources]
         others = [x for x in wanted if "spectrum" not in x.needs]
         if others and not one.fits():
@@ -294,20 +276,20 @@ class Stream:
             spectra["attention"] = one.spectrum()
         if record.sigma is not None:
             self.kind = "svda"
-            if "sigma" in sources and not self.images:
+            if "sigma" in sources and not self._first:
                 spectra["sigma"] = sigma_spectrum(record.sigma)[None]
         for source, spectrum in spectra.items():
             moments = self.spectrum_moments.setdefault((source, layer), Moments())
             moments.update(_as_numbers(_mean_over_windows(spectrum, max(images, 1))))  # sigma is of none
         if spectra:
-            of_spectra = [x for x in self._active if "spectrum" in x.needs]
+            of_spectra = [x for x in self.active if "spectrum" in x.needs]
             self._evaluate(of_spectra, {}, spectra, layer, one.sizes, images=images)
 
     def _position_map(self, layer: int, a: Tensor) -> Tensor | None:
         """The mean map of the first batch's images, for each of these that of the others; None for the first alone."""
-        if layer in self._position_maps:
-            return self._position_maps[layer]
-        self._position_maps[layer] = a.mean(0, keepdim=True)  # (1, H, N, N)
+        if layer in self.position_maps:
+            return self.position_maps[layer].to(a.device)
+        self.position_maps[layer] = a.mean(0, keepdim=True)  # (1, H, N, N)
         return (a.sum(0) - a) / (len(a) - 1) if len(a) > 1 else None
 
     def _evaluate(
@@ -335,80 +317,8 @@ class Stream:
                 self._add(indicator.name, source, layer, _mean_over_windows(values, images or self._batch.images))
                 self.bounds[indicator.name, source, layer] = indicator.bounds(source, **sizes or {})
 
-    def lacking(self) -> Iterator[tuple[Indicator, str]]:
-        """The indicators that nothing was found for, and why: what they need cannot be told of this model and data."""
-        measured, unfitted = {name for name, _, _ in self.moments}, {name for name, _ in self.unfitted}
-        for one in self.indicators:
-            if one.name in measured | unfitted or one.sources == ("sigma",):  # which only one kind of attention has
-                continue
-            if need := next((need for need in one.needs if need in _NEEDED), None):
-                yield one, _NEEDED[need]
-
-    def too_large(self) -> Iterator[str]:
-        """A line for all that was left out of layers because their whole maps are too large."""
-        reasons: dict[tuple[str, int], list[str]] = {}
-        for (name, why), layers in self.unfitted.items():
-            reasons.setdefault((why, len(layers)), []).append(name)
-        for (why, count), names in reasons.items():
-            yield f"{', '.join(names)} of maps left out in {count} of {len(self._calls)} layers: {why}"
-
     def _add(self, indicator: str, source: str, layer: int, values: Tensor) -> None:
         self.moments.setdefault((indicator, source, layer), Moments()).update(_as_numbers(values))
-
-    def settle(self, precision: float, fewest: int) -> bool:
-        """Leave out from now on each indicator whose 95 % intervals have half-widths below this share of its range, on
-        so many images at least; returns whether nothing is left to measure, the accuracy known as well."""
-        if self.images < fewest:
-            return False
-        spent = self._few is not None and not len(self._few)  # what was to be measured on the first images is
-        todo = {one.name for one in self._active if not (spent and one.is_costly)}
-        wide = set()
-        for key, (low, high) in self.bounds.items():
-            found = self.moments[key]
-            if found.n > 1 and high > low:
-                narrow = found.n >= fewest and float(found.half_width().max()) / (high - low) < precision
-                wide |= set() if narrow else {key[0]}
-        self._settled |= {one.name for one in self.indicators} - (todo & wide)
-        return not todo & wide and self._accuracy_within(precision)
-
-    def _accuracy_within(self, precision: float) -> bool:
-        """Whether the accuracy, if there is one, has an interval with a half-width below this."""
-        found = self.moments.get(("accuracy", "test", -1))
-        if found is None:
-            return True
-        ends = proportion_interval(float(found.mean[0]), found.n)
-        return (ends.high - ends.low) / 2 < precision
-
-    def table(self, identity: dict[str, Any]) -> pd.DataFrame:
-        """The moments as a frame with :data:`~svda_analysis.frames.TABLE_COLUMNS`."""
-        rows = []
-        for (indicator, source, layer), moments in sorted(self.moments.items(), key=self._place):
-            std, share = moments.std(), quantity(indicator).is_share
-            low, high = self.bounds.get((indicator, source, layer), known_bounds(indicator))
-            for head, mean in enumerate(moments.mean.tolist()):
-                place = {"layer": layer, "head": head} if layer >= 0 else {}
-                ends = proportion_interval(mean, moments.n) if share else moments.interval(low, high, index=head)
-                numbers = {"mean": mean, "std": float(std[head]), "n": moments.n, "low": low, "high": high}
-                about = {"indicator": indicator, "source": source, "ci_low": ends.low, "ci_high": ends.high}
-                rows.append({**identity, **place, **about, **numbers})
-        return make_frame(rows, TABLE_COLUMNS)
-
-    def _place(self, found: tuple[tuple[str, str, int], Moments]) -> tuple[int, bool, int]:
-        """Where it stands in the table: by layer, what costs most last, in the order of the registry."""
-        name, _, layer = found[0]
-        order = list(self._named)
-        at = order.index(name) if name in order else len(order)
-        return layer if layer >= 0 else len(self._calls), at < len(order) and self._named[name].is_costly, at
-
-    def spectra(self, identity: dict[str, Any]) -> pd.DataFrame:
-        """Mean singular values as a frame with :data:`~svda_analysis.frames.SPECTRA_COLUMNS`."""
-        rows = [
-            {**identity, "layer": layer, "head": head, "source": source, "rank": rank, "value": value}
-            for (source, layer), moments in self.spectrum_moments.items()
-            for head, values in enumerate(moments.mean.tolist())
-            for rank, value in enumerate(values, start=1)
-        ]
-        return make_frame(rows, SPECTRA_COLUMNS)
 
 
 def costly_of_batch(batch: int, seen: int, total: int, few: int | None, *, first: bool) -> Tensor | None:

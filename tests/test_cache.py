@@ -129,7 +129,7 @@ def test_a_damaged_entry_is_measured_again(subject, data, tmp_path, name):
 def test_what_cannot_be_read_back_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_write_entry", lambda entry, analysis: None)
     with pytest.raises(InputError, match="cannot be read back: remove it"):
-        cache.kept(tmp_path / "entry", lambda: None)
+        cache.kept(lambda: tmp_path / "entry", lambda: None)
 
 
 def test_the_key_covers_weights_seed_images_and_settings(subject, data, own_registry):

@@ -21,6 +21,7 @@ from command_line import (
     tree,
 )
 
+from svda_analysis.analysis import analyze_runs
 from svda_analysis.checkpoint import load, save
 from svda_analysis.cli import analyze_main, main
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
@@ -248,3 +249,47 @@ def test_metrics_of_faithfulness_are_chosen_by_group(tiny, fashion, capsys, with
     said = refused(capsys, analyze_main, *arguments, "--faithfulness", 3, "--metrics", "sauce")
     assert "metrics must be among default, cascade, fillers, tokens, source, " in said
     assert "needs its images" in refused(capsys, analyze_main, *arguments, "--metrics", "source")
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def torchrun(*arguments):
+    """``svda analyze`` in two processes of torchrun."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "svda_analysis", "analyze"]
+    return shell("python", *launch, *arguments)
+
+
+@pytest.fixture
+def one_thread():
+    """As a process of torchrun has it: of several threads sums in float32 lie otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_write_what_one_writes():
+    checkpoint = Path(__file__).resolve().parents[1] / "checkpoints" / "fashion_mnist" / "svda_s0.pt"
+    few = ["effective_rank", "perturbation_robustness", "position_share"]
+    given = ["--data", "sample", "--images", 200, "--examples", 0, "--indicators", ",".join(few)]
+    done = torchrun(checkpoint, *given, "--out", "two", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"report: two/report.html \(\d+ files\)\n", done.stdout)  # once
+    assert set(os.listdir()) == {"two"}
+    analyze_runs(checkpoint, "sample", images=200, examples=0, indicators=few).save("one")
+    for name in ("indicators.csv", "spectra.csv"):
+        found, wanted = (pd.read_csv(f"{folder}/{name}") for folder in ("two", "one"))
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-12, atol=0)
+        assert len(wanted) > 40
+    assert json.loads(Path("two/meta.json").read_text())["runs"][0]["images"] == 200
+
+
+def test_several_processes_refuse_bad_input_in_one_line():
+    done = torchrun("none.pt", "--data", "sample")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.count("error: no such file: none.pt") == 1
+    assert re.search(r"exitcode +: 2 ", done.stderr)
+    assert not os.listdir()

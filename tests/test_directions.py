@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from teams import in_team
 
 from svda_analysis.data import load_dataset
 from svda_analysis.directions import direction_shares
 from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.tap import records
+from svda_analysis.team import ALONE
 
 
 def shares(found, layer, source):
@@ -59,3 +62,16 @@ def test_the_axes_of_q_and_k_and_what_all_keys_share_do_not_count(tiny, fashion)
             qkv.bias.copy_(bias.flatten())
     after = direction_shares(subject, open_feed(data, subject), images=40)
     np.testing.assert_array_equal(after["mean"], before["mean"])
+
+
+def test_several_processes_count_what_one_counts(tiny, fashion):
+    data = load_dataset("fashion_mnist", root=fashion)
+
+    def work(team):
+        subject = open_model(tiny["svda"])
+        return direction_shares(subject, open_feed(data, subject), images=len(data), team=team)
+
+    wanted = work(ALONE)
+    assert wanted["n"].max() > 64  # batches of 64
+    for found in in_team(2, work):
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-12)

@@ -1,15 +1,20 @@
 """The table of faithfulness: means and intervals of each method and of the random control."""
 
+import copy
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
 from known_models import model_and_images
 from scipy import stats
+from teams import in_team
 from torch import nn
 
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.attribution import attribute
+from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
 from svda_analysis.faithful import (
     USUAL_METHODS,
@@ -20,10 +25,11 @@ from svda_analysis.faithful import (
 )
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.metrics import METRICS
-from svda_analysis.perturbation import deletion_insertion, draws_of_images, infidelity, sensitivity_max
+from svda_analysis.perturbation import deletion_insertion, infidelity, sensitivity_max
 from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.stats import mean_interval
+from svda_analysis.team import ALONE
 from svda_analysis.vocabulary import quantity
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -105,7 +111,7 @@ def test_the_control_is_the_mean_over_draws_and_its_interval_holds_their_spread(
     table = faithfulness(model, images, methods=(), rankings=("centre",), samples=0, draws=3, seed=5, steps=None)
     drawn = []
     for what in ("ranking", "ranking 1", "ranking 2"):
-        maps = draws_of_images(what, 4, (3, 3), 5, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
+        maps = draws_of_images(what, range(4), (3, 3), 5).repeat_interleave(4, 1).repeat_interleave(4, 2)
         drawn.append(deletion_insertion(model, images, maps)[0].numpy())
     middle = torch.tensor([[0.0, 1, 0], [1, 2, 1], [0, 1, 0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
     own = deletion_insertion(model, images, middle.expand(4, -1, -1))[0].numpy()
@@ -229,3 +235,16 @@ def test_an_unknown_method_is_named():
     model, images = model_and_images()
     with pytest.raises(InputError, match="got 'lime'"):
         randomisation_check(model, images, method="lime")
+
+
+def test_several_processes_find_what_one_finds():
+    model, images = model_and_images(images=7)
+
+    def work(team):
+        methods = {"methods": ("rollout", "saliency"), "metrics": ["default"], "samples": 3, "batch_size": 2}
+        return faithfulness(copy.deepcopy(model), images, team=team, **methods)
+
+    wanted = work(ALONE)
+    assert set(wanted["n"]) == {7}
+    for found in in_team(3, work):
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-12)

@@ -1,9 +1,13 @@
 """Comparing the attention maps of two models on the same images, from Python and from the command line."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from teams import in_team
 from torch import nn
 
 from svda_analysis import plots
@@ -16,6 +20,7 @@ from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.sources import open_feed
 from svda_analysis.subject import Subject
 from svda_analysis.tap import records
+from svda_analysis.team import ALONE
 
 
 def a_model(seed, **changes):
@@ -153,3 +158,21 @@ def test_the_figure_draws_pairs_of_different_seeds_where_there_are_such():
     frame = pd.DataFrame([*rows("vit", (0, 0, 0.9), (0, 1, 0.4), (1, 0, 0.2)), *rows("cosine", (0, 0, 0.7))])
     figure = plots.plot_map_similarity(frame.assign(model="svda", measure="js", images="same"))
     np.testing.assert_allclose([ax.collections[0].get_array()[0, 0] for ax in figure.axes[:2]], [0.3, 0.7])
+
+
+def test_the_pairs_of_runs_are_dealt_among_several_processes():
+    runs = [opened(name, seed) for name in ("vit", "svda") for seed in (0, 1)]
+    images = torch.randn(8, 1, 12, 12)
+
+    def work(team):
+        subjects, seen = [dataclasses.replace(one, model=copy.deepcopy(one.model)) for one in runs], []
+        how = {"baseline": "vit", "images": 8, "team": team, "progress": lambda *at: seen.append(at)}
+        return compare_run_maps(subjects, [open_feed(images, one) for one in subjects], **how), len(seen)
+
+    wanted, pairs = work(ALONE)
+    found = in_team(2, work)
+    assert sum(compared for _, compared in found) == pairs == 6
+    assert all(compared for _, compared in found)
+    for frames, _ in found:
+        for key, frame in wanted.items():
+            pd.testing.assert_frame_equal(frames[key], frame, rtol=1e-12)

@@ -14,6 +14,7 @@ from torch import nn
 from svda_analysis import source_indicators as src
 from svda_analysis.analysis import analyze, analyze_runs
 from svda_analysis.data import Preprocessing
+from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
 from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.indicators import INDICATORS, choose_indicators, effective_rank
@@ -118,10 +119,14 @@ def as_numpy(record):
     return [x.numpy() for x in (record.q, record.k)]
 
 
-def noisy(images, seed=0):
-    """Noise of 0.01 on the pixels, clamped; drawn as the stream draws it for a single batch."""
-    drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).double()
-    return ((images * STD[0] + MEAN[0] + 0.01 * drawn).clamp(0, 1) - MEAN[0]) / STD[0]
+def drawn_for(images):
+    """The noise as the stream draws it, for each image by its number."""
+    return draws_of_images("input noise", range(len(images)), tuple(images.shape[1:]), 0, torch.randn).double()
+
+
+def noisy(images):
+    """Noise of 0.01 on the pixels, clamped."""
+    return ((images * STD[0] + MEAN[0] + 0.01 * drawn_for(images)).clamp(0, 1) - MEAN[0]) / STD[0]
 
 
 def test_every_number_is_the_sources(images):
@@ -269,8 +274,7 @@ def test_without_the_normalisation_the_noise_lies_on_the_input_and_a_line_says_s
     (line,) = found.warnings
     assert "source_perturbation_robustness of ViT: the mean and deviation" in line
     assert "\n" not in line
-    drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).double()
-    pairs = zip(records(model, images), records(model, images + 0.01 * drawn), strict=True)
+    pairs = zip(records(model, images), records(model, images + 0.01 * drawn_for(images)), strict=True)
     for record, shaken in pairs:
         want = np.mean([robustness(*both) for both in zip(record.a.numpy(), shaken.a.numpy(), strict=True)])
         assert of_layer(found.table, "source_perturbation_robustness", record.layer) == pytest.approx(want, rel=1e-9)

@@ -18,6 +18,7 @@ from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.sources import as_learned, image_files, open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.subject import Subject
+from svda_analysis.team import Team
 
 
 @pytest.mark.parametrize(
@@ -278,3 +279,45 @@ def test_a_pipe_among_the_named_images_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(InputError, match="is a pipe, a socket or a device, expected an image"):
         image_files([tmp_path / "a.png"])
+
+
+class Counted(Dataset):
+    """Images that hold their own number, and which of them were read."""
+
+    def __init__(self):
+        self.read = []
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, at):
+        self.read.append(at)
+        return torch.full((1, 12, 12), float(at)), at
+
+
+@pytest.mark.parametrize("kind", ["data set", "loader", "tensor", "name"])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_the_batches_of_a_team_are_those_of_one_process_each_in_one(kind, world, model, numbered):
+    if kind == "name":
+        torch.manual_seed(0)
+        model = ViT(ViTConfig(dim=24, depth=1, heads=2))
+    of_kind = {"data set": numbered, "loader": DataLoader(numbered, 6), "tensor": numbered.tensors[0], "name": "sample"}
+    source = open_feed(of_kind[kind], open_model(model))
+    wanted, found = list(source.batches(6, 17, 3)), {}
+    for rank in range(world):
+        for first, images, labels in source.dealt(6, 17, 3, Team(rank, world)):
+            assert first // 6 % world == rank
+            found[first] = images, labels
+    assert sorted(found) == [0, 6, 12]
+    for at, (images, labels) in enumerate(wanted):
+        assert torch.equal(found[6 * at][0], images)
+        assert labels is found[6 * at][1] is None or torch.equal(found[6 * at][1], labels)
+
+
+def test_an_image_of_another_process_is_not_read(model):
+    data = Counted()
+    source = open_feed(data, Subject(model=model, name="own"))
+    data.read.clear()
+    shares = [[image for _, batch, _ in source.dealt(3, 15, 0, Team(rank, 2)) for image in batch] for rank in range(2)]
+    assert [len(share) for share in shares] == [9, 6]
+    assert len(data.read) == len(set(data.read)) == 15

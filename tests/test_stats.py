@@ -123,6 +123,20 @@ def test_moments_are_numpys_whatever_the_batches(sizes, seed):
             assert found.interval(index=2) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-4, 1e-8, 1e-12])
+def test_the_order_of_merging_changes_moments_by_rounding_alone(spread):
+    values = 1 + spread * np.random.default_rng(0).normal(size=(300, 16, 5))
+    one, parts = Moments(), [Moments() for _ in range(3)]
+    for at, batch in enumerate(values):
+        one.update(batch)
+        parts[at % 3].update(batch)
+    whole = Moments()
+    for part in parts:
+        whole.merge(part)
+    np.testing.assert_allclose(whole.mean, one.mean, rtol=1e-15)
+    np.testing.assert_allclose(whole.std(), one.std(), rtol=1e-13)
+
+
 # --- differences ----------------------------------------------------------------------------------------------------
 
 

@@ -114,3 +114,33 @@ def test_each_indicator_stops_when_it_is_known_well_enough():
             assert float(stream.moments[key].half_width().max()) < 0.02 * (high - low)
     assert stopped
     assert stream.settle(0.9, 16)
+
+
+ROBUST = {"perturbation_robustness", "source_perturbation_robustness"}
+
+
+def robustness(sizes, costly=None):
+    """What noise does to 12 images that come in batches of these sizes; of them ``costly`` are measured."""
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(attention="svda", dim=24, depth=2, heads=2)).eval()
+    stream = Stream(model, choose_indicators(sorted(ROBUST)), noise=0.3, seed=5, normalisation=([0.5], [0.5]))
+    images = torch.randn(12, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for batch in torch.arange(12).split(sizes):
+            few = None if costly is None else torch.tensor([at for at, x in enumerate(batch) if int(x) in costly])
+            stream.update(images[batch], costly=few if few is None else few.long())
+    return {key: found for key, found in stream.moments.items() if key[0] in ROBUST}
+
+
+def test_the_noise_of_an_image_is_the_same_in_any_batch_and_beside_any_others():
+    whole = robustness(12)
+    assert {name for name, _, _ in whole} == ROBUST
+    for sizes in (1, 5, [7, 2, 3]):
+        for key, found in robustness(sizes).items():
+            np.testing.assert_allclose(found.mean, whole[key].mean, rtol=2e-6)
+    few = {2, 3, 7}
+    alone, beside = robustness([2, 1, 1, 3, 1, 4], few), robustness(12, few)
+    for key, found in alone.items():
+        assert found.n == beside[key].n == 3
+        np.testing.assert_allclose(found.mean, beside[key].mean, rtol=2e-6)
+        assert (np.abs(found.mean - whole[key].mean) > 1e-5 * whole[key].mean).any()

@@ -19,7 +19,7 @@ from svda_analysis.cli.gallery import gallery_command
 from svda_analysis.cli.indicators import indicators_command
 from svda_analysis.cli.paper import paper_command
 from svda_analysis.cli.report import report_command
-from svda_analysis.cli.shared import CONTEXT
+from svda_analysis.cli.shared import CONTEXT, are_several
 from svda_analysis.cli.train import train_command
 from svda_analysis.errors import HaltedError, InputError, check_name, one_line
 
@@ -83,28 +83,38 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
         if sys.stdout is not None:
             sys.stdout.flush()  # what cannot be written shows here, not when Python ends
     except InputError as error:
-        click.echo(f"error: {one_line(error)}", err=True)
+        _say_why(f"error: {one_line(error)}")
         code = 2
     except HaltedError as halt:
-        click.echo(one_line(halt), err=True)
+        _say_why(one_line(halt))
         code = halt.code
     except click.Abort:
-        click.echo("interrupted", err=True)
+        _say_why("interrupted")
         code = 130
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         code = 2
     except click.ClickException as error:
-        click.echo(f"error: {one_line(error.format_message())}", err=True)
+        _say_why(f"error: {one_line(error.format_message())}")
         code = 2
     except BrokenPipeError:  # the reader has seen enough, as head does
         _give_up_output()
         code = 141  # as a shell says it
     except OSError as error:
         _give_up_output()
-        click.echo(f"error: {one_line(error)}", err=True)
+        _say_why(f"error: {one_line(error)}")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say_why(line: str) -> None:
+    """Why a command fails; of several processes that torchrun started the first that fails says it, for all."""
+    if are_several():
+        from svda_analysis.team import first_to_fail
+
+        if not first_to_fail():
+            return
+    click.echo(line, err=True)
 
 
 def _give_up_output() -> None:

@@ -16,10 +16,12 @@ from svda_analysis.cli.shared import (
     command_line,
     conclude_report,
     data_options,
+    is_first,
     names_in,
     open_option,
     open_subjects,
     output_options,
+    several_together,
     show,
     subject_options,
     warn,
@@ -102,7 +104,7 @@ def analyze_command(models: tuple[str, ...], out: str | None, opened: bool, **op
       svda-analyze timm:vit_tiny_patch16_224@weights.pt --data imagefolder:DIR
     """
     _complete(options)
-    with progress_bars("") as bars:
+    with several_together(), progress_bars("") as bars:
         subjects = open_subjects(models, options, bars)
         from svda_analysis.analysis import analyze_runs
         from svda_analysis.render.staging import check_report_folder
@@ -111,6 +113,9 @@ def analyze_command(models: tuple[str, ...], out: str | None, opened: bool, **op
         from svda_analysis.sections.page import result_of
         from svda_analysis.writing import only_writer
 
+        if not is_first():
+            analyze_runs(subjects, options.pop("data"), progress=False, **options)
+            return
         folder = Path(out) if out else Path("reports") / _report_name(models, subjects[0].name)
         with only_writer(folder, "output folder"):
             check_report_folder(folder, *REPORT_FILES)

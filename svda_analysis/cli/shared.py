@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -194,6 +195,28 @@ def resumable(command: str) -> Iterator[None]:
         raise HaltedError(f"interrupted; what is done is kept, go on with: {command}", 130) from None
 
 
+def is_first() -> bool:
+    """Whether this is the first of the processes that torchrun started, which alone speaks; or the only one."""
+    return not are_several() or os.environ.get("RANK", "0") == "0"
+
+
+def are_several() -> bool:
+    """Whether torchrun, or what is like it, started several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextlib.contextmanager
+def several_together() -> Iterator[None]:
+    """All processes that torchrun started, each with its own device; for one alone nothing."""
+    if not are_several():
+        yield
+        return
+    from svda_analysis.processes import together
+
+    with together():
+        yield
+
+
 def _meta() -> dict[str, Any]:
     context = click.get_current_context(silent=True)
     return {} if context is None else context.meta
@@ -201,7 +224,7 @@ def _meta() -> dict[str, Any]:
 
 def is_quiet() -> bool:
     """Whether a command is to say nothing before its end."""
-    return bool(_meta().get(_QUIET))
+    return bool(_meta().get(_QUIET)) or not is_first()
 
 
 def speaks() -> bool:
@@ -227,7 +250,8 @@ def warn(lines: Sequence[str]) -> None:
     """Warnings go to stderr, each once, whatever was asked for; a result as JSON holds them too."""
     for line in dict.fromkeys(lines):
         _meta().setdefault(_WARNINGS, []).append(line)
-        click.echo(one_line(f"warning: {line}"), err=True)
+        if is_first():
+            click.echo(one_line(f"warning: {line}"), err=True)
 
 
 def conclude(lines: str | Sequence[str], result: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,10 @@ from svda_analysis.cli.shared import (
     CONTEXT,
     DataOption,
     Registered,
+    are_several,
     command_line,
     conclude,
+    is_first,
     list_settings,
     output_options,
     split_settings,
@@ -117,7 +118,7 @@ def train_command(
         raise HaltedError(f"interrupted; {done}", 130) from None
     except HaltedError as halt:
         raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+    if is_first():
         _conclude_training(out, checkpoint, plan.epochs)
 
 
@@ -150,7 +151,7 @@ def _train_late(
         raise InputError(f"--set {wrong} does not go with --base, whose model is as it is")
     if wrong := next((name for name in _OF_AUGMENTATION if name in of_recipe), None):
         raise InputError(f"--set {wrong} does not go with --base: its frozen part sees each image once, as it is")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if are_several():
         raise InputError("--base trains in one process")
     usual = late_blocks_recipe(recipe)
     how = {"sigma_start": usual.pop("sigma_start")} if "sigma_start" in usual else {}
