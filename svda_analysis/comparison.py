@@ -8,8 +8,8 @@ over its layers. Only then are runs compared. Numbers of different source (sigma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -135,20 +135,23 @@ def _verdict(row: Any, alive: dict[tuple[str, int], bool]) -> str | None:
 
 
 @np.errstate(invalid="ignore", over="ignore")
-def summarise(table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last") -> pd.DataFrame:
+def summarise(
+    table: pd.DataFrame, *, epochs: Literal["last", "each"] = "last", runs: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Mean over runs with its 95 % interval, per model, (indicator, source) and layer; rows of ``SUMMARY_COLUMNS``.
 
     Runs and layers as in :func:`compare`; of each run its last epoch, or ``"each"`` epoch for itself. Two or more runs:
     Student's t over runs. One run: the interval over its images, unit ``images``, which speaks of that checkpoint
-    alone. No interval leaves what the quantity can be (``stats.py``). No spread: no interval (NaN).
+    alone. No interval leaves what the quantity can be (``stats.py``). No spread: no interval (NaN). ``runs``: the
+    table's :func:`one_number_per_run` of these ``epochs``, where it is known.
     """
-    all_runs, rows = one_number_per_run(table, epochs=epochs), []
-    time = ["epoch"] if epochs == "each" else []
+    runs = one_number_per_run(table, epochs=epochs) if runs is None else runs
+    rows, keys = [], [*(["epoch"] if epochs == "each" else []), *_CELL]
     for name in table["model"].unique():
-        for cell, runs in all_runs[all_runs["model"] == name].groupby([*time, *_CELL], dropna=False):
-            x, n = runs["mean"].to_numpy(), len(runs)
-            low, high = _mean_of_runs(runs)
-            key = {"model": name, "epoch": runs["epoch"].max(), **dict(zip([*time, *_CELL], cell, strict=True))}
+        for cell, found in _cells(runs[runs["model"] == name], keys):
+            x, n = found.mean, len(found.mean)
+            low, high = _mean_of_runs(str(cell["indicator"]), found)
+            key = {"model": name, **cell, "epoch": np.fmax.reduce(found.epoch)}
             numbers = {"mean": x.mean(), "std": x.std(ddof=1) if n > 1 else math.nan, "ci_low": low, "ci_high": high}
             rows.append({**key, **numbers, "n_seeds": n, "unit": _unit(n)})
     return make_frame(rows, SUMMARY_COLUMNS)
@@ -297,13 +300,34 @@ def _unit(n_seeds: int) -> str:
     return "seeds" if n_seeds > 1 else "images"
 
 
-def _mean_of_runs(runs: pd.DataFrame) -> ConfidenceInterval:
+class _Runs(NamedTuple):
+    """The runs of one cell, as columns ``(runs,)`` of :func:`one_number_per_run`, float64."""
+
+    epoch: np.ndarray
+    mean: np.ndarray
+    se: np.ndarray
+    n: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def _cells(runs: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, Any], _Runs]]:
+    """The runs of each cell that ``keys`` make, in their order, with what it has of these."""
+    number = runs.groupby(keys, dropna=False).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    columns = [runs[name].to_numpy(float, na_value=math.nan) for name in _Runs._fields]
+    names = list(runs[keys].itertuples(index=False, name=None))
+    for at in np.split(order, np.flatnonzero(np.diff(number[order])) + 1):
+        yield dict(zip(keys, names[at[0]], strict=True)), _Runs(*(column[at] for column in columns))
+
+
+def _mean_of_runs(indicator: str, runs: _Runs) -> ConfidenceInterval:
     """The interval of the mean of one cell's runs; of a single run that over its images."""
-    low, high = float(runs["low"].max()), float(runs["high"].min())
-    if len(runs) > 1:
-        return interval_over(runs["mean"], low=low, high=high)
-    mean, se, n = (float(runs[column].iloc[0]) for column in ("mean", "se", "n"))
-    if quantity(str(runs["indicator"].iloc[0])).is_share:
+    low, high = float(np.fmax.reduce(runs.low)), float(np.fmin.reduce(runs.high))
+    if len(runs.mean) > 1:
+        return interval_over(runs.mean, low=low, high=high)
+    mean, se, n = (float(column[0]) for column in (runs.mean, runs.se, runs.n))
+    if quantity(indicator).is_share:
         return NO_INTERVAL if math.isnan(se) else proportion_interval(mean, int(n))
     return mean_interval(mean, se, n - 1, low=low, high=high)
 

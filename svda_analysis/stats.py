@@ -156,11 +156,16 @@ def interval_over(values: Numbers, *, low: float = -math.inf, high: float = math
 
 
 def proportion_interval(share: float, n: int) -> ConfidenceInterval:
-    """Wilson's 95 % interval of a share of ``n`` images (Wilson 1927): it has a width at 0 and at 1 too."""
+    """Wilson's 95 % interval of a share of ``n`` images (Wilson 1927): it has a width at 0 and at 1 too.
+
+    ``(2 n p + z^2 +- z sqrt(4 n p (1 - p) + z^2)) / (2 (n + z^2))`` with z the normal quantile.
+    """
     if not n or math.isnan(share):
         return NO_INTERVAL
-    found = scipy.stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
-    return ConfidenceInterval(float(found.low), float(found.high))
+    k, z = round(share * n), float(scipy.special.ndtri(0.5 + LEVEL / 2))
+    p, whole = k / n, 2 * (n + z**2)
+    middle, half = (2 * n * p + z**2) / whole, z / whole * math.sqrt(4 * n * p * (1 - p) + z**2)
+    return ConfidenceInterval(0.0 if k == 0 else middle - half, 1.0 if k == n else middle + half)
 
 
 # --- differences ------------------------------------------------------------------------------------------------------

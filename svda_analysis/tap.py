@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -125,10 +126,26 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def _uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """What torch.compile made runs as it was written: a compiled graph hides its calls."""
-    stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
-    return contextlib.nullcontext() if stance is None else stance("force_eager")
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What torch.compile made runs as it was written: a compiled graph hides its calls.
+
+    Its compiler takes a second to import. Where nothing has, nothing is compiled, until a forward compiles something.
+    """
+    compiled = torch.compile
+    with contextlib.ExitStack() as stack:
+
+        def first(*given: Any, **options: Any) -> Any:
+            torch.compile = compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            return compiled(*given, **options)
+
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        else:
+            torch.compile = first
+            stack.callback(setattr, torch, "compile", compiled)
+        yield
 
 
 class Tap(TorchFunctionMode):

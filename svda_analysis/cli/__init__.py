@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -74,6 +75,8 @@ def analyze_main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> None:
     """Run a command; bad input becomes one line on stderr and exit code 2, a run that was stopped says how to go on."""
+    if arguments is None:  # a process of its own: to look for garbage among all that torch imports takes a tenth of it
+        gc.set_threshold(50_000, 10, 10)
     given = list(sys.argv[1:] if arguments is None else arguments)
     _show_any_text()
     try:

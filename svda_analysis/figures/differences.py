@@ -216,7 +216,8 @@ def plot_metrics(table: pd.DataFrame, *, models: Models = None, fig: Figure | No
 def _draw_panel(ax: Axes, rows: pd.DataFrame, indicator: str, models: Models) -> None:
     """One metric of every method and model: means with their intervals, and the runs."""
     styles, methods = drawn_styles(rows, models), list(rows["source"].unique())
-    runs, means = one_number_per_run(rows), summarise(rows)
+    runs = one_number_per_run(rows)
+    means = summarise(rows, runs=runs)
     for at, (model, look) in enumerate(styles.items()):
         shift = (at - (len(styles) - 1) / 2) * 0.6 / len(styles)
         ours = [f[(f["model"] == model) & (f["indicator"] == indicator)] for f in (runs, means)]

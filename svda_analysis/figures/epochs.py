@@ -51,11 +51,8 @@ def plot_indicator_over_epochs(
     The mean stops where the first run stops: a mean over fewer runs would jump.
     """
     rows = _rows_of_epochs(history, indicator, source, per_layer=False)
-    styles, runs, means = (
-        drawn_styles(rows, models),
-        one_number_per_run(rows, epochs="each"),
-        summarise(rows, epochs="each"),
-    )
+    styles, runs = drawn_styles(rows, models), one_number_per_run(rows, epochs="each")
+    means = summarise(rows, epochs="each", runs=runs)
     whole = runs[runs["layer"].isna()]
     ax = plt.gca() if ax is None else ax
     for model, style in styles.items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from fontTools import subset
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -16,6 +19,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.figures.style import theme
 
 _MOST_COLORS = 20_000  # more than lines, type and colour maps make: what has more would lose by a palette
+_OF_LAYOUT = ("GDEF", "GPOS", "GSUB", "kern")  # tables of a font by which text is laid out
 
 
 def save_figure(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
@@ -29,29 +33,68 @@ def save_figure(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]
     folder.mkdir(parents=True, exist_ok=True)
     pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
     pixels = _write_pdf_and_draw(fig, pdf)
-    with Image.open(pixels) as image:
-        small = image.convert("RGB")
-        if not _has_photographs(fig) and small.getcolors(_MOST_COLORS):
-            small = small.quantize(256, dither=Image.Dither.NONE)
-        small.save(png, optimize=True, dpi=(200, 200))
+    image = Image.fromarray(pixels).convert("RGB")
+    found = None if _has_photographs(fig) else image.getcolors(_MOST_COLORS)
+    if found:
+        image = _with_palette(pixels, *(np.array(part) for part in zip(*found, strict=True)))
+    image.save(png, dpi=(200, 200))
     return pdf, png
 
 
-def _write_pdf_and_draw(fig: Figure, pdf: Path) -> io.BytesIO:
-    """Write the PDF and return the pixels as PNG, with the panels arranged once for both."""
-    pixels, dpi = io.BytesIO(), fig.dpi
+def _write_pdf_and_draw(fig: Figure, pdf: Path) -> np.ndarray:
+    """Write the PDF and return the pixels ``(H, W, 4) uint8``, with the panels arranged once for both."""
+    dpi = fig.dpi
     with theme():  # the canvases themselves: savefig would arrange and draw the panels five times over
         engine = fig.get_layout_engine()
         if engine is not None:
             engine.execute(fig)
         fig.set_layout_engine("none")
-        FigureCanvasPdf(fig).print_pdf(pdf, metadata={"CreationDate": None})
+        with _lean_fonts():
+            FigureCanvasPdf(fig).print_pdf(pdf, metadata={"CreationDate": None})
         fig.set_dpi(200)
-        FigureCanvasAgg(fig).print_png(pixels, metadata={"Software": None})
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
         fig.set_dpi(dpi)
         if engine is not None:
             fig.set_layout_engine(engine)
-    return pixels
+    return np.asarray(canvas.buffer_rgba())
+
+
+@contextlib.contextmanager
+def _lean_fonts() -> Iterator[None]:
+    """A PDF's fonts have no tables that lay text out: there it is laid out, and to cut them down to the glyphs that are
+    used takes three times as long as all else of a font."""
+    load = subset.load_font
+
+    def lean(*given: Any, **options: Any) -> Any:
+        font = load(*given, **options)
+        for table in _OF_LAYOUT:
+            if table in font:
+                del font[table]
+        return font
+
+    subset.load_font = lean
+    try:
+        yield
+    finally:
+        subset.load_font = load
+
+
+def _with_palette(pixels: np.ndarray, counts: np.ndarray, colors: np.ndarray) -> Image.Image:
+    """An image of at most 256 colours of ``pixels (H, W, 4) uint8``, whose ``colors (n, 3)`` have ``counts (n,)``
+    pixels: the nearest that median cut (Heckbert 1982) leaves of them, where each counts as the root of its pixels, so
+    that what is rare is kept."""
+    palette = colors
+    if len(colors) > 256:
+        weighed = np.repeat(colors.astype(np.uint8), np.sqrt(counts).astype(int), axis=0)
+        cut = Image.fromarray(weighed[None]).quantize(256, dither=Image.Dither.NONE)
+        palette = np.array(cut.getpalette()).reshape(-1, 3)
+    nearest = np.argmin(np.square(palette).sum(1) - 2 * colors @ palette.T, axis=1)
+    places = np.zeros(2**24, np.uint8)  # of each colour
+    places[colors @ (1, 2**8, 2**16)] = nearest
+    image = Image.fromarray(places[pixels.view("<u4")[..., 0] & 0xFFFFFF])
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    return image
 
 
 def _has_photographs(fig: Figure) -> bool:
