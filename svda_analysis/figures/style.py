@@ -47,6 +47,7 @@ THEME: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.formatter.useoffset": False,
     "axes.titlepad": 3,
+    "axes.titley": 1.0,  # else it is looked for anew, by all ticks, each time that panels are arranged or drawn
     "axes.labelpad": 2,
     "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
     "xtick.major.width": 0.6,
