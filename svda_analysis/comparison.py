@@ -243,8 +243,9 @@ def one_number_per_run(table: pd.DataFrame, *, epochs: Literal["last", "each"] =
         table = table[epoch == epoch.groupby([table[key] for key in _RUN], dropna=False).transform("max")]
     run = [*_RUN, "epoch"]
     _check_one(table, [*run, *_CELL, "head"])
-    datasets = table[[*_QUANTITY, "dataset"]].dropna(subset="dataset").drop_duplicates()
-    _check_one(datasets, _QUANTITY, "dataset")
+    if len(table["dataset"].dropna().unique()) > 1:
+        datasets = table[[*_QUANTITY, "dataset"]].dropna(subset="dataset").drop_duplicates()
+        _check_one(datasets, _QUANTITY, "dataset")
     n = table["n"].astype("float64")
     table = table.assign(n=n, se=table["std"] / np.sqrt(n))
     layers = _mean_over(table, [*run, *_CELL])
@@ -259,13 +260,13 @@ def _checked_table(table: pd.DataFrame) -> pd.DataFrame:
     check_columns(table, [column for column in TABLE_COLUMNS if column not in ("low", "high")])
     if table["model"].isna().any():
         raise InputError("table must name the model in every row, got NA")
-    limits = {name: known_bounds(str(name)) for name in table["indicator"].unique()}
-    known = (table["indicator"].map(lambda name, at=at: limits[name][at]) for at in (0, 1))
-    found = {
-        column: table.get(column, values).fillna(values) for column, values in zip(("low", "high"), known, strict=True)
-    }
+    for at, column in enumerate(("low", "high")):
+        if column not in table or table[column].isna().any():
+            known = table["indicator"].map({name: known_bounds(str(name))[at] for name in table["indicator"].unique()})
+            table = table.assign(**{column: table.get(column, known).fillna(known)})
+    other = {name: kind for name, kind in TABLE_COLUMNS.items() if table[name].dtype != kind}
     try:
-        return table.assign(**found)[list(TABLE_COLUMNS)].astype(TABLE_COLUMNS)
+        return table[list(TABLE_COLUMNS)].astype(other)
     except (TypeError, ValueError) as error:
         raise InputError(f"table must hold the dtypes of frames.TABLE_COLUMNS: {error}") from error
 
@@ -273,9 +274,10 @@ def _checked_table(table: pd.DataFrame) -> pd.DataFrame:
 def _mean_over(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Means of ``mean``, ``se`` and the limits within ``keys``, NaN where one is NaN, and the smallest ``n``."""
     groups = frame.groupby(keys, dropna=False)
-    values = groups[["mean", "se"]]
-    means = values.mean().where(values.count().eq(groups.size(), axis=0))
-    return means.assign(n=groups["n"].min(), low=groups["low"].mean(), high=groups["high"].mean()).reset_index()
+    means = groups[["mean", "se", "low", "high"]].mean().assign(n=groups["n"].min())
+    for name in (name for name in ("mean", "se") if frame[name].isna().any()):
+        means[name] = means[name].where(groups[name].count() == groups.size())
+    return means.reset_index()
 
 
 def _check_one(frame: pd.DataFrame, keys: list[str], what: str = "number") -> None:
