@@ -12,6 +12,8 @@ from svda_analysis.study.plain_words import write_plain_words
 from svda_analysis.study.report import write_study
 from svda_analysis.study.result import StudyResult
 
+pytestmark = pytest.mark.usefixtures("without_figures")  # the page is of numbers and words
+
 
 def a_study(folder, title="A study", **how):
     """The report of models with known numbers: SVDA more selective, of lower rank, and hardly less accurate."""

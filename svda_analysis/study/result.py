@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,6 +48,11 @@ class DatasetResult:
     @property
     def history(self) -> pd.DataFrame:
         return self.analysis.history
+
+    @functools.cached_property
+    def _compared(self) -> dict[tuple[str, str, str | None], pd.DataFrame]:
+        """What :func:`compare_pair` found: each claim, table and sentence asks again."""
+        return {}
 
     def models(self, attention: str) -> list[str]:
         return [name for name, size in self.sizes.items() if size.attention == attention]
@@ -124,7 +130,14 @@ class StudyResult:
 
 def compare_pair(result: DatasetResult, model: str, baseline: str, indicator: str | None = None) -> pd.DataFrame:
     """:func:`~svda_analysis.comparison.compare` of two models of a data set alone, or of one indicator of theirs; empty
-    where one was not run."""
+    where one was not run. Not to be written to."""
+    key = model, baseline, indicator
+    if key not in result._compared:
+        result._compared[key] = _compare_pair(result, *key)
+    return result._compared[key]
+
+
+def _compare_pair(result: DatasetResult, model: str, baseline: str, indicator: str | None) -> pd.DataFrame:
     rows = result.table[result.table["model"].isin([model, baseline])]
     if indicator is not None:
         rows = rows[rows["indicator"] == indicator]
