@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import gzip
 import io
 import os
@@ -26,6 +27,14 @@ from svda_analysis.training import train
 
 torch.set_num_threads(1)
 os.environ["PYTHONSAFEPATH"] = "1"  # programs that tests start import what is installed, not the folder they stand in
+
+gc.set_threshold(50_000, 10, 10)
+
+
+def pytest_collection_finish():
+    """What was imported is there to the end: to look for garbage among it takes half a second each time."""
+    gc.freeze()
+
 
 TRAIN, TEST = 300, 120  # images of the tiny FashionMNIST
 
