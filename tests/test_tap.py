@@ -1,5 +1,8 @@
 """The tap: records rebuild the kernel's output, logits stay, nothing is left behind."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -289,3 +292,25 @@ def test_attention_that_is_not_told_to_be_the_models_is_no_silence():
             call()
     with capture(model, lambda record: None):  # nothing was asked of any model
         torch.ones(2) + 1
+
+
+def test_what_a_forward_compiles_by_itself_is_seen():
+    """In a process that has not loaded torch's compiler."""
+    code = """
+        import sys, torch, svda_analysis as sa
+
+        class Lazy(torch.nn.Module):
+            vit, made = sa.ViT(sa.ViTConfig(depth=2, dim=8, heads=2)), []
+
+            def forward(self, images):
+                if not self.made:
+                    self.made.append(torch.compile(self.vit, backend="eager"))
+                return self.made[0](images)
+
+        compiled = torch.compile
+        assert "torch._dynamo" not in sys.modules
+        assert len(sa.records(Lazy(), torch.rand(2, 1, 28, 28))) == 2
+        assert "torch._dynamo" in sys.modules
+        assert torch.compile is compiled
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
