@@ -31,6 +31,19 @@ os.environ["PYTHONSAFEPATH"] = "1"  # programs that tests start import what is i
 gc.set_threshold(50_000, 10, 10)
 
 
+LONGEST = ("readme", "kills", "cli_compress", "study_report", "cli_analyze", "study_runs", "cli_live")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist would begin files of few tests last, however long they take
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first: so no worker is left alone with one of them in the end."""
+    names = [f"test_{name}" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
+
 def pytest_collection_finish():
     """What was imported is there to the end: to look for garbage among it takes half a second each time."""
     gc.freeze()
