@@ -49,6 +49,10 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    gc.unfreeze()
+
+
 TRAIN, TEST = 300, 120  # images of the tiny FashionMNIST
 
 
