@@ -54,7 +54,7 @@ def test_help_and_the_bare_import_need_no_torch():
     script = """
         import sys
         import svda_analysis
-        heavy = {"torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "accelerate", "captum"}
+        heavy = {"torch", "torchvision", "numpy", "pandas", "matplotlib", "seaborn", "scipy", "accelerate", "captum"}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
         from svda_analysis.cli import cli, main, analyze_main
         for command, arguments in [(analyze_main, ["-h"]), (main, []), (main, ["--version"]), (main, ["--help"]), *(

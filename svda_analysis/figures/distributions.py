@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,13 +30,14 @@ def plot_distributions(table: pd.DataFrame, *, models: Models = None, fig: Figur
 
 
 def _draw_heads(ax: Axes, rows: pd.DataFrame, styles: dict[str, Style]) -> None:
-    layers, width = rows["layer"].astype(int), 0.8 / len(styles)
-    for i, (model, style) in enumerate(styles.items()):
-        mine, shift = rows["model"] == model, (i - (len(styles) - 1) / 2) * width
-        heads = rows.loc[mine, "mean"].astype(float)
-        ax.scatter(layers[mine] + shift, heads, s=9, color=style.color, alpha=0.4, linewidths=0)
-        medians = heads.groupby(layers).median()
-        bar: dict[str, Any] = {"ls": "none", "marker": "_", "ms": 9, "mew": 1.5}
-        ax.plot(medians.index + shift, medians, color=style.color, label=model, **bar)
-    ax.set_xticks(sorted(set(layers)))
-    ax.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
+    import seaborn as sns  # takes a while to import, and only this figure needs it
+
+    frame = rows.assign(layer=rows["layer"].astype(int), model=rows["model"].astype(str))
+    what = {"data": frame, "x": "layer", "y": "mean", "hue": "model", "hue_order": list(styles), "ax": ax}
+    colors = {model: style.color for model, style in styles.items()}
+    sns.stripplot(**what, palette=colors, dodge=True, jitter=False, size=3, alpha=0.4, legend=False)
+    apart = 0.8 * (1 - 1 / len(styles))  # as far as the columns of dots stand
+    bar = {"marker": "_", "linestyle": "none", "markersize": 9, "markeredgewidth": 1.5}
+    sns.pointplot(**what, palette=colors, dodge=apart or False, estimator="median", errorbar=None, **bar)
+    if (own := ax.get_legend()) is not None:
+        own.remove()

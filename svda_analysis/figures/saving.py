@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from fontTools import subset
 from matplotlib.artist import Artist
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +18,6 @@ from svda_analysis.errors import InputError
 from svda_analysis.figures.style import theme
 
 _MOST_COLORS = 20_000  # more than lines, type and colour maps make: what has more would lose by a palette
-_OF_LAYOUT = ("GDEF", "GPOS", "GSUB", "kern")  # tables of a font by which text is laid out
 
 
 def save_figure(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
@@ -51,8 +48,7 @@ def _write_pdf_and_draw(fig: Figure, pdf: Path) -> np.ndarray:
         if engine is not None:
             engine.execute(fig)
         fig.set_layout_engine("none")
-        with _lean_fonts():
-            FigureCanvasPdf(fig).print_pdf(pdf, metadata={"CreationDate": None})
+        FigureCanvasPdf(fig).print_pdf(pdf, metadata={"CreationDate": None})
         fig.set_dpi(200)
         canvas = FigureCanvasAgg(fig)
         canvas.draw()
@@ -75,26 +71,6 @@ def _no_place_for_no_label(fig: Figure) -> Iterator[None]:
     finally:
         for axis in empty:
             axis["_autolabelpos"] = True
-
-
-@contextlib.contextmanager
-def _lean_fonts() -> Iterator[None]:
-    """A PDF's fonts have no tables that lay text out: there it is laid out, and to cut them down to the glyphs that are
-    used takes three times as long as all else of a font."""
-    load = subset.load_font
-
-    def lean(*given: Any, **options: Any) -> Any:
-        font = load(*given, **options)
-        for table in _OF_LAYOUT:
-            if table in font:
-                del font[table]
-        return font
-
-    subset.load_font = lean
-    try:
-        yield
-    finally:
-        subset.load_font = load
 
 
 def _with_palette(pixels: np.ndarray, counts: np.ndarray, colors: np.ndarray) -> Image.Image:
