@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
-import zlib
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,8 +9,6 @@ from figure_frames import (
     close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_table,
 )
-from fontTools import subset
-from fontTools.ttLib import TTFont
 from PIL import Image
 
 from svda_analysis import figures
@@ -72,18 +66,6 @@ def test_few_colours_stay_and_many_become_near_ones(tmp_path):
             assert image.mode == "P"
             shown = np.asarray(image.convert("RGB"), int)
         assert np.abs(shown - colors(values, bytes=True)[..., :3]).max() <= off
-
-
-def test_a_pdf_holds_the_glyphs_of_its_fonts_and_none_of_their_tables_for_layout(tmp_path):
-    load = subset.load_font
-    pdf, _ = figures.save(figures.plot_indicator_heatmaps(make_table(), indicator="attention_entropy"), tmp_path, "map")
-    assert subset.load_font is load
-    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf.read_bytes(), re.DOTALL)
-    made = [zlib.decompress(stream) for stream in streams]
-    fonts = [set(TTFont(io.BytesIO(data)).keys()) for data in made if data[:4] == b"\0\1\0\0"]
-    assert fonts
-    assert all({"glyf", "hmtx"} <= tables for tables in fonts)
-    assert not {"GDEF", "GPOS", "GSUB"} & set.union(*fonts)
 
 
 def test_a_label_that_comes_after_a_save_finds_its_place(tmp_path):
