@@ -10,10 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
-from svda_analysis.compression.result import COMPRESSION_META
 from svda_analysis.errors import InputError, check_writable, printable
 from svda_analysis.render.html import page
-from svda_analysis.results import META, read_own_meta
+from svda_analysis.results import read_own_meta
 
 INDEX = "index.html"
 _HEADING = "Reports"
@@ -66,7 +65,7 @@ def _check_ours(index: Path) -> None:
 
 def _cards(place: Path) -> Iterator[Card]:
     """A card for each page that a report of ours lists, in the order of their names."""
-    for meta_file in sorted(path for name in (META, COMPRESSION_META) for path in place.rglob(name)):
+    for meta_file in sorted(place.rglob("*.json")):
         meta = read_own_meta(meta_file) or {}
         names = meta.get("files")
         for name in names if isinstance(names, list) else ():

@@ -13,11 +13,11 @@ from svda_analysis.gallery import write_gallery
 from svda_analysis.render.writer import write_document
 
 
-def a_report(folder, title="One", answer=("It is 0.5.", "svda is more structured."), pictures=()):
+def a_report(folder, title="One", answer=("It is 0.5.", "svda is more structured."), pictures=(), **files):
     blocks = tuple(Picture(name=name, draw=None) for name in pictures)
     section = Section(name="figures", title="Figures", blocks=blocks)
     document = Document(title=title, sections=(section,), command=f"svda {title}", answer=answer)
-    write_document(document, folder, meta={})
+    write_document(document, folder, meta={}, **files)
 
 
 def test_every_report_is_there_with_its_finding_figure_and_command(tmp_path):
@@ -37,6 +37,14 @@ def test_every_report_is_there_with_its_finding_figure_and_command(tmp_path):
     assert [image["src"] for image in page.all("img")] == ["b%20%26%20c/figures/curve.png"]
     assert "http" not in text
     assert write_gallery(tmp_path).read_text(encoding="utf-8") == text  # itself no report
+
+
+def test_two_reports_in_one_folder_are_two_cards(tmp_path):
+    a_report(tmp_path / "a")
+    a_report(tmp_path / "a", title="Two", page="other.md", html="other.html", meta_file="other.json")
+    (tmp_path / "a" / "mine.json").write_text('{"files": ["mine.html"]}')
+    (tmp_path / "a" / "mine.html").write_text("<h1>No report of ours</h1>")
+    assert Page(write_gallery(tmp_path).read_text(encoding="utf-8")).text["a"] == ["One (a)", "Two (a)"]
 
 
 def test_a_folder_without_reports_is_refused(tmp_path):
