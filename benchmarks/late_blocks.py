@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from svda_analysis.converted import learned_of
+from svda_analysis.converted import learned_of, replaced
 from svda_analysis.document import Document, Section, Table
 from svda_analysis.formatting import MISSING, mean_and_spread, points, spoken
 from svda_analysis.late_blocks import train_late_blocks
@@ -35,18 +35,19 @@ META = "late_block.json"
 
 
 class Arm(NamedTuple):
-    """One way to replace attention: its kind, where sigma starts, and how a table calls it."""
+    """One way to replace attention: its kind, where its sigma starts, and how a table calls it."""
 
     attention: str
-    start: str
+    how: dict[str, Any]
     title: str
 
 
 ARMS = {
-    "dot": Arm("dot", "fresh", "dot product"),
-    "cosine": Arm("cosine", "fresh", "cosine, fresh"),
-    "svda": Arm("svda", "fresh", "SVDA, fresh"),
-    "svda_weights": Arm("svda", "weights", "SVDA, sigma from the weights"),
+    "dot": Arm("dot", {}, "dot product"),
+    "cosine": Arm("cosine", {}, "cosine"),
+    "svda_one": Arm("svda", {"sigma_start": 1.0}, "SVDA from 1, as there"),
+    "svda": Arm("svda", {}, "SVDA from 2 D"),
+    "svda_weights": Arm("svda", {"start": "weights"}, "SVDA from the weights"),
 }
 
 
@@ -66,13 +67,20 @@ def some_of(data: Path, place: Path, train: int, test: int) -> Path:
     return made
 
 
-def train_all(given: argparse.Namespace) -> dict[str, list[pd.DataFrame]]:
-    """The history of every run, by arm."""
+class Trained(NamedTuple):
+    """The history of a run, and all entries of its late layers' sigma (empty where there is none)."""
+
+    history: pd.DataFrame
+    sigma: np.ndarray
+
+
+def train_all(given: argparse.Namespace) -> dict[str, list[Trained]]:
+    """Every run, by arm."""
     given.runs.mkdir(parents=True, exist_ok=True)
     images = some_of(given.data, given.runs, given.train, given.test)
     size = {"image_size": given.pixels, "resize": given.pixels}  # its positions are interpolated
     base = open_model(f"hf:{given.model}", preprocessing=size)
-    found: dict[str, list[pd.DataFrame]] = {name: [] for name in ARMS}
+    found: dict[str, list[Trained]] = {name: [] for name in ARMS}
     for seed in range(given.seeds):
         for name, arm in ARMS.items():
             out = given.runs / f"{name}_s{seed}.pt"
@@ -81,12 +89,14 @@ def train_all(given: argparse.Namespace) -> dict[str, list[pd.DataFrame]]:
                 recipe = TrainConfig(
                     dataset=f"imagefolder:{images}", seed=seed, **fields, monitor_indicators="default,source"
                 )
-                how: dict[str, Any] = {"attention": arm.attention, "start": arm.start, "features": given.runs}
+                how: dict[str, Any] = {"attention": arm.attention, "features": given.runs, **arm.how}
                 train_late_blocks(base, recipe, out, **how)
-            learned = learned_of(open_model(out, device="cpu").model)
+            model = open_model(out, device="cpu").model
+            learned = learned_of(model)
             if learned is None or learned.epoch != given.epochs:
                 raise SystemExit(f"{out} is of another study: move it away")
-            found[name].append(learned.history)
+            sigmas = [x.detach().flatten() for layer in replaced(model).values() if (x := layer.sigma) is not None]
+            found[name].append(Trained(learned.history, np.concatenate([np.zeros(0), *sigmas])))
             print(f"{name} s{seed}: {100 * accuracy(learned.history)[-1]:.2f} %", flush=True)
     return found
 
@@ -119,13 +129,13 @@ def theirs(model: str, measure: str) -> tuple[float, float]:
     return (float(row["mean"].iloc[0]), float(row["std"].iloc[0])) if len(row) else (math.nan, math.nan)
 
 
-def rows_of(found: dict[str, list[pd.DataFrame]]) -> pd.DataFrame:
+def rows_of(found: dict[str, list[Trained]]) -> pd.DataFrame:
     """For each arm and number: mean, deviation and interval over seeds, the difference from dot product paired by seed,
     and the source's number."""
-    values = {name: numbers_of(histories) for name, histories in found.items()}
+    values = {name: numbers_of([run.history for run in runs]) for name, runs in found.items()}
     rows = []
     for name, numbers in values.items():
-        model = {"dot": "baseline", "svda": "svda"}.get(name, "")
+        model = {"dot": "baseline", "svda_one": "svda"}.get(name, "")
         for measure, of_runs in numbers.items():
             n = len(of_runs)
             std = float(of_runs.std(ddof=1)) if n > 1 else math.nan
@@ -209,7 +219,15 @@ def answers(rows: pd.DataFrame) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def document_of(rows: pd.DataFrame, given: argparse.Namespace) -> Document:
+def sigma_said(found: dict[str, list[Trained]]) -> str:
+    """Where the entries of sigma lie at the end."""
+    sigmas = {name: np.concatenate([run.sigma for run in runs]) for name, runs in found.items()}
+    told = [f"{ARMS[name].title}: from {x.min():.4g} to {x.max():.4g}" for name, x in sigmas.items() if len(x)]
+    return f"Entries of sigma at the end, over all runs, layers and heads: {'; '.join(told)}."
+
+
+def document_of(found: dict[str, list[Trained]], given: argparse.Namespace) -> Document:
+    rows = rows_of(found)
     said = (
         f"Test accuracy after {given.epochs} epochs, mean and standard deviation over training runs. Differences are "
         "paired by seed (Student's t), the source's are between the means of its runs (Welch's t). Best accuracy is "
@@ -240,7 +258,7 @@ def document_of(rows: pd.DataFrame, given: argparse.Namespace) -> Document:
             Section(
                 name="indicators",
                 title="The source's indicators",
-                blocks=(probe, Table(name="late_block_indicators", text=of_indicators)),
+                blocks=(probe, Table(name="late_block_indicators", text=of_indicators), sigma_said(found)),
             ),
         ),
         command="make late-blocks CIFAR10=DIR",
@@ -256,8 +274,7 @@ def main() -> None:
     for name, usual in {"seeds": 3, "epochs": 3, "train": 300, "test": 200, "pixels": 98}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     given = parser.parse_args()
-    rows = rows_of(train_all(given))
-    document = document_of(rows, given)
+    document = document_of(train_all(given), given)
     how: dict[str, Any] = {"page": "late_block.md", "html": "late_block.html", "meta_file": META}
     write_document(document, given.folder, tables="late_block", **how, meta=versions())
     print(*document.answer, sep="\n")
