@@ -101,7 +101,7 @@ def together(alone: bool = False) -> Iterator[Team]:
     with _not_alone(TIMEOUT, "every process must come, or one with alone=True"):
         if not dist.is_initialized():
             PartialState(cpu=not torch.cuda.is_available(), timeout=meet)  # and its own device for each process
-        dist.destroy_process_group(dist.new_group(backend="gloo", timeout=meet))  # made when all have come
+        meeting: Any = dist.new_group(backend="gloo", timeout=meet)  # made when all have come
         group: Any = dist.new_group(backend="gloo", timeout=talk)
     rank, world = dist.get_rank(), dist.get_world_size()
     lost = functools.partial(_not_alone, LONGEST_WAIT, "start it anew")
@@ -121,7 +121,8 @@ def together(alone: bool = False) -> Iterator[Team]:
     try:
         yield Team(rank, world, exchange, tell)
     finally:
-        dist.destroy_process_group(group)
+        for made in (group, meeting):  # not before: another may still be connecting to it
+            dist.destroy_process_group(made)
 
 
 def check_tracker(track: str | None) -> None:

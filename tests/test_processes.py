@@ -1,6 +1,8 @@
 """The processes of a run: trackers that are not there, signals that ask for a stop, processes that get lost."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -162,10 +164,17 @@ with together() as team:
 """
 
 
+def free_port():
+    """One that is not given to whoever asks for any, as other tests do meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 50):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def test_processes_talk_and_hear_of_the_end_of_one():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")} | place
     started = [
         subprocess.Popen(
@@ -177,7 +186,11 @@ def test_processes_talk_and_hear_of_the_end_of_one():
         )
         for rank in range(2)
     ]
-    (said, errors), _ = (one.communicate(timeout=120) for one in started)
+    try:
+        (said, errors), _ = (one.communicate(timeout=120) for one in started)
+    finally:
+        for one in started:
+            one.kill()
     assert [one.returncode for one in started] == [0, 9], errors
     assert said.startswith("process 0 of 2 lost the others: one hangs")
     assert said.count("\n") == 1
