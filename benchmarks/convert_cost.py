@@ -36,16 +36,18 @@ def step(model: nn.Module, images: Tensor) -> Callable[[], None]:
     return run
 
 
-def norms_alone(batch: int, layers: int = 12, heads: int = 3, tokens: int = 197, size: int = 64) -> Callable[[], None]:
-    """A function that does of a step only what SVDA adds to it: unit rows of q and k, and sigma, forth and back."""
-    rows = torch.randn(2, batch, tokens, heads, size).transpose(2, 3).requires_grad_()
-    sigma, above = torch.ones(heads, size, requires_grad=True), torch.randn(2, batch, heads, tokens, size)
+def norms_alone(batch: int, backward: bool = True) -> Callable[[], None]:
+    """A function that does of a step (or only forth) what SVDA adds to it: unit rows of q and k, and sigma, for the 12
+    layers of 3 heads of 64 over 197 tokens."""
+    rows = torch.randn(2, batch, 197, 3, 64).transpose(2, 3).requires_grad_(backward)
+    sigma, above = torch.ones(3, 64, requires_grad=backward), torch.randn(2, batch, 3, 197, 64)
 
     def run() -> None:
-        for _ in range(layers):
+        for _ in range(12):
             q, k = rows.unbind()
             q_hat, k_hat = unit_rows(q) * sigma.unsqueeze(-2), unit_rows(k)
-            torch.autograd.grad((q_hat, k_hat), (q, k, sigma), (above[0], above[1]))
+            if backward:
+                torch.autograd.grad((q_hat, k_hat), (q, k, sigma), (above[0], above[1]))
 
     return run
 

@@ -56,6 +56,10 @@ def pairs(images: Tensor, compiled: bool) -> dict[str, tuple[Callable[[], None],
             step(ours("dot"), images),
         ),
         "unit rows and sigma alone / step of dot": (step(ours("dot"), images), norms_alone(len(images))),
+        "unit rows and sigma alone, forth / inference of dot": (
+            forward(ours("dot"), images),
+            norms_alone(len(images), backward=False),
+        ),
     }
     if compiled:
         dot, svda = (compiled_model(kind) for kind in ("dot", "svda"))
