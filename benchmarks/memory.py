@@ -62,9 +62,10 @@ def measured(case: dict[str, object]) -> dict[str, object]:
     model = vit(str(case["model"]), size)
     before, started, warnings = peak(), time.process_time(), list[str]()
     if case["memory"] == PLAIN:
+        drawn, together = Drawn(images, size), int(str(case["batch"] or 1))
         with torch.no_grad():
-            for image, _ in (Drawn(images, size)[at] for at in range(images)):
-                model(image[None])
+            for first in range(0, images, together):
+                model(torch.stack([drawn[at][0] for at in range(first, min(first + together, images))]))
     else:
         options = {"memory": case["memory"], "batch_size": case["batch"], "costly_images": case["costly"]}
         found = analyze(model, Drawn(images, size), examples=int(str(case["examples"])), progress=False, **options)  # type: ignore[arg-type]
@@ -76,9 +77,10 @@ def cases(memory: str, images: list[int]) -> Iterator[dict[str, object]]:
     large = {"model": "vit_base", "size": 1024, "images": 1, "batch": None, "costly": 1, "examples": 4}
     yield {**large, "memory": PLAIN}
     yield {**large, "memory": memory}
+    small = {"model": "vit_tiny", "size": 224, "batch": 8, "costly": 16, "examples": 0}
+    yield {**small, "images": images[0], "memory": PLAIN}
     for count in images:
-        small = {"model": "vit_tiny", "size": 224, "images": count, "batch": 8, "costly": 16, "examples": 0}
-        yield {**small, "memory": None}
+        yield {**small, "images": count, "memory": None}
 
 
 def in_own_process(case: dict[str, object]) -> dict[str, object]:
