@@ -25,14 +25,13 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.map_comparison import check_enough, compare_run_maps
 from svda_analysis.metrics import choose_metrics
 from svda_analysis.options import Options
-from svda_analysis.processes import together
 from svda_analysis.results import Analysis, Run, nothing_measured, versions
 from svda_analysis.single import analyze_subject, kept_by
 from svda_analysis.soundness import NotFiniteError
 from svda_analysis.sources import Data, ImageFeed, open_feed
 from svda_analysis.specs import Given, open_model, run_names
 from svda_analysis.subject import Subject
-from svda_analysis.team import Team
+from svda_analysis.team import Team, together
 from svda_analysis.tokens import TokensGiven
 
 Followed = Callable[..., None] | Literal[False] | None  # what is told how far it has come; False: nothing is
@@ -84,7 +83,7 @@ def analyze(
     ``prefix_tokens``, ``suffix_tokens``, ``frames``) are those of :func:`~svda_analysis.specs.open_model`;
     ``data_root`` says where data sets lie. ``progress`` is called with (images done, images in all); without it a bar
     is shown in a terminal and in a notebook (False: none). Under ``torchrun`` every process calls this, and all return
-    the whole (:func:`~svda_analysis.processes.together`), unless one is to measure ``alone``. Raises
+    the whole (:func:`~svda_analysis.team.together`), unless one is to measure ``alone``. Raises
     :class:`InputError` when an argument is outside what is allowed, or the images do not suit the model.
     """
     options = Options(

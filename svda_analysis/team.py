@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,7 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from svda_analysis.errors import HaltedError, one_line
+
 Held = TypeVar("Held")
+TIMEOUT = 600.0  # seconds that a process waits for the others
+LONGEST_WAIT = 7 * 24 * 3600.0  # likewise, where what the others do may take as long
+_LOST = re.compile(r"tim(ed|e) ?out|connection (closed|reset|refused)|broken pipe|gloo", re.IGNORECASE)
 
 
 class _Failure:
@@ -96,6 +103,75 @@ class Team:
 
 
 ALONE = Team()
+
+
+def started_several() -> bool:
+    """Whether torchrun, or what is like it, started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextlib.contextmanager
+def not_alone(timeout: float, then: str) -> Iterator[None]:
+    """What a lost or hung process raises in the others, as one line that says what ``then`` is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        rank, world = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
+        raise HaltedError(
+            f"process {rank} of {world} lost the others: one hangs (timeout {timeout:g} s) or has died; {then} "
+            f"({one_line(error)[:120]})",
+            1,
+        ) from None
+
+
+@contextlib.contextmanager
+def together(alone: bool = False) -> Iterator[Team]:
+    """The team of all processes that torchrun, accelerate or ``torch.distributed`` started, each of which comes here;
+    of this process by itself where it is ``alone`` or there is no other.
+
+    Every process calls with the same arguments what it takes part in, a module on its own device. Batches are dealt
+    round robin, whole, and moments merged by rank: all get the whole, equal to what one process gives but for rounding
+    in float64 (one that has as many threads: sums in float32 depend on these). With a ``precision`` they stop together,
+    after a round of a batch each: that may be a batch for each process later than one process stops. The first alone
+    calls ``progress``, shows bars and touches a cache.
+
+    They wait :data:`TIMEOUT` seconds for all to come, and then for each other as long as it takes
+    (:data:`LONGEST_WAIT`): one may measure what the others have no part in. A process that loses the others ends in
+    :class:`HaltedError`. They talk through gloo, whatever the models compute on.
+    """
+    if alone or not (started_several() or (dist.is_available() and dist.is_initialized())):
+        yield ALONE
+        return
+    meet, talk = timedelta(seconds=TIMEOUT), timedelta(seconds=LONGEST_WAIT)
+    with not_alone(TIMEOUT, "every process must come, or one with alone=True"):
+        if not dist.is_initialized():
+            from accelerate import PartialState  # which takes a while, and several processes alone need
+
+            PartialState(cpu=not torch.cuda.is_available(), timeout=meet)  # and its own device for each process
+        meeting: Any = dist.new_group(backend="gloo", timeout=meet)  # made when all have come
+        group: Any = dist.new_group(backend="gloo", timeout=talk)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    lost = functools.partial(not_alone, LONGEST_WAIT, "start it anew")
+
+    def exchange(own: Any) -> list[Any]:
+        found: list[Any] = [None] * world
+        with lost():
+            dist.all_gather_object(found, own, group=group)
+        return found
+
+    def tell(own: Any) -> Any:
+        told = [own]
+        with lost():
+            dist.broadcast_object_list(told, src=0, group=group, device=torch.device("cpu"))
+        return told[0]
+
+    try:
+        yield Team(rank, world, exchange, tell)
+    finally:
+        for made in (group, meeting):  # not before: another may still be connecting to it
+            dist.destroy_process_group(made)
 
 
 def first_to_fail() -> bool:

@@ -35,7 +35,7 @@ from svda_analysis.maps import whole_maps
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.monitor import measure_probe
 from svda_analysis.penalties import decay_projections, forget_row_energy, penalty, track_row_energy
-from svda_analysis.processes import TIMEOUT, Termination, accelerated, check_same, quick_attention
+from svda_analysis.processes import Termination, accelerated, check_same, quick_attention
 from svda_analysis.recipe import Precision, TrainConfig, all_fields, lr_share, parameter_groups
 from svda_analysis.results import Trace, versions
 from svda_analysis.resuming import (
@@ -47,6 +47,7 @@ from svda_analysis.resuming import (
     under_way,
 )
 from svda_analysis.soundness import NotFiniteError, check_weights_finite, first_broken
+from svda_analysis.team import TIMEOUT
 from svda_analysis.training_data import TrainingData, mixed_seed
 from svda_analysis.writing import names_folder, only_writer
 

@@ -1,12 +1,7 @@
 """The processes of a run: trackers that are not there, signals that ask for a stop, processes that get lost."""
 
-import contextlib
 import os
-import random
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +11,7 @@ import pytest
 from svda_analysis import processes
 from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.model import ViTConfig
-from svda_analysis.processes import Termination, accelerated, check_same, together
+from svda_analysis.processes import Termination, accelerated, check_same
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
 
@@ -117,80 +112,3 @@ def test_what_every_process_must_have_alike(monkeypatch):
     check_same(SimpleNamespace(num_processes=2), (0, 3), "x")
     with pytest.raises(InputError, match="out must be one file"):
         check_same(SimpleNamespace(num_processes=2), (1, 0), "out must be one file")
-
-
-# --- together ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_process_that_no_other_was_started_with_is_a_team_of_its_own(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    with together() as team:
-        assert team is processes.ALONE
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with together(alone=True) as team:
-        assert team is processes.ALONE
-
-
-def test_others_that_do_not_come_are_one_line(monkeypatch):
-    def nobody(**_):
-        raise RuntimeError("Timed out after 601 seconds waiting for clients. 1/2 clients joined.")
-
-    monkeypatch.setattr(processes, "PartialState", nobody)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    said = r"^process 0 of 2 lost the others: .*timeout 600 s.* every process must come, or one with alone=True"
-    with pytest.raises(HaltedError, match=said) as halt, together():
-        pass
-    assert halt.value.code == 1
-
-
-MEMBER = """
-import os
-from svda_analysis.errors import HaltedError
-from svda_analysis.processes import together
-os.environ["LOCAL_RANK"] = os.environ["RANK"]
-with together() as team:
-    assert team.gather(team.rank) == [0, 1]
-    assert team.first(lambda: "told by %d" % team.rank) == "told by 0"
-    with together() as again:
-        assert again.gather("x") == ["x", "x"]
-    if team.rank:
-        os._exit(9)
-    try:
-        team.gather("alone")
-    except HaltedError as halt:
-        print(halt)
-"""
-
-
-def free_port():
-    """One that is not given to whoever asks for any, as other tests do meanwhile."""
-    for port in random.sample(range(20_000, 32_000), 50):
-        with socket.socket() as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
-
-
-def test_processes_talk_and_hear_of_the_end_of_one():
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")} | place
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", MEMBER],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**environment, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    try:
-        (said, errors), _ = (one.communicate(timeout=120) for one in started)
-    finally:
-        for one in started:
-            one.kill()
-    assert [one.returncode for one in started] == [0, 9], errors
-    assert said.startswith("process 0 of 2 lost the others: one hangs")
-    assert said.count("\n") == 1

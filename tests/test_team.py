@@ -1,14 +1,20 @@
 """A team: every batch is one process's, all know what each tells, and fail together."""
 
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 from teams import in_team
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.soundness import NotFiniteError
-from svda_analysis.team import ALONE, Team, first_to_fail
+from svda_analysis.team import ALONE, Team, first_to_fail, together
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
@@ -96,3 +102,80 @@ def test_of_those_that_it_did_start_the_first_does(monkeypatch):
     assert first_to_fail()
     del store
     assert first_to_fail()  # with nobody to ask
+
+
+# --- together ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_no_other_was_started_with_is_a_team_of_its_own(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with together() as team:
+        assert team is ALONE
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with together(alone=True) as team:
+        assert team is ALONE
+
+
+def test_others_that_do_not_come_are_one_line(monkeypatch):
+    def nobody(**_):
+        raise RuntimeError("Timed out after 601 seconds waiting for clients. 1/2 clients joined.")
+
+    monkeypatch.setattr("accelerate.PartialState", nobody)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    said = r"^process 0 of 2 lost the others: .*timeout 600 s.* every process must come, or one with alone=True"
+    with pytest.raises(HaltedError, match=said) as halt, together():
+        pass
+    assert halt.value.code == 1
+
+
+MEMBER = """
+import os
+from svda_analysis.errors import HaltedError
+from svda_analysis.team import together
+os.environ["LOCAL_RANK"] = os.environ["RANK"]
+with together() as team:
+    assert team.gather(team.rank) == [0, 1]
+    assert team.first(lambda: "told by %d" % team.rank) == "told by 0"
+    with together() as again:
+        assert again.gather("x") == ["x", "x"]
+    if team.rank:
+        os._exit(9)
+    try:
+        team.gather("alone")
+    except HaltedError as halt:
+        print(halt)
+"""
+
+
+def free_port():
+    """One that is not given to whoever asks for any, as other tests do meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 50):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+def test_processes_talk_and_hear_of_the_end_of_one():
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")} | place
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEMBER],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    try:
+        (said, errors), _ = (one.communicate(timeout=120) for one in started)
+    finally:
+        for one in started:
+            one.kill()
+    assert [one.returncode for one in started] == [0, 9], errors
+    assert said.startswith("process 0 of 2 lost the others: one hangs")
+    assert said.count("\n") == 1

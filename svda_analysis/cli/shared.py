@@ -211,7 +211,7 @@ def several_together() -> Iterator[None]:
     if not are_several():
         yield
         return
-    from svda_analysis.processes import together
+    from svda_analysis.team import together
 
     with together():
         yield
