@@ -72,6 +72,12 @@ def test_help_and_the_bare_import_need_no_torch():
     assert re.search(r"^svda, version \d+\.\d+", done.stdout, re.MULTILINE)
 
 
+def test_analyze_is_imported_without_what_few_analyses_need():
+    seldom = "{'accelerate', 'captum', 'matplotlib', 'seaborn', 'scipy.stats', 'sympy', 'timm', 'transformers'}"
+    done = shell("python", "-c", f"import sys; from svda_analysis import analyze; print({seldom} & set(sys.modules))")
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("name", ["", *cli.commands])
 def test_every_help_text_ends_in_an_example(name, capsys):
     command = cli.commands[name] if name else cli
