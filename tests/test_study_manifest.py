@@ -15,7 +15,7 @@ def test_packaged_manifests_are_whole(name):
     files = [run.file for dataset in study.datasets for run in study.runs(dataset)]
     assert len(set(files)) == len(files) == len(study.datasets) * len(study.variants) * len(study.seeds)
     assert study.of_variants == (name in ("sigma", "dial"))
-    assert {"paper", "sigma", "smoke", "source", "dial"} <= set(packaged_manifests())
+    assert {"paper", "sigma", "smoke", "source", "source_start", "dial"} <= set(packaged_manifests())
 
 
 def test_what_stands_nearer_wins(tmp_path):
@@ -81,7 +81,7 @@ def test_a_bad_manifest_is_one_line_and_exit_code_2(tmp_path, capsys, text, mess
 
 
 def test_an_unknown_manifest_names_those_there_are(tmp_path):
-    with pytest.raises(InputError, match="a file or one of dial, paper, sigma, smoke, source, got 'papre'"):
+    with pytest.raises(InputError, match="a file or one of dial, paper, sigma, smoke, source, source_start, got 'papre'"):
         load_manifest("papre")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
