@@ -35,7 +35,7 @@ PRECISE = "everything, precision 0.01"
 PATCH, TOKENS = 16, (5, 17, 65, 197, 401, 785)
 HEADS = (1, 2, 3, 6, 12)
 SIZES = {"vit_tiny": 8, "vit_small": 4, "vit_base": 2}  # images a batch
-IMAGES = (64, 128, 256, 512, 1024)
+IMAGES = (64, 128, 256, 512, 1000)  # of as many as the sample has
 
 
 def of_models(rounds: int) -> pd.DataFrame:

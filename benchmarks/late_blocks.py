@@ -33,6 +33,7 @@ from svda_analysis.stats import Contrast, mean_interval, paired_test, welch_from
 
 META = "late_block.json"
 PATCH = 14  # of the model, in pixels
+USUAL = {"seeds": 3, "epochs": 3, "train": 300, "test": 200, "pixels": 98}
 
 
 class Arm(NamedTuple):
@@ -84,7 +85,7 @@ def train_all(given: argparse.Namespace) -> dict[str, list[Trained]]:
     found: dict[str, list[Trained]] = {name: [] for name in ARMS}
     for seed in range(given.seeds):
         for name, arm in ARMS.items():
-            out = given.runs / f"{name}_s{seed}.pt"
+            out = given.runs / f"{name}_s{seed}_{given.train}_{given.test}_{given.pixels}_{given.epochs}.pt"
             if not out.exists():
                 fields = {**late_blocks_recipe("ours"), "epochs": given.epochs, "probe_images": 64}
                 recipe = TrainConfig(
@@ -94,8 +95,8 @@ def train_all(given: argparse.Namespace) -> dict[str, list[Trained]]:
                 train_late_blocks(base, recipe, out, **how)
             model = open_model(out, device="cpu").model
             learned = learned_of(model)
-            if learned is None or learned.epoch != given.epochs:
-                raise SystemExit(f"{out} is of another study: move it away")
+            if learned is None:
+                raise SystemExit(f"{out} is no run of this study: move it away")
             sigmas = [x.detach().flatten() for layer in replaced(model).values() if (x := layer.sigma) is not None]
             found[name].append(Trained(learned.history, np.concatenate([np.zeros(0), *sigmas])))
             print(f"{name} s{seed}: {100 * accuracy(learned.history)[-1]:.2f} %", flush=True)
@@ -224,7 +225,8 @@ def sigma_said(found: dict[str, list[Trained]]) -> str:
     """Where the entries of sigma lie at the end."""
     sigmas = {name: np.concatenate([run.sigma for run in runs]) for name, runs in found.items()}
     told = [f"{ARMS[name].title}: from {x.min():.4g} to {x.max():.4g}" for name, x in sigmas.items() if len(x)]
-    return f"Entries of sigma at the end, over all runs, layers and heads: {'; '.join(told)}."
+    ends = f"Entries of sigma at the end, over all runs, layers and heads: {'; '.join(told)}."
+    return f"{ends} With equal entries SVDA is cosine attention, whose temperature they are."
 
 
 def document_of(found: dict[str, list[Trained]], given: argparse.Namespace) -> Document:
@@ -239,6 +241,7 @@ def document_of(found: dict[str, list[Trained]], given: argparse.Namespace) -> D
         "augmented), their number, and the recipe (there 20 epochs at a constant rate of 2e-5, batches of 8). Our "
         "final layer norm learns as well."
     )
+    options = " ".join(f"--{name} {getattr(given, name)}" for name in USUAL)
     tokens = (given.pixels // PATCH) ** 2 + 1
     probe = (
         "After the last epoch, over 64 test images, means over the replaced layers. Uniform attention has a "
@@ -267,7 +270,7 @@ def document_of(found: dict[str, list[Trained]], given: argparse.Namespace) -> D
                 blocks=(probe, Table(name="late_block_indicators", text=of_indicators), sigma_said(found)),
             ),
         ),
-        command="make late-blocks CIFAR10=DIR",
+        command=f"python benchmarks/late_blocks.py MODEL CIFAR10 RUNS FOLDER {options}",
         answer=answers(rows),
         about=about,
     )
@@ -277,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "data", "runs", "folder"):
         parser.add_argument(name, type=Path)
-    for name, usual in {"seeds": 3, "epochs": 3, "train": 300, "test": 200, "pixels": 98}.items():
+    for name, usual in USUAL.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     given = parser.parse_args()
     document = document_of(train_all(given), given)

@@ -269,10 +269,8 @@ class _LateRun:
         parts = {"train": (data.train, data.learned_from), "test": (data.test, torch.arange(len(data.test)))}
         if len(data.validated):
             parts["validation"] = (data.train, data.validated)
-        folder, key = (
-            (beside, None) if kept_in is None else (Path(kept_in), features_key(self.model, self.block.key, parts))
-        )
-        self.parts = features_of(parts, lambda images: self._features_of(images.to(self.device)), folder, key, progress)
+        folder, key = (beside, None) if kept_in is None else (Path(kept_in), features_key(parts, self._features_of))
+        self.parts = features_of(parts, self._features_of, folder, key, progress)
 
     def _features_of(self, images: Tensor) -> Tensor:
         with torch.no_grad(), _reads_of(self.block.module) as found:

@@ -8,13 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from svda_analysis.data import ImageData
+from svda_analysis.data import FolderImages, ImageData
 from svda_analysis.errors import InputError
 from svda_analysis.weight_files import tensor_digest
 from svda_analysis.writing import only_writer, unfinished_name
@@ -37,19 +37,27 @@ class Features:
         return torch.from_numpy(self.rows[chosen.numpy()]), self.labels[chosen]
 
 
-def features_key(model: nn.Module, block: str, parts: Parts) -> str:
-    """A name for all that features depend on: what is frozen of the model (modules none of whose own parameters learn),
-    the block that reads them, which images are wanted, and the first of each class as the model gets them."""
-    found: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-        if not any(x.requires_grad for x in own.values()):
-            found |= {f"{name}.{key}": x for key, x in own.items()}
+def features_key(parts: Parts, read: Callable[[Tensor], Tensor]) -> str:
+    """A name for all that features depend on: what is ``read`` of some images of each class, which says what the model
+    is and how it gets them, and which images are wanted; of files their sizes and dates, of what lies in memory all."""
+    digest = hashlib.sha256()
     for name, (images, chosen) in parts.items():
         shown = next(iter(images.batches(_AT_ONCE, indices=images.examples(16))))[0]
-        found |= {f"{name} shown": shown, f"{name} labels": images.labels, f"{name} chosen": chosen}
-    text = f"{type(model).__name__} {block} {tensor_digest(found)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+        found = {"read": read(shown), "shown": shown, "labels": images.labels, "chosen": chosen}
+        if isinstance(images, FolderImages):
+            digest.update("\n".join(map(_told_of, images.paths)).encode())
+        else:
+            found["pixels"] = torch.from_numpy(images.raw(chosen))
+        digest.update(f"{name} {tensor_digest(found)}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _told_of(file: Any) -> str:
+    """Which file it is, as far as that shows without reading it; of a picture of PIL its pixels."""
+    if not isinstance(file, str | os.PathLike):
+        return hashlib.sha256(file.tobytes()).hexdigest()
+    about = os.stat(file)
+    return f"{file} {about.st_size} {about.st_mtime_ns}"
 
 
 def features_of(
@@ -77,14 +85,14 @@ def features_of(
             rows = np.memmap(nameless, np.float32, "r", shape=shape)
     else:
         kept = folder / f"{key}.features"
-        with only_writer(kept, "features"):
-            if not kept.is_file():
+        if not kept.is_file() or kept.stat().st_size != total * size:  # else another may be reading it
+            with only_writer(kept, "features"):
                 _check_room(total, size, folder)
                 start, end = unfinished_name(kept)
                 with tempfile.NamedTemporaryFile(dir=folder, prefix=start, suffix=end, delete=False) as file:
                     _write(file, parts, read, progress)
                 os.replace(file.name, kept)
-            rows = np.memmap(kept, np.float32, "r", shape=shape)
+        rows = np.memmap(kept, np.float32, "r", shape=shape)
     ends = np.cumsum([len(chosen) for _, chosen in parts.values()])
     return {
         name: Features(rows[end - len(chosen) : end], images.labels[chosen])

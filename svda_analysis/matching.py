@@ -12,16 +12,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import lazy_loader
 import numpy as np
 import pandas as pd
+import scipy  # whose parts take a while, and are imported when they are used
 
 from svda_analysis.errors import InputError
 from svda_analysis.frames import HEAD_COLUMNS, LAYER_COLUMNS, MATCH_COLUMNS, make_frame
 from svda_analysis.stats import NO_INTERVAL, difference_test, mean_interval
 from svda_analysis.tokens import Layout
 
-scipy = lazy_loader.load("scipy")  # which takes a while, when it is used
 # similarities, 1 means alike, and what each can be at least; see MapComparison
 _LEAST = {"js": 0.0, "cosine": 0.0, "spearman": -1.0}
 MEASURES = tuple(_LEAST)

@@ -13,13 +13,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import lazy_loader
 import numpy as np
 import pandas as pd
+import scipy  # whose parts take a while, and are imported when they are used
 
 from svda_analysis.errors import InputError
 
-scipy = lazy_loader.load("scipy")  # which takes a while, when it is used
 LEVEL = 0.95
 _ROUNDING = 1e-12  # a spread below this share of the values is rounding, not variation
 Numbers = Sequence[float] | np.ndarray | pd.Series

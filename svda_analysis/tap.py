@@ -132,20 +132,47 @@ def _uncompiled() -> Iterator[None]:
 
     Its compiler takes a second to import. Where nothing has, nothing is compiled, until a forward compiles something.
     """
-    compiled = torch.compile
-    with contextlib.ExitStack() as stack:
+    if "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        with _FIRST_COMPILED:
+            yield
 
-        def first(*given: Any, **options: Any) -> Any:
-            torch.compile = compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            return compiled(*given, **options)
 
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        else:
-            torch.compile = first
-            stack.callback(setattr, torch, "compile", compiled)
-        yield
+class _FirstCompiled:
+    """While any thread is inside, the first call of torch.compile makes what is compiled run as it was written."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.RLock(), 0
+        self._compile: Callable[..., Any] = torch.compile
+        self._stance: contextlib.AbstractContextManager[Any] | None = None
+
+    def _call(self, *given: Any, **options: Any) -> Any:
+        with self._lock:
+            torch.compile = self._compile
+            if self._inside and self._stance is None:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+        return self._compile(*given, **options)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._compile, torch.compile = torch.compile, self._call
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.compile = self._compile
+                if self._stance is not None:
+                    self._stance.__exit__(None, None, None)
+                    self._stance = None
+
+
+_FIRST_COMPILED = _FirstCompiled()
 
 
 class Tap(TorchFunctionMode):

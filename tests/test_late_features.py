@@ -1,5 +1,6 @@
 """What the first late block reads, kept on disk for other runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,26 @@ def test_another_base_other_blocks_and_other_images_are_read_for_themselves(data
     assert trained(spec, data, tmp_path / "c.pt", features=kept, blocks=1)[1] > 0
     more = photographs(tmp_path / "more", train=15)
     assert trained(spec, more, tmp_path / "d.pt", features=kept)[1] > 0
-    assert len(list(kept.iterdir())) == 4
+    files = sorted((tmp_path / "more" / "train" / "red").iterdir())
+    shutil.copy(files[0], files[-1])  # another image under an old name
+    assert trained(spec, more, tmp_path / "e.pt", features=kept)[1] > 0
+    assert len(list(kept.iterdir())) == 5
+
+
+def test_the_same_weights_in_another_model_are_read_for_themselves(data, tmp_path):
+    spec, kept = base_spec("timm", tmp_path), tmp_path / "kept"
+    trained(spec, data, tmp_path / "a.pt", features=kept)
+    assert trained(spec.replace("num_heads=2", "num_heads=4"), data, tmp_path / "b.pt", features=kept)[1] > 0
+
+
+def test_a_kept_file_that_is_cut_off_is_made_anew(data, tmp_path):
+    spec, kept = base_spec("timm", tmp_path), tmp_path / "kept"
+    before, _ = trained(spec, data, tmp_path / "a.pt", features=kept)
+    (file,) = kept.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    after, read = trained(spec, data, tmp_path / "b.pt", features=kept)
+    assert read > 0
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_one_that_is_killed_leaves_nothing_that_counts(data, tmp_path):

@@ -81,7 +81,9 @@ def test_a_bad_manifest_is_one_line_and_exit_code_2(tmp_path, capsys, text, mess
 
 
 def test_an_unknown_manifest_names_those_there_are(tmp_path):
-    with pytest.raises(InputError, match="a file or one of dial, paper, sigma, smoke, source, source_start, got 'papre'"):
+    with pytest.raises(
+        InputError, match="a file or one of dial, paper, sigma, smoke, source, source_start, got 'papre'"
+    ):
         load_manifest("papre")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):

@@ -314,3 +314,23 @@ def test_what_a_forward_compiles_by_itself_is_seen():
         assert torch.compile is compiled
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_captures_that_overlap_leave_the_compiler_as_it_was():
+    """As those of two threads do."""
+    code = """
+        import torch
+        from svda_analysis.tap import _uncompiled
+
+        compiled, (first, second) = torch.compile, (_uncompiled(), _uncompiled())
+        first.__enter__()
+        second.__enter__()
+        assert torch.compile is not compiled
+        first.__exit__(None, None, None)
+        torch.compile(torch.nn.Identity(), backend="eager")
+        assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+        second.__exit__(None, None, None)
+        assert torch.compile is compiled
+        assert torch._dynamo.eval_frame._stance.stance == "default"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)

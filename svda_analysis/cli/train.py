@@ -37,7 +37,9 @@ from svda_analysis.kinds import ATTENTIONS
 @click.option("--base", metavar="SPEC", help="Train the last blocks of this model (timm:, hf:, a checkpoint) alone.")
 @click.option("--late-blocks", type=int, metavar="N", help="How many of --base, their attention replaced. Default: 2.")
 @click.option("--start", type=click.Choice(["fresh", "weights"]), help="Sigma of --base, as for svda convert.")
-@click.option("--features", metavar="DIR", help="Keep what the first late block reads in DIR, for more runs of --base.")
+@click.option(
+    "--features", metavar="DIR", help="Keep what the first late block reads in DIR, for later runs of --base."
+)
 @click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
 @click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as its public code trained.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")

@@ -24,7 +24,7 @@ from svda_analysis.study.result import DatasetResult
 
 _ACCURACIES = {"best_accuracy": "max", "final_accuracy": "last"}  # over the epochs of a run
 _ELSEWHERE = {
-    "late_block": "late_block.md has it of another model (make late-blocks)",
+    "late_block": "svda train --base SPEC --late-blocks 2 --recipe source",
     "deletion": "svda-analyze --faithfulness N --metrics source",
     "insertion": "svda-analyze --faithfulness N --metrics source",
 }
