@@ -9,7 +9,7 @@ from study_cases import result
 from study_source_cases import of_the_source, said_of
 
 from svda_analysis.results import nothing_measured
-from svda_analysis.source_numbers import EPOCHS, SEEDS, SOURCE_MEASURES
+from svda_analysis.source_numbers import EPOCHS, SEEDS, SOURCE_MEASURES, source_epochs
 from svda_analysis.study.reproduction import epochs_table, reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import StudyResult
 from svda_analysis.study.sections import study_document
@@ -64,6 +64,15 @@ def test_a_line_says_what_the_selectivity_means():
     mine = [of_the_source(6)]
     lines = list(what_became(reproduction_table(mine), mine))
     assert any("0.97945" in line and "5.5e-04 below 0.98000" in line for line in lines)
+
+
+def test_what_was_reproduced_is_said_first_with_the_last_epoch_beside_the_log():
+    study = StudyResult(title="A study", datasets=(of_the_source(6),), variants={"svda": {"attention": "svda"}})
+    first = study_document(study).answer[0]
+    log = source_epochs().set_index("epoch").loc[6]
+    assert first.startswith("After epoch 6 on FashionMNIST, ours / the source's log: spectral entropy ")
+    assert f" / {log['spectral_entropy']:.4f}, effective rank " in first
+    assert "no baseline" not in " ".join(study_document(study).answer)
 
 
 def test_the_report_has_it_where_the_histories_do():

@@ -88,8 +88,9 @@ def _who(study: StudyResult, name: str) -> str:
 
 
 def _of_claims(study: StudyResult) -> Iterator[tuple[str, str]]:
-    """A line for each claim and pair of models."""
-    for table in (claims_table(study.datasets, study.margin), sigma_table(study.datasets)):
+    """A line for each claim and pair of models, where there is a pair."""
+    paired = [one for one in study.datasets if one.baseline or one.control]
+    for table in (claims_table(paired, study.margin), sigma_table(paired)):
         yield from ((f"tables/{table.name}.csv", line) for line in _answers(table))
 
 

@@ -181,12 +181,25 @@ def _frame(rows: list[dict[str, str]]) -> pd.DataFrame:
 
 
 def what_became(table: Table, results: Sequence[DatasetResult]) -> Iterator[str]:
-    """A line for each verdict of a :func:`reproduction_table`, and one on what the source's selectivity means."""
+    """A line on where our last epoch stands beside the source's log, one for each verdict of a
+    :func:`reproduction_table`, and one on what the source's selectivity means."""
+    for result in results:
+        yield from _beside_the_log(result)
     for said, group in pd.DataFrame(table.numbers).groupby("said", sort=False):
         which = ", ".join(_title(str(name)) for name in group["dataset"].unique())
         yield f"{str(said)[0].upper()}{str(said)[1:]}: {len(group)} numbers ({which})."
     for result in results:
         yield from _of_uniform(result)
+
+
+def _beside_the_log(result: DatasetResult) -> Iterator[str]:
+    """Our indicators at the last epoch that both logged, and the source's."""
+    table = epochs_table(result)
+    if table is None or table.numbers is None or table.numbers.empty:
+        return
+    last = table.numbers[table.numbers["epoch"] == table.numbers["epoch"].max()]
+    pairs = [f"{spoken(row.measure).lower()} {_pair(row.measure, row.ours, row.source)}" for row in each_row(last)]
+    yield f"After epoch {last['epoch'].iloc[0]} on {result.title}, ours / the source's log: {', '.join(pairs)}."
 
 
 def _of_uniform(result: DatasetResult) -> Iterator[str]:

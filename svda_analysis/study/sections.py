@@ -61,7 +61,10 @@ def _trained_how(result: DatasetResult) -> str:
 
 
 def first_answers(study: StudyResult) -> list[str]:
-    """What a page says first: what became of each claim, or what each part of SVDA does."""
+    """What a page says first: what was reproduced of the source, what became of each claim, or what each part of SVDA
+    does."""
+    if not study.of_variants and (mine := reproduced_data(study.datasets)):
+        return [*what_became(reproduction_table(study.datasets), mine)]
     if not study.of_variants:
         return by_claim(*_claims_of(study))
     several, lines = len([one for one in study.datasets if one.trained]) > 1, []
