@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from study_cases import TINY, run_paper
 
@@ -29,6 +30,8 @@ torch.set_num_threads(1)
 os.environ["PYTHONSAFEPATH"] = "1"  # programs that tests start import what is installed, not the folder they stand in
 
 gc.set_threshold(50_000, 10, 10)
+settings.register_profile("shared machine", deadline=None)  # where the first call may take long
+settings.load_profile("shared machine")
 
 
 LONGEST = ("readme", "kills", "cli_compress", "study_report", "cli_analyze", "study_runs", "cli_live")

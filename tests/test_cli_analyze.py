@@ -260,6 +260,11 @@ def torchrun(*arguments):
     return shell("python", *launch, *arguments)
 
 
+def said_by_us(text):
+    """Without what gloo prints of its own in older versions of torch."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo]"))
+
+
 @pytest.fixture
 def one_thread():
     """As a process of torchrun has it: of several threads sums in float32 lie otherwise."""
@@ -276,7 +281,7 @@ def test_two_processes_write_what_one_writes():
     given = ["--data", "sample", "--images", 200, "--examples", 0, "--indicators", ",".join(few)]
     done = torchrun(checkpoint, *given, "--out", "two", "--quiet")
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"report: two/report.html \(\d+ files\)\n", done.stdout)  # once
+    assert re.fullmatch(r"report: two/report.html \(\d+ files\)\n", said_by_us(done.stdout))  # once
     assert set(os.listdir()) == {"two"}
     analyze_runs(checkpoint, "sample", images=200, examples=0, indicators=few).save("one")
     for name in ("indicators.csv", "spectra.csv"):
@@ -289,7 +294,7 @@ def test_two_processes_write_what_one_writes():
 def test_several_processes_refuse_bad_input_in_one_line():
     done = torchrun("none.pt", "--data", "sample")
     assert done.returncode != 0
-    assert done.stdout == ""
+    assert said_by_us(done.stdout) == ""
     assert done.stderr.count("error: no such file: none.pt") == 1
     assert re.search(r"exitcode +: 2 ", done.stderr)
     assert not os.listdir()

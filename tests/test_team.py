@@ -177,5 +177,6 @@ def test_processes_talk_and_hear_of_the_end_of_one():
         for one in started:
             one.kill()
     assert [one.returncode for one in started] == [0, 9], errors
-    assert said.startswith("process 0 of 2 lost the others: one hangs")
-    assert said.count("\n") == 1
+    lines = [line for line in said.splitlines() if not line.startswith("[Gloo]")]  # of older versions of torch
+    assert len(lines) == 1
+    assert lines[0].startswith("process 0 of 2 lost the others: one hangs")
