@@ -37,16 +37,12 @@ MODEL = {
 }
 
 
-def words(out: Path, attention: str, *, epochs: int, resume: bool = False) -> list[str]:
-    """What ``svda`` is called with."""
-    found = ["train", "--dataset", "sample", f"--attention={attention}", f"--epochs={epochs}", f"--out={out}"]
-    return [*found, *(f"--set={key}={value}" for key, value in MODEL.items()), *(["--resume"] if resume else [])]
-
-
 def start(out: Path, attention: str, *, epochs: int, resume: bool = False) -> subprocess.Popen[str]:
     """``svda train`` in a process of its own."""
+    command = [sys.executable, "-m", "svda_analysis", "train", "--dataset", "sample", f"--attention={attention}"]
+    command += [f"--epochs={epochs}", f"--out={out}", *(f"--set={key}={value}" for key, value in MODEL.items())]
     return subprocess.Popen(
-        [sys.executable, "-m", "svda_analysis", *words(out, attention, epochs=epochs, resume=resume)],
+        [*command, *(["--resume"] if resume else [])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,13 +1,9 @@
 """Runs that are killed, also while they write, go on to the same bits: a few of ``benchmarks/kills.py``, slowly all."""
 
-import contextlib
 import importlib.util
-import io
 from pathlib import Path
 
 import pytest
-
-from svda_analysis import cli
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
 
@@ -31,27 +27,7 @@ def checked(kills, found, number):
     assert f"| SIGKILL | {len(killed)} (" in text
 
 
-class Over:
-    """A run in this process, as one that was started."""
-
-    def __init__(self, words):
-        self.errors = io.StringIO()
-        with pytest.raises(SystemExit) as stop, contextlib.redirect_stderr(self.errors):
-            cli.main(words)
-        self.returncode = stop.value.code
-
-    def communicate(self):
-        return "", self.errors.getvalue()
-
-
-def test_two_kills_and_a_sigterm(kills, monkeypatch):
-    """Each is resumed in this process: to start another takes longer than to train. The slow test starts one."""
-    start = kills.start
-    monkeypatch.setattr(
-        kills,
-        "start",
-        lambda *given, **how: Over(kills.words(*given, **how)) if how.get("resume") else start(*given, **how),
-    )
+def test_two_kills_and_a_sigterm(kills):
     checked(kills, kills.stop_and_resume(2, 1, epochs=3, seed=1), 3)
 
 
