@@ -269,16 +269,6 @@ def said_by_us(text):
     return re.sub(GLOO, "", head) + report + rest
 
 
-@pytest.fixture
-def one_thread():
-    """As a process of torchrun has it: of several threads sums in float32 lie otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_two_processes_write_what_one_writes():
     checkpoint = Path(__file__).resolve().parents[1] / "checkpoints" / "fashion_mnist" / "svda_s0.pt"
     few = ["effective_rank", "perturbation_robustness", "position_share"]
