@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -149,7 +150,8 @@ def heat_cells(
 def _number_cells(ax: Axes, values: np.ma.MaskedArray, mesh: QuadMesh) -> None:
     """The number of each cell, dark on bright and bright on dark."""
     most = max((abs(float(x)) for x in values.compressed()), default=0.0)
-    digits = 2 if most < 10 else 1 if most < 100 else 0
+    most = most or 1.0
+    digits = min(max((2 if most >= 1 else 1) - math.floor(math.log10(most)), 0), 4)  # two that tell cells apart
     for (row, column), value in np.ndenumerate(np.ma.filled(values, np.nan)):
         if np.isfinite(value):
             red, green, blue, _ = mesh.to_rgba(value)

@@ -51,6 +51,7 @@ def plot_accuracy_structure(
         if len(mine):
             ax.plot([x[model]], [100 * y[model]], label=verbatim(f"{model} ({runs_text(len(mine))})"), **look)
     ax.set(xlabel=axis_label(table, rows), ylabel="Test accuracy (%)")
+    ax.locator_params(axis="x", nbins=4)  # of what is all but constant each label is long
     if legend:
         ax.legend()
     return ax
