@@ -1,8 +1,10 @@
-"""Bars that say how far something has come: by rich in a terminal, as HTML in a notebook. No torch here."""
+"""Bars that say how far something has come, by rich in a terminal, as HTML in a notebook; and where a process runs. No
+torch here."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -55,6 +57,16 @@ def in_terminal() -> bool:
     """Whether stderr is a terminal; what rich puts in its place while it draws does not say so in all versions."""
     stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     return stderr is not None and bool(stderr.isatty())
+
+
+def are_several() -> bool:
+    """Whether torchrun, or what is like it, started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes that torchrun started, which alone speaks; or the only one."""
+    return not are_several() or os.environ.get("RANK", "0") == "0"
 
 
 def in_notebook() -> bool:

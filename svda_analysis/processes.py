@@ -19,9 +19,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, LoggerType, gather_object
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from svda_analysis.bars import are_several
 from svda_analysis.errors import InputError
 from svda_analysis.recipe import Precision
-from svda_analysis.team import TIMEOUT, not_alone, started_several
+from svda_analysis.team import TIMEOUT, not_alone
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def accelerated(
     chosen: str | None = mixed_precision
     if mixed_precision == "auto":
         chosen = None if "ACCELERATE_MIXED_PRECISION" in os.environ else "bf16" if torch.cuda.is_available() else "no"
-    several = started_several()
+    several = are_several()
     options: dict[str, Any] = {"mixed_precision": chosen, "log_with": track, "project_dir": folder}
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))]
     saved = "what was saved stands, and --resume goes on from there"

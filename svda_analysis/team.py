@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from svda_analysis.bars import are_several
 from svda_analysis.errors import HaltedError, one_line
 
 Held = TypeVar("Held")
@@ -39,13 +40,13 @@ class _FailedError(Exception):
 class Team:
     """Process ``rank`` of ``world`` that measure one analysis together; each calls the same methods in the same order.
 
-    ``exchange`` gives what every process holds, by rank, to all of them, and ``tell`` what the first one holds.
+    ``all_gather`` gives what every process holds, by rank, to all of them, ``broadcast`` what the first one holds.
     """
 
     rank: int = 0
     world: int = 1
-    exchange: Callable[[Any], list[Any]] = lambda own: [own]
-    tell: Callable[[Any], Any] = lambda own: own
+    all_gather: Callable[[Any], list[Any]] = lambda own: [own]
+    broadcast: Callable[[Any], Any] = lambda own: own
 
     # --- whose batch is whose: they are dealt round robin, whole ------------------------------------------------------
 
@@ -69,7 +70,7 @@ class Team:
 
     def gather(self, own: Held) -> list[Held]:
         """What every process holds, by rank."""
-        found = self.exchange(own)
+        found = self.all_gather(own)
         if failed := next((one for one in found if isinstance(one, _Failure)), None):
             raise _FailedError from failed.error
         return found
@@ -78,7 +79,7 @@ class Team:
         """What ``make()`` gives in the first process, which alone calls it, for all."""
         made = make() if self.rank == 0 else None
         self.gather(None)  # who failed before says so now
-        return self.tell(made)
+        return self.broadcast(made)
 
     def rounds(self, items: Iterable[Held]) -> Iterator[Held | None]:
         """This process's items; None as long as others still have some."""
@@ -103,11 +104,6 @@ class Team:
 
 
 ALONE = Team()
-
-
-def started_several() -> bool:
-    """Whether torchrun, or what is like it, started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager
@@ -141,7 +137,7 @@ def together(alone: bool = False) -> Iterator[Team]:
     (:data:`LONGEST_WAIT`): one may measure what the others have no part in. A process that loses the others ends in
     :class:`HaltedError`. They talk through gloo, whatever the models compute on.
     """
-    if alone or not (started_several() or (dist.is_available() and dist.is_initialized())):
+    if alone or not (are_several() or (dist.is_available() and dist.is_initialized())):
         yield ALONE
         return
     meet, talk = timedelta(seconds=TIMEOUT), timedelta(seconds=LONGEST_WAIT)
@@ -150,25 +146,25 @@ def together(alone: bool = False) -> Iterator[Team]:
             from accelerate import PartialState  # which takes a while, and several processes alone need
 
             PartialState(cpu=not torch.cuda.is_available(), timeout=meet)  # and its own device for each process
-        meeting: Any = dist.new_group(backend="gloo", timeout=meet)  # made when all have come
+        meeting: Any = dist.new_group(backend="gloo", timeout=meet)  # made when all have come; a group has one timeout
         group: Any = dist.new_group(backend="gloo", timeout=talk)
     rank, world = dist.get_rank(), dist.get_world_size()
     lost = functools.partial(not_alone, LONGEST_WAIT, "start it anew")
 
-    def exchange(own: Any) -> list[Any]:
+    def all_gather(own: Any) -> list[Any]:
         found: list[Any] = [None] * world
         with lost():
             dist.all_gather_object(found, own, group=group)
         return found
 
-    def tell(own: Any) -> Any:
+    def broadcast(own: Any) -> Any:
         told = [own]
         with lost():
             dist.broadcast_object_list(told, src=0, group=group, device=torch.device("cpu"))
         return told[0]
 
     try:
-        yield Team(rank, world, exchange, tell)
+        yield Team(rank, world, all_gather, broadcast)
     finally:
         for made in (group, meeting):  # not before: another may still be connecting to it
             dist.destroy_process_group(made)

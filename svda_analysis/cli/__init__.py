@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click
 
+from svda_analysis.bars import are_several
 from svda_analysis.cli.analyze import analyze_command
 from svda_analysis.cli.compress import compress_command
 from svda_analysis.cli.convert import convert_command
@@ -20,7 +21,7 @@ from svda_analysis.cli.gallery import gallery_command
 from svda_analysis.cli.indicators import indicators_command
 from svda_analysis.cli.paper import paper_command
 from svda_analysis.cli.report import report_command
-from svda_analysis.cli.shared import CONTEXT, are_several
+from svda_analysis.cli.shared import CONTEXT
 from svda_analysis.cli.train import train_command
 from svda_analysis.errors import HaltedError, InputError, check_name, one_line
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
+from svda_analysis.bars import is_first
 from svda_analysis.cli.progress import progress_bars, with_estimate
 from svda_analysis.cli.shared import (
     CONTEXT,
     command_line,
     conclude_report,
     data_options,
-    is_first,
     names_in,
     open_option,
     open_subjects,

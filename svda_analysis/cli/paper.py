@@ -84,7 +84,8 @@ def paper_command(
             options: dict[str, Any] = {"data_root": data_root, "jobs": jobs, "held": keys_of(held)}
             trained = train_missing(study, place, **options, on_run=say_run, on_progress=observer)
     warn(warnings)
-    words = [*([manifest] if manifest != "paper" else []), *(["--from", source] if source else [])]
+    words = [] if manifest == "paper" else [manifest]
+    words += [word for name, value in (("--from", source), ("--out", out)) if value for word in (name, value)]
     with resumable(command_line("svda")), only_writer(folder, "output folder"), progress_bars() as advance:
         written = write_paper(
             study,
@@ -97,8 +98,7 @@ def paper_command(
             progress=advance,
             on_warning=lambda line: warn([line]),
         )
-    answers = _show_answers(first_answers(read_study(folder)[0]))
-    conclude_report(written, {"answers": answers}, opened=opened)
+    conclude_report(written, {"answers": _show_answers(first_answers(read_study(folder)[0]))}, opened=opened)
 
 
 def _show_answers(lines: Sequence[str]) -> list[str]:

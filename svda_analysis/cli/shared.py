@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from svda_analysis.bars import are_several, is_first
 from svda_analysis.errors import HaltedError, InputError, one_line
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -193,16 +193,6 @@ def resumable(command: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise HaltedError(f"interrupted; what is done is kept, go on with: {command}", 130) from None
-
-
-def is_first() -> bool:
-    """Whether this is the first of the processes that torchrun started, which alone speaks; or the only one."""
-    return not are_several() or os.environ.get("RANK", "0") == "0"
-
-
-def are_several() -> bool:
-    """Whether torchrun, or what is like it, started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager

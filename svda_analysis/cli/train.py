@@ -11,15 +11,14 @@ from typing import Any
 
 import click
 
+from svda_analysis.bars import are_several, is_first
 from svda_analysis.cli.progress import progress_bars, say_start, training_display
 from svda_analysis.cli.shared import (
     CONTEXT,
     DataOption,
     Registered,
-    are_several,
     command_line,
     conclude,
-    is_first,
     list_settings,
     output_options,
     split_settings,
