@@ -83,10 +83,11 @@ def run_paper(manifest: Path, out: Path, checkpoints: Path, data: Path, *more: s
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a report but for the cache and what holds measured times."""
+    """Every file of a report but for the cache and what holds measured times; its command names no folder."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     timed = ("cache/", "tables/t1_cost", "data/costs.csv")
-    found = {name: path.read_bytes() for name, path in files.items() if not name.startswith(timed)}
+    here = str(folder).encode()
+    found = {n: path.read_bytes().replace(here, b"OUT") for n, path in files.items() if not n.startswith(timed)}
     for page, start in (("README.md", b"## "), ("report.html", b"<h2 ")):
         sections = found[page].split(start)
         found[page] = start.join(section for section in sections if b"What it costs" not in section)

@@ -41,6 +41,8 @@ def test_a_study_is_trained_analysed_and_written_once(whole_study, tmp_path, fas
     out, checkpoints = tmp_path / "out", tmp_path / "ck"
     for made, ours in ((whole_study.out, out), (whole_study.checkpoints, checkpoints)):
         shutil.copytree(made, ours)
+    for name in ("README.md", "report.html", "meta.json"):  # its command names the folder
+        (out / name).write_bytes((out / name).read_bytes().replace(str(whole_study.out).encode(), str(out).encode()))
     manifest = whole_study.manifest
     assert whole_study.said.count("run ") == 4
     assert sorted(path.name for path in checkpoints.rglob("*.pt")) == [
