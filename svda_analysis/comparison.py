@@ -8,7 +8,7 @@ over its layers. Only then are runs compared. Numbers of different source (sigma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -173,7 +173,7 @@ def compare_blocked(table: pd.DataFrame, indicator: str, source: str, baseline: 
     rows = []
     if min(values.shape) > 1:
         for model in (name for name in table["model"].unique() if name in values and name != baseline):
-            found = _contrast(values, span, [model], [baseline])
+            found = _contrast(values, span, {model: 1.0, baseline: -1.0})
             about = {"model": model, "baseline": baseline, "indicator": indicator, "source": source, "unit": "seeds"}
             means = {"baseline_mean": values[baseline].mean(), "model_mean": values[model].mean()}
             ends = {"ci_low": found.interval.low, "ci_high": found.interval.high, "p": found.p, "n_seeds": len(values)}
@@ -182,26 +182,28 @@ def compare_blocked(table: pd.DataFrame, indicator: str, source: str, baseline: 
     return frame.assign(p_adjusted=holm(frame["p"]))
 
 
-def contrast_blocked(
-    table: pd.DataFrame, indicator: str, source: str, models: Sequence[str], others: Sequence[str]
-) -> Contrast:
-    """The mean over ``models`` minus that over ``others`` of one quantity of the whole model, by the linear model of
-    :func:`compare_blocked`, its error pooled over all models in ``table``.
+def contrast_blocked(table: pd.DataFrame, indicator: str, source: str, weights: Mapping[str, float]) -> Contrast:
+    """The sum of the models' means of one quantity of the whole model, each times its weight in ``weights`` (others:
+    0), by the linear model of :func:`compare_blocked`, its error pooled over all models in ``table``.
 
-    Raises :class:`InputError` for a group without a model, a model that is not there, or fewer than two shared seeds.
+    Raises :class:`InputError` for no weights, a model that is not there, or fewer than two shared seeds.
     """
     values, span = _by_block(table, indicator, source)
-    missing = [name for name in (*models, *others) if name not in values]
-    if missing or not models or not others:
+    if not weights or not set(weights) <= set(values):
         known = ", ".join(map(str, values))
-        raise InputError(f"models and others must be among {known}, got {', '.join(models)} and {', '.join(others)}")
+        raise InputError(f"weights must be of one or more of {known}, got {', '.join(weights) or 'none'}")
     if min(values.shape) < 2:
         raise InputError(f"table must hold two seeds that all of its models have, got {len(values)}")
-    return _contrast(values, span, models, others)
+    return _contrast(values, span, weights)
+
+
+def by_block(table: pd.DataFrame, indicator: str, source: str) -> pd.DataFrame:
+    """A quantity of the whole model by seed (rows, those that all models have) and model (columns)."""
+    return _by_block(table, indicator, source)[0]
 
 
 def _by_block(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.DataFrame, float]:
-    """A quantity of the whole model by seed (rows, those that all models have) and model; how far it can change."""
+    """:func:`by_block`, and how far the quantity can change."""
     rows = table[(table["indicator"] == indicator) & (table["source"] == source)]
     if not quantity(indicator).compares_kinds and len(rows["attention"].dropna().unique()) > 1:
         raise InputError(f"{indicator} must be of one kind of attention, got {', '.join(rows['attention'].unique())}")
@@ -211,9 +213,8 @@ def _by_block(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.Data
     return values, float((whole["high"] - whole["low"]).max())
 
 
-def _contrast(values: pd.DataFrame, span: float, models: Sequence[str], others: Sequence[str]) -> Contrast:
-    ours, theirs = (values.columns.isin(list(group)).astype(float) for group in (models, others))
-    return blocked_contrast(values.to_numpy(), ours / ours.sum() - theirs / theirs.sum(), span=span)
+def _contrast(values: pd.DataFrame, span: float, weights: Mapping[str, float]) -> Contrast:
+    return blocked_contrast(values.to_numpy(), [weights.get(str(name), 0.0) for name in values], span=span)
 
 
 def living(table: pd.DataFrame) -> pd.DataFrame:

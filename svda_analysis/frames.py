@@ -106,6 +106,16 @@ MAP_COLUMNS = {  # the frames that compare_run_maps returns, by name
     "similarity": {"layer_a": "Int64", "layer_b": "Int64", "similarity": "float64", "measure": "string", **_WHO},
 }
 
+FRONTIER_COLUMNS = {  # a run on a dial of a study, from the loosest setting of each to its tightest
+    "dial": "string",  # in words
+    "setting": "string",
+    "model": "string",
+    "attention": "string",
+    "seed": "Int64",
+    "rank": "float64",  # effective rank of the scores, whole model
+    "accuracy": "float64",  # on the test images
+}
+
 # --- what a compression changed (compression/) ------------------------------------------------------------------------
 
 VERIFICATION_COLUMNS = {

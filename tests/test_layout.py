@@ -68,7 +68,9 @@ WITHOUT_TORCH = {
     *("alarms", "sinks", "bars"),
     *(
         "study.claims",
+        "study.dials",
         "study.findings",
+        "study.frontier",
         "study.tables",
         "study.sections",
         "study.result",

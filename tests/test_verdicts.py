@@ -221,7 +221,7 @@ def test_groups_of_models_are_one_contrast_of_the_linear_model():
     rng = np.random.default_rng(12)
     values = 0.5 + rng.normal(0, 0.05, size=(1, 4, 1)) + rng.normal(0, 0.01, size=(3, 4, 1))
     table = a_table(values, FAMILY[:1])
-    found = contrast_blocked(table, FAMILY[0], "attention", ["svda", "cosine"], ["vit"])
+    found = contrast_blocked(table, FAMILY[0], "attention", {"svda": 0.5, "cosine": 0.5, "vit": -1.0})
     design = np.array([[m == 0, m == 1, m == 2, s == 1, s == 2, s == 3] for m in range(3) for s in range(4)], float)
     y, weights = values[..., 0].ravel(), np.array([-1, 0.5, 0.5, 0, 0, 0])
     fitted, (rss,), *_ = np.linalg.lstsq(design, y, rcond=None)
@@ -231,11 +231,11 @@ def test_groups_of_models_are_one_contrast_of_the_linear_model():
     assert found.difference == pytest.approx(fitted @ weights)
     assert found.interval == pytest.approx((low, high))
     assert found.p == pytest.approx(2 * stats.t.sf(abs(fitted @ weights) / se, df))
-    for models, others in ((["svda"], ["absent"]), ([], ["vit"])):
-        with pytest.raises(InputError, match="models and others must be among"):
-            contrast_blocked(table, FAMILY[0], "attention", models, others)
+    for weights, came in (({"svda": 1, "absent": -1}, "svda, absent"), ({}, "none")):
+        with pytest.raises(InputError, match=f"weights must be of one or more of .*, got {came}"):
+            contrast_blocked(table, FAMILY[0], "attention", weights)
     with pytest.raises(InputError, match="two seeds that all of its models have, got 1"):
-        contrast_blocked(table[table["seed"] == 0], FAMILY[0], "attention", ["svda"], ["vit"])
+        contrast_blocked(table[table["seed"] == 0], FAMILY[0], "attention", {"svda": 1, "vit": -1})
 
 
 def test_uniform_maps_are_named_even_where_a_quantity_has_no_better_end():

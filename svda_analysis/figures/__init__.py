@@ -31,6 +31,7 @@ from svda_analysis.figures.epochs import (
     plot_training_curves,
 )
 from svda_analysis.figures.explanations import plot_explanations
+from svda_analysis.figures.frontier import plot_frontier, plot_frontiers
 from svda_analysis.figures.heatmaps import plot_all_heatmaps, plot_indicator_heatmap, plot_indicator_heatmaps
 from svda_analysis.figures.layers import plot_all_by_layer, plot_indicator_by_layer, plot_overview
 from svda_analysis.figures.map_similarity import plot_map_similarity
@@ -67,6 +68,8 @@ __all__ = [
     "plot_explanations",
     "plot_faithfulness",
     "plot_fillers",
+    "plot_frontier",
+    "plot_frontiers",
     "plot_indicator_by_layer",
     "plot_indicator_heatmap",
     "plot_indicator_heatmaps",

@@ -31,6 +31,7 @@ from svda_analysis.figures.epochs import (
     plot_training_curves,
 )
 from svda_analysis.figures.explanations import Explained, plot_explanations
+from svda_analysis.figures.frontier import plot_frontiers
 from svda_analysis.figures.heatmaps import HEAT_PAIRS, plot_all_heatmaps
 from svda_analysis.figures.layers import OVERVIEW_PAIRS, plot_all_by_layer, plot_overview
 from svda_analysis.figures.map_similarity import plot_map_similarity
@@ -68,6 +69,17 @@ def _overview(analysis: Analysis) -> Pictures:
 def _accuracy_structure(analysis: Analysis) -> Pictures:
     if _has_pairs(analysis.table, STRUCTURE_PAIRS) and _has_pairs(analysis.table, (("accuracy", "test"),)):
         yield Picture(name="accuracy_structure", draw=partial(plot_structure, analysis.table, models=analysis.models))
+
+
+@figure("frontier", where=("frontier",), needs="runs on a dial")
+def _frontier(runs: pd.DataFrame) -> Pictures:
+    if runs[["rank", "accuracy"]].notna().all(axis=1).any():
+        caption = (
+            "Test accuracy against the effective rank of the scores: a line for each way to a lower rank, from its "
+            "loosest setting to its tightest, through the means over training runs; small, the runs, less what the "
+            "runs of their seed have in common."
+        )
+        yield Picture(name="frontier", draw=partial(plot_frontiers, runs), caption=caption)
 
 
 @figure("comparison", where=_MODELS, needs="two models")

@@ -29,6 +29,7 @@ PLACES = {  # and what a figure is drawn from there
     "analysis": "the Analysis of a report",
     "study": "the Analysis of one data set in a study of models",
     "variants": "the same in a study of one model's variants",
+    "frontier": "the runs on a study's dials, a frame of frames.FRONTIER_COLUMNS",
     "compression": "the Compressions of a report",
     "explanations": "the Explanations of a few images",
 }

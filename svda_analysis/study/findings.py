@@ -11,7 +11,8 @@ from svda_analysis.comparison import compare_blocked, contrast_blocked
 from svda_analysis.earlier import UNCENTRED
 from svda_analysis.formatting import estimate, p_value, points
 from svda_analysis.frames import each_row
-from svda_analysis.stats import Contrast, holm
+from svda_analysis.stats import holm
+from svda_analysis.study.dials import dials_of
 from svda_analysis.study.result import DatasetResult
 from svda_analysis.verdicts import LEVEL_OF_TESTS
 from svda_analysis.vocabulary import label
@@ -36,8 +37,9 @@ class Part(NamedTuple):
 
 
 def parts_of(result: DatasetResult, base: str, variants: Mapping[str, Mapping[str, Any]]) -> list[Part]:
-    """The parts that SVDA is made of and that the living models of a study tell apart; ``base`` is the model that the
-    ``variants`` (fields that each changes) are variants of."""
+    """Each dial of a study turned from its loosest setting to its tightest, then the parts that SVDA is made of, as far
+    as the living models tell them apart; ``base`` is the model that the ``variants`` (fields that each changes) are
+    variants of."""
     alive = result.alive
     baseline, control = (result.first_of(role, alive) for role in ("baseline", "control"))
     bare, direct = (
@@ -51,7 +53,11 @@ def parts_of(result: DatasetResult, base: str, variants: Mapping[str, Mapping[st
         ("The penalties", base if base in alive else None, bare),
         ("All of it", base if base in alive else None, baseline),
     ]
-    return [Part(what, model, other) for what, model, other in asked if model and other]
+    turned = [
+        Part(f"{dial.title[0].upper()}{dial.title[1:]}", dial.models[-1], dial.models[0])
+        for dial in dials_of(variants, alive)
+    ]
+    return [*turned, *(Part(what, model, other) for what, model, other in asked if model and other)]
 
 
 def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
@@ -64,7 +70,7 @@ def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
     for (part, name, row), p in zip(found, adjusted, strict=True):
         written, unit = (points, " points") if name == ACCURACY else (estimate, "")
         numbers = f"{written(row.difference, row.ci_low, row.ci_high)}{unit}, p {p_value(p)}"
-        lines.setdefault(part, []).append(f"{ASKED[name]} {_side(row.difference, p)} ({numbers})")
+        lines.setdefault(part, []).append(f"{ASKED[name]} {side(row.difference, p)} ({numbers})")
     return [f"{part.what} ({part.model} against {part.other}): {'; '.join(said)}." for part, said in lines.items()]
 
 
@@ -76,7 +82,8 @@ def _row(table: pd.DataFrame, part: Part, name: tuple[str, str]) -> Any | None:
     return next(each_row(found[found["model"] == part.model]), None)
 
 
-def _side(difference: float, p: float) -> str:
+def side(difference: float, p: float) -> str:
+    """``higher`` or ``lower``, where p says so."""
     if not p < LEVEL_OF_TESTS:
         return "no difference shown"
     return "higher" if difference > 0 else "lower"
@@ -95,10 +102,11 @@ def price_of_low_rank(result: DatasetResult) -> list[str]:
     others = [name for name in alive if name not in low]
     if not low or ranks.empty:
         return []
-    found: Contrast = contrast_blocked(table, *ACCURACY, low, others)
+    weights = dict.fromkeys(low, 1 / len(low)) | dict.fromkeys(others, -1 / len(others))
+    found = contrast_blocked(table, *ACCURACY, weights)
     numbers = f"{points(found.difference, *found.interval)} points, p {p_value(found.p)}"
     return [
-        f"What low rank costs: accuracy {_side(found.difference, found.p)} ({numbers}) of the variants with a lower "
+        f"What low rank costs: accuracy {side(found.difference, found.p)} ({numbers}) of the variants with a lower "
         f"{ASKED[rank]} than {control} ({', '.join(low)}), against the other living ones "
         f"({', '.join(others)})."
     ]
@@ -115,6 +123,6 @@ def who_differs(blocked: pd.DataFrame) -> Iterator[str]:
     for (indicator, source, against), rows in blocked.groupby(["indicator", "source", "baseline"], sort=False):
         found: dict[str, list[str]] = {}
         for row in each_row(rows):
-            found.setdefault(_side(row.difference, row.p_adjusted), []).append(row.model)
+            found.setdefault(side(row.difference, row.p_adjusted), []).append(row.model)
         said = "; ".join(f"{side}: {', '.join(models)}" for side, models in sorted(found.items()))
         yield f"{label(str(indicator), str(source))} against {against}. {said[0].upper()}{said[1:]}."

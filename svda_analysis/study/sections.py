@@ -12,7 +12,9 @@ from svda_analysis.sections.page import citation, from_to, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
 from svda_analysis.study.claims import by_claim, claims_table, overview_table, sigma_table
+from svda_analysis.study.dials import Dial, dials_of
 from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
+from svda_analysis.study.frontier import equal_rank_table, frontier_runs, frontier_table, what_structure_costs
 from svda_analysis.study.reproduction import epochs_table, reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.tables import (
@@ -69,7 +71,8 @@ def first_answers(study: StudyResult) -> list[str]:
         return by_claim(*_claims_of(study))
     several, lines = len([one for one in study.datasets if one.trained]) > 1, []
     for result in study.datasets:
-        parts = what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
+        parts = what_structure_costs(result, dials_of(study.variants, result.alive))
+        parts += what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
         lines += [f"{result.title}: {line}" if several else line for line in parts]
     return lines
 
@@ -112,6 +115,26 @@ def _judged(study: StudyResult) -> list[str]:
 @section("accuracy", where=("study",))
 def _accuracy_sections(study: StudyResult) -> list[Section]:
     return [] if study.of_variants else _of_tables(accuracy_table(study.datasets, study.margin))
+
+
+@section("frontier", where=("study",))
+def _frontier_sections(study: StudyResult) -> list[Section]:
+    """Of studies whose variants turn dials: what each reaches and costs."""
+    made = []
+    for result in study.datasets if study.of_variants else ():
+        if dials := dials_of(study.variants, result.alive):
+            drawn = frontier_pictures(result, dials)
+            first, *more = _of_tables(frontier_table(result, dials), equal_rank_table(result, dials))
+            made += [dataclasses.replace(first, blocks=(*drawn, *first.blocks)), *more]
+    return made
+
+
+def frontier_pictures(result: DatasetResult, dials: Sequence[Dial]) -> list[Picture]:
+    """Accuracy against rank along the dials of one data set."""
+    from svda_analysis.figures.registry import pictures  # matplotlib, for those who draw
+
+    found = pictures(frontier_runs(result, dials), "frontier")
+    return [dataclasses.replace(one, name=f"{file_word(result.name)}_{one.name}") for one in found]
 
 
 @section("variants", where=("study",))

@@ -1,0 +1,54 @@
+"""Accuracy against the rank of the scores along the dials of a study. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from svda_analysis.figures.panels import own_figure, shared_legend
+from svda_analysis.figures.style import page_width, styles_of, verbatim
+from svda_analysis.frames import FRONTIER_COLUMNS, check_columns
+
+
+def plot_frontier(runs: pd.DataFrame, *, legend: bool = True, ax: Axes | None = None) -> Axes:
+    """Test accuracy (%) against the effective rank of the scores (``runs``: ``frames.FRONTIER_COLUMNS``): a line for
+    each dial through the means of its settings, each with its setting; faint dots are runs, less what the runs of their
+    seed have in common. Runs without either number are left out."""
+    check_columns(runs, list(FRONTIER_COLUMNS), "runs")
+    known = runs.dropna(subset=["rank", "accuracy"])
+    check_columns(known, [], "runs with both rank and accuracy")
+    own = known.assign(accuracy=100 * known["accuracy"])
+    each = own.drop_duplicates(["model", "seed"])
+    for column in ("rank", "accuracy"):  # of seeds as blocks
+        shared = each.groupby("seed")[column].mean() - each[column].mean()
+        own[f"{column}_own"] = own[column] - own["seed"].map(shared)
+    ax = plt.gca() if ax is None else ax
+    kinds = own.drop_duplicates("dial").set_index("dial")["attention"].to_dict()
+    for (dial, rows), style in zip(
+        own.groupby("dial", sort=False), styles_of(list(kinds), kinds).values(), strict=True
+    ):
+        means = rows.groupby("setting", sort=False)[["rank", "accuracy"]].mean()
+        look: dict[str, Any] = {"color": style.color, "marker": style.marker}
+        if len(rows["seed"].unique()) > 1:
+            ax.plot(rows["rank_own"], rows["accuracy_own"], ls="none", alpha=0.35, ms=2.5, mew=0, **look)
+        ax.plot(means["rank"], means["accuracy"], ls=style.dash, label=verbatim(str(dial)), **look)
+        for setting, x, y in means.itertuples():
+            ax.annotate(setting, (x, y), (3, 3), textcoords="offset points", color=style.color, fontsize=6)
+    ax.set(xlabel="Effective rank (scores)", ylabel="Test accuracy (%)")
+    if legend:
+        ax.legend()
+    return ax
+
+
+def plot_frontiers(runs: pd.DataFrame, *, fig: Figure | None = None) -> Figure:
+    """:func:`plot_frontier` as a figure of its own."""
+    fig, style = own_figure(fig, min(page_width(), 5.0), 3.0)
+    with style:
+        ax = fig.subplots()
+        plot_frontier(runs, legend=False, ax=ax)
+        shared_legend(fig, [ax])
+    return fig
