@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import own_figure, shared_legend
 from svda_analysis.figures.style import page_width, styles_of, verbatim
-from svda_analysis.frames import FRONTIER_COLUMNS, check_columns
+from svda_analysis.frames import FRONTIER_COLUMNS, check_columns, each_row
 
 
 def plot_frontier(runs: pd.DataFrame, *, legend: bool = True, ax: Axes | None = None) -> Axes:
@@ -27,15 +27,14 @@ def plot_frontier(runs: pd.DataFrame, *, legend: bool = True, ax: Axes | None = 
         shared = each.groupby("seed")[column].mean() - each[column].mean()
         own[f"{column}_own"] = own[column] - own["seed"].map(shared)
     ax = plt.gca() if ax is None else ax
-    kinds = own.drop_duplicates("dial").set_index("dial")["attention"].to_dict()
-    for (dial, rows), style in zip(
-        own.groupby("dial", sort=False), styles_of(list(kinds), kinds).values(), strict=True
-    ):
+    kinds = {str(row.dial): str(row.attention) for row in each_row(own.drop_duplicates("dial"))}
+    for dial, style in styles_of(list(kinds), kinds).items():
+        rows = own[own["dial"] == dial]
         means = rows.groupby("setting", sort=False)[["rank", "accuracy"]].mean()
         look: dict[str, Any] = {"color": style.color, "marker": style.marker}
         if len(rows["seed"].unique()) > 1:
             ax.plot(rows["rank_own"], rows["accuracy_own"], ls="none", alpha=0.35, ms=2.5, mew=0, **look)
-        ax.plot(means["rank"], means["accuracy"], ls=style.dash, label=verbatim(str(dial)), **look)
+        ax.plot(means["rank"], means["accuracy"], ls=style.dash, label=verbatim(dial), **look)
         for setting, x, y in means.itertuples():
             ax.annotate(setting, (x, y), (3, 3), textcoords="offset points", color=style.color, fontsize=6)
     ax.set(xlabel="Effective rank (scores)", ylabel="Test accuracy (%)")
