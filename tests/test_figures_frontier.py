@@ -25,6 +25,12 @@ def test_a_line_runs_through_the_means_of_each_dial():
     assert [text.get_text() for text in ax.texts] == ["1", "1/2", "all", "8", "4"]
 
 
+def test_a_model_on_several_dials_has_its_name():
+    other = DIALS[1]._replace(title="another way", models=("vit", "vit_4"), settings=("none", "3"))
+    ax = figures.plot_frontier(frontier_runs(dialled(), [*DIALS, other]))
+    assert [text.get_text() for text in ax.texts] == ["1", "1/2", "vit", "8", "vit_4", "vit", "vit_4"]
+
+
 def test_dots_are_runs_without_what_their_seed_has_in_common():
     """Of runs that differ by their seed alone, every dot lies on the mean."""
     ax = figures.plot_frontier(frontier_runs(dialled(noise=0.0), DIALS))

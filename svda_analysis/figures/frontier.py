@@ -10,14 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svda_analysis.figures.panels import own_figure, shared_legend
-from svda_analysis.figures.style import page_width, styles_of, verbatim
+from svda_analysis.figures.style import BLACK, page_width, styles_of, verbatim
 from svda_analysis.frames import FRONTIER_COLUMNS, check_columns, each_row
 
 
 def plot_frontier(runs: pd.DataFrame, *, legend: bool = True, ax: Axes | None = None) -> Axes:
     """Test accuracy (%) against the effective rank of the scores (``runs``: ``frames.FRONTIER_COLUMNS``): a line for
-    each dial through the means of its settings, each with its setting; faint dots are runs, less what the runs of their
-    seed have in common. Runs without either number are left out."""
+    each dial through the means of its settings, each with its setting, or with its model's name where several dials
+    share it; faint dots are runs, less what the runs of their seed have in common. Runs without either number are left
+    out."""
     check_columns(runs, list(FRONTIER_COLUMNS), "runs")
     known = runs.dropna(subset=["rank", "accuracy"])
     check_columns(known, [], "runs with both rank and accuracy")
@@ -30,13 +31,15 @@ def plot_frontier(runs: pd.DataFrame, *, legend: bool = True, ax: Axes | None = 
     kinds = {str(row.dial): str(row.attention) for row in each_row(own.drop_duplicates("dial"))}
     for dial, style in styles_of(list(kinds), kinds).items():
         rows = own[own["dial"] == dial]
-        means = rows.groupby("setting", sort=False)[["rank", "accuracy"]].mean()
+        means = rows.groupby("model", sort=False).agg({"setting": "first", "rank": "mean", "accuracy": "mean"})
         look: dict[str, Any] = {"color": style.color, "marker": style.marker}
         if len(rows["seed"].unique()) > 1:
             ax.plot(rows["rank_own"], rows["accuracy_own"], ls="none", alpha=0.35, ms=2.5, mew=0, **look)
         ax.plot(means["rank"], means["accuracy"], ls=style.dash, label=verbatim(dial), **look)
-        for setting, x, y in means.itertuples():
-            ax.annotate(setting, (x, y), (3, 3), textcoords="offset points", color=style.color, fontsize=6)
+        for model, setting, x, y in means.itertuples():
+            several = len(own.loc[own["model"] == model, "dial"].unique()) > 1
+            text, color = (verbatim(model), BLACK) if several else (setting, style.color)
+            ax.annotate(text, (x, y), (3, 3), textcoords="offset points", color=color, fontsize=6)
     ax.set(xlabel="Effective rank (scores)", ylabel="Test accuracy (%)")
     if legend:
         ax.legend()
