@@ -11,8 +11,15 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.source_numbers import SOURCE_MEASURES, source_results
 from svda_analysis.study.result import DatasetResult
 
+PROTOCOL = {  # of the source's faithfulness: our quantity, and of what
+    "deletion_top_0.3": ("source_deletion_30", "cls_attention"),
+    "deletion_random_0.3": ("source_deletion_30", "random"),
+    "insertion_top_0.3": ("source_insertion_30", "cls_attention"),
+    "insertion_random_0.3": ("source_insertion_30", "random"),
+}
 
-def of_the_source(epochs: int, seeds: int = 3, off: float = 0.0) -> DatasetResult:
+
+def of_the_source(epochs: int, seeds: int = 3, off: float = 0.0, faithful: bool = True) -> DatasetResult:
     """FashionMNIST, where each number of a seed is the source's mean, a spread of 0.001 and ``off``, at every epoch."""
     rows = []
     known = source_results().query("dataset == 'fashion_mnist'").set_index(["model", "measure"])["mean"]
@@ -33,7 +40,18 @@ def of_the_source(epochs: int, seeds: int = 3, off: float = 0.0) -> DatasetResul
                     )
     history = make_frame(rows, TABLE_COLUMNS)
     plain = result(seeds, models=("vit", "svda"))
-    analysis = dataclasses.replace(plain.analysis, table=history[history["epoch"] == epochs], history=history)
+    ends = [
+        {
+            **{"dataset": "fashion_mnist", "model": model, "attention": attention, "seed": seed, "epoch": epochs},
+            **{"indicator": PROTOCOL[name][0], "source": PROTOCOL[name][1], "n": 128},
+            "mean": known[theirs, name] + 0.001 * (seed - 1) + off,
+        }
+        for seed in range(seeds)
+        for model, attention, theirs in (("vit", "dot", "baseline"), ("svda", "svda", "svda"))
+        for name in (PROTOCOL if faithful else ())
+    ]
+    table = pd.concat([history[history["epoch"] == epochs], make_frame(ends, TABLE_COLUMNS)], ignore_index=True)
+    analysis = dataclasses.replace(plain.analysis, table=table, history=history)
     return dataclasses.replace(plain, name="fashion_mnist", title="FashionMNIST", analysis=analysis)
 
 

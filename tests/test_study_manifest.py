@@ -55,6 +55,13 @@ def test_what_stands_nearer_wins(tmp_path):
             "mixed_precision must be one of auto, no, bf16, fp16, got 'fp8'",
         ),
         ("[datasets.sample]\n[analysis]\nmaps = 4", "analysis.maps must be at least 8, got 4"),
+        (
+            "[datasets.sample]\n[analysis]\nmetrics = ['source']",
+            "analysis.metrics are those of faithfulness",
+        ),
+        ("[datasets.sample]\n[analysis]\nfaithfulness = 8\nmetrics = ['x']", "metrics must be among"),
+        ("[datasets.sample]\n[analysis]\nfaithfulness = 8\nmetrics = []", "metrics must be a list of different names"),
+        ("[datasets.sample]\n[analysis]\nfaithfulness = 0", "analysis.faithfulness must be a whole number above 0"),
         ("[datasets.sample]\n[analysis]\nprecision = 2", "analysis.precision must be below 1, got 2"),
         ("[datasets.sample]\n[analysis]\nmargin = nan", "analysis.margin must be below 100, got nan"),
         ("[datasets.'imagefolder:/a/x']\n[datasets.'imagefolder:/b/x']", "two would write x/vit_s0.pt"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from svda_analysis.faithful import faithfulness
 from svda_analysis.results import Analysis
 from svda_analysis.study.costs import TIMED
 from svda_analysis.study.manifest import load_manifest
@@ -33,6 +34,19 @@ def test_runs_of_a_data_set_stand_under_their_models_with_their_own_accuracy(man
     assert all(np.isfinite(found.sizes[run.name].seconds) for run in trained)
     heads = found.history[found.history["layer"].notna()]["mean"]
     assert [float(f"{x:.6g}") for x in heads] == heads.tolist()
+
+
+def test_faithfulness_is_measured_where_the_manifest_asks(manifest, tiny, fashion, tmp_path):
+    text = manifest.read_text().replace("[analysis]", "[analysis]\nfaithfulness = 4\nmetrics = ['source']")
+    (tmp_path / "m.toml").write_text(text)
+    study, (trained, _) = load_manifest(tmp_path / "m.toml"), find_checkpoints(tiny["dot"].parent)
+    found = measure_dataset(study, "fashion_mnist", trained, tmp_path / "cache", root=fashion).table
+    rows = found[found["indicator"] == "source_deletion_30"].set_index(["model", "source"])["mean"]
+    alone = faithfulness(tiny["svda"], "fashion_mnist", images=4, metrics=["source"], data_root=fashion)
+    expected = alone[alone["indicator"] == "source_deletion_30"].set_index("source")["mean"]
+    assert set(expected.index) == {"cls_attention", "random"}
+    for source, value in expected.items():
+        assert rows["svda", source] == pytest.approx(value, abs=1e-6)
 
 
 def test_without_checkpoints_or_images_it_says_why_there_is_nothing(manifest, tiny, fashion, tmp_path):

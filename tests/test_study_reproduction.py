@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from study_cases import result
-from study_source_cases import of_the_source, said_of
+from study_source_cases import PROTOCOL, of_the_source, said_of
 
 from svda_analysis.results import nothing_measured
 from svda_analysis.source_numbers import EPOCHS, SEEDS, SOURCE_MEASURES, source_epochs
+from svda_analysis.study.manifest import load_manifest
 from svda_analysis.study.reproduction import epochs_table, reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import StudyResult
 from svda_analysis.study.sections import study_document
@@ -17,9 +18,8 @@ from svda_analysis.study.sections import study_document
 
 def test_full_runs_reproduce_what_they_equal_and_not_what_they_miss():
     same = said_of(reproduction_table([of_the_source(EPOCHS)]).numbers, "fashion_mnist")
-    measured = {key: said for key, said in same.items() if not said.startswith("not in this study")}
-    assert set(measured.values()) == {"reproduced"}
-    assert len(measured) == 4 + len(SOURCE_MEASURES)
+    assert set(same.values()) == {"reproduced"}
+    assert len(same) == 4 + len(SOURCE_MEASURES) + 2 * len(PROTOCOL)
     other = said_of(reproduction_table([of_the_source(EPOCHS, off=0.1)]).numbers, "fashion_mnist")
     assert other["svda", "final_accuracy"] == other["svda", "selectivity_index"] == "not reproduced"
 
@@ -42,9 +42,26 @@ def test_short_and_single_runs_decide_nothing_and_what_was_not_run_says_why():
     numbers = reproduction_table([of_the_source(6), missing]).numbers
     assert said_of(numbers, "fashion_mnist")["svda", "effective_rank"] == f"not decided: 6 of {EPOCHS} epochs were run"
     assert set(said_of(numbers, "cifar100").values()) == {missing.missing}
-    assert set(said_of(numbers, "cifar10").values()) > {"not run here: not in the manifest"}
+    assert set(said_of(numbers, "cifar10").values()) == {"not run here: not in the manifest"}
     alone = said_of(reproduction_table([of_the_source(EPOCHS, seeds=1)]).numbers, "fashion_mnist")
     assert alone["svda", "best_accuracy"] == "not decided: one run has no interval"
+
+
+def test_what_lies_elsewhere_or_was_not_measured_says_so():
+    numbers = reproduction_table([of_the_source(EPOCHS, faithful=False)]).numbers
+    said = said_of(numbers, "fashion_mnist")
+    assert {said[model, name] for model in ("svda", "baseline") for name in PROTOCOL} == {
+        "not measured: faithfulness by the metrics source"
+    }
+    assert set(said_of(numbers, "late_block").values()) == {
+        "not in this study: svda train --base SPEC --late-blocks 2 --recipe source"
+    }
+
+
+def test_the_packaged_studies_measure_what_the_source_did():
+    for name in ("source", "source_start"):
+        options = load_manifest(name).analysis
+        assert (options.faithfulness, options.metrics) == (128, ("source",))
 
 
 def test_best_is_over_the_epochs_and_final_is_the_last():

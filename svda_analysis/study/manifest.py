@@ -39,6 +39,7 @@ from typing import Any, get_args
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError, reading
 from svda_analysis.kinds import ATTENTIONS
+from svda_analysis.metrics import choose_metrics
 from svda_analysis.model import ViTConfig, preset_for
 from svda_analysis.recipe import RECIPES, Precision, TrainConfig, named_recipe
 
@@ -54,15 +55,21 @@ _SHARED = {name: field for name, field in _MODEL.items() if name != "attention"}
 class StudyOptions:
     """How each checkpoint is measured: on at most ``images`` test images (None: all), until every interval is within
     ``precision`` of its range; ``energy_images`` tell how the data weigh the directions of the scores; ``maps`` images
-    compare attention maps head by head (None: not done); ``examples`` images have their maps drawn; ``margin`` is how
-    many points of accuracy count as the same."""
+    compare attention maps head by head (None: not done), ``faithfulness`` images tell what the maps say of the decision
+    (None: not done), by these ``metrics``, names or groups (none: the default ones); ``examples`` images have their
+    maps drawn; ``margin`` is how many points of accuracy count as the same."""
 
     images: int | None = None
     precision: float | None = None
     energy_images: int = 256
     maps: int | None = None
+    faithfulness: int | None = None
+    metrics: tuple[str, ...] = ()
     examples: int = 4
     margin: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", tuple(self.metrics))  # a list where it comes from a file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +248,13 @@ def _dataset(name: str, table: Any, base: str) -> DatasetPlan:
 def _analysis(table: dict[str, Any]) -> StudyOptions:
     _check_keys(table, [field.name for field in dataclasses.fields(StudyOptions)], "analysis.")
     least, most = {"maps": 8}, {"precision": 1, "margin": 100}
+    if "metrics" in table:
+        choose_metrics(metrics := _list(table, "metrics", str, []))
+        if "faithfulness" not in table:
+            raise InputError(f"analysis.metrics are those of faithfulness, which needs its images, got {metrics} alone")
     for key, value in table.items():
+        if key == "metrics":
+            continue
         whole = key not in ("precision", "margin")
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
             raise InputError(f"analysis.{key} must be a {'whole ' if whole else ''}number above 0, got {value!r}")

@@ -86,6 +86,8 @@ def _measure_runs(
         names=names,
         baseline=baseline,
         maps=options.maps if comparable else None,
+        faithfulness=options.faithfulness,
+        metrics=options.metrics or None,
         directions=options.energy_images,
         cache=cache,
         progress=progress,

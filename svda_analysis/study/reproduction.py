@@ -23,11 +23,12 @@ from svda_analysis.stats import welch_from_moments
 from svda_analysis.study.result import DatasetResult
 
 _ACCURACIES = {"best_accuracy": "max", "final_accuracy": "last"}  # over the epochs of a run
-_ELSEWHERE = {
-    "late_block": "svda train --base SPEC --late-blocks 2 --recipe source",
-    "deletion": "svda-analyze --faithfulness N --metrics source",
-    "insertion": "svda-analyze --faithfulness N --metrics source",
+_PROTOCOL = {  # after the last epoch, by the source's own measures of faithfulness: our quantity, and of what
+    f"{kind}_{ranked}_0.3": (f"source_{kind}_30", source)
+    for kind in ("deletion", "insertion")
+    for ranked, source in (("top", "cls_attention"), ("random", "random"))
 }
+_LATE = "not in this study: svda train --base SPEC --late-blocks 2 --recipe source"
 
 
 def reproduced_data(results: Sequence[DatasetResult]) -> list[DatasetResult]:
@@ -58,7 +59,8 @@ def reproduction_table(results: Sequence[DatasetResult]) -> Table:
     note = (
         "Means and standard deviations over training runs. Best accuracy is the highest of any epoch on the test "
         "images, and so is chosen on them; final accuracy is that of the last epoch. Our indicators are those of the "
-        "probe images after the last epoch. Reproduced: the 95 % interval of the difference (Welch's t over runs) "
+        "probe images after the last epoch; deletion and insertion: of the predicted class's probability, by the last "
+        "layer's class token or at random. Reproduced: the 95 % interval of the difference (Welch's t over runs) "
         "holds 0; with three runs on each side it is wide, and an absence of difference is weak evidence."
     )
     return Table(name="t4_source", title="The source's numbers and ours", note=note, numbers=numbers, text=_frame(text))
@@ -75,14 +77,14 @@ def _reproduced_row(theirs: Any, result: DatasetResult | None) -> dict[str, Any]
         "ci_low": math.nan,
         "ci_high": math.nan,
     }
-    elsewhere = _ELSEWHERE.get(theirs.dataset) or _ELSEWHERE.get(theirs.measure.partition("_")[0])
-    if elsewhere:
-        return {**about, **empty, "said": f"not in this study: {elsewhere}"}
+    if theirs.dataset == "late_block":
+        return {**about, **empty, "said": _LATE}
     if result is None or not result.trained:
         return {**about, **empty, "said": "not run here: not in the manifest" if result is None else result.missing}
     values, epochs = _numbers_of_runs(result, theirs.model, theirs.measure)
     if values.empty:
-        return {**about, **empty, "said": f"no run of the {theirs.model}"}
+        said = "not measured: faithfulness by the metrics source" if epochs else f"no run of the {theirs.model}"
+        return {**about, **empty, "said": said}
     ours = {"mean": values.mean(), "std": values.std(ddof=1) if len(values) > 1 else math.nan, "runs": len(values)}
     found = welch_from_moments((theirs.mean, theirs.std, SEEDS), (ours["mean"], ours["std"], len(values)))
     ends = {"difference": found.difference, "ci_low": found.interval.low, "ci_high": found.interval.high}
@@ -107,7 +109,12 @@ def _numbers_of_runs(result: DatasetResult, model: str, measure: str) -> tuple[p
     history = result.history[result.history["model"] == name]
     if history.empty:
         return pd.Series(dtype=float), 0
-    if measure in _ACCURACIES:
+    if measure in _PROTOCOL:
+        indicator, source = _PROTOCOL[measure]
+        of_model = result.table[result.table["model"] == name]
+        rows = of_model[(of_model["indicator"] == indicator) & (of_model["source"] == source)]
+        values = rows.set_index("seed")["mean"]
+    elif measure in _ACCURACIES:
         rows = history[(history["indicator"] == "accuracy") & (history["source"] == "test")].sort_values("epoch")
         values = rows.groupby("seed")["mean"].agg(_ACCURACIES[measure])
     else:
