@@ -19,8 +19,8 @@ A manifest names data sets, kinds of attention and seeds, and what differs from 
     [analysis]                                 # see StudyOptions
     images = 2000
 
-What stands nearer wins: variant, then data set, then manifest, then preset. The package brings ``paper``, ``sigma`` and
-``smoke``.
+What stands nearer wins: variant, then data set, then manifest, then preset. The package brings ``paper``, ``sigma``,
+``dial``, ``source``, ``source_start`` and ``smoke``.
 """
 
 from __future__ import annotations
