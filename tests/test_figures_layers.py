@@ -105,6 +105,17 @@ def test_a_panel_without_variation_says_so():
     assert said["Effective rank"] == []
 
 
+def test_a_panel_whose_intervals_have_a_width_is_not_called_constant():
+    table = make_table(("vit",), seeds=1)
+    at = table["indicator"] == "attention_entropy"
+    table.loc[at, "mean"] = 0.5
+    for std, said in ((0.0, ["constant at 0.500"]), (0.1, [])):
+        table.loc[at, "std"] = std
+        fig = figures.plot_all_by_layer(table)
+        (panel,) = [ax for ax in fig.axes if ax.get_title() == "Attention entropy"]
+        assert [text.get_text() for text in panel.texts] == said
+
+
 def test_rows_are_indicators_and_columns_spectra():
     pairs = [(name, source) for name in ("effective_rank", "spectral_entropy") for source in ("scores", "sigma")]
     pairs += [("attention_rank", "attention"), ("spectral_entropy", "attention"), ("attention_entropy", "attention")]

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -183,7 +184,10 @@ def small_panels(
 
 
 def _say_constant(ax: Axes) -> None:
+    """Name the value where neither what is drawn nor its intervals vary."""
     drawn = [np.asarray(line.get_ydata(), float) for line in ax.lines]
+    intervals = (lines for lines in ax.collections if isinstance(lines, LineCollection))
+    drawn += [np.reshape(ends, (-1, 2))[:, 1] for lines in intervals for ends in lines.get_segments()]
     values = np.concatenate(drawn) if drawn else np.empty(0)
     values = values[np.isfinite(values)]
     if len(values) and np.ptp(values) <= 1e-6 * max(1e-30, float(np.abs(values).max())):
