@@ -109,7 +109,7 @@ class ViTConfig:
         start_of_sigma(self.sigma_start, self.head_dim)
         if self.qk_dim is not None and self.score_dims is None:
             check_count("qk_dim", self.qk_dim, self.head_dim)
-            object.__setattr__(self, "score_dims", ((self.qk_dim,) * self.heads,) * self.depth)
+            object.__setattr__(self, "score_dims", self._dims_from_the_start())
         if self.score_dims is not None or self.norm_dims is not None:
             shape = (self.depth, self.heads, self.head_dim)
             score, norm = check_kept(self.attention, self.score_dims, self.norm_dims, shape)
@@ -119,6 +119,14 @@ class ViTConfig:
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
+
+    @property
+    def compressed(self) -> bool:
+        """Whether directions were removed from its heads; not where ``qk_dim`` made them short from the start."""
+        return self.score_dims is not None and self.score_dims != self._dims_from_the_start()
+
+    def _dims_from_the_start(self) -> tuple[tuple[int, ...], ...] | None:
+        return None if self.qk_dim is None else ((self.qk_dim,) * self.heads,) * self.depth
 
     def _weights(self) -> int:
         """The weights of the matrices, which are nearly all."""

@@ -248,7 +248,7 @@ def _weights_file(run: Subject) -> str | None:
 def _config(run: Subject) -> tuple[Any, str | None]:
     """Its config without the sizes that compression gave it, and how it was compressed (None: it was not)."""
     config = getattr(run.model, "config", None)
-    if not isinstance(config, ViTConfig) or config.score_dims is None:
+    if not isinstance(config, ViTConfig) or not config.compressed:
         return config, None
     found = _COMPRESSED.search(run.name)
     return dataclasses.replace(config, score_dims=None, norm_dims=None), found.group() if found else ""

@@ -138,7 +138,8 @@ def _check_suits(config: ViTConfig, recipe: TrainConfig, data: ImageData) -> Non
         raise InputError(f"{data.name} has no training and test parts: put its classes into train/ and test/ folders")
     for name in ("orthogonality", "soft_orthogonality", "qk_weight_decay"):
         if getattr(recipe, name) and config.score_dims is not None:
-            raise InputError(f"{name} must be 0 for a compressed model, got {getattr(recipe, name)}")
+            short = "a compressed model" if config.compressed else "a model with qk_dim"
+            raise InputError(f"{name} must be 0 for {short}, got {getattr(recipe, name)}")
     if data.channels != config.in_channels:
         raise InputError(f"{data.name} images have {data.channels} channels, the model takes {config.in_channels}")
     if len(data.classes) > config.num_classes:

@@ -219,6 +219,10 @@ def test_queries_and_keys_may_be_short():
     whole = ViT(ViTConfig(attention="dot", dim=24, depth=2, heads=2))
     count = [sum(p.numel() for p in one.parameters()) for one in (whole, model)]
     assert count[0] - count[1] == 2 * 2 * 2 * (12 - 3) * (24 + 1)  # layers, heads, W_q and W_k: rows and their biases
+    assert not config.compressed
+    assert not whole.config.compressed
+    for of in (config, whole.config):
+        assert dataclasses.replace(of, score_dims=((2, 3), (3, 3))).compressed
     for wrong in (0, 13):
         with pytest.raises(InputError, match="qk_dim must be"):
             ViTConfig(attention="dot", dim=24, heads=2, qk_dim=wrong)

@@ -11,6 +11,7 @@ from svda_analysis.comparison import contrast_blocked
 from svda_analysis.document import Picture, Table
 from svda_analysis.formatting import p_value, points
 from svda_analysis.stats import holm
+from svda_analysis.study.dials import dials_of
 from svda_analysis.study.findings import parts_of, what_parts_do
 from svda_analysis.study.frontier import (
     at_equal_rank,
@@ -61,6 +62,13 @@ def test_settings_stand_beside_the_loosest_of_their_dial(shown):
     found = contrast_blocked(shown.table, *ACCURACY, {"vit_4": 1, "vit": -1})
     assert tuple(by_model.loc["vit_4", ["difference", "ci_low", "ci_high"]]) == (found.difference, *found.interval)
     assert (by_model["runs"] == 3).all()
+    assert table.note.endswith("not adjusted for their number.")
+    pale = shown.table.copy()
+    pale.loc[(pale["model"] == "vit_4") & (pale["indicator"] == "selectivity_index"), "mean"] = 0.01
+    dead = with_frames(shown, table=pale)
+    alive = dials_of(VARIANTS, dead.alive)
+    assert "vit_4" not in set(frontier_table(dead, alive).numbers["model"])
+    assert frontier_table(dead, alive).note.endswith("so left out: vit_4.")
 
 
 def test_at_equal_rank_the_other_dial_is_a_straight_line(shown):

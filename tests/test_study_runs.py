@@ -21,6 +21,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.study.manifest import load_manifest
+from svda_analysis.study.report import read_study
 from svda_analysis.study.runs import find_checkpoints, train_missing
 from svda_analysis.training import train
 from svda_analysis.verdicts import INCONCLUSIVE
@@ -83,6 +84,8 @@ def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):
     half = ViTConfig(depth=1, dim=8, heads=2, patch_size=7)
     recipe = TrainConfig(epochs=2, batch_size=100, probe_images=4)
     train(half, recipe, source / "half_s0.pt", data_root=fashion, stop_after=1)
+    short = ViTConfig(attention="dot", depth=1, dim=8, heads=2, patch_size=7, qk_dim=2)
+    train(short, recipe, source / "short_s0.pt", data_root=fashion)
     images, _ = next(load_dataset("fashion_mnist", root=fashion, train=True).batches(20))
     save(compress(load(tiny["svda"]), images, budget=0.5), source / "small_s0.pt")
     study = tmp_path / "tiny.toml"
@@ -91,6 +94,8 @@ def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "half_s0.pt, epoch 1 of 2" in said
     assert "small_s0.pt, compressed" in said
+    assert "short_s0.pt" not in said
+    assert "short" in set(read_study(tmp_path / "out")[0].datasets[0].trained)
     assert "broken.pt is not a checkpoint" in said
     claims = pd.read_csv(tmp_path / "out" / "tables" / "t3_claims.csv")
     one_each = claims[(claims["Data"] == "FashionMNIST") & (claims["Claim"] == "sparser attention")]

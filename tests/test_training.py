@@ -141,6 +141,8 @@ def test_a_compressed_model_trains_without_decay_of_its_norms(tmp_path, fashion)
     assert decays["blocks.0.attention.norm_length"] == decays["blocks.0.attention.sigma_linear"] == 0
     with pytest.raises(InputError, match=r"orthogonality must be 0 for a compressed model, got 0\.1"):
         train(config, recipe(epochs=1, orthogonality=0.1), tmp_path / "a.pt", data_root=fashion)
+    with pytest.raises(InputError, match=r"qk_weight_decay must be 0 for a model with qk_dim, got 0\.1"):
+        train(small("dot", qk_dim=3), recipe(epochs=1, qk_weight_decay=0.1), tmp_path / "a.pt", data_root=fashion)
 
 
 def test_a_teacher_takes_the_place_of_the_labels(tmp_path, fashion):

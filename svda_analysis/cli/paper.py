@@ -51,9 +51,8 @@ def paper_command(
 ) -> None:
     """Train what a study lacks, and write its report: tables, statistics, figures and verdicts.
 
-    MANIFEST is a TOML file or one that the package brings: paper (the default), sigma, dial, source, source_start or
-    smoke. Stopped at any moment and started again, it goes on where it was; files whose content did not change are not
-    touched.
+    MANIFEST is a TOML file or paper (the default), sigma, dial, source, source_start or smoke, which come with it.
+    Stopped and started again, it goes on where it was; files whose content did not change are not touched.
 
     \b
     Examples:

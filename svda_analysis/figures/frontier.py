@@ -39,7 +39,7 @@ def plot_frontier(runs: pd.DataFrame, *, legend: bool = True, ax: Axes | None = 
         for model, setting, x, y in means.itertuples():
             several = len(own.loc[own["model"] == model, "dial"].unique()) > 1
             text, color = (verbatim(model), BLACK) if several else (setting, style.color)
-            ax.annotate(text, (x, y), (3, 3), textcoords="offset points", color=color, fontsize=6)
+            ax.annotate(text, (x, y), (-3, 3), textcoords="offset points", color=color, fontsize=6, ha="right")
     ax.set(xlabel="Effective rank (scores)", ylabel="Test accuracy (%)")
     if legend:
         ax.legend()

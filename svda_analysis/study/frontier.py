@@ -23,6 +23,7 @@ from svda_analysis.stats import holm
 from svda_analysis.study.dials import Dial
 from svda_analysis.study.findings import ACCURACY, RANK, side
 from svda_analysis.study.result import DatasetResult, whole_model_row
+from svda_analysis.study.tables import left_out_as_uniform
 
 _OF_SIGMA = ("effective_rank", "sigma")
 
@@ -72,6 +73,7 @@ def frontier_table(result: DatasetResult, dials: Sequence[Dial]) -> Table:
         "setting to its tightest. A target is a share of each head's directions: the penalty acts on what the entropy "
         "of sigma's shape has above that of so many equal directions. Differences by the linear model of model and "
         "training seed, its error pooled over all models; the intervals are not adjusted for their number."
+        + left_out_as_uniform(result)
     )
     name = f"frontier_{file_word(result.name)}"
     title = f"{result.title}: what each way to structure reaches, and what it costs"

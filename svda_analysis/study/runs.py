@@ -212,7 +212,7 @@ def _unfit(opened: Subject) -> str:
         return "it does not say what it was trained on"
     if opened.epoch != epochs:
         return f"epoch {opened.epoch} of {epochs}"
-    if getattr(opened.model.config, "score_dims", None) is not None:
+    if getattr(opened.model.config, "compressed", False):
         return "compressed: its history is that of the model it was made from"
     tested = opened.history[(opened.history["indicator"] == "accuracy") & (opened.history["source"] == "test")]
     return "" if len(tested) else "its history holds no test accuracy"

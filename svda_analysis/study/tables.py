@@ -276,10 +276,15 @@ def blocked_table(result: DatasetResult, against: str) -> Table:
         "seed, seeds being blocks (runs of one seed share initial weights and the order of the data), its error pooled "
         "over all variants. p is adjusted by Holm's method over the variants of a column; intervals are not adjusted."
     )
-    if dead := [name for name in result.trained if name not in alive]:
-        note += f" {UNIFORM.capitalize()}, in which a rank says nothing, so left out: {', '.join(dead)}."
+    note += left_out_as_uniform(result)
     name = f"blocked_{file_word(result.name)}_{file_word(against)}"
     return Table(name=name, title=f"{result.title}: variants against {against}", note=note, numbers=numbers, text=text)
+
+
+def left_out_as_uniform(result: DatasetResult) -> str:
+    """What a note says of the trained models that are not alive; empty where all are."""
+    dead = [name for name in result.trained if name not in result.alive]
+    return f" {UNIFORM.capitalize()}, in which a rank says nothing, so left out: {', '.join(dead)}." if dead else ""
 
 
 def _has(table: pd.DataFrame, indicator: str, source: str, model: str) -> bool:
