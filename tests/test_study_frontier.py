@@ -98,10 +98,7 @@ def test_a_setting_at_the_rank_of_another_stands_beside_it_alone(shown, rank, we
 
 def test_the_answers_follow_from_the_contrasts(shown):
     reached, equal = what_structure_costs(shown, DIALS)
-    assert reached == (
-        "A target for the rank of sigma of 1, 1/2 of its directions: sigma has a rank of 28.0, 20.0, the scores of "
-        "7.0, 5.0."
-    )
+    assert reached == "A target for the rank of sigma, at 1, 1/2: rank of sigma 28.0, 20.0; rank of scores 7.0, 5.0."
     found = contrast_blocked(shown.table, *ACCURACY, {"target_1_2": 1, "vit_8": -0.5, "vit": -0.5})
     number = points(found.difference, *found.interval)
     assert equal == (
@@ -116,13 +113,21 @@ def test_what_is_not_reached_and_what_one_run_cannot_say(shown):
     table = shown.table.copy()
     table.loc[table["model"].str.startswith("target") & (table["source"] == "scores"), "mean"] += 10
     _, line = what_structure_costs(with_frames(shown, table=table), DIALS)
-    assert line == "No target reaches a rank of scores that fewer directions of queries and keys reaches too."
+    assert line == (
+        "No rank of scores is reached both by a target for the rank of sigma and by fewer directions of queries and "
+        "keys."
+    )
     assert not len(equal_rank_table(with_frames(shown, table=table), DIALS).text)
     single = dialled(seeds=1)
     assert len(what_structure_costs(single, DIALS)) == 1
     assert np.isnan(frontier_table(single, DIALS).numbers["difference"]).all()
     assert list(equal_rank_table(single, DIALS).text["p (Holm)"]) == ["-"]
     assert what_structure_costs(shown, []) == []
+    (alone,) = what_structure_costs(shown, DIALS[1:])
+    assert alone == "Fewer directions of queries and keys, at all, 8, 4: rank of scores 6.0, 4.0, 3.0."
+    apart = shown.table.copy()
+    apart["seed"] += 10 * apart["model"].str.startswith("vit").astype(int)
+    assert len(what_structure_costs(with_frames(shown, table=apart), DIALS)) == 1
 
 
 def test_p_is_adjusted_over_the_dials(shown):

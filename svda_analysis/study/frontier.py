@@ -165,19 +165,18 @@ def equal_rank_table(result: DatasetResult, dials: Sequence[Dial]) -> Table:
 
 
 def what_structure_costs(result: DatasetResult, dials: Sequence[Dial]) -> list[str]:
-    """What a target reaches, and whether the first dial is a better way to a low rank than each other: the mean
-    difference of accuracy over its settings whose rank the other reaches, p adjusted over these answers."""
+    """Which ranks the first dial reaches, and whether it is a better way there than each other: the mean difference of
+    accuracy over its settings whose rank the other reaches, p adjusted over these answers."""
     if not dials:
         return []
-    rows = _dial_rows(result, dials[0])
-    each = [", ".join(f"{row[name]:.1f}" for row in rows) for name in ("rank_sigma", "rank_scores")]
-    settings, title = ", ".join(dials[0].settings), f"{dials[0].title[0].upper()}{dials[0].title[1:]}"
-    lines = [f"{title} of {settings} of its directions: sigma has a rank of {each[0]}, the scores of {each[1]}."]
+    lines = [_reached(result, dials[0])]
+    if by_block(result.table[result.table["model"].isin(result.alive)], *RANK).empty:
+        return lines
     pairs = [(second, at_equal_rank(result, dials[0], second)) for second in dials[1:]]
     means = [_in_accuracy(result, _average_of(found)) for _, found in pairs]
     for (second, found), mean, p in zip(pairs, means, holm([mean["p"] for mean in means]), strict=True):
         if not found:
-            lines.append(f"No target reaches a rank of scores that {second.title} reaches too.")
+            lines.append(f"No rank of scores is reached both by {dials[0].title} and by {second.title}.")
         elif not math.isnan(mean["difference"]):
             said = f"{points(mean['difference'], mean['ci_low'], mean['ci_high'])} points, p {p_value(p)}"
             lines.append(
@@ -185,6 +184,15 @@ def what_structure_costs(result: DatasetResult, dials: Sequence[Dial]) -> list[s
                 f"{side(mean['difference'], p)} ({said}; mean over {', '.join(found)})."
             )
     return lines
+
+
+def _reached(result: DatasetResult, dial: Dial) -> str:
+    """The ranks that the settings of a dial have."""
+    rows, said = _dial_rows(result, dial), []
+    for name, what in (("rank_sigma", "rank of sigma"), ("rank_scores", "rank of scores")):
+        if not any(math.isnan(row[name]) for row in rows):
+            said.append(f"{what} {', '.join(f'{row[name]:.1f}' for row in rows)}")
+    return f"{dial.title[0].upper()}{dial.title[1:]}, at {', '.join(dial.settings)}: {'; '.join(said)}."
 
 
 def _average_of(contrasts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
