@@ -244,8 +244,12 @@ class ViT(nn.Module):
     def _init_xavier(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                for weight in module.weight.chunk(3 if name.endswith("qkv") and self.config.score_dims is None else 1):
-                    nn.init.xavier_uniform_(weight)
+                if name.endswith("qkv") and self.config.score_dims is not None:  # each row as in the whole model
+                    bound = (6 / (2 * self.config.dim)) ** 0.5
+                    nn.init.uniform_(module.weight, -bound, bound)
+                else:
+                    for weight in module.weight.chunk(3 if name.endswith("qkv") else 1):
+                        nn.init.xavier_uniform_(weight)
                 nn.init.zeros_(module.bias)
         fan_in = self.config.in_channels * self.config.patch_size**2
         nn.init.trunc_normal_(self.patch_embed.weight, std=fan_in**-0.5)

@@ -219,6 +219,10 @@ def test_queries_and_keys_may_be_short():
     whole = ViT(ViTConfig(attention="dot", dim=24, depth=2, heads=2))
     count = [sum(p.numel() for p in one.parameters()) for one in (whole, model)]
     assert count[0] - count[1] == 2 * 2 * 2 * (12 - 3) * (24 + 1)  # layers, heads, W_q and W_k: rows and their biases
+    for layer in model.attention_layers():  # they start as in the whole model: entries within xavier's bound for it
+        bound = math.sqrt(6 / (24 + 24))
+        assert layer.qkv.weight.abs().max().item() <= bound
+        assert layer.qkv.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
     assert not config.compressed
     assert not whole.config.compressed
     for of in (config, whole.config):
