@@ -37,6 +37,11 @@ class Dial(NamedTuple):
     models: tuple[str, ...]
     settings: tuple[str, ...]
 
+    @property
+    def opening(self) -> str:
+        """Its title as a sentence begins with it."""
+        return f"{self.title[0].upper()}{self.title[1:]}"
+
 
 def dials_of(variants: Mapping[str, Mapping[str, Any]], names: Collection[str]) -> list[Dial]:
     """The dials that two or more of the models ``names`` are settings of; ``variants`` has the fields of each model."""

@@ -53,17 +53,14 @@ def parts_of(result: DatasetResult, base: str, variants: Mapping[str, Mapping[st
         ("The penalties", base if base in alive else None, bare),
         ("All of it", base if base in alive else None, baseline),
     ]
-    turned = [
-        Part(f"{dial.title[0].upper()}{dial.title[1:]}", dial.models[-1], dial.models[0])
-        for dial in dials_of(variants, alive)
-    ]
+    turned = [Part(dial.opening, dial.models[-1], dial.models[0]) for dial in dials_of(variants, alive)]
     return [*turned, *(Part(what, model, other) for what, model, other in asked if model and other)]
 
 
 def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
     """A line for each part: selectivity, rank and accuracy with it and without, training seeds as blocks; p adjusted by
     Holm's method over all that is asked here."""
-    table = result.table[result.table["model"].isin(result.alive)]
+    table = result.living
     found = [(part, name, row) for part in parts for name in ASKED if (row := _row(table, part, name)) is not None]
     adjusted = holm([row.p for _, _, row in found])
     lines: dict[Part, list[str]] = {}
@@ -93,7 +90,7 @@ def price_of_low_rank(result: DatasetResult) -> list[str]:
     """A line on what low rank costs: the accuracy of the living models whose scores have a lower rank than the
     control's, by the adjusted p, against the other living ones; none where there are none of one sort."""
     alive = result.alive
-    control, table = result.first_of("control", alive), result.table[result.table["model"].isin(alive)]
+    control, table = result.first_of("control", alive), result.living
     rank = next((key for key in (RANK, BEFORE) if _all_have(table, alive, key)), None)
     if control is None or rank is None or not _all_have(table, alive, ACCURACY):
         return []
@@ -124,5 +121,5 @@ def who_differs(blocked: pd.DataFrame) -> Iterator[str]:
         found: dict[str, list[str]] = {}
         for row in each_row(rows):
             found.setdefault(side(row.difference, row.p_adjusted), []).append(row.model)
-        said = "; ".join(f"{side}: {', '.join(models)}" for side, models in sorted(found.items()))
+        said = "; ".join(f"{which}: {', '.join(models)}" for which, models in sorted(found.items()))
         yield f"{label(str(indicator), str(source))} against {against}. {said[0].upper()}{said[1:]}."

@@ -17,7 +17,7 @@ import pandas as pd
 
 from svda_analysis.comparison import by_block, contrast_blocked, one_number_per_run, summarise
 from svda_analysis.document import Table
-from svda_analysis.formatting import MISSING, file_word, mean_and_spread, p_value, points
+from svda_analysis.formatting import file_word, mean_and_spread, p_value, points
 from svda_analysis.frames import FRONTIER_COLUMNS, each_row, make_frame
 from svda_analysis.stats import holm
 from svda_analysis.study.dials import Dial
@@ -96,10 +96,9 @@ def _dial_rows(result: DatasetResult, dial: Dial) -> list[dict[str, Any]]:
 
 def _in_accuracy(result: DatasetResult, weights: Mapping[str, float]) -> dict[str, float]:
     """A weighted sum of the living models' accuracies; all NaN without weights, or where no two seeds are shared."""
-    table = result.table[result.table["model"].isin(result.alive)]
-    if not weights or len(by_block(table, *ACCURACY)) < 2:
+    if not weights or len(by_block(result.living, *ACCURACY)) < 2:
         return dict.fromkeys(("difference", "ci_low", "ci_high", "p"), math.nan)
-    found = contrast_blocked(table, *ACCURACY, weights)
+    found = contrast_blocked(result.living, *ACCURACY, weights)
     return {"difference": found.difference, "ci_low": found.interval.low, "ci_high": found.interval.high, "p": found.p}
 
 
@@ -109,7 +108,7 @@ def _in_accuracy(result: DatasetResult, weights: Mapping[str, float]) -> dict[st
 def at_equal_rank(result: DatasetResult, first: Dial, second: Dial) -> dict[str, dict[str, float]]:
     """For each setting of ``first`` whose rank of the scores ``second`` reaches too, by model: the weights of the
     contrast between their accuracies at that rank."""
-    ranks = by_block(result.table[result.table["model"].isin(result.alive)], *RANK).mean()
+    ranks = by_block(result.living, *RANK).mean()
     reached = {model: weights for model in first.models if (weights := _weights_at(ranks[model], ranks, second))}
     return {
         model: {name: float(name == model) - weights.get(name, 0.0) for name in (model, *weights)}
@@ -134,7 +133,7 @@ def equal_rank_table(result: DatasetResult, dials: Sequence[Dial]) -> Table:
     for second in dials[1:]:
         for model, weights in at_equal_rank(result, dials[0], second).items():
             setting = dials[0].settings[dials[0].models.index(model)]
-            rank = by_block(result.table, *RANK)[model].mean()
+            rank = by_block(result.living, *RANK)[model].mean()
             about = {"setting": setting, "model": model, "rank_scores": rank, "beside": second.title}
             rows.append({**about, **_in_accuracy(result, weights)})
     numbers = pd.DataFrame(rows)
@@ -148,7 +147,7 @@ def equal_rank_table(result: DatasetResult, dials: Sequence[Dial]) -> Table:
                 "Rank of scores": f"{row.rank_scores:.2f}",
                 "Beside": row.beside,
                 "Accuracy (points) [95% CI]": points(row.difference, row.ci_low, row.ci_high),
-                "p (Holm)": p_value(row.p_adjusted) or MISSING,
+                "p (Holm)": p_value(row.p_adjusted),
             }
             for row in each_row(numbers)
         )
@@ -170,7 +169,7 @@ def what_structure_costs(result: DatasetResult, dials: Sequence[Dial]) -> list[s
     if not dials:
         return []
     lines = [_reached(result, dials[0])]
-    if by_block(result.table[result.table["model"].isin(result.alive)], *RANK).empty:
+    if by_block(result.living, *RANK).empty:
         return lines
     pairs = [(second, at_equal_rank(result, dials[0], second)) for second in dials[1:]]
     means = [_in_accuracy(result, _average_of(found)) for _, found in pairs]
@@ -192,7 +191,7 @@ def _reached(result: DatasetResult, dial: Dial) -> str:
     for name, what in (("rank_sigma", "rank of sigma"), ("rank_scores", "rank of scores")):
         if not any(math.isnan(row[name]) for row in rows):
             said.append(f"{what} {', '.join(f'{row[name]:.1f}' for row in rows)}")
-    return f"{dial.title[0].upper()}{dial.title[1:]}, at {', '.join(dial.settings)}: {'; '.join(said)}."
+    return f"{dial.opening}, at {', '.join(dial.settings)}: {'; '.join(said)}."
 
 
 def _average_of(contrasts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

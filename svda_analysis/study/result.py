@@ -83,6 +83,11 @@ class DatasetResult:
         dead = set(known.loc[known["layer"].isna() & ~known["alive"], "model"])
         return [name for name in self.trained if name not in dead]
 
+    @property
+    def living(self) -> pd.DataFrame:
+        """The rows of ``table`` of the models that are ``alive``."""
+        return self.table[self.table["model"].isin(self.alive)]
+
     def first_of(self, role: str, names: Iterable[str]) -> str | None:
         """The first of the models ``names`` in that role; None where there is none."""
         return next((name for name in self.in_role(role) if name in names), None)

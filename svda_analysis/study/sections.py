@@ -87,9 +87,8 @@ def _reproduction_sections(study: StudyResult) -> list[Section]:
     if not (mine := reproduced_data(study.datasets)):
         return []
     table = reproduction_table(study.datasets)
-    if not study.of_variants:  # the page says it first
-        return _of_tables(table, *(one for one in map(epochs_table, mine) if one is not None))
-    said = _of_lines("findings_source", "The source's recipe: what was reproduced", [*what_became(table, mine)])
+    lines = what_became(table, mine) if study.of_variants else ()  # else the page says it first
+    said = _of_lines("findings_source", "The source's recipe: what was reproduced", [*lines])
     return said + _of_tables(table, *(one for one in map(epochs_table, mine) if one is not None))
 
 

@@ -266,8 +266,7 @@ def _study_text(row: Mapping[str, Any], base: str, studied: Mapping[tuple[str, s
 def blocked_table(result: DatasetResult, against: str) -> Table:
     """Every variant that is alive against the model ``against``, with the training seeds as blocks: accuracy and
     structure."""
-    alive, every = result.alive, [("accuracy", "test"), *BLOCKED]
-    table = result.table[result.table["model"].isin(alive)]
+    table, every = result.living, [("accuracy", "test"), *BLOCKED]
     parts = [compare_blocked(table, *key, against) for key in every if _has(table, *key, against)]
     numbers = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(BLOCKED_COLUMNS))
     text = pd.DataFrame([_blocked_text(model, rows) for model, rows in numbers.groupby("model", sort=False)])
