@@ -92,6 +92,13 @@ def test_what_was_reproduced_is_said_first_with_the_last_epoch_beside_the_log():
     assert "no baseline" not in " ".join(study_document(study).answer)
 
 
+def test_where_there_is_a_baseline_the_claims_are_answered_too():
+    variants = {"vit": {"attention": "dot"}, "svda": {"attention": "svda"}}
+    said = study_document(StudyResult(title="A study", datasets=(of_the_source(6),), variants=variants)).answer
+    assert said[0].startswith("After epoch 6")
+    assert [line for line in said if line.startswith("No accuracy is sacrificed (svda against vit; ")]
+
+
 def test_the_report_has_it_where_the_histories_do():
     def names(*results):
         variants = {"vit": {"attention": "dot"}, "svda": {"attention": "svda"}}

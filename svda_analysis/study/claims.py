@@ -90,6 +90,12 @@ def sigma_table(results: Sequence[DatasetResult]) -> Table:
     return _table("t3_sigma", "What Sigma adds to normalisation", _SIGMA_NOTE.replace("\n", " "), rows)
 
 
+def tables_of_pairs(results: Sequence[DatasetResult], margin: float) -> tuple[Table, Table]:
+    """Both parts of T3, of the data sets on which a baseline or the control was run."""
+    paired = [one for one in results if one.baseline or one.control]
+    return claims_table(paired, margin), sigma_table(paired)
+
+
 _SIGNS = {SUPPORTED: "+", OPPOSED: "\u2212", EQUIVALENT: "=", INCONCLUSIVE: "?", UNIFORM: "0"}
 
 

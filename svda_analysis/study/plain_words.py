@@ -14,7 +14,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.formatting import MISSING, counted
 from svda_analysis.render.markdown import markdown_escape
 from svda_analysis.results import META, read_own_meta
-from svda_analysis.study.claims import NUMBER, claims_table, sigma_table
+from svda_analysis.study.claims import NUMBER, tables_of_pairs
 from svda_analysis.study.report import KIND, read_study
 from svda_analysis.study.reproduction import reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import StudyResult
@@ -89,8 +89,7 @@ def _who(study: StudyResult, name: str) -> str:
 
 def _of_claims(study: StudyResult) -> Iterator[tuple[str, str]]:
     """A line for each claim and pair of models, where there is a pair."""
-    paired = [one for one in study.datasets if one.baseline or one.control]
-    for table in (claims_table(paired, study.margin), sigma_table(paired)):
+    for table in tables_of_pairs(study.datasets, study.margin):
         yield from ((f"tables/{table.name}.csv", line) for line in _answers(table))
 
 

@@ -11,7 +11,7 @@ from svda_analysis.sections.explorer import widget_section
 from svda_analysis.sections.page import citation, from_to, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
-from svda_analysis.study.claims import by_claim, claims_table, overview_table, sigma_table
+from svda_analysis.study.claims import by_claim, claims_table, overview_table, sigma_table, tables_of_pairs
 from svda_analysis.study.dials import Dial, dials_of
 from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
 from svda_analysis.study.frontier import equal_rank_table, frontier_runs, frontier_table, what_structure_costs
@@ -63,10 +63,11 @@ def _trained_how(result: DatasetResult) -> str:
 
 
 def first_answers(study: StudyResult) -> list[str]:
-    """What a page says first: what was reproduced of the source, what became of each claim, or what each part of SVDA
+    """What a page says first: what was reproduced of the source and became of each claim, or what each part of SVDA
     does."""
     if not study.of_variants and (mine := reproduced_data(study.datasets)):
-        return [*what_became(reproduction_table(study.datasets), mine)]
+        claims = by_claim(*tables_of_pairs(study.datasets, study.margin))
+        return [*what_became(reproduction_table(study.datasets), mine), *claims]
     if not study.of_variants:
         return by_claim(*_claims_of(study))
     several, lines = len([one for one in study.datasets if one.trained]) > 1, []
