@@ -156,6 +156,7 @@ def test_folder_images_are_resized_and_cropped_for_testing(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # DataLoader's own, from Python 3.12
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a single core
 def test_folder_augmentation_is_the_same_with_any_number_of_workers(tmp_path):
     data = load_dataset(f"imagefolder:{write_folder(tmp_path)}", image_size=24)
     indices = torch.tensor([4, 4, 0, 8, 1, 2, 3])
