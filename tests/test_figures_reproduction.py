@@ -38,6 +38,8 @@ def test_a_study_draws_all_six_where_they_were_measured():
     study = of_the_source(3)
     drawn = {picture.name: picture for picture in pictures(study.analysis, "study", models=["vit", "svda"])}
     assert "source_epochs" in drawn
+    shown = drawn["source_epochs"].draw().axes[0].get_lines()
+    assert {line.get_label() for line in shown} == {"svda, our runs", "the source's log"}  # its log is of SVDA
     fig = plot_source_epochs(study.history)
     assert [ax.get_ylabel() for ax in fig.axes] == [
         measure.replace("_", " ").capitalize() for measure in SOURCE_MEASURES

@@ -146,7 +146,7 @@ _CAPTIONS: dict[str, tuple[str, FindingsOf]] = {
     ),
     "epochs": ("Indicators over training, mean over layers and heads; thin lines are single runs.", _of(*_STRUCTURE)),
     "epochs_by_layer": ("How the layers come to differ over training: darker is deeper.", _nothing),
-    "source_epochs": ("The six indicators that the source logged, and those of the runs of its recipe here.", _nothing),
+    "source_epochs": ("The six indicators that the source logged of SVDA, and those of our runs of it.", _nothing),
     "sigma_over_epochs": ("The learned diagonal of one run over training, sorted, by layer.", _nothing),
     "maps_over_epochs": ("Where the class token looks in the last layer while training goes on.", _nothing),
     "map_similarity": (

@@ -165,12 +165,11 @@ def _epochs_by_layer(analysis: Analysis) -> Pictures:
         yield Picture(name="epochs_by_layer", draw=draw)
 
 
-@figure("source_epochs", where=("study",), needs='runs on FashionMNIST by the recipe "source"')
+@figure("source_epochs", where=("study",), needs='runs of SVDA on FashionMNIST by the recipe "source"')
 def _source_epochs(analysis: Analysis) -> Pictures:
-    """Of FashionMNIST, the data of the source's log, where training measured the source's indicators."""
-    history = analysis.history[
-        analysis.history["indicator"].isin(measure.indicator for measure in SOURCE_MEASURES.values())
-    ]
+    """Of SVDA on FashionMNIST, which the source's log is of, where training measured the source's indicators."""
+    history = analysis.history[analysis.history["attention"] == "svda"]
+    history = history[history["indicator"].isin(measure.indicator for measure in SOURCE_MEASURES.values())]
     if len(history) and set(history["dataset"].dropna()) == {"fashion_mnist"}:
         yield Picture(name="source_epochs", draw=partial(plot_source_epochs, history))
 
