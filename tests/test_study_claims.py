@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pandas as pd
 from scipy import stats
 from study_cases import result, some_runs, with_frames
 
 from svda_analysis.formatting import p_value
 from svda_analysis.results import nothing_measured
 from svda_analysis.stats import holm
-from svda_analysis.study.claims import claims_table, sigma_table
+from svda_analysis.study.claims import NUMBER, claims_table, penalties_table, sigma_table, tables_of_claims
 from svda_analysis.study.costs import Size
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
@@ -97,6 +100,36 @@ def test_models_with_other_seeds_say_how_many_runs_are_compared():
 
 def test_without_a_control_nothing_is_said_of_sigma():
     assert sigma_table([result(3, models=("vit", "svda"))]).text.empty
+
+
+def with_variant(fields) -> StudyResult:
+    """A study whose SVDA has a variant with these fields, which measures what the baseline does."""
+    shown = result(5)
+    kinds = {name: size.attention for name, size in shown.sizes.items()}
+    more = shown.table[shown.table["model"] == "vit"].assign(model="plain", attention="svda")
+    table = pd.concat([shown.table, more], ignore_index=True)
+    sizes = {**shown.sizes, "plain": shown.sizes["svda"]}
+    variants = {**{name: {"attention": kind} for name, kind in kinds.items()}, "plain": {"attention": "svda", **fields}}
+    shown = dataclasses.replace(with_frames(shown, table=table, history=table), sizes=sizes)
+    return StudyResult(title="T", datasets=(shown,), variants=variants)
+
+
+def test_what_the_penalties_add_is_judged_beside_svda_without_them():
+    study = with_variant({"shape_penalty": 0.0, "norm_penalty": 0.0})
+    _, sigma, penalties = tables_of_claims(study)
+    assert set(sigma.text["Models"]) == {"svda against cosine", "plain against cosine"}
+    assert set(penalties.text["Models"]) == {"svda against plain"}
+    said = penalties.text.set_index("Claim")
+    beside = claims_table(study.datasets, 0.5).text.set_index("Models").loc["svda against vit"].set_index("Claim")
+    for claim in ("more interpretable attention", "sparser attention", "spectrally structured attention"):
+        assert said.loc[claim, NUMBER] == beside.loc[claim, NUMBER]  # which the variant has the numbers of
+        assert said.loc[claim, "Verdict"] == (OPPOSED if claim.startswith("sparser") else SUPPORTED)
+    assert "t3_penalties" in [section.name for section in study_document(study).sections]
+
+
+def test_a_variant_that_changes_more_says_nothing_of_the_penalties():
+    for fields in ({"shape_penalty": 0.0}, {"shape_penalty": 0.0, "norm_penalty": 0.0, "sigma_start": "one"}):
+        assert penalties_table(with_variant(fields)).text.empty
 
 
 def test_without_a_baseline_the_claims_say_so():

@@ -18,6 +18,16 @@ def test_packaged_manifests_are_whole(name):
     assert {"paper", "sigma", "smoke", "source", "source_start", "dial"} <= set(packaged_manifests())
 
 
+def test_variants_are_judged_by_the_claims_where_the_manifest_says_so(tmp_path):
+    path = tmp_path / "a.toml"
+    for line, of_variants in (("", True), ("claims = true", False), ("claims = false", True)):
+        path.write_text(f"{line}\n[datasets.sample]\n[variants.more]\ndepth = 5")
+        assert load_manifest(path).of_variants == of_variants
+    path.write_text("claims = 1\n[datasets.sample]")
+    with pytest.raises(InputError, match="claims must be true or false, got 1"):
+        load_manifest(path)
+
+
 def test_what_stands_nearer_wins(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("""

@@ -6,6 +6,7 @@ verdict follows from the numbers by that rule alone.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,10 +17,13 @@ from svda_analysis.document import Table
 from svda_analysis.formatting import MISSING, estimate, p_value, points
 from svda_analysis.stats import Equivalence, holm
 from svda_analysis.study.result import (
+    WITHOUT_PENALTIES,
     DatasetResult,
+    StudyResult,
     accuracy_difference,
     compare_pair,
     equivalence,
+    svda_but_for,
     whole_model_row,
 )
 from svda_analysis.verdicts import (
@@ -58,6 +62,8 @@ CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set.
 a selective map is not thereby a better explanation. The structure of sigma is trained for by a penalty."""
 _SIGMA_NOTE = """SVDA beside cosine attention, which has the normalisation and a temperature but no spectrum: what is
 left is what Sigma adds. By the rule of the claims; p is adjusted over the rows of a model on a data set."""
+_PENALTIES_NOTE = """SVDA beside SVDA that was trained without the two penalties that shape its sigma: what is left is
+what they add. By the rule of the claims; p is adjusted over the rows of a data set."""
 
 
 class _Tested(NamedTuple):
@@ -85,15 +91,29 @@ def sigma_table(results: Sequence[DatasetResult]) -> Table:
     rows: list[dict[str, str]] = []
     for result, model in _models(results):
         if control := result.control:
-            claims = (*CLAIMS, Claim("more accurate", "accuracy", "test", +1))
-            rows += _rows_of(result, model, control, [_structure(result, claim, model, control) for claim in claims])
+            rows += _what_is_left(result, model, control)
     return _table("t3_sigma", "What Sigma adds to normalisation", _SIGMA_NOTE.replace("\n", " "), rows)
 
 
-def tables_of_pairs(results: Sequence[DatasetResult], margin: float) -> tuple[Table, Table]:
-    """Both parts of T3, of the data sets on which a baseline or the control was run."""
-    paired = [one for one in results if one.baseline or one.control]
-    return claims_table(paired, margin), sigma_table(paired)
+def penalties_table(study: StudyResult) -> Table:
+    """T3, third part: the same measures of SVDA beside SVDA without its penalties, where the manifest has both."""
+    rows: list[dict[str, str]] = []
+    for result in study.datasets:
+        bare = svda_but_for(WITHOUT_PENALTIES, study.variants, result.trained)
+        if bare and study.base in result.trained:
+            rows += _what_is_left(result, study.base, bare)
+    return _table("t3_penalties", "What the penalties add to Sigma", _PENALTIES_NOTE.replace("\n", " "), rows)
+
+
+def tables_of_claims(study: StudyResult) -> tuple[Table, ...]:
+    """The three parts of T3."""
+    return claims_table(study.datasets, study.margin), sigma_table(study.datasets), penalties_table(study)
+
+
+def tables_of_pairs(study: StudyResult) -> tuple[Table, ...]:
+    """The three parts of T3, of the data sets on which a baseline or the control was run."""
+    paired = tuple(one for one in study.datasets if one.baseline or one.control)
+    return tables_of_claims(dataclasses.replace(study, datasets=paired))
 
 
 _SIGNS = {SUPPORTED: "+", OPPOSED: "\u2212", EQUIVALENT: "=", INCONCLUSIVE: "?", UNIFORM: "0"}
@@ -162,6 +182,12 @@ def _structure(result: DatasetResult, claim: Claim, model: str, against: str | N
         return judge(row.difference, p, claim.direction, alive=said != UNIFORM, **about)
 
     return _Tested(claim.text, measure, number, float(row.p), judged)
+
+
+def _what_is_left(result: DatasetResult, model: str, other: str) -> Iterator[dict[str, str]]:
+    """The rows on what a model has that ``other`` lacks: the claims about structure, then accuracy as one of them."""
+    claims = (*CLAIMS, Claim("more accurate", "accuracy", "test", +1))
+    return _rows_of(result, model, other, [_structure(result, claim, model, other) for claim in claims])
 
 
 def _measured(result: DatasetResult, claim: Claim, model: str, against: str | None) -> Any | None:

@@ -13,7 +13,7 @@ from svda_analysis.formatting import estimate, p_value, points
 from svda_analysis.frames import each_row
 from svda_analysis.stats import holm
 from svda_analysis.study.dials import dials_of
-from svda_analysis.study.result import DatasetResult
+from svda_analysis.study.result import WITHOUT_PENALTIES, DatasetResult, svda_but_for
 from svda_analysis.verdicts import LEVEL_OF_TESTS
 from svda_analysis.vocabulary import label
 
@@ -25,7 +25,6 @@ ASKED = {  # of each part
     BEFORE: "rank of uncentred scores",
     ACCURACY: "accuracy",
 }
-BARE, DIRECT = {"shape_penalty": 0, "norm_penalty": 0}, {"sigma_form": "linear"}
 
 
 class Part(NamedTuple):
@@ -42,10 +41,7 @@ def parts_of(result: DatasetResult, base: str, variants: Mapping[str, Mapping[st
     variants of."""
     alive = result.alive
     baseline, control = (result.first_of(role, alive) for role in ("baseline", "control"))
-    bare, direct = (
-        next((name for name in alive if variants.get(name) == {"attention": "svda", **fields}), None)
-        for fields in (BARE, DIRECT)
-    )
+    bare, direct = (svda_but_for(fields, variants, alive) for fields in (WITHOUT_PENALTIES, {"sigma_form": "linear"}))
     asked = [
         ("Unit rows and a temperature", control, baseline),
         ("Sigma by itself, without penalties", bare, control),

@@ -7,6 +7,7 @@ A manifest names data sets, kinds of attention and seeds, and what differs from 
     attentions = ["dot", "svda", "cosine"]     # each is a model: vit, svda, cosine
     mixed_precision = "bf16"                   # as for svda train
     base = "source"                            # a recipe by name, for what is not said here (default: ours)
+    claims = true                              # judge the paper's claims (default: where there are no variants)
 
     [recipe]                                   # fields of TrainConfig
     epochs = 12
@@ -184,6 +185,7 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
         "analysis",
         "mixed_precision",
         "base",
+        "claims",
     ]
     _check_keys(content, allowed, "")
     precision, base = _typed(content, "mixed_precision", str, "auto"), _typed(content, "base", str, "ours")
@@ -201,7 +203,7 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
         model=_fields(content, "model", _SHARED),
         analysis=_analysis(_typed(content, "analysis", dict, {})),
         mixed_precision=precision,
-        of_variants="variants" in content,
+        of_variants=not _typed(content, "claims", bool, "variants" not in content),
     )
     if not made.datasets:
         raise InputError("datasets must name at least one, as [datasets.fashion_mnist]")

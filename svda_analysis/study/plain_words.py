@@ -89,7 +89,7 @@ def _who(study: StudyResult, name: str) -> str:
 
 def _of_claims(study: StudyResult) -> Iterator[tuple[str, str]]:
     """A line for each claim and pair of models, where there is a pair."""
-    for table in tables_of_pairs(study.datasets, study.margin):
+    for table in tables_of_pairs(study):
         yield from ((f"tables/{table.name}.csv", line) for line in _answers(table))
 
 

@@ -17,6 +17,7 @@ from svda_analysis.stats import Equivalence, tost
 from svda_analysis.study.costs import Size
 
 NOT_AT_HAND = "not run here: data not at hand"
+WITHOUT_PENALTIES = {"shape_penalty": 0, "norm_penalty": 0}
 FROM_HISTORY = ("accuracy", "loss")  # over all test images, as they stood after the last epoch
 
 
@@ -128,6 +129,13 @@ class StudyResult:
         """The model that the others are variants of: the first with SVDA, else the first."""
         svda = (name for name, fields in self.variants.items() if fields["attention"] == "svda")
         return next(svda, next(iter(self.variants)))
+
+
+def svda_but_for(
+    fields: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], names: Iterable[str]
+) -> str | None:
+    """The first of the models ``names`` that is SVDA with these ``fields`` changed and no others, if there is one."""
+    return next((name for name in names if variants.get(name) == {"attention": "svda", **fields}), None)
 
 
 # --- comparing two models of one data set -----------------------------------------------------------------------------

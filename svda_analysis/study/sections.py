@@ -11,7 +11,7 @@ from svda_analysis.sections.explorer import widget_section
 from svda_analysis.sections.page import citation, from_to, terms_of
 from svda_analysis.sections.registry import section, sections_of
 from svda_analysis.sections.tables import matching_table
-from svda_analysis.study.claims import by_claim, claims_table, overview_table, sigma_table, tables_of_pairs
+from svda_analysis.study.claims import by_claim, overview_table, tables_of_claims, tables_of_pairs
 from svda_analysis.study.dials import Dial, dials_of
 from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
 from svda_analysis.study.frontier import equal_rank_table, frontier_runs, frontier_table, what_structure_costs
@@ -66,20 +66,16 @@ def first_answers(study: StudyResult) -> list[str]:
     """What a page says first: what was reproduced of the source and became of each claim, or what each part of SVDA
     does."""
     if not study.of_variants and (mine := reproduced_data(study.datasets)):
-        claims = by_claim(*tables_of_pairs(study.datasets, study.margin))
+        claims = by_claim(*tables_of_pairs(study))
         return [*what_became(reproduction_table(study.datasets), mine), *claims]
     if not study.of_variants:
-        return by_claim(*_claims_of(study))
+        return by_claim(*tables_of_claims(study))
     several, lines = len([one for one in study.datasets if one.trained]) > 1, []
     for result in study.datasets:
         parts = what_structure_costs(result, dials_of(study.variants, result.alive))
         parts += what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
         lines += [f"{result.title}: {line}" if several else line for line in parts]
     return lines
-
-
-def _claims_of(study: StudyResult) -> tuple[Table, Table]:
-    return claims_table(study.datasets, study.margin), sigma_table(study.datasets)
 
 
 @section("reproduction", where=("study",))
@@ -97,7 +93,7 @@ def _reproduction_sections(study: StudyResult) -> list[Section]:
 def _claims_sections(study: StudyResult) -> list[Section]:
     if study.of_variants:
         return []
-    tables = _claims_of(study)
+    tables = tables_of_claims(study)
     title = f"The claims of arXiv 2602.10994, judged on {' and '.join(_judged(study)) or 'no model'}"
     overview = Table(name="answers", text=overview_table(*tables))
     shown = [Section(name="answers", title=title, blocks=(overview,))] if len(overview.text) else []
