@@ -122,6 +122,11 @@ def shorten(name: str, room: int) -> str:
     return name if len(name) <= room else name[: room - 1].rstrip() + "…"
 
 
+def capital(text: str) -> str:
+    """A text that begins with a capital, and else as it stands."""
+    return text[:1].upper() + text[1:]
+
+
 def spoken(name: str) -> str:
     """A file's name as words: ``accuracy_structure`` as ``Accuracy structure``."""
     return name.replace("_", " ").capitalize()

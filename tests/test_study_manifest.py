@@ -28,6 +28,16 @@ def test_variants_are_judged_by_the_claims_where_the_manifest_says_so(tmp_path):
         load_manifest(path)
 
 
+def test_notes_are_lines_of_text(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('notes = ["One.", "Two."]\n[datasets.sample]')
+    assert load_manifest(path).notes == ("One.", "Two.")
+    for wrong in ("'One.'", "[1]", "[]"):
+        path.write_text(f"notes = {wrong}\n[datasets.sample]")
+        with pytest.raises(InputError, match="notes must be a list"):
+            load_manifest(path)
+
+
 def test_what_stands_nearer_wins(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("""

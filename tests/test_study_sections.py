@@ -30,8 +30,11 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
     absent = dataclasses.replace(
         shown, name="y", title="Y", analysis=nothing_measured(), missing=NOT_AT_HAND, source="", sizes={}
     )
-    document = study_document(study(shown, absent), command="svda paper", warnings=["old checkpoints"])
-    assert document.lead == (Points(("X: X test, 9 images from here", "Not run here: Y (data not at hand)")),)
+    document = study_document(
+        study(shown, absent, notes=("Tuned on validation images.",)), command="svda paper", warnings=["old checkpoints"]
+    )
+    said = ("X: X test, 9 images from here", "Not run here: Y (data not at hand)", "Tuned on validation images.")
+    assert document.lead == (Points(said),)
     assert (document.title, document.command, document.warnings) == ("A study", "svda paper", ("old checkpoints",))
     names = [section.name for section in document.sections]
     first, *_, last = names
@@ -45,7 +48,8 @@ def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(
     other = dataclasses.replace(shown, name="z", title="Z")
     document = study_document(study(shown, other, dataclasses.replace(shown, name="w", title="W")))
     first, *_ = document.sections
-    assert len(document.answer) == 8  # for twelve claims would be too many
+    assert document.answer[-1].startswith("What Sigma adds to normalisation (svda against cosine). More interpretable")
+    assert len(document.answer) == 5  # a line for each claim, and one on what Sigma adds
     assert first.title == (
         "The claims of arXiv 2602.10994, judged on svda (the recipe of this toolkit, not the one of the paper)"
     )

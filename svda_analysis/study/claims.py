@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from svda_analysis.document import Table
-from svda_analysis.formatting import MISSING, estimate, p_value, points
+from svda_analysis.formatting import MISSING, capital, estimate, p_value, points
 from svda_analysis.stats import Equivalence, holm
 from svda_analysis.study.result import (
     WITHOUT_PENALTIES,
@@ -55,6 +55,7 @@ CLAIMS = (
     Claim("spectrally structured attention", "effective_rank", "scores", -1),
 )
 NUMBER = "Number [95% CI]"
+_CLAIMS_NAME, _SAME_CLAIMS = "t3_claims", "The same claims"
 _ACCURACY = "no accuracy is sacrificed"
 CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. That no accuracy is sacrificed is
 {SUPPORTED} where a one-sided test, its p adjusted with the others, shows the loss to be smaller than the margin, and
@@ -83,7 +84,7 @@ def claims_table(results: Sequence[DatasetResult], margin: float) -> Table:
         against = result.baseline
         tested = [_structure(result, claim, model, against) for claim in CLAIMS]
         rows += _rows_of(result, model, against, [*tested, _accuracy(result, model, against, margin)])
-    return _table("t3_claims", "Each claim with its number", CLAIMS_NOTE.replace("\n", " "), rows)
+    return _table(_CLAIMS_NAME, "Each claim with its number", CLAIMS_NOTE.replace("\n", " "), rows)
 
 
 def sigma_table(results: Sequence[DatasetResult]) -> Table:
@@ -119,22 +120,49 @@ def tables_of_pairs(study: StudyResult) -> tuple[Table, ...]:
 _SIGNS = {SUPPORTED: "+", OPPOSED: "\u2212", EQUIVALENT: "=", INCONCLUSIVE: "?", UNIFORM: "0"}
 
 
-def by_claim(*tables: Table) -> list[str]:
-    """A line for each claim and pair of models of the tables of claims: what is said of each data set, with its number
-    and interval. A second table speaks of what is left beside its models, and says so."""
-    lines = []
+class Told(NamedTuple):
+    """What is said at once of two ``models``: of one claim, or under a ``title`` of all claims of a table. ``claims``
+    holds the rows of each, one for each data set."""
+
+    table: str
+    models: str
+    title: str
+    claims: dict[str, pd.DataFrame]
+
+
+def as_told(tables: Iterable[Table]) -> Iterator[Told]:
+    """Each claim on the first pair of models, which the study is about, by itself; then each further pair at once."""
+    first = True
     for table in (table for table in tables if len(table.text)):
-        for (claim, models), rows in table.text.groupby(["Claim", "Models"], sort=False):
-            measure = str(rows["Measure"].iloc[0])
-            said = [
-                f"**{verdict}** on {data}" + (f", {number}" if number != MISSING else f" ({why})")
-                for data, verdict, number, why in rows[["Data", "Verdict", NUMBER, "Why"]].itertuples(index=False)
-            ]
-            lines.append(f"{str(claim)[0].upper()}{str(claim)[1:]} ({models}; {measure}): {'; '.join(said)}.")
+        title = _SAME_CLAIMS if table.name == _CLAIMS_NAME else table.title
+        for models, rows in table.text.groupby("Models", sort=False):
+            claims = {str(claim): found for claim, found in rows.groupby("Claim", sort=False)}
+            if first:
+                yield from (Told(table.name, str(models), "", {claim: found}) for claim, found in claims.items())
+            else:
+                yield Told(table.name, str(models), title, claims)
+            first = False
+
+
+def by_claim(tables: Iterable[Table]) -> list[str]:
+    """A line for all that is told: the verdict on each data set, with its number and interval."""
+    lines = []
+    for one in as_told(tables):
+        of_which = "" if one.title else f" ({one.models}; {next(iter(one.claims.values()))['Measure'].iloc[0]})"
+        said = [f"{capital(claim)}{of_which}: {_on_each(rows)}." for claim, rows in one.claims.items()]
+        lines.append(" ".join([f"{one.title} ({one.models}).", *said] if one.title else said))
     return lines
 
 
-def overview_table(*tables: Table) -> pd.DataFrame:
+def _on_each(rows: pd.DataFrame) -> str:
+    """The verdict on each data set, with its number and interval."""
+    return "; ".join(
+        f"**{verdict}** on {data}" + (f", {number}" if number != MISSING else f" ({why})")
+        for data, verdict, number, why in rows[["Data", "Verdict", NUMBER, "Why"]].itertuples(index=False)
+    )
+
+
+def overview_table(tables: Iterable[Table]) -> pd.DataFrame:
     """The verdicts as text: a row for each claim and pair of models, a column for each data set, a sign and a word."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for table in (table for table in tables if len(table.text)):

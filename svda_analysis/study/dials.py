@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from svda_analysis.formatting import capital
+
 
 def _share(value: float) -> str:
     return str(Fraction(value).limit_denominator(100))
@@ -40,7 +42,7 @@ class Dial(NamedTuple):
     @property
     def opening(self) -> str:
         """Its title as a sentence begins with it."""
-        return f"{self.title[0].upper()}{self.title[1:]}"
+        return capital(self.title)
 
 
 def dials_of(variants: Mapping[str, Mapping[str, Any]], names: Collection[str]) -> list[Dial]:

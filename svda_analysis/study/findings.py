@@ -9,7 +9,7 @@ import pandas as pd
 
 from svda_analysis.comparison import compare_blocked, contrast_blocked
 from svda_analysis.earlier import UNCENTRED
-from svda_analysis.formatting import estimate, p_value, points
+from svda_analysis.formatting import capital, estimate, p_value, points
 from svda_analysis.frames import each_row
 from svda_analysis.stats import holm
 from svda_analysis.study.dials import dials_of
@@ -118,4 +118,4 @@ def who_differs(blocked: pd.DataFrame) -> Iterator[str]:
         for row in each_row(rows):
             found.setdefault(side(row.difference, row.p_adjusted), []).append(row.model)
         said = "; ".join(f"{which}: {', '.join(models)}" for which, models in sorted(found.items()))
-        yield f"{label(str(indicator), str(source))} against {against}. {said[0].upper()}{said[1:]}."
+        yield f"{label(str(indicator), str(source))} against {against}. {capital(said)}."

@@ -8,6 +8,7 @@ A manifest names data sets, kinds of attention and seeds, and what differs from 
     mixed_precision = "bf16"                   # as for svda train
     base = "source"                            # a recipe by name, for what is not said here (default: ours)
     claims = true                              # judge the paper's claims (default: where there are no variants)
+    notes = ["Tuned on validation images."]    # what the report is to say of the study, a line each
 
     [recipe]                                   # fields of TrainConfig
     epochs = 12
@@ -105,8 +106,8 @@ class PlannedRun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A study. ``variants`` are all its models by name, each with the fields that it changes;
-    ``of_variants``: it compares variants of one model, and does not judge the claims about two."""
+    """A study. ``variants`` are all its models by name, each with the fields that it changes; ``of_variants``: it
+    compares variants of one model, and does not judge the claims about two; ``notes`` are lines of its report."""
 
     name: str
     title: str
@@ -118,6 +119,7 @@ class Manifest:
     analysis: StudyOptions = dataclasses.field(default_factory=StudyOptions)
     mixed_precision: Precision = "auto"
     of_variants: bool = False
+    notes: tuple[str, ...] = ()
 
     def runs(self, dataset: str) -> list[PlannedRun]:
         """The runs on one data set, seed by seed. Raises :class:`InputError` for a value that its field refuses."""
@@ -186,6 +188,7 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
         "mixed_precision",
         "base",
         "claims",
+        "notes",
     ]
     _check_keys(content, allowed, "")
     precision, base = _typed(content, "mixed_precision", str, "auto"), _typed(content, "base", str, "ours")
@@ -204,6 +207,7 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
         analysis=_analysis(_typed(content, "analysis", dict, {})),
         mixed_precision=precision,
         of_variants=not _typed(content, "claims", bool, "variants" not in content),
+        notes=tuple(_list(content, "notes", str, [])) if "notes" in content else (),
     )
     if not made.datasets:
         raise InputError("datasets must name at least one, as [datasets.fashion_mnist]")

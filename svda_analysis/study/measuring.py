@@ -41,7 +41,7 @@ def measure_dataset(
     configs = {run.name: run.config for run in plan}
     for run in trained:
         configs.setdefault(run.name, checkpoint_of(run.subject).config)
-    sizes = in_order({name: model_size(config) for name, config in configs.items()})
+    sizes = in_order({name: model_size(configs[name]) for name in sorted(configs, key=_place_in(manifest))})
     nothing = DatasetResult(
         name=dataset, title=DATASETS[dataset.partition(":")[0]].title, sizes=sizes, analysis=nothing_measured()
     )
@@ -67,6 +67,12 @@ def measure_dataset(
         analysis=_for_report(whole, manifest),
         broken=tuple(f"{dataset}: {line}" for line in whole.warnings if LEFT_OUT in line),
     )
+
+
+def _place_in(manifest: Manifest) -> Callable[[str], int]:
+    """Where the manifest names a model; behind them all where it does not."""
+    places = {name: place for place, name in enumerate(manifest.variants)}
+    return lambda name: places.get(name, len(places))
 
 
 def _measure_runs(

@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from svda_analysis.document import Table
+import pandas as pd
+
 from svda_analysis.errors import InputError
-from svda_analysis.formatting import MISSING, counted
+from svda_analysis.formatting import MISSING, capital, counted
 from svda_analysis.render.markdown import markdown_escape
 from svda_analysis.results import META, read_own_meta
-from svda_analysis.study.claims import NUMBER, tables_of_pairs
+from svda_analysis.study.claims import NUMBER, as_told, tables_of_pairs
 from svda_analysis.study.report import KIND, read_study
 from svda_analysis.study.reproduction import reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import StudyResult
@@ -88,23 +89,30 @@ def _who(study: StudyResult, name: str) -> str:
 
 
 def _of_claims(study: StudyResult) -> Iterator[tuple[str, str]]:
-    """A line for each claim and pair of models, where there is a pair."""
-    for table in tables_of_pairs(study):
-        yield from ((f"tables/{table.name}.csv", line) for line in _answers(table))
-
-
-def _answers(table: Table) -> Iterator[str]:
-    if not len(table.text):
-        return
-    for (claim, models), rows in table.text.groupby(["Claim", "Models"], sort=False):
-        said = [
-            f"{_ANSWERS[verdict]} on {data}" + (f" ({number}, p {p})" if number != MISSING else f" ({why})")
-            for data, verdict, number, p, why in rows[["Data", "Verdict", NUMBER, "p (Holm)", "Why"]].itertuples(
-                index=False
+    """A line for each claim on the first pair of models, and for each further pair."""
+    for one in as_told(tables_of_pairs(study)):
+        models = markdown_escape(one.models)
+        if one.title:
+            said = [
+                f"{capital(_QUESTIONS[claim])}? {capital(_on_each_data_set(rows))}."
+                for claim, rows in one.claims.items()
+            ]
+            line = f"**{one.title} ({models}).** {' '.join(said)}"
+        else:
+            line = " ".join(
+                f"**{models}: {_QUESTIONS[claim]}?** {_on_each_data_set(rows)}." for claim, rows in one.claims.items()
             )
-        ]
-        asked = _QUESTIONS[str(claim)]
-        yield f"**{markdown_escape(str(models))}: {asked}?** {'; '.join(map(markdown_escape, said))}."
+        yield f"tables/{one.table}.csv", line
+
+
+def _on_each_data_set(rows: pd.DataFrame) -> str:
+    """What a claim came to on each data set."""
+    columns = ["Data", "Verdict", NUMBER, "p (Holm)", "Why"]
+    said = [
+        f"{_ANSWERS[verdict]} on {data}" + (f" ({number}, p {p})" if number != MISSING else f" ({why})")
+        for data, verdict, number, p, why in rows[columns].itertuples(index=False)
+    ]
+    return "; ".join(map(markdown_escape, said))
 
 
 def _of_variants(study: StudyResult) -> Iterator[tuple[str, str]]:

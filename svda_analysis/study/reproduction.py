@@ -16,7 +16,7 @@ import pandas as pd
 
 from svda_analysis.data.catalog import DATASETS
 from svda_analysis.document import Table
-from svda_analysis.formatting import MISSING, estimate, mean_and_spread, points, spoken
+from svda_analysis.formatting import MISSING, capital, estimate, mean_and_spread, points, spoken
 from svda_analysis.frames import each_row
 from svda_analysis.source_numbers import EPOCHS, SEEDS, SOURCE_MEASURES, by_epoch, source_epochs, source_results
 from svda_analysis.stats import welch_from_moments
@@ -194,7 +194,7 @@ def what_became(table: Table, results: Sequence[DatasetResult]) -> Iterator[str]
         yield from _beside_the_log(result)
     for said, group in pd.DataFrame(table.numbers).groupby("said", sort=False):
         which = ", ".join(_title(str(name)) for name in group["dataset"].unique())
-        yield f"{str(said)[0].upper()}{str(said)[1:]}: {len(group)} numbers ({which})."
+        yield f"{capital(str(said))}: {len(group)} numbers ({which})."
     for result in results:
         yield from _of_uniform(result)
 

@@ -104,7 +104,8 @@ class StudyResult:
     """A study: what its report is made of.
 
     ``variants`` are the models that the manifest asks for, each with the fields that it changes; ``of_variants`` says
-    that they are compared as variants of one model; ``margin`` is how many points of accuracy count as the same.
+    that they are compared as variants of one model; ``margin`` is how many points of accuracy count as the same;
+    ``notes`` are what the manifest has the report say.
     """
 
     title: str
@@ -112,6 +113,7 @@ class StudyResult:
     variants: Mapping[str, Mapping[str, Any]]
     of_variants: bool = False
     margin: float = 0.5
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def of(manifest: Mapping[str, Any], results: Iterable[DatasetResult]) -> StudyResult:
@@ -122,6 +124,7 @@ class StudyResult:
             variants=manifest["variants"],
             of_variants=asks_for_variants(manifest),
             margin=manifest["analysis"]["margin"],
+            notes=tuple(manifest.get("notes", ())),
         )
 
     @property

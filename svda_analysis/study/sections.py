@@ -33,7 +33,7 @@ _MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex
 def study_document(
     study: StudyResult, *, command: str = "", warnings: Iterable[str] = (), versions: Mapping[str, str] | None = None
 ) -> Document:
-    """The whole report: which images, then every section registered for ``study``."""
+    """The whole report: which images, what the manifest has it say, then every section registered for ``study``."""
     lines = [f"{one.title}: {one.source}{_trained_how(one)}" for one in study.datasets if not one.missing]
     missing = [f"{one.title} ({one.missing.removeprefix('not run here: ')})" for one in study.datasets if one.missing]
     lines += [f"Not run here: {', '.join(missing)}"] if missing else []
@@ -42,7 +42,7 @@ def study_document(
         command=command,
         made_by=_MADE_BY,
         warnings=tuple(warnings),
-        lead=(Points(tuple(lines)),),
+        lead=(Points((*lines, *study.notes)),),
         sections=sections_of(study, "study"),
         answer=tuple(first_answers(study)),
         versions=versions or {},
@@ -66,10 +66,10 @@ def first_answers(study: StudyResult) -> list[str]:
     """What a page says first: what was reproduced of the source and became of each claim, or what each part of SVDA
     does."""
     if not study.of_variants and (mine := reproduced_data(study.datasets)):
-        claims = by_claim(*tables_of_pairs(study))
+        claims = by_claim(tables_of_pairs(study))
         return [*what_became(reproduction_table(study.datasets), mine), *claims]
     if not study.of_variants:
-        return by_claim(*tables_of_claims(study))
+        return by_claim(tables_of_claims(study))
     several, lines = len([one for one in study.datasets if one.trained]) > 1, []
     for result in study.datasets:
         parts = what_structure_costs(result, dials_of(study.variants, result.alive))
@@ -95,7 +95,7 @@ def _claims_sections(study: StudyResult) -> list[Section]:
         return []
     tables = tables_of_claims(study)
     title = f"The claims of arXiv 2602.10994, judged on {' and '.join(_judged(study)) or 'no model'}"
-    overview = Table(name="answers", text=overview_table(*tables))
+    overview = Table(name="answers", text=overview_table(tables))
     shown = [Section(name="answers", title=title, blocks=(overview,))] if len(overview.text) else []
     return shown + _of_tables(*tables)
 
