@@ -25,7 +25,7 @@ FROM := $(if $(DATA),--data-root $(DATA))
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/svda-analyze checkpoints/fashion_mnist/*.pt --data sample --out reports/demo
+	$(BIN)/svda-analyze checkpoints/fashion_mnist/*_s[012].pt --data sample --out reports/demo
 	@echo "open $(CURDIR)/reports/demo/report.html"
 
 test: .venv/tested
@@ -53,12 +53,12 @@ wheel: .venv/tested
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl
 
 reports: .venv/installed
-	$(BIN)/svda-analyze checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt \
+	$(BIN)/svda-analyze checkpoints/fashion_mnist/svda_s[012].pt checkpoints/fashion_mnist/vit_s[012].pt \
 	    --data fashion_mnist --images all --maps 1000 --faithfulness 1000 \
 	    --out reports/fashion_mnist
-	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt --budget 0.27 --force \
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s[012].pt checkpoints/fashion_mnist/vit_s[012].pt --budget 0.27 --force \
 	    --sweep --out build/small --report reports/fashion_mnist
-	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt --budget 0.2 --norm-logit inf --force \
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s[012].pt --budget 0.2 --norm-logit inf --force \
 	    --finetune 1 --no-sweep --out build/tuned --report reports/fashion_mnist_finetuned
 
 EQUAL := --accuracy-at 0.4,0.3,0.2,0.15,0.1 --budget 0.2 --norm-logit inf --finetune 1 --finetune-images 960 \
@@ -66,17 +66,17 @@ EQUAL := --accuracy-at 0.4,0.3,0.2,0.15,0.1 --budget 0.2 --norm-logit inf --fine
 
 # SVDA and its baseline at the same sizes, with some steps of fine-tuning
 reports-equal-size: .venv/installed
-	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s*.pt checkpoints/fashion_mnist/vit_s*.pt $(EQUAL) \
+	$(BIN)/svda compress checkpoints/fashion_mnist/svda_s[012].pt checkpoints/fashion_mnist/vit_s[012].pt $(EQUAL) \
 	    --out build/equal --report reports/fashion_mnist_equal_size
-	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) $(EQUAL) \
+	$(BIN)/svda compress checkpoints/cifar10/svda_s[012].pt checkpoints/cifar10/vit_s[012].pt $(FROM) $(EQUAL) \
 	    --out build/equal_cifar10 --report reports/cifar10_equal_size
 
 reports-cifar10: .venv/installed
-	$(BIN)/svda-analyze checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt --data cifar10 $(FROM) \
+	$(BIN)/svda-analyze checkpoints/cifar10/svda_s[012].pt checkpoints/cifar10/vit_s[012].pt --data cifar10 $(FROM) \
 	    --images 2000 --out reports/cifar10
-	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt checkpoints/cifar10/vit_s*.pt $(FROM) --budget 0.27 --force \
+	$(BIN)/svda compress checkpoints/cifar10/svda_s[012].pt checkpoints/cifar10/vit_s[012].pt $(FROM) --budget 0.27 --force \
 	    --images 5000 --sweep-images 1000 --out build/small_cifar10 --report reports/cifar10
-	$(BIN)/svda compress checkpoints/cifar10/svda_s*.pt $(FROM) --budget 0.2 --norm-logit inf --force \
+	$(BIN)/svda compress checkpoints/cifar10/svda_s[012].pt $(FROM) --budget 0.2 --norm-logit inf --force \
 	    --finetune 1 --no-sweep --out build/tuned_cifar10 --report reports/cifar10_finetuned
 
 # IMAGES=DIR: one folder of images for each class. Random weights; timm from the extra
