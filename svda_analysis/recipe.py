@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -141,9 +141,14 @@ def parameter_groups(model: nn.Module, recipe: TrainConfig) -> list[dict[str, An
 
 def changes(checkpoint: Checkpoint, config: ViTConfig, recipe: TrainConfig) -> list[str]:
     """What differs between a checkpoint and a plan, as ``"lr 0.001 -> 0.01"``; empty where it can be resumed."""
-    usual = dataclasses.asdict(TrainConfig())  # of fields that a version before this did not have
-    wanted, found = all_fields(config, recipe), {**usual, **all_fields(checkpoint.config), **checkpoint.recipe}
+    wanted, found = all_fields(config, recipe), {**all_fields(checkpoint.config), **with_all_fields(checkpoint.recipe)}
     return [f"{key} {found.get(key)!r} -> {wanted[key]!r}" for key in wanted if wanted[key] != found.get(key)]
+
+
+def with_all_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as a checkpoint holds it, with the usual values of fields that the version that wrote it did not have:
+    they leave a training as it was before."""
+    return {**dataclasses.asdict(TrainConfig()), **recipe}
 
 
 def all_fields(*parts: ViTConfig | TrainConfig) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from svda_analysis.errors import InputError, check_name, one_line
 from svda_analysis.forward import own_size
 from svda_analysis.libraries import Spec, is_library, make_model, model_libraries
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.recipe import with_all_fields
 from svda_analysis.subject import Subject, resolve_device
 from svda_analysis.tokens import GivenLayout
 
@@ -255,8 +256,8 @@ def _config(run: Subject) -> tuple[Any, str | None]:
 
 
 def _recipe(run: Subject) -> dict[str, Any]:
-    """Its recipe but for the seed; a field that is None may be one that an older version did not have."""
-    return {key: value for key, value in run.recipe.items() if key != "seed" and value is not None}
+    """Its recipe but for the seed, whichever version wrote it; empty where it has none."""
+    return {key: value for key, value in with_all_fields(run.recipe).items() if key != "seed"} if run.recipe else {}
 
 
 def _new_name(run: Subject, taken: set[str]) -> str:

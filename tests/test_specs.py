@@ -15,6 +15,7 @@ from svda_analysis.cli import analyze_main
 from svda_analysis.data import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
+from svda_analysis.recipe import TrainConfig
 from svda_analysis.specs import open_folder, open_model, run_names
 from svda_analysis.subject import Subject
 
@@ -207,6 +208,21 @@ def test_runs_of_one_recipe_share_a_name():
     assert names(("a/vit_s0.pt", run("dot", 0)), ("b/vit_s0.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
     assert names(("a/vit.pt", run("dot", 0)), ("b/vit.pt", run("dot", 0, lr=1))) == ["vit", "b/vit"]
     assert names(("vit.pt", run("dot", None)), ("other.pt", run("dot", None))) == ["vit", "other"]
+
+
+def test_runs_of_one_recipe_share_a_name_whichever_version_wrote_them():
+    """An older file lacks the fields that came later, whose usual values change nothing."""
+    kept = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in ("schedule", "beta2")]
+
+    def run(seed, **changes):
+        recipe = dataclasses.asdict(TrainConfig(seed=seed, **changes))
+        model = ViT(ViTConfig(depth=1, dim=12, heads=2))
+        old = {key: recipe[key] for key in kept} if seed == 0 else recipe
+        known = Checkpoint(config=model.config, model={}, epoch=1, recipe=old)
+        return Subject(name=f"vit_s{seed}", spec=f"a/vit_s{seed}.pt", model=model, checkpoint=known)
+
+    assert run_names([run(0), run(1)]) == ["vit", "vit"]
+    assert run_names([run(0), run(1, schedule="constant")]) == ["vit", "a/vit"]
 
 
 def test_compressed_runs_of_one_recipe_share_a_name():
