@@ -9,6 +9,7 @@ import gzip
 import io
 import os
 import struct
+import sys
 import urllib.error
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,14 @@ os.environ["PYTHONSAFEPATH"] = "1"  # programs that tests start import what is i
 gc.set_threshold(50_000, 10, 10)
 settings.register_profile("shared machine", deadline=None)  # where the first call may take long
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """A figure that a test leaves open would be the current one of the next."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 LONGEST = ("readme", "kills", "cli_compress", "study_report", "cli_analyze", "study_runs", "cli_live")

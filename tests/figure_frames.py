@@ -6,22 +6,14 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytest
 
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.results import Examples, Trace
 
 LAYERS, HEADS, DIM = 3, 2, 8
 KINDS = (("effective_rank", "sigma"), ("effective_rank", "scores"), ("attention_entropy", "attention"))
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def make_table(models=("vit", "svda"), seeds=3, epochs=(4,)) -> pd.DataFrame:

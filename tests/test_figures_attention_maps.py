@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from figure_frames import (
     LAYERS,
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_examples,
 )
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from figure_frames import (
     HEADS,
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_examples,
     make_gains,
     make_spectra,

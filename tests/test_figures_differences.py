@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from figure_frames import (
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_comparison,
     make_gains,
     make_table,

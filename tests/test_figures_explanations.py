@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from figure_frames import close_figures  # noqa: F401  # it closes the figures of each test by itself
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError

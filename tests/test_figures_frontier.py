@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from dial_cases import DIALS, LEVELS, dialled
-from figure_frames import close_figures  # noqa: F401  # it closes the figures of each test by itself
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from figure_frames import (
     HEADS,
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_table,
     of,
 )

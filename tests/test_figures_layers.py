@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from figure_frames import (
     LAYERS,
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     line,
     make_table,
     of,

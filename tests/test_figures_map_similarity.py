@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_frames import (
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
-)
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError

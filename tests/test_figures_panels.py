@@ -4,7 +4,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from figure_frames import close_figures  # noqa: F401  # it closes the figures of each test by itself
 
 from svda_analysis.figures import panels
 from svda_analysis.figures.style import THEME

@@ -11,12 +11,6 @@ from svda_analysis.figures.reproduction import plot_source_epoch, plot_source_ep
 from svda_analysis.source_numbers import SOURCE_MEASURES, by_epoch, source_epochs
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def test_a_panel_draws_each_run_and_the_log():
     history = of_the_source(5, seeds=2).history
     ax = plot_source_epoch(history, measure="effective_rank", ax=plt.figure().gca())

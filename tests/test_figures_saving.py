@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from figure_frames import (
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_table,
 )
 from PIL import Image

@@ -6,7 +6,6 @@ import numpy as np
 from figure_frames import (
     DIM,
     LAYERS,
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     line,
     make_spectra,
 )

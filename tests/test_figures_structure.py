@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from figure_frames import (
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     line,
     make_table,
     of,

@@ -9,7 +9,6 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 from figure_frames import (
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_comparison,
     make_table,
 )

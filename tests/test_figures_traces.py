@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from figure_frames import (
-    close_figures,  # noqa: F401  # it closes the figures of each test by itself
     make_trace,
 )
 

@@ -90,7 +90,6 @@ def test_an_indicator(tmp_path, capsys):
     assert "| attention | Brightest key |" in text
     axes = sa.plots.plot_all_by_layer(analysis.table).axes
     assert "Brightest key" in {ax.get_title() for ax in axes}
-    plt.close("all")
     assert "Brightest key. Higher: one key has more. Reference: made up here." in printed(capsys, "indicators")
 
 

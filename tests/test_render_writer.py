@@ -70,8 +70,6 @@ def test_the_files_of_a_study(tmp_path):
 
 
 def test_each_picture_is_closed_before_the_next_is_drawn(tmp_path):
-    plt.close("all")  # what other tests left open
-
     def counted():
         assert plt.get_fignums() == []
         return draw()
