@@ -9,14 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from figure_frames import (
-    HEADS,
-    make_examples,
-    make_gains,
-    make_spectra,
-    make_table,
-    make_trace,
-)
+from figure_frames import HEADS, make_examples, make_gains, make_spectra, make_table, make_trace
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from figure_frames import (
-    line,
-)
+from figure_frames import line
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError

@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from figure_frames import (
-    make_comparison,
-    make_gains,
-    make_table,
-)
+from figure_frames import make_comparison, make_gains, make_table
 from matplotlib.colors import to_rgb
 
 from svda_analysis import figures

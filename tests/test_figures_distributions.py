@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_frames import (
-    LAYERS,
-    make_table,
-    of,
-)
+from figure_frames import LAYERS, make_table, of
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError

@@ -5,11 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure_frames import (
-    HEADS,
-    make_table,
-    of,
-)
+from figure_frames import HEADS, make_table, of
 
 from svda_analysis import figures
 

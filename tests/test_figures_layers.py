@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure_frames import (
-    LAYERS,
-    line,
-    make_table,
-    of,
-)
+from figure_frames import LAYERS, line, make_table, of
 from matplotlib.colors import to_hex
 
 from svda_analysis import figures

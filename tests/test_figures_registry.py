@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pytest
-from figure_frames import (
-    make_table,
-)
+from figure_frames import make_table
 
 from svda_analysis import figures
 from svda_analysis.document import Picture

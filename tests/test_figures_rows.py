@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from figure_frames import (
-    make_comparison,
-    make_spectra,
-    make_table,
-)
+from figure_frames import make_comparison, make_spectra, make_table
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError

@@ -5,9 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from figure_frames import (
-    make_table,
-)
+from figure_frames import make_table
 from PIL import Image
 
 from svda_analysis import figures

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from figure_frames import (
-    DIM,
-    LAYERS,
-    line,
-    make_spectra,
-)
+from figure_frames import DIM, LAYERS, line, make_spectra
 
 from svda_analysis import figures
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from figure_frames import (
-    line,
-    make_table,
-    of,
-)
+from figure_frames import line, make_table, of
 
 from svda_analysis import figures
 

@@ -8,10 +8,7 @@ import sys
 import matplotlib as mpl
 import pandas as pd
 import pytest
-from figure_frames import (
-    make_comparison,
-    make_table,
-)
+from figure_frames import make_comparison, make_table
 from hypothesis import given
 from hypothesis import strategies as st
 

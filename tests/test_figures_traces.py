@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_frames import (
-    make_trace,
-)
+from figure_frames import make_trace
 
 from svda_analysis import figures
 from svda_analysis.errors import InputError
