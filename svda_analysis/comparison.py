@@ -40,8 +40,12 @@ from svda_analysis.stats import (
     welch_test,
 )
 from svda_analysis.verdicts import UNIFORM, judge
-from svda_analysis.vocabulary import ALIVE_FROM, known_bounds, quantity
+from svda_analysis.vocabulary import ALIVE_FROM, Quantity, known_bounds, quantity
 
+HOW_ADJUSTED = (
+    "p is adjusted by Holm's method over the rows of a model, those of faithfulness, of its checks and of living maps "
+    "each apart; selectivity and entropy of attention, each one minus the other, count once."
+)
 _QUANTITY = ["indicator", "source"]
 _CELL = [*_QUANTITY, "layer"]
 _RUN = ["model", "seed"]
@@ -97,6 +101,15 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     alive = {(row.model, _layer_key(row.layer)): bool(row.alive) for row in each_row(living(table))}
     frame["verdict"] = pd.array([_verdict(row, alive) for row in each_row(frame)], dtype="string")
     return frame
+
+
+def judged_rows(comparison: pd.DataFrame, quality: str = "") -> list[tuple[Any, Quantity]]:
+    """The whole-model rows of :func:`compare` that have a verdict, each with its quantity: all, or those of one
+    ``quality``. What restates another row is left out."""
+    rows = comparison[comparison["layer"].isna() & comparison["verdict"].notna()]
+    found = [(row, quantity(str(row.indicator))) for row in each_row(rows)]
+    names = {one.name for _, one in found}
+    return [(row, one) for row, one in found if one.restates not in names and quality in ("", one.quality)]
 
 
 def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:

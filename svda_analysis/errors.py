@@ -88,10 +88,10 @@ def _own_words(error: BaseException) -> object:
     )
 
 
-def one_line(text: object) -> str:
-    """A text on one line of a bounded length that is safe to show: control characters as ``\\x1b``, what has no UTF-8
-    as ``\\udc80``; of an error without words its type."""
-    said = " ".join(line.strip() for line in str(text).splitlines()).strip()[:_LONGEST_LINE]
+def one_line(text: object, *, most: int = _LONGEST_LINE) -> str:
+    """A text on one line of at most so many characters that is safe to show: control characters as ``\\x1b``, what has
+    no UTF-8 as ``\\udc80``; of an error without words its type."""
+    said = " ".join(line.strip() for line in str(text).splitlines()).strip()[:most]
     return printable(said) or (type(text).__name__ if isinstance(text, BaseException) else "")
 
 

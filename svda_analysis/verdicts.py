@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from svda_analysis.formatting import p_value
 from svda_analysis.vocabulary import ALIVE_FROM
 
 SUPPORTED, OPPOSED, EQUIVALENT, INCONCLUSIVE = "supported", "opposed", "equivalent", "inconclusive"
@@ -12,10 +13,11 @@ UNIFORM = "uniform attention"
 LEVEL_OF_TESTS = 0.05
 RULE = f"""A difference is {SUPPORTED} where it lies on the claimed side of 0 and its p over training runs, adjusted by
 Holm's method, is below {LEVEL_OF_TESTS:g}; {OPPOSED} where it lies on the other side with such a p; {EQUIVALENT} where
-neither holds and two one-sided tests show, at {LEVEL_OF_TESTS:g}, that it is smaller than a margin (what the quantity
-says of itself, else 2 % of its range; runs paired by seed); else {INCONCLUSIVE}, which says that the numbers do not
-decide it. One training run each decides nothing. Of a quantity that uniform attention reaches too (ranks, robustness)
-the verdict is {UNIFORM} where the selectivity of either model is below {ALIVE_FROM:g}.""".replace("\n", " ")
+neither holds and two one-sided tests, their p not adjusted, show at {LEVEL_OF_TESTS:g} that it is smaller than a margin
+(half a point of accuracy, 2 % of the range of any other quantity; only of runs that are paired by seed); else
+{INCONCLUSIVE}, which says that the numbers do not decide it. Intervals are not adjusted. One training run each decides
+nothing. Of a quantity that uniform attention reaches too (ranks, robustness) the verdict is {UNIFORM} where the
+selectivity of either model is below {ALIVE_FROM:g}.""".replace("\n", " ")
 
 
 class Verdict(NamedTuple):
@@ -49,5 +51,5 @@ def judge(
     if p < LEVEL_OF_TESTS:
         return Verdict(SUPPORTED if difference * direction > 0 else OPPOSED, "by the adjusted p")
     if p_equivalent < LEVEL_OF_TESTS:
-        return Verdict(EQUIVALENT, "smaller than the margin")
+        return Verdict(EQUIVALENT, f"smaller than the margin, p {p_value(p_equivalent)}")
     return Verdict(INCONCLUSIVE, "neither a difference nor its absence is shown")

@@ -61,7 +61,9 @@ GLOSSES = {  # explained where a report first uses them (render/glosses.py)
     ),
     "Hedges": Gloss(
         r"Hedges' (correction|g)\b",
-        "Hedges' correction takes out of a difference in units of its spread what few runs add to it (Hedges 1981).",
+        "A difference in units of its spread comes out too large of few runs; Hedges' correction makes it smaller "
+        "accordingly (Hedges 1981). Of runs paired by seed the unit is the spread of their differences, which is "
+        "smaller than that of runs.",
     ),
     "equivalence": Gloss(
         r"two one-sided (t )?tests( \(TOST\))?|\bTOST\b|for equivalence\b",

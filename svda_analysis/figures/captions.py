@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from svda_analysis.comparison import judged_rows
 from svda_analysis.formatting import counted, estimate, number
 from svda_analysis.frames import each_row
 from svda_analysis.results import Analysis
 from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, SUPPORTED, UNIFORM
-from svda_analysis.vocabulary import label, quantity
+from svda_analysis.vocabulary import label
 
 _RANK, _SELECTIVITY = ("effective_rank", "scores"), ("selectivity_index", "attention")
 _SPARSITY, _ACCURACY = ("attention_sparsity", "attention"), ("accuracy", "test")
@@ -71,12 +72,9 @@ def _of(*pairs: tuple[str, str]) -> FindingsOf:
 
 def _verdicts(analysis: Analysis, name: str) -> list[str]:
     """How many of the differences decide something."""
-    rows = analysis.comparison
-    if rows is None:
+    if analysis.comparison is None:
         return []
-    rows = rows[rows["layer"].isna()]
-    rows = rows[rows["indicator"].map(lambda one: quantity(str(one)).quality != "faithful").astype(bool)]
-    words = [str(word) for word in rows["verdict"].dropna()]
+    words = [row.verdict for row, _ in judged_rows(analysis.comparison, "structured")]
     told = [f"{words.count(word)} {word}" for word in _WORDS if word in words]
     return [f"Of {counted(len(words), 'verdict')}: {', '.join(told)}."] if told else []
 

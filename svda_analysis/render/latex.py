@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 
 from svda_analysis.document import Table
-from svda_analysis.errors import one_line
-from svda_analysis.formatting import MISSING
+from svda_analysis.formatting import MISSING, prose
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -53,13 +52,13 @@ _MARGIN = 0.17  # inches between two columns
 
 def to_latex(tables: Iterable[Table], warnings: Iterable[str] = ()) -> str:
     """The tables one after the other, under the warnings as comments."""
-    stamps = "".join(f"% WARNING: {one_line(line)}\n" for line in warnings)
+    stamps = "".join(f"% WARNING: {prose(line)}\n" for line in warnings)
     return stamps + "\n".join(booktabs(table.text) for table in tables)
 
 
 def latex_file(table: Table) -> str:
     """One table in a file of its own, its title and note as a comment above it."""
-    above = ". ".join(one_line(text) for text in (table.title, table.note) if text)
+    above = ". ".join(prose(text) for text in (table.title, table.note) if text)
     return (f"% {above}\n" if above else "") + booktabs(table.text)
 
 
@@ -74,7 +73,7 @@ def latex_table(table: Table, *, width: float, across: bool = False) -> str:
     fits = not wide or (across and _inches(table.text) <= 2 * width + 0.25)
     body = booktabs(table.text).rstrip("\n")
     body = body if fits else f"\\resizebox{{\\linewidth}}{{!}}{{%\n{body}}}"
-    caption = " ".join(one_line(text) for text in (f"{table.title}." if table.title else "", table.note) if text)
+    caption = " ".join(prose(text) for text in (f"{table.title}." if table.title else "", table.note) if text)
     return "\n".join(
         [
             f"\\begin{{table{star}}}[t]",
@@ -141,7 +140,7 @@ def _typeset_numbers(text: str) -> str:
 
 def latex_escape(text: object) -> str:
     """A text with every character that LaTeX reads as its own written out, and those that its fonts lack by number."""
-    return "".join(map(_as_latex, one_line(text)))
+    return "".join(map(_as_latex, prose(text)))
 
 
 def _as_latex(character: str) -> str:

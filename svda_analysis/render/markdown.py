@@ -8,7 +8,8 @@ from html import escape
 import pandas as pd
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table, Widget
-from svda_analysis.errors import one_line, printable
+from svda_analysis.errors import printable
+from svda_analysis.formatting import prose
 from svda_analysis.render.glosses import gloss_markdown
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # where HTML would begin
@@ -25,7 +26,7 @@ def to_markdown(document: Document, *, figures: str = "figures") -> str:
     parts = [f"# {markdown_escape(document.title)}"] if document.title else []
     parts += [f"**Warning: {markdown_escape(line)}**" for line in document.warnings]
     if document.answer:
-        parts.append("\n".join(f"- {_without_tags(one_line(line))}" for line in document.answer))
+        parts.append("\n".join(f"- {_without_tags(prose(line))}" for line in document.answer))
     if document.command:
         parts.append(document.made_by.replace("`{command}`", _code(document.command)))
     for block in document.lead:
@@ -50,13 +51,13 @@ def _markdown_block(block: Content, section: Section, figures: str) -> list[str]
     if isinstance(block, Picture):
         return [f"![{markdown_escape(block.alt)}]({picture_path(block, figures)})"]
     if isinstance(block, Points):
-        return ["\n".join(f"- {_without_tags(one_line(line))}" for line in block.lines)] if block.lines else []
+        return ["\n".join(f"- {_without_tags(prose(line))}" for line in block.lines)] if block.lines else []
     return [] if isinstance(block, Widget) else [_without_tags(block)]
 
 
 def _summary(title: str) -> str:
     """A title inside of a tag of HTML, where no markdown is read."""
-    return escape(one_line(title))
+    return escape(prose(title))
 
 
 def picture_path(picture: Picture, figures: str) -> str:
@@ -72,7 +73,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 def markdown_escape(text: object) -> str:
     """A name or a cell on one line, every character in it meant as it stands: no tag, link, formula or emphasis."""
-    found = one_line(text)
+    found = prose(text)
     for pattern, written in _MARKS:
         found = pattern.sub(written, found)
     return _without_tags(found)
@@ -85,7 +86,7 @@ def _without_tags(text: str) -> str:
 
 def _code(text: str) -> str:
     """A code span of a text, with more backticks around it than stand in it."""
-    said = one_line(text)
+    said = prose(text)
     longest = max(map(len, re.findall("`+", said)), default=0)
     marks, space = "`" * (longest + 1), " " if longest else ""
     return f"{marks}{space}{said}{space}{marks}"

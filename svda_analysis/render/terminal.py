@@ -6,7 +6,8 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table, Widget
-from svda_analysis.errors import one_line, printable
+from svda_analysis.errors import printable
+from svda_analysis.formatting import prose
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,12 +26,12 @@ def print_document(document: Document, console: Console | None = None) -> None:
     if document.title:
         console.print(printable(document.title), style="bold", markup=False)
     for line in document.warnings:
-        console.print(f"warning: {one_line(line)}", markup=False)
+        console.print(f"warning: {prose(line)}", markup=False)
     for block in document.lead:
         _print_block(block, Section(name="lead"), console)
     for section in document.sections:
         if section.title:
-            console.print(f"\n{one_line(section.title)}", style="bold", markup=False)
+            console.print(f"\n{prose(section.title)}", style="bold", markup=False)
         for block in section.blocks:
             _print_block(block, section, console)
 
@@ -42,7 +43,7 @@ def _print_block(block: Content, section: Section, console: Console) -> None:
             console.print(printable(block.note), markup=False)
     elif isinstance(block, Points):
         for line in block.lines:
-            console.print(_point(one_line(line), console.width))
+            console.print(_point(prose(line), console.width))
     elif not isinstance(block, Picture | Widget):
         console.print(printable(block), markup=False)
 
@@ -68,15 +69,15 @@ def terminal_table(table: Table, *, title: bool = True) -> RichTable:
     from rich.markup import escape
     from rich.table import Table as Made
 
-    above = escape(one_line(table.title)) if title and table.title else None
+    above = escape(prose(table.title)) if title and table.title else None
     made = Made(title=above, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     shown = table.text.drop(columns=table.group) if table.group else table.text
     for at, column in enumerate(shown.columns):
-        made.add_column(escape(one_line(column)), justify="left" if at == 0 else "right", no_wrap=at > 0)
+        made.add_column(escape(prose(column)), justify="left" if at == 0 else "right", no_wrap=at > 0)
     heading = None
     for at, row in enumerate(shown.itertuples(index=False)):
         if table.group and table.text[table.group].iloc[at] != heading:
             heading = table.text[table.group].iloc[at]
-            made.add_row(f"[italic]{escape(one_line(heading))}[/]")
-        made.add_row(*(escape(one_line(cell)) for cell in row))
+            made.add_row(f"[italic]{escape(prose(heading))}[/]")
+        made.add_row(*(escape(prose(cell)) for cell in row))
     return made

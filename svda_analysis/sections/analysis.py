@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from svda_analysis.comparison import HOW_ADJUSTED
 from svda_analysis.document import Document, Picture, Points, Section, Table
 from svda_analysis.results import Analysis
 from svda_analysis.sections.explorer import widget_section
@@ -165,11 +166,10 @@ def _reading_section(analysis: Analysis) -> Section:
 
 # --- texts ------------------------------------------------------------------------------------------------------------
 
-_COMPARING = """Means over heads and layers; differences are model minus baseline, paired by training seed where seeds
-are shared. p is adjusted by Holm's method, over the rows of faithfulness and over all others; the effect is the paired
-difference in units of its own spread over seeds (Hedges' correction). Of one run each, intervals are over images as if
-the two models had seen different ones, so wider than pairs would give: `svda compress` compares a smaller model with
-its source image by image."""
+_COMPARING = f"""Means over heads and layers; differences are model minus baseline, paired by training seed where seeds
+are shared. {HOW_ADJUSTED} The effect is the paired difference in units of its own spread over seeds (Hedges'
+correction). Of one run each, intervals are over images as if the two models had seen different ones, so wider than
+pairs would give: `svda compress` compares a smaller model with its source image by image."""
 _FAITHFUL = """How much faster the predicted class falls when the patches that a map ranks highest are taken away
 (deletion), and rises when they are brought back (insertion), than under a random ranking of the same model. Above 0 the
 map tells something. Raw areas depend on how confident a model is, and are not compared here."""

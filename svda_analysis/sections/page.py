@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from svda_analysis.comparison import judged_rows
 from svda_analysis.formatting import counted, thousands
 from svda_analysis.results import Analysis, Run
 from svda_analysis.sections.sentences import accuracy_lines, gain_lines, statements
@@ -93,7 +94,7 @@ def first_findings(analysis: Analysis) -> tuple[str, ...]:
     said = [*statements(comparison), *statements(comparison, "faithful")]
     decided = [line for line in said if f": {INCONCLUSIVE} (" not in line and UNIFORM not in line]
     shown = decided[:_MOST_ANSWERS] or said[:_FEW]
-    words = [str(word) for word in comparison.loc[comparison["layer"].isna(), "verdict"].dropna()]
+    words = [row.verdict for row, _ in judged_rows(comparison)]
     count = ", ".join(f"{words.count(word)} {word}" for word in (*_DECIDED, UNIFORM, INCONCLUSIVE) if word in words)
     more = [f"Verdicts over the whole model: {count}."] if words else []
     return (*lines, *more, *shown)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.comparison import summarise
+from svda_analysis.comparison import judged_rows, summarise
 from svda_analysis.formatting import counted, interval, number, p_value, percent, signed
 from svda_analysis.frames import each_row
 from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, SUPPORTED, UNIFORM
-from svda_analysis.vocabulary import label, quantity
+from svda_analysis.vocabulary import label
 
 
 def accuracy_lines(table: pd.DataFrame) -> list[str]:
@@ -42,12 +42,9 @@ def first_lines(lines: Sequence[str]) -> tuple[str, ...]:
 def statements(comparison: pd.DataFrame, quality: str = "structured") -> list[str]:
     """One sentence for each whole-model row whose quantity points to more or less of ``quality``: its verdict
     (``verdicts.py``), in words. In the order of the rows; of ``faithful`` maps by method."""
-    rows = comparison[comparison["layer"].isna() & comparison["verdict"].notna()]
     if quality == "faithful":
-        rows = rows.sort_values("source", kind="stable")
-    found = [(row, quantity(str(row.indicator))) for row in each_row(rows)]
-    names = {one.name for _, one in found}
-    return [_statement(row, quality) for row, one in found if one.quality == quality and one.restates not in names]
+        comparison = comparison.sort_values("source", kind="stable")
+    return [_statement(row, quality) for row, _ in judged_rows(comparison, quality)]
 
 
 def _statement(row: Any, quality: str) -> str:

@@ -84,7 +84,8 @@ def side(difference: float, p: float) -> str:
 
 def price_of_low_rank(result: DatasetResult) -> list[str]:
     """A line on what low rank costs: the accuracy of the living models whose scores have a lower rank than the
-    control's, by the adjusted p, against the other living ones; none where there are none of one sort."""
+    control's, by the adjusted p, against the other living ones. None where there are none of one sort, or the baseline
+    is of low rank too: then the control stands apart, not the low rank."""
     alive = result.alive
     control, table = result.first_of("control", alive), result.living
     rank = next((key for key in (RANK, BEFORE) if _all_have(table, alive, key)), None)
@@ -93,15 +94,15 @@ def price_of_low_rank(result: DatasetResult) -> list[str]:
     ranks = compare_blocked(table, *rank, control)
     low = list(ranks.loc[(ranks["p_adjusted"] < LEVEL_OF_TESTS) & (ranks["difference"] < 0), "model"])
     others = [name for name in alive if name not in low]
-    if not low or ranks.empty:
+    if not low or result.baseline in low:
         return []
     weights = dict.fromkeys(low, 1 / len(low)) | dict.fromkeys(others, -1 / len(others))
     found = contrast_blocked(table, *ACCURACY, weights)
     numbers = f"{points(found.difference, *found.interval)} points, p {p_value(found.p)}"
     return [
         f"What low rank costs: accuracy {side(found.difference, found.p)} ({numbers}) of the variants with a lower "
-        f"{ASKED[rank]} than {control} ({', '.join(low)}), against the other living ones "
-        f"({', '.join(others)})."
+        f"{ASKED[rank]} than {control}, taken together ({', '.join(low)}), against the others whose attention is not "
+        f"all but uniform ({', '.join(others)})."
     ]
 
 

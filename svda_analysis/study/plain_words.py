@@ -15,11 +15,11 @@ from svda_analysis.errors import InputError
 from svda_analysis.formatting import MISSING, capital, counted
 from svda_analysis.render.markdown import markdown_escape
 from svda_analysis.results import META, read_own_meta
-from svda_analysis.study.claims import NUMBER, as_told, tables_of_pairs
+from svda_analysis.study.claims import NUMBER, RULE_OF_ACCURACY, as_told, remark_on, tables_of_pairs
 from svda_analysis.study.report import KIND, read_study
 from svda_analysis.study.reproduction import reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import StudyResult
-from svda_analysis.study.sections import first_answers
+from svda_analysis.study.sections import first_answers, training_length
 from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, RULE, SUPPORTED, UNIFORM
 
 PAGE = "README.md"
@@ -28,13 +28,15 @@ _QUESTIONS = {  # by claim
     "more interpretable attention": "is attention more interpretable, as far as selectivity says it",
     "sparser attention": "is attention sparser",
     "spectrally structured attention": "do fewer directions make up the scores",
-    "no accuracy is sacrificed": "is it as accurate",
+    "no accuracy is sacrificed": "is it at most {margin:g} points less accurate",
     "more accurate": "is it more accurate",
 }
+_OF_VARIANTS = """Where variants of a recipe stand beside each other, training seeds are blocks, p is adjusted over all
+that is asked there, and a difference is shown where that p is below 0.05.""".replace("\n", " ")
 _ANSWERS = {
     SUPPORTED: "yes",
     OPPOSED: "no, the contrary is shown",
-    EQUIVALENT: "the same, within the margin",
+    EQUIVALENT: "no, the same within the margin",
     INCONCLUSIVE: "not decided",
     UNIFORM: "no answer, its attention is all but uniform",
 }
@@ -50,7 +52,7 @@ def write_plain_words(folder: str | os.PathLike[str]) -> Path | None:
     parts = [lines for meta in sorted(place.rglob(META)) for lines in _lines_of(meta.parent, place)]
     if not parts:
         return None
-    intro = f"Written by `svda gallery` from the reports in this folder. {RULE}"
+    intro = f"Written by `svda gallery` from the reports in this folder. {RULE} {RULE_OF_ACCURACY} {_OF_VARIANTS}"
     page.write_text(
         "\n".join([_WRITTEN_BY, "# What was found, in plain words", "", intro, *parts, ""]), encoding="utf-8"
     )
@@ -82,6 +84,7 @@ def _lines_of(folder: Path, place: Path) -> Iterator[str]:
 def _who(study: StudyResult, name: str) -> str:
     runs = [
         f"{markdown_escape(one.title)}, {counted(len(one.table[['model', 'seed']].drop_duplicates()), 'training run')}"
+        + (f" of {length}" if (length := training_length(one)) else "")
         for one in study.datasets
         if one.trained
     ]
@@ -92,26 +95,22 @@ def _of_claims(study: StudyResult) -> Iterator[tuple[str, str]]:
     """A line for each claim on the first pair of models, and for each further pair."""
     for one in as_told(tables_of_pairs(study)):
         models = markdown_escape(one.models)
+        asked = [(_QUESTIONS[claim].format(margin=study.margin), rows) for claim, rows in one.claims.items()]
         if one.title:
-            said = [
-                f"{capital(_QUESTIONS[claim])}? {capital(_on_each_data_set(rows))}."
-                for claim, rows in one.claims.items()
-            ]
+            said = [f"{capital(question)}? {capital(_on_each_data_set(rows))}." for question, rows in asked]
             line = f"**{one.title} ({models}).** {' '.join(said)}"
         else:
-            line = " ".join(
-                f"**{models}: {_QUESTIONS[claim]}?** {_on_each_data_set(rows)}." for claim, rows in one.claims.items()
-            )
+            line = " ".join(f"**{models}: {question}?** {_on_each_data_set(rows)}." for question, rows in asked)
         yield f"tables/{one.table}.csv", line
 
 
 def _on_each_data_set(rows: pd.DataFrame) -> str:
     """What a claim came to on each data set."""
-    columns = ["Data", "Verdict", NUMBER, "p (Holm)", "Why"]
-    said = [
-        f"{_ANSWERS[verdict]} on {data}" + (f" ({number}, p {p})" if number != MISSING else f" ({why})")
-        for data, verdict, number, p, why in rows[columns].itertuples(index=False)
-    ]
+    said = []
+    for row in rows.to_dict("records"):
+        numbers = f"{row[NUMBER]}, p {row['p (Holm)']}" if row[NUMBER] != MISSING else ""
+        beside = "; ".join(part for part in (numbers, remark_on(row)) if part)
+        said.append(f"{_ANSWERS[row['Verdict']]} on {row['Data']} ({beside})")
     return "; ".join(map(markdown_escape, said))
 
 

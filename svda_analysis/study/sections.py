@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from svda_analysis.document import Content, Document, Picture, Points, Section, Table
 from svda_analysis.formatting import file_word, spoken
@@ -34,7 +34,7 @@ def study_document(
     study: StudyResult, *, command: str = "", warnings: Iterable[str] = (), versions: Mapping[str, str] | None = None
 ) -> Document:
     """The whole report: which images, what the manifest has it say, then every section registered for ``study``."""
-    lines = [f"{one.title}: {one.source}{_trained_how(one)}" for one in study.datasets if not one.missing]
+    lines = [f"{one.title}: {'; '.join(_seen_and_trained(one))}" for one in study.datasets if not one.missing]
     missing = [f"{one.title} ({one.missing.removeprefix('not run here: ')})" for one in study.datasets if one.missing]
     lines += [f"Not run here: {', '.join(missing)}"] if missing else []
     return Document(
@@ -51,15 +51,27 @@ def study_document(
     )
 
 
-def _trained_how(result: DatasetResult) -> str:
-    """For how many epochs on how many images its runs were trained, as far as they say so."""
+def _seen_and_trained(result: DatasetResult) -> Iterator[str]:
+    """Which images its models saw, of how many their attention was measured, how large they are, how long trained."""
+    yield result.source
+    table = result.table[result.table["indicator"] == "selectivity_index"]
+    if images := sorted(set(table["n"].dropna().astype(int))):
+        yield f"attention measured on {from_to(images)} of them"
+    if len(layers := table.groupby(["model", "seed"], dropna=False)["layer"].nunique()):
+        yield f"models of {from_to(sorted(set(layers)))} layers"
+    if length := training_length(result):
+        yield f"trained for {length}"
+
+
+def training_length(result: DatasetResult) -> str:
+    """For how many epochs on how many images the runs of a data set were trained, as far as they say so; else empty."""
     recipes = [run.recipe for run in result.analysis.runs if run.recipe.get("epochs")]
     if not recipes:
         return ""
     epochs = sorted({int(one["epochs"]) for one in recipes})
     few = sorted({int(one["train_images"]) for one in recipes if one.get("train_images")})
     on = f" on {from_to(few)} images" if few else ""
-    return f"; trained for {from_to(epochs)} epoch{'s' if epochs[-1] > 1 else ''}{on}"
+    return f"{from_to(epochs)} epoch{'s' if epochs[-1] > 1 else ''}{on}"
 
 
 def first_answers(study: StudyResult) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.comparison import compare_blocked, summarise
+from svda_analysis.comparison import HOW_ADJUSTED, compare_blocked, summarise
 from svda_analysis.document import Table
 from svda_analysis.earlier import AXES, UNCENTRED
 from svda_analysis.formatting import (
@@ -52,8 +52,8 @@ def accuracy_table(results: Sequence[DatasetResult], margin: float) -> Table:
             "Runs compared": MISSING if pd.isna(row["difference"]) else str(row["n_seeds"]),
             "p": p_value(row["p"]),
             f"p (equivalent within {margin:g})": p_value(row["p_equivalent"]),
-            "Power (%)": fixed(100 * row["power"], 0),
-            "Runs for 80 %": MISSING if pd.isna(row["runs_needed"]) else str(int(row["runs_needed"])),
+            "Power if equal (%)": fixed(100 * row["power"], 0),
+            "Runs for 80 % if equal": MISSING if pd.isna(row["runs_needed"]) else str(int(row["runs_needed"])),
             "Interval over": row["unit"] or MISSING,
         }
         for row in rows
@@ -64,7 +64,8 @@ def accuracy_table(results: Sequence[DatasetResult], margin: float) -> Table:
         "small says that the accuracies differ. p (equivalent) is of two one-sided t tests (TOST) with a margin of "
         f"{margin:g} points: small says that they are the same to within the margin. Power: how often so many runs of "
         "the observed spread would show that a model of equal accuracy loses less than the margin (one-sided t test at "
-        "5 %), and how many runs would do so in 80 of 100 studies; of few runs the spread itself is a rough guess. "
+        "5 %, not adjusted), and how many runs would do so in 80 of 100 studies; of few runs the spread itself is a "
+        "rough guess, and for a model that is less accurate so many do not suffice. "
         "Where the models do not share all their seeds, the difference is of fewer runs than the means. One run each: "
         "the interval is over images and speaks of these checkpoints alone, without p."
     )
@@ -150,9 +151,10 @@ def _indicator_table(result: DatasetResult, model: str, baseline: str) -> Table:
     return Table(
         name=f"t2_{file_word(result.name)}_{file_word(model)}_{file_word(baseline)}",
         title=f"{result.title}: {model} against {baseline}",
-        note="Means over layers and heads. p is adjusted by Holm's method over all rows; the effect is the difference "
-        "in units of its own spread over seeds where runs are paired by seed, else of the spread within the models "
-        "(Hedges' correction, from three pairs on). Sigma belongs to SVDA alone, so it stands beside nothing.",
+        note=f"Means over layers and heads. {HOW_ADJUSTED} That is over more questions than the claims ask, so p is "
+        "larger here than there, where it decides. The effect is the difference in units of its own spread over seeds "
+        "where runs are paired by seed, else of the spread within the models (Hedges' correction, from three pairs "
+        "on). Sigma belongs to SVDA alone, so it stands beside nothing.",
         numbers=comparison,
         text=pd.concat([text, _alone(result, model, baseline, text)], ignore_index=True),
     )
