@@ -14,13 +14,13 @@ import pandas as pd
 from svda_analysis.errors import one_line
 
 MISSING, NO_ENDS = "-", "[no interval]"
-_LONGEST_TEXT = 20_000  # characters
+_LONGEST_PROSE = 20_000  # characters
 _LONGEST = 150  # bytes of a file's name, with room for what is put behind it
 
 
 def prose(text: object) -> str:
     """A text of a report on one line (:func:`~svda_analysis.errors.one_line`), whole where it is not beyond reading."""
-    return one_line(text, most=_LONGEST_TEXT)
+    return one_line(text, most=_LONGEST_PROSE)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

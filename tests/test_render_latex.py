@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svda_analysis.document import Table
-from svda_analysis.render.latex import booktabs, latex_escape, latex_file, to_latex
+from svda_analysis.render.latex import booktabs, latex_escape, latex_file, latex_table, to_latex
 
 
 def test_a_table_of_text():
@@ -69,6 +69,12 @@ def test_escaped_text_is_one_line_with_balanced_braces(text):
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     assert not set(bare) & set("%_&#^")
+
+
+def test_a_long_note_is_whole_in_caption_and_comment():
+    note = " ".join(f"word{i}" for i in range(500))
+    table = Table(name="t", note=note, text=pd.DataFrame({"a": ["1"]}))
+    assert all(note in made for made in (latex_file(table), latex_table(table, width=3.0)))
 
 
 def test_a_row_may_begin_with_a_bracket():

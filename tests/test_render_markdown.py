@@ -95,6 +95,12 @@ def test_our_own_text_keeps_its_marks_and_holds_no_tags():
     assert "&lt;i> *so*" in page
 
 
+def test_what_a_report_says_is_cut_nowhere():
+    said = " ".join(f"word{i}" for i in range(500))
+    section = Section(name="a", title="A", blocks=(Points((said,)), Picture(name="p", draw=None, caption=said)))
+    assert to_markdown(Document(title="T", sections=(section,), answer=(said,))).count(said) == 3
+
+
 def test_a_command_with_backticks_stays_in_its_span():
     made = to_markdown(Document(title="", sections=(), command="svda `rm` x\ny"))
     assert made == "Made by `` svda `rm` x y ``.\n"

@@ -29,7 +29,9 @@ def test_what_is_decided_comes_with_its_interval_and_is_counted():
     analysis = an_analysis()
     found = first_findings(analysis)
     assert sum(line.startswith("Test accuracy, ") for line in found) == 2
-    verdicts = analysis.comparison.loc[analysis.comparison["layer"].isna(), "verdict"].dropna().tolist()
+    whole = analysis.comparison[analysis.comparison["layer"].isna()]
+    assert "attention_entropy" in set(whole["indicator"])  # which selectivity restates
+    verdicts = whole.loc[whole["indicator"] != "selectivity_index", "verdict"].dropna().tolist()
     assert verdicts.count("supported") > 0
     count = next(line for line in found if line.startswith("Verdicts over the whole model: "))
     assert f"{verdicts.count('supported')} supported" in count

@@ -11,7 +11,7 @@ from study_cases import result, some_runs, with_frames
 from svda_analysis.formatting import p_value
 from svda_analysis.results import nothing_measured
 from svda_analysis.stats import holm
-from svda_analysis.study.claims import NUMBER, claims_table, penalties_table, sigma_table, tables_of_claims
+from svda_analysis.study.claims import NUMBER, claims_table, remark_on, tables_of_claims, tables_of_parts
 from svda_analysis.study.costs import Size
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
@@ -32,9 +32,11 @@ def test_claims_are_judged_by_their_numbers_alone():
         "spectrally structured attention": SUPPORTED,
         "no accuracy is sacrificed": SUPPORTED,  # 0.1 points lower, within the margin
     }
-    sigma = sigma_table([result(5)]).text.set_index("Claim")
-    assert sigma.loc["spectrally structured attention", "Verdict"] == SUPPORTED
-    assert set(sigma["Models"]) == {"svda against cosine"}
+    beside, by_itself, penalties = tables_of_parts(StudyResult(title="T", datasets=(result(5),), variants={}))
+    assert beside.text.set_index("Claim").loc["spectrally structured attention", "Verdict"] == SUPPORTED
+    assert set(beside.text["Models"]) == {"svda against cosine"}
+    assert by_itself.text.empty  # no SVDA was trained without its penalties
+    assert penalties.text.empty
 
 
 def test_one_run_each_decides_nothing():
@@ -98,8 +100,24 @@ def test_models_with_other_seeds_say_how_many_runs_are_compared():
     assert "one training run" in table.loc["sparser attention", "Why"]
 
 
+def test_a_loss_that_is_shown_is_told_where_the_margin_is_undecided():
+    table = result(5).table
+    rows = table["indicator"] == "accuracy"
+    for model, lost in {"vit": 0.0, "svda": 0.0045}.items():
+        noise = [1e-3, -1e-3, 2e-3, -2e-3, 0.0] if model == "svda" else [0.0] * 5
+        table.loc[rows & (table["model"] == model), "mean"] = [0.9 - lost + x for x in noise]
+    shown = with_frames(result(5), table=table)
+    row = claims_table([shown], 0.5).text.set_index("Claim", drop=False).loc["no accuracy is sacrificed"]
+    p = stats.ttest_1samp([-0.0045 + x for x in noise], 0).pvalue
+    assert row["Verdict"] == INCONCLUSIVE
+    assert row["Why"] == f"less accurate, p {p_value(p)} unadjusted; on which side of the margin is not shown"
+    assert remark_on(row.to_dict()) == row["Why"]
+    assert row["Why"] in " ".join(study_document(StudyResult(title="T", datasets=(shown,), variants={})).answer)
+
+
 def test_without_a_control_nothing_is_said_of_sigma():
-    assert sigma_table([result(3, models=("vit", "svda"))]).text.empty
+    study = StudyResult(title="T", datasets=(result(3, models=("vit", "svda")),), variants={})
+    assert all(table.text.empty for table in tables_of_parts(study))
 
 
 def with_variant(fields) -> StudyResult:
@@ -116,8 +134,9 @@ def with_variant(fields) -> StudyResult:
 
 def test_what_the_penalties_add_is_judged_beside_svda_without_them():
     study = with_variant({"shape_penalty": 0.0, "norm_penalty": 0.0})
-    _, sigma, penalties = tables_of_claims(study)
-    assert set(sigma.text["Models"]) == {"svda against cosine", "plain against cosine"}
+    _, beside, sigma, penalties = tables_of_claims(study)
+    assert set(beside.text["Models"]) == {"svda against cosine"}
+    assert set(sigma.text["Models"]) == {"plain against cosine"}
     assert set(penalties.text["Models"]) == {"svda against plain"}
     said = penalties.text.set_index("Claim")
     beside = claims_table(study.datasets, 0.5).text.set_index("Models").loc["svda against vit"].set_index("Claim")
@@ -129,7 +148,10 @@ def test_what_the_penalties_add_is_judged_beside_svda_without_them():
 
 def test_a_variant_that_changes_more_says_nothing_of_the_penalties():
     for fields in ({"shape_penalty": 0.0}, {"shape_penalty": 0.0, "norm_penalty": 0.0, "sigma_start": "one"}):
-        assert penalties_table(with_variant(fields)).text.empty
+        beside, sigma, penalties = tables_of_parts(with_variant(fields))
+        assert set(beside.text["Models"]) == {"svda against cosine", "plain against cosine"}
+        assert sigma.text.empty
+        assert penalties.text.empty
 
 
 def test_without_a_baseline_the_claims_say_so():

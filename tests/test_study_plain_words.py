@@ -36,6 +36,7 @@ def test_each_claim_is_answered_with_its_number_and_file(tmp_path):
     selective = next(line for line in lines if "more interpretable" in line)
     assert "?** yes on X (+0.100 [" in selective
     assert "no, the contrary is shown on X (-0.100 [" in next(line for line in lines if "sparser" in line)
+    assert any("is it at most 0.5 points less accurate?** yes on X (-0.11 [" in line for line in lines)
     for line in lines:
         linked = line.rpartition("](")[2].rstrip(")")
         assert (tmp_path / linked).is_file()

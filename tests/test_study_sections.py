@@ -33,7 +33,8 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
     document = study_document(
         study(shown, absent, notes=("Tuned on validation images.",)), command="svda paper", warnings=["old checkpoints"]
     )
-    said = ("X: X test, 9 images from here", "Not run here: Y (data not at hand)", "Tuned on validation images.")
+    seen = "X: X test, 9 images from here; models of 1 layer"
+    said = (seen, "Not run here: Y (data not at hand)", "Tuned on validation images.")
     assert document.lead == (Points(said),)
     assert (document.title, document.command, document.warnings) == ("A study", "svda paper", ("old checkpoints",))
     names = [section.name for section in document.sections]
@@ -48,8 +49,8 @@ def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(
     other = dataclasses.replace(shown, name="z", title="Z")
     document = study_document(study(shown, other, dataclasses.replace(shown, name="w", title="W")))
     first, *_ = document.sections
-    assert document.answer[-1].startswith("What Sigma adds to normalisation (svda against cosine). More interpretable")
-    assert len(document.answer) == 5  # a line for each claim, and one on what Sigma adds
+    assert document.answer[-1].startswith("What SVDA adds to normalisation (svda against cosine). More interpretable")
+    assert len(document.answer) == 5  # a line for each claim, and one on what is added
     assert first.title == (
         "The claims of arXiv 2602.10994, judged on svda (the recipe of this toolkit, not the one of the paper)"
     )
@@ -64,7 +65,8 @@ def test_each_verdict_on_the_first_screen_has_its_number_and_interval(shown, wit
     rows = {row["Claim"]: row for row in claims_table([shown], 0.5).text.to_dict("records")}
     for claim, row in rows.items():
         line = next(line for line in document.answer if line.lower().startswith(claim.lower()))
-        assert line.endswith(f"): **{row['Verdict']}** on X, {row['Number [95% CI]']}.")
+        remark = f" ({row['Why']})" if claim == "no accuracy is sacrificed" else ""
+        assert line.endswith(f"): **{row['Verdict']}** on X, {row['Number [95% CI]']}{remark}.")
 
 
 def test_the_title_of_the_claims_says_what_was_changed(shown, without_figures):
@@ -120,4 +122,4 @@ def test_figures_are_named_for_their_data_set_and_what_is_carried_or_missing_is_
 def test_for_how_long_runs_were_trained_and_on_what_is_said(shown, recipes, said):
     runs = tuple(Run(model="svda", recipe=recipe) for recipe in recipes)
     trained = dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, runs=runs))
-    assert f"{shown.source}{said}\n" in to_markdown(study_document(study(trained)))
+    assert f"{shown.source}; models of 1 layer{said}\n" in to_markdown(study_document(study(trained)))

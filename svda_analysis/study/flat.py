@@ -90,7 +90,7 @@ def _source_line(page: Path, title: str) -> str:
     start = f"- {title}: "
     lines = page.read_text(encoding="utf-8").split("\n")
     found = next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
-    return found.partition("; trained for ")[0]  # which is told of the runs
+    return found.partition("; ")[0]  # what follows is told of the runs
 
 
 def _carried(result: DatasetResult, of_variants: bool, files: list[str]) -> tuple[str, ...]:

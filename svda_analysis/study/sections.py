@@ -54,11 +54,13 @@ def study_document(
 def _seen_and_trained(result: DatasetResult) -> Iterator[str]:
     """Which images its models saw, of how many their attention was measured, how large they are, how long trained."""
     yield result.source
-    table = result.table[result.table["indicator"] == "selectivity_index"]
-    if images := sorted(set(table["n"].dropna().astype(int))):
+    rows = {name: result.table[result.table["indicator"] == name] for name in ("accuracy", "selectivity_index")}
+    all_images, images = (sorted(set(one["n"].dropna().astype(int))) for one in rows.values())
+    if images and images != all_images:
         yield f"attention measured on {from_to(images)} of them"
-    if len(layers := table.groupby(["model", "seed"], dropna=False)["layer"].nunique()):
-        yield f"models of {from_to(sorted(set(layers)))} layers"
+    layers = rows["selectivity_index"].groupby(["model", "seed"], dropna=False)["layer"].nunique()
+    if deep := sorted(set(layers)):
+        yield f"models of {from_to(deep)} layer{'s' if deep[-1] > 1 else ''}"
     if length := training_length(result):
         yield f"trained for {length}"
 
