@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from svda_analysis.attention import Attention, check_count
-from svda_analysis.checkpoint import save
+from svda_analysis.checkpoint import Checkpoint, save
 from svda_analysis.conversion import convert, distill, distill_output
 from svda_analysis.converted import replaced, save_converted, weights_of
 from svda_analysis.data import load_dataset
@@ -57,8 +56,8 @@ def convert_file(
     ``distill_steps`` of :func:`~svda_analysis.conversion.distill` and ``output_steps`` of
     :func:`~svda_analysis.conversion.distill_output` follow. They and ``start="weights"`` look at ``images`` images of
     ``data``, by default those that a checkpoint learned from; labels are not used. A checkpoint of ours whose blocks
-    are all converted stays a checkpoint, any other model becomes a file of
-    :func:`~svda_analysis.converted.save_converted`. Raises :class:`InputError` before anything is written.
+    are all converted stays a checkpoint, without the history of what it was made from; any other model becomes a file
+    of :func:`~svda_analysis.converted.save_converted`. Raises :class:`InputError` before anything is written.
     """
     check_count("images", images)
     for name, steps in (("distill", distill_steps), ("distill_output", output_steps)):
@@ -78,12 +77,8 @@ def convert_file(
             apart = distill_output(model, subject, shown, steps=output_steps, seed=seed, progress=progress)
         whole = isinstance(model, ViT) and all(isinstance(x, Attention) for x in model.attention_layers())
         if subject.checkpoint and isinstance(model, ViT) and whole and len(_kinds(model)) == 1:
-            save(
-                dataclasses.replace(
-                    subject.checkpoint, config=model.config, model=weights_of(model), optimizer=None, under_way=None
-                ),
-                out,
-            )
+            known = {name: getattr(subject.checkpoint, name) for name in ("epoch", "recipe", "data", "versions")}
+            save(Checkpoint(config=model.config, model=weights_of(model), **known), out)
         else:
             save_converted(model, out)
     return Converted(tuple(replaced(model)), source, lost, subject.left_out, tuple(apart))

@@ -26,6 +26,9 @@ def test_a_checkpoint_converted_whole_stays_a_checkpoint(tiny, tmp_path):
     assert checkpoint.config.attention == "svda"
     assert checkpoint.config.sigma_form == "linear"
     assert checkpoint.optimizer is None
+    assert checkpoint.epoch == load(tiny["dot"]).epoch
+    assert checkpoint.history.empty  # it was another model's
+    assert checkpoint.trace is None
     assert len(found.divergence) == 3
     assert len(found.apart) == 2
     assert steps == [(1, 3), (2, 3), (3, 3), (1, 2), (2, 2)]

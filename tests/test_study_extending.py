@@ -13,6 +13,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.study import load_manifest
 from svda_analysis.study.extending import RunKey, held_runs, keys_of, without
 from svda_analysis.study.report import read_study
+from svda_analysis.study.tables import accuracy_table
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,37 @@ def test_it_trains_what_the_report_lacks_and_gives_the_report_of_one_go(
     run_paper(whole_study.manifest, out, tmp_path / "ck", fashion, "--extend")
     assert sorted(path.name for path in (tmp_path / "ck").rglob("*.pt")) == ["svda_s1.pt", "vit_s1.pt"]
     assert contents(out) == contents(whole_study.out)
+
+
+def test_a_further_model_stands_beside_those_that_are_held(first_seed, whole_study, fashion, tmp_path, few_figures):
+    out = shutil.copytree(first_seed, tmp_path / "out")
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(
+        whole_study.manifest.read_text()
+        .replace("seeds = [0, 1]", "seeds = [0]")
+        .replace('["dot", "svda"]', '["dot", "svda", "cosine"]')
+    )
+    before, _ = read_study(out)
+    run_paper(manifest, out, tmp_path / "ck", fashion, "--extend")
+    assert [path.name for path in (tmp_path / "ck").rglob("*.pt")] == ["cosine_s0.pt"]
+    after, _ = read_study(out)
+    sizes = after.datasets[0].sizes
+    assert list(sizes) == ["vit", "svda", "cosine"]
+    assert all(sizes[name].seconds == size.seconds > 0 for name, size in before.datasets[0].sizes.items())
+    assert set(accuracy_table(after.datasets, 0.5).text["Model"]) == {"vit", "svda", "cosine", "-"}
+    assert "svda against vit" in (out / "tables" / "t3_claims.md").read_text()
+
+
+@pytest.mark.parametrize(("place", "field"), [("recipe", "lr"), ("config", "heads")])
+def test_a_run_that_was_trained_otherwise_than_planned_is_not_held(first_seed, whole_study, tmp_path, place, field):
+    out = shutil.copytree(first_seed, tmp_path / "out")
+    path = out / "data" / "fashion_mnist" / "meta.json"
+    meta = json.loads(path.read_text())
+    run = meta["runs"][0]
+    (run["settings"]["config"] if place == "config" else run["recipe"])[field] = 1
+    path.write_text(json.dumps(meta))
+    held = held_runs(*read_study(out), load_manifest(whole_study.manifest))
+    assert keys_of(held) == {RunKey("fashion_mnist", meta["runs"][1]["model"], 0)}
 
 
 def test_nothing_to_train_keeps_what_is_held(whole_study, fashion, tmp_path, few_figures):

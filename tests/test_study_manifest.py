@@ -84,7 +84,11 @@ def test_what_stands_nearer_wins(tmp_path):
         ("[datasets.sample]\n[analysis]\nfaithfulness = 0", "analysis.faithfulness must be a whole number above 0"),
         ("[datasets.sample]\n[analysis]\nprecision = 2", "analysis.precision must be below 1, got 2"),
         ("[datasets.sample]\n[analysis]\nmargin = nan", "analysis.margin must be below 100, got nan"),
-        ("[datasets.'imagefolder:/a/x']\n[datasets.'imagefolder:/b/x']", "two would write x/vit_s0.pt"),
+        (
+            "[datasets.'imagefolder:/a/x']\n[datasets.'imagefolder:/b/x']",
+            "datasets must end in different names, got imagefolder:/a/x and imagefolder:/b/x",
+        ),
+        ("[datasets.'imagefolder:a/b c']\n[datasets.'imagefolder:a/b-c']", "end in different names, got imagefolder:a"),
         ("[datasets.sample]\n[variants.svda]", "variants must have names of their own"),
         ("[datasets.sample]\n[variants.'../x']", "variants must have names of their own"),
         ("[datasets.sample]\n[analysis]\nimages = 0", "analysis.images must be a whole number above 0"),
@@ -105,6 +109,12 @@ def test_a_bad_manifest_is_one_line_and_exit_code_2(tmp_path, capsys, text, mess
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_no_data_set_leads_out_of_the_folder_of_checkpoints(tmp_path):
+    (tmp_path / "m.toml").write_text("[datasets.'imagefolder:..']")
+    files = [run.file for run in load_manifest(tmp_path / "m.toml").runs("imagefolder:..")]
+    assert all((tmp_path / file).resolve().parent.parent == tmp_path for file in files)
 
 
 def test_an_unknown_manifest_names_those_there_are(tmp_path):

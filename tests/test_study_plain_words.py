@@ -56,6 +56,11 @@ def test_written_again_it_is_the_same_and_damaged_reports_are_left_out(tmp_path)
     (tmp_path / "b" / "data" / "costs.csv").write_text("no table")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "meta.json").write_text(json.dumps([1]))
+    for name, part in (("d", "manifest"), ("e", "datasets")):
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+        meta = json.loads((tmp_path / name / "meta.json").read_text())
+        meta[part] = {} if part == "manifest" else [{"name": "x"}]
+        (tmp_path / name / "meta.json").write_text(json.dumps(meta))
     assert write_plain_words(tmp_path).read_bytes() == before
 
 

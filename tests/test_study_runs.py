@@ -16,6 +16,7 @@ from study_cases import TINY, run_paper, wait_for
 
 from svda_analysis.checkpoint import load, save
 from svda_analysis.compression import compress
+from svda_analysis.convert_files import convert_file
 from svda_analysis.data import load_dataset
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
@@ -88,12 +89,16 @@ def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):
     train(short, recipe, source / "short_s0.pt", data_root=fashion)
     images, _ = next(load_dataset("fashion_mnist", root=fashion, train=True).batches(20))
     save(compress(load(tiny["svda"]), images, budget=0.5), source / "small_s0.pt")
+    convert_file(tiny["dot"], source / "whole.pt")
+    convert_file(tiny["dot"], source / "part.pt", blocks="last:1")
     study = tmp_path / "tiny.toml"
     study.write_text(TINY)
     run_paper(study, tmp_path / "out", tmp_path / "nowhere", fashion, "--from", str(tmp_path))
     said = capsys.readouterr().err
     assert "half_s0.pt, epoch 1 of 2" in said
     assert "small_s0.pt, compressed" in said
+    assert "whole.pt, its history holds no test accuracy" in said  # which was that of the model it is made from
+    assert "part.pt, it is no checkpoint of a training of ours" in said
     assert "short_s0.pt" not in said
     assert "short" in set(read_study(tmp_path / "out")[0].datasets[0].trained)
     assert "broken.pt is not a checkpoint" in said

@@ -7,6 +7,7 @@ the same precision, and measured with the same options by this version, whose nu
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from svda_analysis.errors import reading
-from svda_analysis.results import Analysis, versions
-from svda_analysis.study.manifest import DatasetPlan, Manifest, StudyOptions
+from svda_analysis.recipe import with_all_fields
+from svda_analysis.results import Analysis, Run, versions
+from svda_analysis.study.costs import in_order
+from svda_analysis.study.manifest import DatasetPlan, Manifest, PlannedRun, StudyOptions
 from svda_analysis.study.result import FROM_HISTORY, DatasetResult, StudyResult
 
 
@@ -45,12 +48,19 @@ def held_runs(study: StudyResult, meta: Mapping[str, Any], manifest: Manifest) -
             if run.seed is not None
             and (key := (run.model, run.seed)) in plans
             and plans[key] == then.get(key)
-            and run.epoch == plans[key].recipe.epochs
+            and _is_of(run, plans[key])
             and _release(run.settings.get("measured_with")) == _release(versions())
         }
         if mine:
             results[result.name] = dataclasses.replace(result, analysis=_only(result.analysis, mine))
     return results
+
+
+def _is_of(run: Run, plan: PlannedRun) -> bool:
+    """Whether a run was trained as planned, as far as its report says how."""
+    config, planned = run.settings.get("config"), json.loads(json.dumps(dataclasses.asdict(plan.config)))
+    as_planned = with_all_fields(run.recipe) == dataclasses.asdict(plan.recipe) and config in (None, planned)
+    return as_planned and run.epoch == plan.recipe.epochs
 
 
 def keys_of(held: Mapping[str, DatasetResult]) -> set[RunKey]:
@@ -115,12 +125,11 @@ def extended(held: DatasetResult, fresh: DatasetResult, manifest: Manifest) -> D
     Seconds and memory of a model are those of its runs measured now, where there are any, else those that were held.
     """
     planned = [(run.name, run.recipe.seed) for run in manifest.runs(held.name)]
-    sizes = {
-        name: held.sizes[name] if name in held.sizes and not size.seconds >= 0 else size
-        for name, size in fresh.sizes.items()
-    }
     parts = [held.analysis] if fresh.missing else [held.analysis, fresh.analysis]
     names = [run.model for part in parts for run in part.runs]
+    known = {name: size for name, size in held.sizes.items() if name in names}
+    known |= {name: size for name, size in fresh.sizes.items() if name not in known or size.seconds >= 0}
+    sizes = in_order({name: known[name] for name in sorted(known, key=manifest.place_of)})
     whole = fresh if not fresh.missing else held
     baseline = dataclasses.replace(whole, sizes=sizes).first_of("baseline", names)
     joined = Analysis.join([dataclasses.replace(part, baseline=baseline) for part in parts])

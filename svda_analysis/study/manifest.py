@@ -32,7 +32,6 @@ import difflib
 import math
 import os
 import tomllib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -40,6 +39,7 @@ from typing import Any, get_args
 
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError, reading
+from svda_analysis.formatting import file_word
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.metrics import choose_metrics
 from svda_analysis.model import ViTConfig, preset_for
@@ -101,7 +101,7 @@ class PlannedRun:
     @property
     def file(self) -> Path:
         """Its checkpoint below the folder of checkpoints, such as ``cifar10/svda_s0.pt``."""
-        return Path(Path(self.dataset.partition(":")[2] or self.dataset).name) / f"{self.name}_s{self.recipe.seed}.pt"
+        return Path(file_word(self.dataset)) / f"{self.name}_s{self.recipe.seed}.pt"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,10 @@ class Manifest:
     mixed_precision: Precision = "auto"
     of_variants: bool = False
     notes: tuple[str, ...] = ()
+
+    def place_of(self, model: str) -> int:
+        """Where it names a model; behind them all where it does not."""
+        return [*self.variants, model].index(model)
 
     def runs(self, dataset: str) -> list[PlannedRun]:
         """The runs on one data set, seed by seed. Raises :class:`InputError` for a value that its field refuses."""
@@ -211,13 +215,20 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
     )
     if not made.datasets:
         raise InputError("datasets must name at least one, as [datasets.fashion_mnist]")
-    # every value is checked by its field now, not after hours of training
     if len(made.seeds) > _MOST_SEEDS:
         raise InputError(f"seeds must be at most {_MOST_SEEDS}, got {len(made.seeds)}")
-    files = Counter(run.file for dataset in made.datasets for run in made.runs(dataset))
-    if files and (most := files.most_common(1)[0])[1] > 1:
-        raise InputError(f"datasets must end in different names: two would write {most[0]}")
+    for dataset in made.datasets:
+        made.runs(dataset)  # every value is checked by its field now, not after hours of training
+    check_different(made.datasets)
     return made
+
+
+def check_different(datasets: Iterable[str]) -> None:
+    """Raise :class:`InputError` where two data sets would have files of one name, in a report or of checkpoints."""
+    names: dict[str, str] = {}
+    for dataset in datasets:
+        if (other := names.setdefault(file_word(dataset), dataset)) != dataset:
+            raise InputError(f"datasets must end in different names, got {other} and {dataset}")
 
 
 def _variants(content: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import pandas as pd
 from svda_analysis.analysis import LEFT_OUT, analyze_runs
 from svda_analysis.data import DATASETS, ImageData, load_dataset
 from svda_analysis.errors import DataNotFoundError
+from svda_analysis.formatting import file_word
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
 from svda_analysis.results import Analysis, Run, nothing_measured
 from svda_analysis.soundness import NotFiniteError
@@ -41,10 +42,11 @@ def measure_dataset(
     configs = {run.name: run.config for run in plan}
     for run in trained:
         configs.setdefault(run.name, checkpoint_of(run.subject).config)
-    sizes = in_order({name: model_size(configs[name]) for name in sorted(configs, key=_place_in(manifest))})
-    nothing = DatasetResult(
-        name=dataset, title=DATASETS[dataset.partition(":")[0]].title, sizes=sizes, analysis=nothing_measured()
-    )
+    sizes = in_order({name: model_size(configs[name]) for name in sorted(configs, key=manifest.place_of)})
+    kind, _, place = dataset.partition(":")
+    of_folder = f" {file_word(dataset)}" if place else ""
+    title = DATASETS[kind].title + of_folder
+    nothing = DatasetResult(name=dataset, title=title, sizes=sizes, analysis=nothing_measured())
     if not trained:
         missing = "not run here: no checkpoint" if is_at_hand(manifest, dataset, root) else NOT_AT_HAND
         return dataclasses.replace(nothing, missing=missing)
@@ -60,19 +62,13 @@ def measure_dataset(
         return dataclasses.replace(nothing, missing="no run has finite numbers", broken=(f"{dataset}: {error}",))
     return dataclasses.replace(
         nothing,
-        title=data.source.partition(f" {data.split}, ")[0],
+        title=data.source.partition(f" {data.split}, ")[0] + of_folder,
         source=data.source,
         sizes={name: size.timed(whole.history[whole.history["model"] == name]) for name, size in sizes.items()},
         untraced=tuple(name for name in sizes if name in whole.models and name not in whole.traces),
         analysis=_for_report(whole, manifest),
         broken=tuple(f"{dataset}: {line}" for line in whole.warnings if LEFT_OUT in line),
     )
-
-
-def _place_in(manifest: Manifest) -> Callable[[str], int]:
-    """Where the manifest names a model; behind them all where it does not."""
-    places = {name: place for place, name in enumerate(manifest.variants)}
-    return lambda name: places.get(name, len(places))
 
 
 def _measure_runs(
@@ -111,6 +107,7 @@ def _of_study(found: Run, run: Trained, versions: Mapping[str, str]) -> Run:
     subject, checkpoint = run.subject, checkpoint_of(run.subject)
     trained_on = str(subject.data.get("source", "")).partition(" from ")[0]
     known = {"trained_on": trained_on, "trained_with": checkpoint.versions, "measured_with": versions}
+    known["config"] = dataclasses.asdict(checkpoint.config)
     path = "/".join(Path(subject.spec or subject.name).parts[-2:])
     return dataclasses.replace(found, path=path, seconds=0.0, settings={**found.settings, **known})
 

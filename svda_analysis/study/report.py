@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svda_analysis.errors import InputError, check_writable
+from svda_analysis.errors import InputError, check_writable, reading
 from svda_analysis.formatting import file_word
 from svda_analysis.render.writer import write_document
 from svda_analysis.results import META, Analysis, Run, nothing_measured, read_frame, read_json, versions
@@ -56,15 +56,18 @@ def write_paper(
     """
     from svda_analysis.cache import UNFINISHED
     from svda_analysis.study.extending import extended, without
+    from svda_analysis.study.manifest import check_different
     from svda_analysis.study.measuring import measure_dataset
 
+    datasets = list(dict.fromkeys([*manifest.datasets, *(run.dataset for run in trained)]))
+    check_different(datasets)
     folder = Path(out)
     check_writable(folder, "output folder")
     for left in [*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"cache/{UNFINISHED}*")]:
         shutil.rmtree(left, ignore_errors=True)  # what a killed run left behind
     known = without(held or {}, {(run.dataset, run.name, run.subject.seed) for run in trained})
     results = []
-    for dataset in dict.fromkeys([*manifest.datasets, *(run.dataset for run in trained)]):
+    for dataset in datasets:
         mine = [run for run in trained if run.dataset == dataset]
         result = measure_dataset(manifest, dataset, mine, folder / "cache", root=data_root, progress=progress)
         earlier = known.get(dataset)
@@ -144,8 +147,13 @@ def read_study(folder: str | os.PathLike[str]) -> tuple[StudyResult, dict[str, A
     """The study whose report lies in ``folder``, and its ``meta.json``. Errors as :func:`render_study_again`."""
     place = Path(folder)
     meta = _read_meta_file(place)
+    with reading(f"{place / META} is damaged"):
+        return _study_in(place, meta), meta
+
+
+def _study_in(place: Path, meta: Mapping[str, Any]) -> StudyResult:
     if "kind" not in meta:
-        return StudyResult.of(meta["manifest"], read_flat_results(place, meta)), meta
+        return StudyResult.of(meta["manifest"], read_flat_results(place, dict(meta)))
     costs, results = read_frame(place / "data" / _COSTS, COST_COLUMNS), []
     for found in meta["datasets"]:
         analysis = nothing_measured() if found["missing"] else Analysis.load(place / "data" / file_word(found["name"]))
@@ -153,7 +161,7 @@ def read_study(folder: str | os.PathLike[str]) -> tuple[StudyResult, dict[str, A
             key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
         }
         results.append(DatasetResult(**about, sizes=sizes_of(costs, found["name"]), analysis=analysis))
-    return StudyResult.of(meta["manifest"], results), meta
+    return StudyResult.of(meta["manifest"], results)
 
 
 def _read_meta_file(folder: Path) -> dict[str, Any]:

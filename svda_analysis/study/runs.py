@@ -207,12 +207,14 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> tuple[list[Trained], lis
 
 def _unfit(opened: Subject) -> str:
     """Why a checkpoint is no finished run of a study; empty where it is one."""
+    if opened.checkpoint is None:
+        return "it is no checkpoint of a training of ours from its start"
     epochs = opened.recipe.get("epochs", opened.epoch)
     if not opened.data:
         return "it does not say what it was trained on"
     if opened.epoch != epochs:
         return f"epoch {opened.epoch} of {epochs}"
-    if getattr(opened.model.config, "compressed", False):
+    if opened.checkpoint.config.compressed:
         return "compressed: its history is that of the model it was made from"
     tested = opened.history[(opened.history["indicator"] == "accuracy") & (opened.history["source"] == "test")]
     return "" if len(tested) else "its history holds no test accuracy"
