@@ -144,6 +144,29 @@ def test_a_folder_that_is_not_there_gets_its_rows(tmp_path):
     assert NOT_AT_HAND.removeprefix("not run here: ") in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_two_folders_of_images_are_two_data_sets_with_their_own_classes(tmp_path, few_figures):
+    random = np.random.default_rng(0)
+    for folder, classes in (("a/first", 2), ("b/second", 3)):
+        for at in range(8 * classes):
+            place = tmp_path / folder / ("train" if at < 4 * classes else "test") / f"class{at % classes}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(place / f"{at}.png")
+    path = tmp_path / "m.toml"
+    tables = [f'[datasets."imagefolder:{tmp_path / name}"]\n' for name in ("a/first", "b/second")]
+    small = "[model]\nimage_size = 16\npatch_size = 8\ndim = 8\ndepth = 1\nheads = 2\n"
+    few = "[recipe]\nepochs = 1\nprobe_images = 4\n[analysis]\nimages = 4\nexamples = 1\n"
+    path.write_text(small + few + "".join(tables))
+    run_paper(path, tmp_path / "out", tmp_path / "ck", tmp_path)
+    study, _ = read_study(tmp_path / "out")
+    first, second = study.datasets
+    assert [one.title for one in study.datasets] == ["image folder first", "image folder second"]
+    assert (first.analysis.runs[0].images, second.analysis.runs[0].images) == (4, 4)
+    assert second.sizes["vit"].parameters - first.sizes["vit"].parameters == 8 + 1  # a row of the head, and its bias
+    assert "imagefolder" not in (tmp_path / "out" / "tables" / "t3_claims.md").read_text()
+    overview = (tmp_path / "out" / "README.md").read_text()
+    assert "| Claim | Models | image folder first | image folder second |" in overview
+
+
 def test_a_study_of_variants_has_one_table_with_what_each_changes(tmp_path, fashion):
     path = tmp_path / "study.toml"
     variants = '[variants.start_one]\nsigma_start = "one"\nshape_penalty = 0\n'

@@ -69,7 +69,7 @@ def paper_command(
     from svda_analysis.study.sections import first_answers
     from svda_analysis.writing import only_writer
 
-    study = load_manifest(manifest)
+    study = load_manifest(manifest, data_root=data_root)
     folder = Path(out) if out else Path("reports") / study.name
     check_report_folder(folder, "README.md", "report.html", "meta.json", "tables", "figures", "data")
     warnings: list[str] = []

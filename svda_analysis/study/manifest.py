@@ -37,8 +37,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-from svda_analysis.data import DATASETS
-from svda_analysis.errors import InputError, reading
+from svda_analysis.data import DATASETS, count_classes
+from svda_analysis.errors import DataNotFoundError, InputError, reading
 from svda_analysis.formatting import file_word
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.metrics import choose_metrics
@@ -144,8 +144,11 @@ class Manifest:
         return found
 
 
-def load_manifest(given: str | os.PathLike[str]) -> Manifest:
-    """Read a manifest: a file, or the name of one that the package brings. Raises :class:`InputError`, one line."""
+def load_manifest(given: str | os.PathLike[str], *, data_root: str | os.PathLike[str] | None = None) -> Manifest:
+    """Read a manifest: a file, or the name of one that the package brings. Raises :class:`InputError`, one line.
+
+    The classes of a data set whose folders they are (``imagefolder:DIR``) are counted, where it is at hand.
+    """
     path, packaged = Path(given), packaged_manifests()
     if path.suffix != ".toml" and str(given) in packaged:
         text, name = (_PACKAGED / f"{given}.toml").read_text(encoding="utf-8"), str(given)
@@ -159,7 +162,7 @@ def load_manifest(given: str | os.PathLike[str]) -> Manifest:
         content = tomllib.loads(text)
     try:
         with reading("it cannot be read"):
-            return _manifest(name, content)
+            return _manifest(name, content, data_root)
     except InputError as error:
         raise InputError(f"manifest {given}: {error}") from None
 
@@ -179,7 +182,7 @@ def _read_manifest(path: Path) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _manifest(name: str, content: dict[str, Any]) -> Manifest:
+def _manifest(name: str, content: dict[str, Any], root: str | os.PathLike[str] | None) -> Manifest:
     allowed = [
         "title",
         "seeds",
@@ -203,7 +206,9 @@ def _manifest(name: str, content: dict[str, Any]) -> Manifest:
     made = Manifest(
         name=name,
         title=_typed(content, "title", str, name),
-        datasets={key: _dataset(key, table, base) for key, table in _typed(content, "datasets", dict, {}).items()},
+        datasets={
+            key: _dataset(key, table, base, root) for key, table in _typed(content, "datasets", dict, {}).items()
+        },
         variants=_variants(content),
         seeds=tuple(_list(content, "seeds", int, [0])),
         recipe=_fields(content, "recipe", _RECIPE),
@@ -245,21 +250,31 @@ def _variants(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return models
 
 
-def _dataset(name: str, table: Any, base: str) -> DatasetPlan:
+def _dataset(name: str, table: Any, base: str, root: str | os.PathLike[str] | None) -> DatasetPlan:
     if name.partition(":")[0] not in DATASETS:
         raise InputError(f"datasets must be among {', '.join(DATASETS)}{_near(name, DATASETS)}, got {name!r}")
     where = f"datasets.{name}."
     _check_keys(table, ["preset", "at_hand", "recipe", "model"], where)
     usual, fields = preset_for(DATASETS[name.partition(":")[0]])
     of_model, of_recipe = named_recipe(base, name)
-    usual_fields = {**({} if "preset" in table else fields), **of_model, **of_recipe}
+    at_hand = _typed(table, "at_hand", bool, True, where)
+    counted = _counted_classes(name, root) if at_hand else {}
+    usual_fields = {**({} if "preset" in table else fields), **counted, **of_model, **of_recipe}
     return DatasetPlan(
         preset=_typed(table, "preset", str, usual, where),
-        at_hand=_typed(table, "at_hand", bool, True, where),
+        at_hand=at_hand,
         usual=usual_fields,
         recipe=_fields(table, "recipe", _RECIPE, where),
         model=_fields(table, "model", _SHARED, where),
     )
+
+
+def _counted_classes(name: str, root: str | os.PathLike[str] | None) -> dict[str, int]:
+    try:
+        found = count_classes(name, root=root)
+    except DataNotFoundError:  # its rows say so
+        return {}
+    return {} if found is None else {"num_classes": found}
 
 
 def _analysis(table: dict[str, Any]) -> StudyOptions:
