@@ -18,7 +18,7 @@ from svda_analysis.cache import joint_key, kept, run_key
 from svda_analysis.comparison import default_baseline
 from svda_analysis.data import Preprocessing
 from svda_analysis.directions import direction_shares
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_fields
 from svda_analysis.faithful import check_faithful, methods_for
 from svda_analysis.faithful import faithfulness as measure_faithfulness
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
@@ -207,8 +207,9 @@ class _Extras:
     directions: int | None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.maps is not None:
-            check_enough(self.maps)
+            check_enough("maps", self.maps)
         for name in ("faithfulness", "directions"):
             if (images := getattr(self, name)) is not None and images < 1:
                 raise InputError(f"{name} must be at least 1, got {images}")

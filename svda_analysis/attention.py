@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -191,7 +192,7 @@ class Attention(nn.Module):
         check_heads(dim, heads)
         check_choice("sigma_form", sigma_form, get_args(SigmaForm))
         check_dropout("dropout", dropout)
-        check_noise(sigma_noise)
+        check_amount("sigma_noise", sigma_noise)
         self.kind, self.heads, self.head_dim = kind, heads, dim // heads
         self.sigma_form, self.dropout = sigma_form, dropout
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -256,10 +257,9 @@ def check_count(name: str, value: object, most: int | None = None) -> None:
         raise InputError(f"{name} must be at most {most}, got {value if value < 2**63 else 'more'}")
 
 
-def check_noise(value: float) -> None:
-    """Raise :class:`InputError` unless ``value`` can be the deviation of sigma's entries at the start."""
-    if not 0 <= value < math.inf:
-        raise InputError(f"sigma_noise must be at least 0, got {value!r}")
+def check_amount(name: str, value: float) -> None:
+    if not 0 <= value <= sys.float_info.max:
+        raise InputError(f"{name} must be a finite number of at least 0, got {value!r}")
 
 
 def check_dropout(name: str, value: float) -> None:

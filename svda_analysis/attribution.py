@@ -371,7 +371,7 @@ def resolve(target: Tensor | None, logits: Tensor) -> Tensor:
 
 def class_of_each(target: int | Tensor, B: int) -> Tensor:
     """``(B,) int64`` of one class for all or of one for each. Raises :class:`InputError` for anything else."""
-    if isinstance(target, int) and not isinstance(target, bool):
+    if isinstance(target, int) and not isinstance(target, bool) and abs(target) < 2**63:
         return torch.full((B,), target)
     if not isinstance(target, Tensor) or target.dtype not in _WHOLE or target.shape != (B,):
         came = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)

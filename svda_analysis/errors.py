@@ -1,15 +1,21 @@
 """What "bad input" means here: one exception, shown by the command line as a single line with exit code 2."""
 
 import contextlib
+import dataclasses
+import numbers
 import os
 import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 _LONGEST_LINE = 1000  # characters; what a file holds may be shown in full nowhere
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"  # bidirectional marks
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "None"}
+_SORTS = {bool: bool, numbers.Integral: int, numbers.Real: float, str: str, NoneType: NoneType}  # the first that fits
 
 
 class InputError(ValueError):
@@ -86,6 +92,23 @@ def _own_words(error: BaseException) -> object:
         if "\nTraceback (most recent call last)" in said or "Original Traceback" in said
         else error
     )
+
+
+def check_fields(of: Any) -> None:
+    """Raise :class:`InputError` unless each field of a dataclass holds what it is declared to, where that is one or
+    several of ``bool``, ``int``, ``float`` (or a whole number), ``str`` and ``None``. Other numbers, such as NumPy's,
+    become the plain values that files can hold."""
+    declared = get_type_hints(type(of))
+    for name in (field.name for field in dataclasses.fields(of)):
+        hint, value = declared[name], getattr(of, name)
+        allowed = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        if not set(allowed) <= _PLAIN.keys():
+            continue
+        found = next((plain for kind, plain in _SORTS.items() if isinstance(value, kind)), None)
+        if found is None or not (found in allowed or (found is int and float in allowed)):
+            raise InputError(f"{name} must be {' or '.join(_PLAIN[one] for one in allowed)}, got {value!r}")
+        if type(value) is not found:
+            object.__setattr__(of, name, found(value))
 
 
 def one_line(text: object, *, most: int = _LONGEST_LINE) -> str:

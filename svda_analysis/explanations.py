@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def class_of(subject: Subject, target: int | str) -> int:
 
     Raises :class:`InputError` for a name that the model has not, or where it names none.
     """
-    if isinstance(target, int) or target.strip().lstrip("-").isdecimal():
+    if isinstance(target, int) or re.fullmatch(r"-?\d{1,18}", target.strip()):  # of more digits it is no class
         return int(target)
     if not subject.classes:
         raise InputError(f"target must be the number of a class, as {subject.name} names none, got {target!r}")

@@ -87,7 +87,7 @@ def train_late_blocks(
     check_count("late_blocks", blocks)
     recipe = dataclasses.replace(recipe, **_WITHOUT_AUGMENTATION)
     with only_writer(out):
-        check_target(out, [base] if isinstance(base, str | os.PathLike) else [], name="out")
+        check_target(out, [base] if isinstance(base, str | os.PathLike) else [], name="out", force=None)
         check_writable(Path(out).parent, "out: the folder")
         if features is not None:
             check_writable(Path(features), "features: the folder")

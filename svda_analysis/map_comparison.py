@@ -51,10 +51,10 @@ def compare_maps(
     return _compare(ours, theirs, images, seed, batch_size, progress)
 
 
-def check_enough(images: int) -> None:
-    """Raise :class:`InputError` for fewer images than heads can be matched on."""
+def check_enough(name: str, images: int) -> None:
+    """Raise :class:`InputError` naming ``name`` for fewer images than heads can be matched on."""
     if images < 8:
-        raise InputError(f"images must be at least 8 to match heads on one half and judge on the other, got {images}")
+        raise InputError(f"{name} must be at least 8 to match heads on one half and judge on the other, got {images}")
 
 
 def _compare(
@@ -65,7 +65,7 @@ def _compare(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    check_enough(images)
+    check_enough("images", images)
     comparisons, representations = {"same": MapComparison(), "other": MapComparison()}, RepresentationComparison()
     total = min(images, ours[1].total)
     with ours[0].running(), theirs[0].running(), torch.no_grad():

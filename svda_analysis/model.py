@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from svda_analysis.attention import (
     Attention,
     SigmaForm,
+    check_amount,
     check_choice,
     check_count,
     check_dropout,
     check_heads,
-    check_noise,
     start_of_sigma,
 )
 from svda_analysis.compact import CompactSelfAttention, OwnAttention, check_kept
 from svda_analysis.data.catalog import DatasetSpec
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_fields
 from svda_analysis.kinds import attention_kind
 
 # The most that a config may ask for: far beyond any model, and short of what would never end or take all memory.
@@ -83,6 +83,7 @@ class ViTConfig:
     norm_dims: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, most in _AT_MOST.items():
             check_count(name, getattr(self, name), most)
         if self.image_size % self.patch_size:
@@ -90,7 +91,7 @@ class ViTConfig:
         check_heads(self.dim, self.heads)
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
-        check_noise(self.sigma_noise)
+        check_amount("sigma_noise", self.sigma_noise)
         if self.dim % 4 and self.positions == "learned":
             raise InputError(f"dim must be a multiple of 4 (the position code needs it), got {self.dim}")
         if not self.dim * self.mlp_ratio >= 1 or self.mlp_ratio > _WIDEST_MLP:

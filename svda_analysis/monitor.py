@@ -29,7 +29,7 @@ from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.results import Analysis, Run, versions
 from svda_analysis.rides import Ride, ride
-from svda_analysis.sinks import Measurement, Sink, open_sink
+from svda_analysis.sinks import Measurement, Sink, open_sinks
 from svda_analysis.soundness import NotFiniteError
 from svda_analysis.streaming import Stream
 from svda_analysis.tokens import TokensGiven
@@ -56,7 +56,7 @@ class Monitor:
     behind the last.
 
     ``indicators`` are names or groups, as for :func:`~svda_analysis.analysis.analyze` (None: :data:`USUAL`, which are
-    quick; on the batch the spectra of sigma alone). ``sinks`` are where each measurement goes
+    quick; on the batch the spectra of sigma alone). ``sinks`` are where each measurement goes, one or several
     (:func:`~svda_analysis.sinks.open_sink`); one that fails is dropped with a warning. ``alarms`` are names of
     :data:`~svda_analysis.alarms.ALARMS`, ``"all"``, or of one's own; they warn with :class:`AttentionWarning` when they
     begin, but not before the first step. ``name`` is the model's in tables; ``noise`` and ``seed`` as for ``analyze``,
@@ -74,7 +74,7 @@ class Monitor:
         indicators: Sequence[str] | None = None,
         every: int = 100,
         on: Literal["probe", "batch"] = "probe",
-        sinks: Iterable[Any] = (),
+        sinks: Any = (),
         alarms: Iterable[str | Alarm] | None = None,
         batch_size: int = 64,
         noise: float = 0.1,
@@ -87,7 +87,8 @@ class Monitor:
         check_choice("on", on, ("probe", "batch"))
         self.model, self.every, self.on, self.batch_size = model, every, on, batch_size
         self.alarms = choose_alarms(alarms)
-        wanted = [*(USUAL if indicators is None else indicators), *(alarm.indicator for alarm in self.alarms)]
+        named = USUAL if indicators is None else [indicators] if isinstance(indicators, str) else indicators
+        wanted = [*named, *(alarm.indicator for alarm in self.alarms)]
         self.indicators = choose_indicators(list(dict.fromkeys(wanted)))
         self.name = name or type(inner_model(model)).__name__
         self.steps = 0
@@ -103,7 +104,7 @@ class Monitor:
         else:
             self.images = _checked_probe(probe_images)
             self._try()
-        self.sinks: list[Sink] = [open_sink(sink) for sink in sinks]
+        self.sinks = open_sinks(sinks)
 
     # --- when -------------------------------------------------------------------------------------------------------
 

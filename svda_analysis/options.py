@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 
-from svda_analysis.errors import InputError
+from svda_analysis.attention import check_amount
+from svda_analysis.errors import InputError, check_fields
 from svda_analysis.indicators import Indicator, choose_indicators
 
 BATCH_SIZE = 64  # images per forward, where none is given
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_LEAST_MEMORY = 10**6  # bytes: below, not even a row of a map is sure to fit
+_LEAST_MEMORY, _MOST_MEMORY = 10**6, 2**63  # bytes: below, not even a row of a map is sure to fit
 _FORWARD = 64  # what a forward of one image holds at once, in bytes of that image: of a ViT with patches of 16 about 20
 _EXAMPLE = 4  # what the example of one image holds, in bytes of its maps: they, copies, those of rollout and relevance
 
 
-def bytes_of(memory: int | str) -> int:
+def bytes_of(memory: float | str) -> int:
     """``"2GB"``, ``"500 MB"``, ``"1.5GiB"`` or a number of bytes. Raises :class:`InputError` for anything else."""
     told = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", str(memory).lower())
     size = _SIZES.get(told[2]) if told else None
-    if told is None or size is None or (found := int(float(told[1]) * size)) < _LEAST_MEMORY:
-        raise InputError(f"memory must be at least 1MB, as in 2GB or 500MB, got {memory!r}")
-    return found
+    if told is None or size is None or not _LEAST_MEMORY <= (found := float(told[1]) * size) < _MOST_MEMORY:
+        raise InputError(f"memory must be at least 1MB and below 2^63 bytes, as in 2GB or 500MB, got {memory!r}")
+    return int(found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,13 @@ class Options:
     precision: float | None = None
     costly_images: int | None = 256
     batch_size: int | None = None
-    memory: int | str | None = None
+    memory: float | str | None = None
     noise: float = 0.1
     examples: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.chosen:
             raise InputError("indicators must name at least one indicator, got none")
         if self.images is not None and self.images < 1:
@@ -52,8 +53,7 @@ class Options:
             raise InputError(f"precision must lie between 0 and 1, got {self.precision}")
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.noise < math.inf:
-            raise InputError(f"noise must be at least 0, got {self.noise}")
+        check_amount("noise", self.noise)
         if self.examples < 0:
             raise InputError(f"examples must be at least 0, got {self.examples}")
         if not 0 <= self.seed < 2**63:

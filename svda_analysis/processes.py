@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, LoggerType, gather_object
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from svda_analysis.attention import check_choice
 from svda_analysis.bars import are_several
 from svda_analysis.errors import InputError
 from svda_analysis.recipe import Precision
@@ -34,6 +35,7 @@ def accelerated(
     A process that waits more than ``timeout`` seconds for the others, or loses them, ends in :class:`HaltedError`.
     """
     check_tracker(track)
+    check_choice("mixed_precision", mixed_precision, get_args(Precision))
     chosen: str | None = mixed_precision
     if mixed_precision == "auto":
         chosen = None if "ACCELERATE_MIXED_PRECISION" in os.environ else "bf16" if torch.cuda.is_available() else "no"
@@ -41,16 +43,19 @@ def accelerated(
     options: dict[str, Any] = {"mixed_precision": chosen, "log_with": track, "project_dir": folder}
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))]
     saved = "what was saved stands, and --resume goes on from there"
-    with not_alone(timeout, saved) if several else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if several:
+            stack.enter_context(not_alone(timeout, saved))
+        stack.callback(AcceleratorState._reset_state)  # else the next call in this process could not choose its own
         try:
             accelerator = Accelerator(cpu=several and not torch.cuda.is_available(), **options)
         except ValueError as error:
             raise InputError(f"mixed_precision or track cannot be used here: {error}") from None
-        try:
-            yield accelerator
-        finally:
-            accelerator.end_training()
-            AcceleratorState._reset_state()  # else the next call in this process could not choose its precision
+        stack.callback(accelerator.end_training)
+        if accelerator.mixed_precision == "fp16" and not accelerator.native_amp:  # it would train in float32
+            where = accelerator.device.type
+            raise InputError(f"mixed_precision must be no or bf16 on a {where} (fp16 needs a GPU), got fp16")
+        yield accelerator
 
 
 def check_tracker(track: str | None) -> None:

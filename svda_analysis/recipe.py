@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from svda_analysis.attention import check_choice, check_count
+from svda_analysis.attention import check_amount, check_choice, check_count
 from svda_analysis.checkpoint import Checkpoint
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, check_fields
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.model import ViTConfig
 
@@ -75,18 +75,19 @@ class TrainConfig:
     monitor_indicators: str = "default"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("train_images", "validation_images", "monitor_images"):
             if (number := getattr(self, name)) is not None:
                 check_count(name, number, _MOST_THINGS)
         for name in ("epochs", "batch_size", "probe_images"):
             check_count(name, getattr(self, name), _MOST_THINGS)
-        padding = 0 if self.crop_padding is None else self.crop_padding
-        if type(padding) is not int or not 0 <= padding <= _WIDEST_PADDING:
-            raise InputError(f"crop_padding must be a whole number from 0 to {_WIDEST_PADDING}, got {padding!r}")
+        if self.crop_padding is not None and not 0 <= self.crop_padding <= _WIDEST_PADDING:
+            raise InputError(
+                f"crop_padding must be a whole number from 0 to {_WIDEST_PADDING}, got {self.crop_padding}"
+            )
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "float" and not 0 <= value < math.inf:
-                raise InputError(f"{field.name} must be at least 0, got {value}")
+            if field.type == "float":
+                check_amount(field.name, getattr(self, field.name))
         for name in ("warmup_share", "label_smoothing", "beta2"):
             if getattr(self, name) >= 1:
                 raise InputError(f"{name} must be below 1, got {getattr(self, name)}")
@@ -175,12 +176,7 @@ def source_recipe(dataset: str) -> dict[str, Any]:
     model: dict[str, Any] = {"norm": "post", "positions": "none", "init": "source", "depth": depth, "mlp_ratio": 4.0}
     model |= {"sigma_form": "linear", "sigma_start": 1.0, "sigma_noise": 0.1}
     model |= {"dim": 96, "heads": 2, "patch_size": 8} if large else {"dim": 256, "heads": 4, "patch_size": 4}
-    recipe: dict[str, Any] = {
-        "epochs": 100,
-        "batch_size": 32 if large else 64,
-        "lr": 1e-4 if large else 3e-4,
-        "beta2": 0.999,
-    }
+    recipe: dict[str, Any] = {"epochs": 100, "batch_size": 32 if large else 64, "lr": 1e-4 if large else 3e-4}
     recipe |= {"weight_decay": 0.0, "warmup_share": 0.0, "schedule": "constant", "clip_norm": 0.0, "beta2": 0.999}
     recipe |= {"label_smoothing": 0.0, "normalise": False, "sigma_lr_factor": 1.0}
     recipe |= {"monitor_indicators": "default,source"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ def picture(values: np.ndarray) -> np.ndarray:
     shares = np.ma.masked_invalid((values - low) / max(high - low, 1e-12))
     pixels = (255 * colours(shares)[..., :3]).round().astype(np.uint8)
     return pixels.repeat(_HEAD_PIXELS, 0).repeat(_HEAD_PIXELS, 1)
+
+
+def open_sinks(given: Any) -> list[Sink]:
+    """A sink of each of several that a user named (:func:`open_sink`), or of one."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | os.PathLike)
+    return [open_sink(sink) for sink in (given if several else [given])]
 
 
 def open_sink(given: Any) -> Sink:

@@ -134,6 +134,10 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def _check_suits(config: ViTConfig, recipe: TrainConfig, data: ImageData) -> None:
+    if (data.labels < 0).all():
+        raise InputError(
+            f"{data.name} has no classes to train on: put the images of each into a folder (imagefolder:DIR)"
+        )
     if data.split == "all":
         raise InputError(f"{data.name} has no training and test parts: put its classes into train/ and test/ folders")
     for name in ("orthogonality", "soft_orthogonality", "qk_weight_decay"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,6 +47,22 @@ def only_writer(output: str | os.PathLike[str], name: str = "out") -> Iterator[N
         lock.release()
 
 
+@contextlib.contextmanager
+def all_or_none(targets: Sequence[Path], name: str = "out") -> Iterator[list[Path]]:
+    """Hold several files for writing (:func:`only_writer`). Yields where to write each meanwhile: they take the places
+    of ``targets`` together once all went well, and none does otherwise."""
+    with contextlib.ExitStack() as held:
+        stages = []
+        for target in targets:
+            held.enter_context(only_writer(target, name))
+            start, end = unfinished_name(target)
+            made = held.enter_context(tempfile.TemporaryDirectory(dir=target.parent, prefix=start, suffix=end))
+            stages.append(Path(made) / target.name)
+        yield stages
+        for stage, target in zip(stages, targets, strict=True):
+            os.replace(stage, target)
+
+
 def _acquired(target: Path, named: str) -> FileLock:
     """The lock of a target, held, with who holds it and since when written into it."""
     place = _lock_file(target)
@@ -62,9 +79,9 @@ def _acquired(target: Path, named: str) -> FileLock:
 
 
 def _lock_file(target: Path) -> Path:
-    """Beside the target; of a folder whose own folder cannot be written inside it."""
-    beside = target.is_dir() and not os.access(target.parent, os.W_OK)
-    return target / ".svda.lock" if beside else target.with_name(f".{target.name}.lock")
+    """Beside the target; inside a folder that lies in none, or in one that cannot be written."""
+    inside = target.is_dir() and (target == target.parent or not os.access(target.parent, os.W_OK))
+    return target / ".svda.lock" if inside else target.with_name(f".{target.name}.lock")
 
 
 def _holder(lock: Path) -> str:
@@ -88,10 +105,10 @@ def check_target(
     sources: Iterable[str | os.PathLike[str]],
     *,
     name: str = "target",
-    force: bool = False,
+    force: bool | None = False,
 ) -> None:
     """Raise :class:`InputError` where a file to be written is one of those it is made of, under whatever name, or
-    exists and ``force`` does not say that it may be lost."""
+    exists and ``force`` does not say that it may be lost (None: nothing can say so)."""
     path = Path(target)
     if names_folder(target):
         raise InputError(f"{name} must be a file, got the directory {path}")
@@ -103,7 +120,8 @@ def check_target(
     if path.exists() and not path.is_file():
         raise InputError(f"{name} must be a file, got the device, pipe or socket {path}")
     if not force:
-        raise InputError(f"{name} already exists: {path} (force writes over it; or choose another name)")
+        way = "choose another name" if force is None else "force writes over it; or choose another name"
+        raise InputError(f"{name} already exists: {path} ({way})")
 
 
 def unfinished_name(target: Path) -> tuple[str, str]:

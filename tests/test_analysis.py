@@ -167,7 +167,7 @@ def test_the_model_keeps_its_mode_and_no_gradients_are_made(images):
         ({"precision": 0}, "precision must lie between 0 and 1, got 0"),
         ({"precision": 1.5}, "precision must lie between 0 and 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"noise": -1}, "noise must be at least 0"),
+        ({"noise": -1}, "noise must be a finite number of at least 0"),
         ({"indicators": ["entropy"]}, "indicators must be among default, .* got 'entropy'"),
         ({"indicators": []}, "indicators must name at least one"),
         (
@@ -269,7 +269,7 @@ def test_bad_arguments_of_several_models_are_named(images):
         analyze_runs([], images)
     with pytest.raises(InputError, match="baseline must be one of a, got 'b'"):
         analyze_runs([a_model()], images, names=["a"], baseline="b")
-    with pytest.raises(InputError, match="images must be at least 8 to match heads"):
+    with pytest.raises(InputError, match="maps must be at least 8 to match heads"):
         analyze_runs([a_model(), a_model("dot")], images, names=["a", "b"], images=4, maps=2)
     with pytest.raises(InputError, match="names must hold a name for each of 2 models"):
         analyze_runs([a_model(), a_model("dot")], images, names=["a"])

@@ -392,6 +392,7 @@ def test_the_registry_is_complete_and_imports_no_captum(monkeypatch):
         ({"target": 10, "method": "saliency"}, r"target must lie in 0\.\.9"),
         ({"target": torch.tensor([0, 1, 11]), "batch_size": 2}, "got 11"),
         ({"target": True}, "target must be a class number or whole numbers of shape"),
+        ({"target": 10**22}, "target must be a class number or whole numbers of shape"),
         ({"target": "3"}, "target must be a class number"),
         ({"target": torch.zeros(3)}, r"got torch.float32 \(3,\)"),
         ({"target": torch.tensor([1, 2])}, r"of shape \(3,\), got torch.int64 \(2,\)"),

@@ -260,7 +260,7 @@ CHANGES = {
     "no config": ({"config": None}, "damaged"),
     "an unknown key in the config": ({"config.width": 3}, "width"),
     "an invalid value in the config": ({"config.dim": 9}, "dim must be a multiple of heads 2, got 9"),
-    "a value of another type": ({"config.mlp_ratio": "big"}, "damaged"),
+    "a value of another type": ({"config.mlp_ratio": "big"}, "invalid config: mlp_ratio must be a number, got 'big'"),
     "an endless model": ({"config.depth": 10**12}, "depth must be at most 1000, got 1000000000000"),
     "a model beyond any memory": ({"config.dim": 2**40}, "dim must be at most 65536"),
     "an infinite model": ({"config.mlp_ratio": torch.inf}, "mlp_ratio must be"),

@@ -125,13 +125,24 @@ def run_in_shell(words, **environment):
 
 def test_a_closed_or_full_or_narrow_output_gives_no_traceback():
     assert run_in_shell("--help >&- 2>&-")[:2] == (0, "")
-    assert run_in_shell("--help | true")[1] == ""
     code, said, _ = run_in_shell("--help > /dev/full")
     assert (code, said.count("\n")) == (2, 1)
     assert "No space left on device" in said
     code, said, out = run_in_shell("indicators", PYTHONIOENCODING="ascii")
     assert (code, said) == (0, "")
     assert out.isascii()
+
+
+@pytest.mark.parametrize("words", ["--help", "", "indicators", "indicators --json"])
+def test_a_reader_that_has_left_is_told_as_a_shell_does(words):
+    assert run_in_shell(f"{words} | true")[:2] == (141, "")
+
+
+def test_so_it_is_while_a_document_is_printed(others):
+    few = "--data sample --images 8 --examples 0 --indicators attention_entropy --out out"
+    code, said, _ = run_in_shell(f"analyze {others / 'whole.pt'} {few} | true")
+    assert (code, "Traceback" in said) == (141, False)
+    assert Path("out/report.html").exists()
 
 
 @pytest.mark.parametrize("words", ["analyze", "report", "export x", "train --dataset sample --out", "paper"])

@@ -24,6 +24,7 @@ from command_line import (
 from svda_analysis.analysis import analyze_runs
 from svda_analysis.checkpoint import load, save
 from svda_analysis.cli import analyze_main, main
+from svda_analysis.cli.analyze import _report_name
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS
 
 # name -> arguments of svda-analyze, and a part of the message. GOOD is a checkpoint, OTHERS the folder of the others.
@@ -54,7 +55,7 @@ BAD_INPUT = {
     "no images": (["GOOD", "--images", "0"], "images must be at least 1, got 0"),
     "half an image": (["GOOD", "--images", "0.5"], "'0.5' is not a valid integer"),
     "no batch": (["GOOD", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
-    "negative noise": (["GOOD", "--noise", "-1"], "noise must be at least 0, got -1"),
+    "negative noise": (["GOOD", "--noise", "-1"], "noise must be a finite number of at least 0, got -1"),
     "negative examples": (["GOOD", "--examples", "-1"], "examples must be at least 0, got -1"),
     "a seed beyond 64 bits": (["GOOD", "--seed", str(2**70)], "seed"),
     "a file in the way": (["GOOD", "--out", "OTHERS/text.pt"], "output folder OTHERS/text.pt cannot be written"),
@@ -292,3 +293,7 @@ def test_several_processes_refuse_bad_input_in_one_line():
     assert done.stderr.count("error: no such file: none.pt") == 1
     assert re.search(r"exitcode +: 2 ", done.stderr)
     assert not os.listdir()
+
+
+def test_what_lies_in_the_root_names_no_folder():
+    assert _report_name(["/"], "svda_s0") == "svda_s0"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,10 +14,12 @@ import torch
 
 from svda_analysis import cli
 from svda_analysis.checkpoint import load, save
+from svda_analysis.cli.compress import _report_folder
 from svda_analysis.compression.verification import (
     map_divergence,
     predictions,
 )
+from svda_analysis.errors import InputError
 from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 
@@ -184,3 +187,25 @@ def test_several_checkpoints_share_a_report(tiny, fashion, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "svda: " in printed
     assert "dot_s0: " in printed or "dot: " in printed
+
+
+def test_a_report_that_cannot_be_drawn_leaves_no_checkpoint(tiny, fashion, tmp_path, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise InputError("no report")
+
+    monkeypatch.setattr("svda_analysis.compression.write_compression", fails)
+    assert run(tiny["dot"], "--data-root", fashion, "--images", "20", "--out", tmp_path / "small.pt") == 2
+    assert "no report" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", [".", "..", "/"])
+def test_a_folder_is_no_checkpoint(word, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(word, "--out", "small.pt") == 2
+    assert capsys.readouterr().err == f"error: {word} is a directory, expected a checkpoint file\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_of_checkpoints_in_the_root_has_a_folder_of_its_own():
+    assert _report_folder(["/a.pt", "/b.pt"], None) == Path("reports/compression")

@@ -47,7 +47,9 @@ def test_what_it_refuses_is_one_line(tiny, pictures, tmp_path, capsys):
     start = [tiny["svda"], pictures, "--out", tmp_path / "out"]
     for extra, complaint in (
         (["--methods", "rollot"], "--methods must be among rollout"),
-        (["--target", "10"], "target"),
+        (["--target", "10"], "target must lie in 0..9"),
+        (["--target=--5"], "target must be a class of svda_s0"),
+        (["--target", "9" * 23], "target must be a class of svda_s0"),
         (["--target", "Sandle"], "target must be a class of svda_s0, like Sandal"),
         (["--out", pictures / "a.png"], "cannot be written"),
     ):
@@ -91,3 +93,26 @@ def test_predictions_are_told_to_a_program(tiny, pictures, tmp_path, capsys):
         assert [one["class"] for one in said[:3]] == arrays["dot_s0/predictions"].tolist()
         assert [one["probability"] for one in said[3:]] == pytest.approx(arrays["svda_s0/probabilities"].tolist())
         assert [one["file"] for one in said[:3]] == arrays["files"].tolist()
+
+
+@pytest.mark.parametrize("before", [None, "mine.txt"])
+def test_a_broken_image_on_a_later_page_leaves_nothing(before, tiny, pictures, tmp_path, capsys):
+    images = [pictures / "a.png"] * 9 + [tmp_path / "broken.png"]
+    images[-1].write_bytes(images[0].read_bytes()[:60])
+    out = tmp_path / "out"
+    if before:
+        out.mkdir()
+        (out / before).touch()
+    kept = {path.name for path in tmp_path.rglob("*")}
+    assert explain(tiny["svda"], *images, "--methods", "cls_attention", "--out", out) == 2
+    assert "broken.png" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.rglob("*")} == kept
+    assert explain(tiny["svda"], *images[:9], "--methods", "cls_attention", "--out", out) == 0
+    assert (out / "explanations-2.png").exists()
+
+
+def test_a_folder_that_is_named_as_a_figure_is_kept(tiny, pictures, tmp_path, capsys):
+    (tmp_path / "out" / "explanations.png").mkdir(parents=True)
+    assert explain(tiny["svda"], pictures, "--methods", "cls_attention", "--out", tmp_path / "out", "--force") == 2
+    assert "explanations.png is a folder in it" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["explanations.png"]

@@ -19,6 +19,7 @@ def test_bad_input_of_export_is_one_line(tiny, capsys):
     assert "no such file: none.pt" in refused(capsys, main, "export", "none.pt", "new.pt")
     Path("file").touch()
     assert "file/new.pt cannot be written" in refused(capsys, main, "export", tiny["dot"], "file/new.pt")
+    assert refused(capsys, main, "export", tiny["dot"], "/").startswith("target")
 
 
 def test_export_is_smaller_and_still_analysed(tiny, fashion, without_figures, capsys):

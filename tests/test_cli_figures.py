@@ -32,3 +32,14 @@ def test_what_is_no_report_or_no_width_is_one_line(tmp_path, capsys):
     assert f"{tmp_path} holds no report" in refused(capsys, main, "figures", tmp_path)
     assert "width must be column, text or inches" in refused(capsys, main, "figures", tmp_path, "--width", "narrow")
     assert "is not one of 'sans', 'serif'" in refused(capsys, main, "figures", tmp_path, "--font", "comic")
+
+
+def test_the_folder_that_one_stands_in_has_its_figures_beside_it(tmp_path, without_figures, monkeypatch, capsys):
+    analysis = Analysis(table=make_table(seeds=1), spectra=make_frame([], SPECTRA_COLUMNS))
+    write_report(analysis, tmp_path / "report")
+    (tmp_path / "report" / "deeper").mkdir()
+    for place, word in (("report", "."), ("report/deeper", "..")):
+        monkeypatch.chdir(tmp_path / place)
+        assert run(main, "figures", word) == 0
+        assert capsys.readouterr().out == f"figures: {tmp_path / 'report-figures' / 'figures.tex'} (3 files)\n"
+    assert "/ holds no report" in refused(capsys, main, "figures", "/")

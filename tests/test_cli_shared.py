@@ -46,12 +46,20 @@ def test_settings_go_to_their_class_with_the_type_of_their_field():
     [
         ("depth", "--set must be KEY=VALUE, got 'depth'"),
         ("depth=x", "depth must be a number like"),
+        ("crop_padding=few", "crop_padding must be a whole number or none, got 'few'"),
         ("flip=1", "flip must be true or false, got '1'"),
     ],
 )
 def test_a_setting_that_is_none_is_named(word, said):
     with pytest.raises(InputError, match=said):
         split_settings([word], {}, ViTConfig, TrainConfig)
+
+
+def test_a_setting_that_may_be_none_can_be_set_to_it():
+    assert split_settings(["crop_padding=None", "qk_dim=none"], {}, ViTConfig, TrainConfig) == [
+        {"qk_dim": None},
+        {"crop_padding": None},
+    ]
 
 
 @pytest.mark.parametrize("word", ["size=3", "image_size=big", "mean=a,b", "interpolation=sharp", "mean"])

@@ -17,6 +17,7 @@ from command_line import (
     run,
 )
 from late_cases import base_spec, photographs
+from making import write_image
 
 from svda_analysis.checkpoint import load
 from svda_analysis.cli import main
@@ -60,8 +61,18 @@ BAD_TRAINING = {
     "an unknown setting": (["--dataset", "sample", "--set", "deep=3"], "got 'deep'"),
     "a setting in words": (["--dataset", "sample", "--set", "depth=three"], "depth must be a number like"),
     "half a layer": (["--dataset", "sample", "--set", "depth=1.5"], "depth must be a number like"),
-    "a setting out of range": (["--dataset", "sample", "--set", "lr=-1"], "lr must be at least 0, got -1"),
-    "a rate that is no number": (["--dataset", "sample", "--set", "lr=nan"], "lr must be at least 0, got nan"),
+    "a setting out of range": (
+        ["--dataset", "sample", "--set", "lr=-1"],
+        "lr must be a finite number of at least 0, got -1",
+    ),
+    "a rate that is no number": (
+        ["--dataset", "sample", "--set", "lr=nan"],
+        "lr must be a finite number of at least 0, got nan",
+    ),
+    "a rate beyond all numbers": (
+        ["--dataset", "sample", "--set", "lr=1e400"],
+        "lr must be a finite number of at least 0, got inf",
+    ),
     "a switch in words": (["--dataset", "sample", "--set", "flip=maybe"], "flip must be true or false, got 'maybe'"),
     "a number for a word": (["--dataset", "sample", "--set", "sigma_form=1"], "sigma_form must be one of"),
     "sizes that do not fit": (["--dataset", "sample", "--set", "dim=9"], "dim must be a multiple of heads 2, got 9"),
@@ -87,6 +98,13 @@ def test_bad_input_of_train_is_one_line(others, capsys, arguments, said):
     ]
     assert said.replace("OTHERS", str(others)) in refused(capsys, main, "train", *filled)
     assert before == {path: path.read_bytes() for path in others.glob("*.pt") if path.is_file()}
+
+
+def test_images_without_classes_are_nothing_to_train_on(tmp_path, capsys):
+    write_image(tmp_path / "pictures" / "a.png")
+    for name in (f"images:{tmp_path / 'pictures'}", f"imagefolder:{tmp_path / 'pictures'}"):
+        message = refused(capsys, main, "train", "--dataset", name, "--out", "run.pt", *TINY)
+        assert f"{name} has no classes to train on" in message
 
 
 def test_training_without_the_data_says_how_to_get_it(capsys):

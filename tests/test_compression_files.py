@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from svda_analysis.checkpoint import load, save
+from svda_analysis.checkpoint import Checkpoint, load, save
 from svda_analysis.compression import files, images
 from svda_analysis.compression.files import compress_files, smaller_files
 from svda_analysis.compression.keep import Keep
 from svda_analysis.errors import InputError
+from svda_analysis.model import ViT, ViTConfig
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,8 @@ def test_one_model_is_held_at_a_time_and_each_part_of_the_data_is_read_once(two_
     monkeypatch.setattr(images, "load_dataset", counted)
     monkeypatch.setattr("svda_analysis.training_data.load_dataset", lambda *_, **__: pytest.fail("read again"))
     work = {"epochs": 1, "test_images": 10, "sweep_images": 0, "data_root": fashion}
-    done = list(compress_files(two_runs, Keep(energy=0.5), out=str(tmp_path / "small"), **work))
+    with compress_files(two_runs, Keep(energy=0.5), out=str(tmp_path / "small"), **work) as done:
+        assert not any(path.exists() for path, _ in done)
     assert [(run.model, run.seed) for _, run in done] == [("svda", 0), ("svda", 1)]
     assert [path.is_file() for path, _ in done] == [True, True]
     assert not any(hasattr(run, "checkpoint") for _, run in done)
@@ -93,3 +95,52 @@ def test_bad_numbers_are_told_before_any_work(two_runs, monkeypatch):
     monkeypatch.setattr(files, "compress_subject", lambda *_: pytest.fail("it began"))
     with pytest.raises(InputError, match="test_images must be at least 1, got 0"):
         compress_files(two_runs, Keep(), test_images=0)
+
+
+def broken(path, given):
+    """A checkpoint with a weight that is no number."""
+    origin = load(given)
+    name = next(name for name in origin.model if name.endswith("qkv.weight"))
+    save(dataclasses.replace(origin, model={**origin.model, name: origin.model[name] * float("nan")}), path)
+    return path
+
+
+def cosine(path, given):
+    """A checkpoint whose attention has no smaller form."""
+    config = ViTConfig(depth=1, dim=8, heads=2, attention="cosine")
+    save(Checkpoint(config=config, model=ViT(config).state_dict(), epoch=0, data=load(given).data), path)
+    return path
+
+
+def text(path, given):
+    """No checkpoint at all."""
+    path.write_text("no weights")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [(broken, "bad seed 0 has numbers that are not"), (cosine, "bad: .* cosine attention has"), (text, r"bad\.pt")],
+)
+def test_every_checkpoint_is_looked_at_before_any_work(made, said, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "compress_subject", lambda *_: pytest.fail("it began"))
+    with pytest.raises(InputError, match=said):
+        compress_files([tiny["svda"], made(tmp_path / "bad.pt", tiny["svda"])], Keep(), out=str(tmp_path / "small"))
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("where", ["in the second", "in what follows"])
+def test_what_fails_later_leaves_no_file(where, two_runs, fashion, tmp_path, monkeypatch):
+    compress_subject = files.compress_subject
+
+    def fails(subject, *others):
+        if where == "in the second" and subject.seed == 1:
+            raise InputError("late")
+        return compress_subject(subject, *others)
+
+    monkeypatch.setattr(files, "compress_subject", fails)
+    before = {path.name for path in tmp_path.iterdir()}
+    given = compress_files(two_runs, Keep(), out=str(tmp_path / "small"), test_images=10, data_root=fashion)
+    with pytest.raises(InputError, match="late"), given:
+        raise InputError("late")
+    assert {path.name for path in tmp_path.iterdir()} == before

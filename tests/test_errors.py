@@ -1,8 +1,15 @@
 """One exception for bad input, on one line; and whether a folder can be written to, without a trace."""
 
-import pytest
+from __future__ import annotations
 
-from svda_analysis.errors import DataNotFoundError, InputError, check_writable, one_line
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from svda_analysis.errors import DataNotFoundError, InputError, check_fields, check_writable, one_line
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,51 @@ def test_a_file_in_the_way_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="report folder file/x cannot be written: "):
         check_writable(type(tmp_path)("file/x"), "report folder")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    switch: bool = True
+    count: int = 1
+    share: float = 0.5
+    name: str = "a"
+    most: int | None = None
+    start: float | str = "one"
+    way: Literal["a", "b"] = "a"
+    many: tuple[int, ...] | None = None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"switch": "no"}, "switch must be true or false, got 'no'"),
+        ({"switch": 1}, "switch must be true or false, got 1"),
+        ({"count": True}, "count must be a whole number, got True"),
+        ({"count": 1.5}, "count must be a whole number, got 1.5"),
+        ({"count": np.float64(1)}, r"count must be a whole number, got np\.float64\(1\.0\)"),
+        ({"share": torch.tensor(0.5)}, r"share must be a number, got tensor\(0\.5"),
+        ({"share": False}, "share must be a number, got False"),
+        ({"share": None}, "share must be a number, got None"),
+        ({"name": 3}, "name must be text, got 3"),
+        ({"most": 2.0}, "most must be a whole number or None, got 2.0"),
+        ({"start": [1]}, r"start must be a number or text, got \[1\]"),
+    ],
+)
+def test_a_field_that_is_not_what_it_is_declared_to_be_is_named(change, said):
+    with pytest.raises(InputError, match=said):
+        check_fields(Declared(**change))
+
+
+def test_fields_that_are_what_they_are_declared_to_be_stay_and_are_plain():
+    check_fields(Declared())
+    given = Declared(share=1, most=3, start=2.0, way="c", many=[1])  # the last two have checks of their own
+    check_fields(given)
+    assert given == Declared(share=1, most=3, start=2.0, way="c", many=[1])
+    assert type(given.share) is int
+    given = Declared(share=np.float32(0.25), count=np.int64(3))
+    check_fields(given)
+    assert (type(given.share), type(given.count)) == (float, int)
+    assert (given.share, given.count) == (0.25, 3)
 
 
 def test_bad_input_is_told_on_one_line_whatever_came():

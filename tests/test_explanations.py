@@ -190,6 +190,9 @@ def test_a_class_has_a_number_or_a_name(tiny):
     assert class_of(subject, subject.classes[2].upper()) == 2
     with pytest.raises(InputError, match=r"target must be a class of .*, like .*, got 'Shose'"):
         class_of(subject, "Shose")
+    for text in ("--5", "9" * 23, "9" * 5000, "²"):
+        with pytest.raises(InputError, match="target must be a class of"):
+            class_of(subject, text)
     with pytest.raises(InputError, match="the number of a class, as Headless names none"):
         class_of(open_model(Headless(), preprocessing=Preprocessing(image_size=32, resize=32)), "shoe")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from svda_analysis import indicators as ind
-from svda_analysis.indicators.blocks import mean_over_queries
+from svda_analysis.indicators.blocks import over_queries
 from svda_analysis.indicators.numerics import (
     entropy_of,
     hoyer_of,
@@ -42,7 +42,7 @@ def test_entropy_and_sparseness_are_those_of_the_definitions():
 
 def test_queries_without_keys_are_left_out_of_a_mean_over_queries():
     a = torch.tensor([[[[0.5, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])
-    assert mean_over_queries(torch.tensor([[[3.0, 7.0], [3.0, 7.0]]]), a).tolist() == [[3, 0]]
+    assert over_queries(torch.tensor([[[3.0, 7.0], [3.0, 7.0]]]), a).value().tolist() == [[3, 0]]
     torch.testing.assert_close(row_weights(4 * a), a)
 
 

@@ -202,6 +202,6 @@ def test_a_disk_that_is_full_is_said_before_it_is(data, tmp_path, monkeypatch):
 
 def test_an_output_that_exists_is_kept(data, tmp_path):
     (tmp_path / "late.pt").write_text("mine")
-    with pytest.raises(InputError, match="out already exists"):
+    with pytest.raises(InputError, match=r"out already exists: .*late\.pt \(choose another name\)$"):
         trained(base_spec("timm", tmp_path), data, tmp_path / "late.pt")
     assert (tmp_path / "late.pt").read_text() == "mine"

@@ -105,7 +105,7 @@ def test_the_command_line_adds_the_comparison_to_the_report(tiny, fashion, tmp_p
     assert (layers["n"] == 16).all()  # the second half of 32
     assert (tmp_path / "out" / "figures" / "map_similarity.pdf").stat().st_size > 0
     assert "Do the heads attend to the same places?" in (tmp_path / "out" / "summary.md").read_text()
-    for extra, complaint in ((["--maps", "4"], "images must be at least 8"),):
+    for extra, complaint in ((["--maps", "4"], "maps must be at least 8"),):
         with pytest.raises(SystemExit) as stopped:
             analyze_main([*arguments, *extra])
         assert stopped.value.code == 2

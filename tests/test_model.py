@@ -48,7 +48,11 @@ def test_standard_sizes_have_the_parameters_of_the_literature():
         ({"dim": 97}, "multiple of heads 3, got 97"),
         ({"dim": 90}, "multiple of 4"),
         ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
-        ({"heads": 1.5}, "heads must be a whole number"),
+        ({"heads": 1.5}, "heads must be a whole number, got 1.5"),
+        ({"depth": True}, "depth must be a whole number, got True"),
+        ({"dropout": torch.tensor(0.1)}, "dropout must be a number, got tensor"),
+        ({"mlp_ratio": "wide"}, "mlp_ratio must be a number, got 'wide'"),
+        ({"qk_dim": 2.0}, "qk_dim must be a whole number or None, got 2.0"),
         ({"attention": "linear"}, "attention must be one of dot, svda, cosine, got 'linear'"),
         (
             {"sigma_start": "two"},
@@ -206,7 +210,7 @@ def test_sigma_may_start_about_its_value(form):
     model = ViT(ViTConfig(attention="svda", dim=512, depth=4, heads=2, **start))
     values = torch.cat([layer.sigma.flatten() for layer in model.attention_layers()])
     assert values.std().item() == pytest.approx(0.1, rel=0.1 if form == "linear" else 0.15)
-    with pytest.raises(InputError, match="sigma_noise must be at least 0, got -1"):
+    with pytest.raises(InputError, match="sigma_noise must be a finite number of at least 0, got -1"):
         ViTConfig(sigma_noise=-1)
 
 

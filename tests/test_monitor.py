@@ -309,6 +309,12 @@ def test_a_sink_that_fails_is_left_out():
     assert [found.step for found in seen] == [1, 2]
 
 
+def test_one_indicator_and_one_sink_need_no_list():
+    monitor = Monitor(Drawing(), images_and_labels()[0], indicators="attention_entropy", sinks="a.csv")
+    assert [one.name for one in monitor.indicators] == ["attention_entropy"]
+    assert len(monitor.sinks) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -1,5 +1,8 @@
 """The options of an analysis are checked when they are made."""
 
+import math
+import re
+
 import pytest
 
 from svda_analysis.errors import InputError
@@ -14,10 +17,28 @@ def test_memory_is_bytes_or_says_its_unit(given, wanted):
     assert bytes_of(given) == Options(memory=given).memory == Options(memory=given).most_bytes == wanted
 
 
-@pytest.mark.parametrize("given", ["2 apples", "-1GB", "", "1kB", 0, "GB", "1e9"])
+@pytest.mark.parametrize("given", ["2 apples", "-1GB", "", "1kB", 0, "GB", "1e9", "9" * 400, "9e9GB", 2**63])
 def test_memory_that_is_none_is_refused(given):
-    with pytest.raises(InputError, match="memory must be at least 1MB, as in 2GB or 500MB, got"):
+    said = "memory must be at least 1MB and below 2^63 bytes, as in 2GB or 500MB, got"
+    with pytest.raises(InputError, match=re.escape(said)):
         Options(memory=given)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": 2.5}, "images must be a whole number or None, got 2.5"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number or None, got 1.5"),
+        ({"costly_images": True}, "costly_images must be a whole number or None, got True"),
+        ({"precision": "high"}, "precision must be a number or None, got 'high'"),
+        ({"examples": "4"}, "examples must be a whole number, got '4'"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"noise": math.inf}, "noise must be a finite number of at least 0, got inf"),
+    ],
+)
+def test_options_of_another_kind_are_named(change, said):
+    with pytest.raises(InputError, match=said):
+        Options(**change)
 
 
 def test_so_many_images_go_through_at_once_as_fit():

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from svda_analysis import processes
 from svda_analysis.errors import HaltedError, InputError
@@ -16,6 +17,16 @@ from svda_analysis.recipe import TrainConfig
 from svda_analysis.training import train
 
 ALONE = SimpleNamespace(num_processes=1)
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch):
+    """Accelerators that are made anew compute on the CPU, whatever there is."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +51,32 @@ def test_a_tracker_that_is_not_there_stops_the_run_before_it_starts(track, said,
         )
     assert "\n" not in str(stopped.value)
     assert not out.parent.exists()
+
+
+@pytest.mark.usefixtures("on_a_cpu")
+def test_fp16_where_nothing_computes_in_it_is_refused(tmp_path, monkeypatch):
+    said = r"mixed_precision must be no or bf16 on a cpu \(fp16 needs a GPU\), got fp16"
+    with pytest.raises(InputError, match=said), accelerated("fp16", None, tmp_path):
+        pass
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # as accelerate launch does
+    with pytest.raises(InputError, match=said), accelerated("auto", None, tmp_path):
+        pass
+
+
+def test_a_precision_that_there_is_not_is_refused(tmp_path):
+    said = "mixed_precision must be one of auto, no, bf16, fp16, got 'fp8'"
+    with pytest.raises(InputError, match=said), accelerated("fp8", None, tmp_path):
+        pass
+
+
+@pytest.mark.usefixtures("on_a_cpu")
+@pytest.mark.parametrize(("precision", "track"), [("no", "nope"), ("fp16", None), ("fp8", None)])
+def test_a_call_that_is_refused_leaves_the_process_as_it_was(precision, track, tmp_path):
+    with pytest.raises(InputError), accelerated(precision, track, tmp_path):
+        pass
+    for after in ("bf16", "no"):
+        with accelerated(after, None, tmp_path) as accelerator:
+            assert accelerator.mixed_precision == after
 
 
 def test_sigterm_is_a_wish_inside_the_context_and_what_it_was_after_it():

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from svda_analysis.errors import InputError
 from svda_analysis.model import ViT, ViTConfig
@@ -49,10 +50,19 @@ def test_rate_rises_then_falls_to_zero():
         ({"train_images": 0}, "train_images must be a whole number of at least 1"),
         ({"crop_padding": -1}, "crop_padding must be a whole number from 0 to 512, got -1"),
         ({"crop_padding": 10**9}, "crop_padding must be a whole number from 0 to 512"),
-        ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
-        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"crop_padding": True}, "crop_padding must be a whole number or None, got True"),
+        ({"lr": -1.0}, "lr must be a finite number of at least 0, got -1.0"),
+        ({"lr": math.nan}, "lr must be a finite number of at least 0, got nan"),
+        ({"lr": math.inf}, "lr must be a finite number of at least 0, got inf"),
+        ({"lr": 10**400}, "lr must be a finite number of at least 0, got 1000"),
+        ({"lr": "a"}, "lr must be a number, got 'a'"),
+        ({"weight_decay": torch.tensor(0.1)}, "weight_decay must be a number, got tensor"),
+        ({"flip": "no"}, "flip must be true or false, got 'no'"),
         ({"label_smoothing": 1.0}, "label_smoothing must be below 1"),
         ({"seed": -1}, "seed must lie in"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"dataset": 5}, "dataset must be text, got 5"),
     ],
 )
 def test_bad_recipes_name_the_field(change, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -187,3 +188,23 @@ def test_a_pipe_in_the_place_of_the_list_of_files_is_not_waited_for(tmp_path):
     with pytest.raises(InputError, match=r"holds a file meta\.json and no report of svda-analysis"):
         write(folder, "1", "a.txt")
     assert sorted(path.name for path in folder.iterdir()) == [META]
+
+
+def test_files_that_are_known_to_be_old_go_without_a_list(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a.png", "b.png", "mine.txt"):
+        (out / name).write_text("old")
+    with staged(out, old=map(Path, ("a.png", "b.png"))) as stage:
+        (stage / "a.png").write_text("new")
+    assert tree(out) == {"a.png": "new", "mine.txt": "old"}
+
+
+def test_a_folder_is_no_file_to_be_written_over(tmp_path):
+    write(tmp_path / "out", "old", "page.md")
+    (tmp_path / "out" / "page.md").unlink()
+    (tmp_path / "out" / "page.md").mkdir()
+    (tmp_path / "out" / "page.md" / "mine").touch()
+    with pytest.raises(InputError, match=r"out cannot be written: page\.md is a folder in it"):
+        write(tmp_path / "out", "new", "page.md")
+    assert (tmp_path / "out" / "page.md" / "mine").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from svda_analysis.document import Document, Picture, Points, Section, Table
@@ -63,3 +64,13 @@ def test_no_name_commands_the_terminal():
     shown = printed(Document(title=bad, sections=(section,), warnings=(bad,)), width=400)
     assert not set(shown) & set("\x1b\x07\r\x9b\u202e\udc80")
     assert shown.count(r"a\x1b[2J\x1b]0;t\x07b") == 10
+
+
+def test_a_reader_that_has_left_is_an_error_and_no_end_of_the_process(monkeypatch):
+    class Left(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Left())
+    with pytest.raises(BrokenPipeError):
+        print_document(Document(title="Title", sections=()))

@@ -1,5 +1,7 @@
 """Sinks: what TensorBoard, Weights & Biases, MLflow, accelerate and a csv file get."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from svda_analysis.frames import TABLE_COLUMNS
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.monitor import Monitor
 from svda_analysis.results import read_frame
-from svda_analysis.sinks import Measurement, open_sink, picture
+from svda_analysis.sinks import Measurement, open_sink, open_sinks, picture
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +142,13 @@ def test_what_is_not_installed_names_the_line_that_installs_it(name, monkeypatch
 def test_any_other_sink_is_told_what_is_allowed(given):
     with pytest.raises(InputError, match=r"sinks must be tensorboard, wandb, mlflow, a path ending in \.csv"):
         open_sink(given)
+
+
+@pytest.mark.parametrize("given", ["a.csv", Path("a.csv"), print, ["a.csv"], (print,)])
+def test_one_sink_needs_no_list(given):
+    assert len(open_sinks(given)) == 1
+
+
+def test_a_name_that_stands_alone_is_not_read_letter_by_letter():
+    with pytest.raises(InputError, match="got 'tensor'"):
+        open_sinks("tensor")

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from svda_analysis.errors import InputError
-from svda_analysis.writing import check_target, only_writer, unfinished_name
+from svda_analysis.writing import all_or_none, check_target, only_writer, unfinished_name
 
 HOLD = """
 import sys, time
@@ -105,3 +105,32 @@ def test_no_pipe_and_no_device_is_written_over_even_by_force(tmp_path):
         for name in ("pipe", "socket"):
             with pytest.raises(InputError, match=f"target must be a file, got the device, pipe or socket .*{name}$"):
                 check_target(tmp_path / name, [], force=True)
+
+
+def test_several_files_appear_together_or_not_at_all(tmp_path):
+    targets = [tmp_path / "new" / "a.pt", tmp_path / "b.pt"]
+    targets[1].write_text("old")
+
+    def write_half():
+        with all_or_none(targets) as stages:
+            stages[0].write_text("half")
+            stages[1].read_text()
+
+    with pytest.raises(FileNotFoundError):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.pt"]
+    with all_or_none(targets) as stages:
+        for stage in stages:
+            stage.write_text("new")
+        assert not targets[0].exists()
+        assert targets[1].read_text() == "old"
+    assert [path.read_text() for path in targets] == ["new", "new"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.pt", "b.pt", "new"]
+
+
+def test_what_can_be_done_about_a_file_that_exists_is_said(tmp_path):
+    (tmp_path / "a.pt").touch()
+    with pytest.raises(InputError, match=r"a\.pt \(force writes over it; or choose another name\)$"):
+        check_target(tmp_path / "a.pt", [])
+    with pytest.raises(InputError, match=r"a\.pt \(choose another name\)$"):
+        check_target(tmp_path / "a.pt", [], force=None)

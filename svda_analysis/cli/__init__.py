@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -83,7 +85,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     try:
         for word in given:
             check_name(word, "an argument")
-        code = command.main(given, prog_name=name, standalone_mode=False, obj=given)
+        code = _invoked(command, name, given)
         if sys.stdout is not None:
             sys.stdout.flush()  # what cannot be written shows here, not when Python ends
     except InputError as error:
@@ -92,12 +94,9 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     except HaltedError as halt:
         _say_why(one_line(halt))
         code = halt.code
-    except click.Abort:
+    except KeyboardInterrupt:
         _say_why("interrupted")
         code = 130
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        code = 2
     except click.ClickException as error:
         _say_why(f"error: {one_line(error.format_message())}")
         code = 2
@@ -111,6 +110,23 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _invoked(command: click.Command, name: str, given: Sequence[str]) -> Any:
+    """What a command returns, or an exit code. As ``click.Command.main``, which would end a broken pipe with 1."""
+    completing = f"_{name}_COMPLETE".replace("-", "_").upper()
+    if asked := os.environ.get(completing):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(command, {}, name, completing, asked)
+    try:
+        with command.make_context(name, list(given), obj=given) as context:
+            return command.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+
+
 def _say_why(line: str) -> None:
     """Why a command fails; of several processes that torchrun started the first that fails says it, for all."""
     if are_several():
@@ -118,7 +134,8 @@ def _say_why(line: str) -> None:
 
         if not first_to_fail():
             return
-    click.echo(line, err=True)
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(line, err=True)
 
 
 def _give_up_output() -> None:

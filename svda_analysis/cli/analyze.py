@@ -139,8 +139,9 @@ def _complete(options: dict[str, Any]) -> None:
 
 
 def _report_name(models: Sequence[str], first: str) -> str:
+    """Of one model its own, of a folder or of files in one the folder's; that of the root is empty."""
     if len(models) == 1:
-        return Path(models[0]).resolve().name if Path(models[0]).is_dir() else first
+        return (Path(models[0]).resolve().name if Path(models[0]).is_dir() else "") or first
     parents = {Path(path).resolve().parent if Path(path).is_file() else None for path in models}
     common = parents.pop()
-    return "comparison" if parents or common is None else common.name
+    return ("" if parents or common is None else common.name) or "comparison"

@@ -115,12 +115,12 @@ def compress_command(
     folder = _report_folder(checkpoints, report)
     keep, work = _keep(options), _work(options)
     with only_writer(folder, "report folder"), progress_bars() as bars:
-        found = compress_files(checkpoints, keep, out=out, force=force, progress=bars, **work)
+        compressed = compress_files(checkpoints, keep, out=out, force=force, progress=bars, **work)
         check_report_folder(folder, *COMPRESSION_FILES, meta_file=COMPRESSION_FILES[0])
-        done = list(found)
-        runs = Compressions(tuple(run for _, run in done))
-        drawing = functools.partial(bars, "drawing figures")
-        written = write_compression(runs, folder, command=command_line("svda"), progress=drawing)
+        with compressed as done:
+            runs = Compressions(tuple(run for _, run in done))
+            drawing = functools.partial(bars, "drawing figures")
+            written = write_compression(runs, folder, command=command_line("svda"), progress=drawing)
     warn(runs.warnings)
     show(terminal_compression(runs))
     result = [{"checkpoint": target, "bytes": target.stat().st_size, **_run_result(run)} for target, run in done]
@@ -134,13 +134,11 @@ def _run_result(run: Any) -> dict[str, Any]:
 
 
 def _report_folder(checkpoints: Sequence[str], given: str | None) -> Path:
-    """Where the report goes: by default named by the checkpoint, or by the folder of several."""
+    """Where the report goes: by default named by the checkpoint, or by the folder of several; that of the root has no
+    name."""
     first = Path(checkpoints[0])
-    return (
-        Path(given)
-        if given
-        else Path("reports") / (first.stem if len(checkpoints) == 1 else first.resolve().parent.name)
-    )
+    name = first.stem if len(checkpoints) == 1 else first.resolve().parent.name
+    return Path(given) if given else Path("reports") / (name or "compression")
 
 
 def _check(options: dict[str, Any]) -> None:

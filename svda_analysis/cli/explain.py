@@ -44,6 +44,7 @@ def explain_command(
     from svda_analysis.attribution import METHODS
     from svda_analysis.data.files import left_out
     from svda_analysis.explanations import explain_models
+    from svda_analysis.render.staging import staged
     from svda_analysis.sources import image_files
 
     names = names_in(methods)
@@ -59,18 +60,16 @@ def explain_command(
     size = max(1, _ROWS // len(subjects))
     count = math.ceil(len(image_files(images)) / size)
     found = explain_models(subjects, images, methods=names, target=target, batch_size=size)
-    written: list[Path] = []
+    names_written: list[str] = []
     said: list[dict[str, Any]] = []
-    with progress_bars() as bars:
+    with staged(folder, old=old) as stage, progress_bars() as bars:
         for at, page in enumerate(found, start=1):
             if at == 1:
                 warn([line for part in page.parts for line in (*_said_left_out(part), *part.warnings)])
-            written += _write_page(page, folder, "" if count == 1 else f"-{at}")
+            names_written += _write_page(page, stage, "" if count == 1 else f"-{at}")
             said += page.predictions()
             bars("drawing figures", at, count)
-    for left in old:  # pages of an earlier call with other images
-        if left not in written:
-            left.unlink()
+    written = [folder / name for name in names_written]
     drawn = [path for path in written if path.suffix == ".png"]
     conclude([f"figure: {path}" for path in drawn], {"figures": drawn, "files": written, "predictions": said})
 
@@ -92,17 +91,17 @@ def _names_a_model(word: str) -> bool:
 
 
 def _explanations_in(folder: Path, *, force: bool) -> list[Path]:
-    """The explanations that lie in a folder that can be written; :class:`InputError` where there are some, without
-    ``force``."""
+    """The explanations that lie in a folder that can be written, relative to it; :class:`InputError` where there are
+    some, without ``force``."""
     from svda_analysis.errors import check_writable
     from svda_analysis.figures.registry import FIGURES
 
     check_writable(folder, "output folder")
     names = [one.name for one in FIGURES.values() if "explanations" in one.where]
     ours = re.compile(rf"(explanations(-\d+)?\.npz|({'|'.join(map(re.escape, names))})(-\d+)?\.(pdf|png))")
-    old = [path for path in sorted(folder.glob("*")) if ours.fullmatch(path.name)]
+    old = [Path(path.name) for path in sorted(folder.glob("*")) if ours.fullmatch(path.name) and not path.is_dir()]
     if old and not force:
-        raise InputError(f"output folder {folder} holds {old[0].name}: --force writes over it, --out chooses another")
+        raise InputError(f"output folder {folder} holds {old[0]}: --force writes over it, --out chooses another")
     return old
 
 
@@ -113,15 +112,14 @@ def _said_left_out(part: Any) -> list[str]:
     return [f"{part.model} {reason}: left out {', '.join(names)}" for reason, names in lacking.items()]
 
 
-def _write_page(page: Any, folder: Path, end: str) -> list[Path]:
-    """The arrays and the figures of a page, whose names have that end; a picture comes last."""
+def _write_page(page: Any, folder: Path, end: str) -> list[str]:
+    """The arrays and the figures of a page, whose names have that end; returns the names, a picture's last."""
     import numpy as np
 
     from svda_analysis.figures import pictures
     from svda_analysis.render.writer import save_picture
 
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = folder / f"explanations{end}.npz"
     np.savez_compressed(arrays, **page.arrays())
     drawn = [dataclasses.replace(one, name=f"{one.name}{end}") for one in pictures(page, "explanations")]
-    return [arrays, *(file for picture in drawn for file in save_picture(picture, folder))]
+    return [arrays.name, *(file.name for picture in drawn for file in save_picture(picture, folder))]

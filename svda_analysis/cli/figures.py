@@ -33,7 +33,8 @@ def figures_command(report: str, width: str, font: str, only: str | None, out: s
     from svda_analysis.typesetting import write_figures
 
     place = Path(report)
-    folder = Path(out) if out else place.with_name(f"{place.resolve().name}-figures")
+    named = place.resolve() if place.name in ("", "..") else place  # of ".", "..", "/"
+    folder = Path(out) if out else named.parent / f"{named.name}-figures"
     with progress_bars() as progress:
         written = write_figures(
             place,

@@ -346,7 +346,10 @@ def _parse(field: dataclasses.Field[Any], text: str) -> Any:
         with contextlib.suppress(ValueError):
             return float(text) if "float" in str(field.type) else text
         return text
+    if default is None and text.lower() == "none":  # as --list-settings shows it
+        return None
     try:
         return int(text) if default is None else type(default)(text)  # type: ignore[misc]  # int or float
     except ValueError:
-        raise InputError(f"{field.name} must be a number like {default!r}, got {text!r}") from None
+        allowed = "a whole number or none" if default is None else f"a number like {default!r}"
+        raise InputError(f"{field.name} must be {allowed}, got {text!r}") from None

@@ -84,7 +84,7 @@ def train_command(
       svda train --base hf:FOLDER --late-blocks 2 --dataset imagefolder:DIR --epochs 5 --out late.pt
       torchrun --nproc-per-node 2 -m svda_analysis train --dataset cifar10 --out vit.pt
     """
-    from svda_analysis.data.catalog import DATASETS
+    from svda_analysis.data import DATASETS, count_classes
     from svda_analysis.model import ViTConfig, preset_for
     from svda_analysis.recipe import TrainConfig, named_recipe
     from svda_analysis.training import train
@@ -100,8 +100,8 @@ def train_command(
         raise InputError("--late-blocks, --start and --features need --base, whose last blocks they are of")
     model_fields, recipe_fields = split_settings(settings, given, ViTConfig, TrainConfig)
     spec = DATASETS.get(dataset.partition(":")[0])
-    if spec is not None and not spec.fixed_size and "num_classes" not in model_fields:  # its folders are the classes
-        model_fields["num_classes"] = _count_classes(dataset, options["data_root"])
+    if spec and "num_classes" not in model_fields and (classes := count_classes(dataset, root=options["data_root"])):
+        model_fields["num_classes"] = classes
     usual, fields = ("vit_tiny", {}) if spec is None else preset_for(spec)
     of_model, of_recipe = named_recipe(recipe, dataset)
     config = ViTConfig.preset(preset or usual, **{**({} if preset else fields), **of_model, **model_fields})
@@ -193,9 +193,3 @@ def _say_begun(out: str, track: str | None, lines: Sequence[str]) -> None:
     log = Path(out).with_suffix("") if track in ("tensorboard", "all") else None
     where = [f"log: {log}/ (tensorboard --logdir {shlex.quote(str(log.parent))})"] if log else []
     say_start([*lines, *where])
-
-
-def _count_classes(dataset: str, root: str | None) -> int:
-    from svda_analysis.data import load_dataset
-
-    return len(load_dataset(dataset, root=root, train=True).classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,10 +12,11 @@ from svda_analysis.checkpoint import save
 from svda_analysis.compression.images import OpenedData
 from svda_analysis.compression.keep import Keep
 from svda_analysis.compression.result import Compression
-from svda_analysis.compression.run import OnPoint, Work, compress_subject
+from svda_analysis.compression.run import OnPoint, Work, compress_subject, compressible
 from svda_analysis.errors import InputError, check_writable
 from svda_analysis.specs import open_model, run_names
-from svda_analysis.writing import check_target, names_folder, only_writer
+from svda_analysis.subject import Subject
+from svda_analysis.writing import all_or_none, check_target, names_folder
 
 
 def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> list[Path]:
@@ -29,7 +31,7 @@ def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> l
         end = f"e{100 * keep.energy:g}"
     else:
         end = f"l{keep.min_logit:g}"
-    found = [path.with_name(f"{path.stem}_{end}.pt") for path in checkpoints]
+    found = [path.parent / f"{path.stem}_{end}.pt" for path in checkpoints]
     if out is not None:
         as_file = len(checkpoints) == 1 and not names_folder(out)
         found = [Path(out)] if as_file else [Path(out) / path.name for path in found]
@@ -47,19 +49,21 @@ def compress_files(
     data_root: str | os.PathLike[str] | None = None,
     progress: OnPoint | None = None,
     **work: Any,
-) -> Iterator[tuple[Path, Compression]]:
-    """Compress each checkpoint, write the smaller one, and yield where it is and what was verified; runs of one model
-    share its name.
+) -> contextlib.AbstractContextManager[list[tuple[Path, Compression]]]:
+    """Compress each checkpoint: ``with compress_files(...) as done`` tells of each where the smaller one goes and what
+    was verified; runs of one model share its name. The smaller files are there when the block ends, all of them, or
+    none if anything fails, in the block too.
 
     ``work`` is what :func:`~svda_analysis.compression.run.compress_and_verify` takes beside (epochs, data, images,
-    seed). Names and folders are checked before any work; a file that exists is written over with ``force`` alone. One
-    model is held at a time, and each data set read once.
+    seed). Names, folders and checkpoints are checked before any work; a file that exists is written over with
+    ``force`` alone. One model is compressed at a time, and each data set read once.
     """
     paths = [Path(given) for given in checkpoints]
     targets = smaller_files(paths, out, keep)
     for target in targets:
         check_target(target, paths, name="--out", force=force)
-    names = run_names(open_model(path) for path in paths) if len(paths) > 1 else [paths[0].stem]
+    shared = run_names(_open_compressible(path) for path in paths)
+    names = shared if len(paths) > 1 else [paths[0].stem]
     for target in targets:
         check_writable(target.parent, "--out: the folder")
     return _compressed(
@@ -67,17 +71,26 @@ def compress_files(
     )
 
 
+def _open_compressible(path: Path) -> Subject:
+    subject = open_model(path)
+    compressible(subject)
+    return subject
+
+
+@contextlib.contextmanager
 def _compressed(
     files: Sequence[tuple[Path, str, Path]],
     keep: Keep,
     work: Work,
     opened: OpenedData,
     progress: OnPoint | None,
-) -> Iterator[tuple[Path, Compression]]:
-    for path, name, target in files:
-        with only_writer(target, "--out"):
+) -> Iterator[list[tuple[Path, Compression]]]:
+    targets, runs = [target for _, _, target in files], []
+    with all_or_none(targets, "--out") as stages:
+        for (path, name, _), stage in zip(files, stages, strict=True):
             done = compress_subject(open_model(path, name=name), keep, work, opened, progress)
-            save(done.checkpoint, target)
-        numbers = {field: getattr(done, field) for field in ("verification", "norms", "curve", "meta", "budgets")}
-        del done
-        yield target, Compression(**numbers)
+            save(done.checkpoint, stage)
+            fields = ("verification", "norms", "curve", "meta", "budgets")
+            runs.append(Compression(**{field: getattr(done, field) for field in fields}))
+            del done
+        yield list(zip(targets, runs, strict=True))

@@ -57,7 +57,10 @@ def training_images(
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
     first, rest = order[:number], order[number : number + held_out]
     if not len(rest):
-        raise InputError(f"rank_images must leave some of the {len(found)} training images over, got {number}")
+        raise InputError(
+            f"data must have more training images than the {number} that directions are ranked on, got {len(found)} of "
+            f"{data.name}: name a larger data set, or rank on fewer from Python (rank_images)"
+        )
     images = next(found.batches(len(first), indices=first))[0]
     return images, open_feed(Subset(found, rest.tolist()), subject), found.source
 

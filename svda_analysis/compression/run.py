@@ -21,6 +21,7 @@ from svda_analysis.compression.ranking import Counts, Ranking, keep_energy, keep
 from svda_analysis.compression.removal import as_checkpoint, remove, removed_shares, to_budget
 from svda_analysis.compression.result import Compression
 from svda_analysis.compression.search import smallest, sweep
+from svda_analysis.compression.sites import attention_sites
 from svda_analysis.compression.verification import Change, Whole, accuracy_change, verify_against
 from svda_analysis.data import ImageData
 from svda_analysis.errors import InputError
@@ -115,8 +116,7 @@ def compress_subject(
     subject: Subject, keep: Keep, work: Work, opened: OpenedData, progress: OnPoint | None = None
 ) -> Compressed:
     """:func:`compress_and_verify` of an opened checkpoint; data sets that are read go into ``opened``."""
-    origin = _checkpoint_of(subject)
-    check_weights_finite(subject.model, run_label(subject))
+    origin = compressible(subject)
     lessons = _lessons(origin, work.epochs, opened)  # refused now rather than after the search
     feed = unseen_images(subject, work.data, opened)
     numbers = {"number": work.rank_images, "held_out": work.held_out, "seed": work.seed}
@@ -149,9 +149,16 @@ def compress_subject(
     )
 
 
-def _checkpoint_of(subject: Subject) -> Checkpoint:
+def compressible(subject: Subject) -> Checkpoint:
+    """The checkpoint of a subject that can be compressed. Raises :class:`InputError` for one that is none of ours,
+    whose weights are not finite, or whose attention has no smaller form: all that its weights alone tell."""
     if subject.checkpoint is None:
         raise InputError(f"{subject.spec} must be a checkpoint of svda train; compress_model takes any other model")
+    check_weights_finite(subject.model, run_label(subject))
+    try:
+        attention_sites(subject.model)
+    except InputError as error:
+        raise InputError(f"{run_label(subject)}: {error}") from None
     return subject.checkpoint
 
 

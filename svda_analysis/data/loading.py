@@ -51,17 +51,11 @@ def load_dataset(
 
 
 def count_classes(name: str, *, root: str | os.PathLike[str] | None = None) -> int | None:
-    """How many classes the training images of a data set lie in whose folders are its classes; None of any other.
-
-    Raises :class:`InputError` as :func:`load_dataset`, and where there are none.
+    """How many classes the training images of a data set lie in whose folders are its classes; None of any other, and
+    where there are none. Raises :class:`InputError` as :func:`load_dataset`.
     """
     spec, _ = _spec(name)
-    if spec.fixed_size:
-        return None
-    found = len(load_dataset(name, root=root, train=True).classes)
-    if not found:
-        raise InputError(f"{name} has no classes to learn; images to learn from lie as imagefolder:DIR in DIR/<class>")
-    return found
+    return None if spec.fixed_size else len(load_dataset(name, root=root, train=True).classes) or None
 
 
 def _spec(name: str) -> tuple[DatasetSpec, str]:

@@ -72,11 +72,6 @@ def over_queries(values: Tensor, *maps: Tensor) -> Mean:
     return Mean(torch.where(attends, values, 0).sum(-1), attends.sum(-1))
 
 
-def mean_over_queries(values: Tensor, *maps: Tensor) -> Tensor:
-    """:func:`over_queries` of a whole map."""
-    return over_queries(values, *maps).value()
-
-
 def patches_among(rows: int, first: int, tokens: int, prefix: int, suffix: int) -> tuple[int, int]:
     """Of queries ``first`` to ``first + rows - 1`` of so many tokens: where those that are patches begin among them,
     and how many there are."""

@@ -21,13 +21,14 @@ _ASIDE = ".old"  # ends the name of a folder that another took the place of
 
 
 @contextlib.contextmanager
-def staged(folder: Path, meta_file: str = META) -> Iterator[Path]:
+def staged(folder: Path, meta_file: str = META, *, old: Iterable[Path] | None = None) -> Iterator[Path]:
     """A folder to write into; when all went well its files take the place of those of an earlier report.
 
     What an earlier report lists in its ``meta_file``, if that has our mark, and is not written now goes away; never a
     link, nor anything behind one. Equal files keep their date, and everything else stays. The swap is one renaming;
     only where that cannot be (a mounted folder, one that the process works in, a parent that cannot be written) files
-    are moved one by one, ``meta_file`` last.
+    are moved one by one, ``meta_file`` last. ``old``: instead of a ``meta_file``, the files relative to the folder that
+    are known to be of an earlier call; whatever has the name of one that is written may be lost with them.
 
     Raises :class:`InputError` where the folder cannot be written, another process writes it, or it holds other files
     of the names that are written.
@@ -41,10 +42,14 @@ def staged(folder: Path, meta_file: str = META) -> Iterator[Path]:
             stage = _new_stage(place)
             try:
                 yield stage
-                check_free(place, inside(stage), meta_file)
-                _put_in_place(stage, place, own_files(place / meta_file), meta_file)
+                if old is None:
+                    check_free(place, inside(stage), meta_file)
+                gone = own_files(place / meta_file) if old is None else set(old)
+                _put_in_place(stage, place, gone, meta_file)
             finally:
                 shutil.rmtree(stage, ignore_errors=True)
+    except BrokenPipeError:
+        raise  # what is printed meanwhile is read no more
     except OSError as error:
         raise InputError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
 
@@ -121,6 +126,8 @@ def _put_in_place(stage: Path, place: Path, old: set[Path], meta_file: str) -> N
     """Let the stage take the place, where ``old`` files are of the report before it."""
     fresh = inside(stage)
     for name in fresh:
+        if (place / name).is_dir() and not (place / name).is_symlink():
+            raise IsADirectoryError(None, f"{name} is a folder in it")
         _keep_date(stage / name, place / name)
     if not place.exists():
         os.rename(stage, place)

@@ -20,9 +20,7 @@ def print_document(document: Document, console: Console | None = None) -> None:
 
     Text is printed as it stands: nothing in it is read as rich's markup.
     """
-    from rich.console import Console
-
-    console = console or Console(highlight=False)
+    console = console or _stdout()
     if document.title:
         console.print(printable(document.title), style="bold", markup=False)
     for line in document.warnings:
@@ -34,6 +32,17 @@ def print_document(document: Document, console: Console | None = None) -> None:
             console.print(f"\n{prose(section.title)}", style="bold", markup=False)
         for block in section.blocks:
             _print_block(block, section, console)
+
+
+def _stdout() -> Console:
+    """Rich's, which ends the process with 1 where the reader has left, without that: what it is, is told."""
+    from rich.console import Console
+
+    class Telling(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # what rich handles while it calls this
+
+    return Telling(highlight=False)
 
 
 def _print_block(block: Content, section: Section, console: Console) -> None:
