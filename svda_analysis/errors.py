@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -92,6 +92,11 @@ def _own_words(error: BaseException) -> object:
         if "\nTraceback (most recent call last)" in said or "Original Traceback" in said
         else error
     )
+
+
+def several(given: Any) -> list[Any]:
+    """What a user may give one of, or several: a name, a path or an object alone is one."""
+    return [*given] if isinstance(given, Iterable) and not isinstance(given, str | os.PathLike) else [given]
 
 
 def check_fields(of: Any) -> None:

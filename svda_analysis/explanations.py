@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from svda_analysis.attribution import METHODS, OF_ATTENTION, OF_STACKS, attribute, choose_method
-from svda_analysis.errors import InputError, check_name
+from svda_analysis.errors import InputError, check_name, several
 from svda_analysis.formatting import file_names, shorten
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.maps import class_scores
@@ -175,6 +175,7 @@ def explain(
     file that is no image,
     and before the first map for an unknown method or a missing file.
     """
+    methods = None if methods is None else several(methods)
     for name in methods or ():
         choose_method(name)
     if batch_size < 1:
@@ -220,8 +221,8 @@ def _probabilities_of(subject: Subject, logits: Tensor | None, count: int) -> np
     exclude each other, NaN where there is none (no classifier, a single output)."""
     if logits is None or logits.shape[-1] < 2:
         return np.full(count, np.nan)
-    several = getattr(getattr(subject.model, "config", None), "problem_type", None) == "multi_label_classification"
-    shares = logits.double().sigmoid() if several else logits.double().softmax(-1)
+    many_labels = getattr(getattr(subject.model, "config", None), "problem_type", None) == "multi_label_classification"
+    shares = logits.double().sigmoid() if many_labels else logits.double().softmax(-1)
     return shares.max(-1).values.cpu().numpy()
 
 

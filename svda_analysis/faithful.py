@@ -24,7 +24,7 @@ from torch import Tensor
 
 from svda_analysis.attribution import RANKINGS, attribute, check_images
 from svda_analysis.draws import draws_of_images
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, several
 from svda_analysis.fillers import choose_filler
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
@@ -90,7 +90,7 @@ def faithfulness(
     :class:`InputError` when an argument is outside what is allowed, or a filler is not to be had for the model.
     """
     settings = _Settings(
-        methods=methods or (),
+        methods=several(methods or ()),
         rankings=rankings,
         metrics=choose_metrics(metrics),
         images=images,

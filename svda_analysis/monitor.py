@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from svda_analysis.alarms import Alarm, AttentionWarning, choose_alarms
 from svda_analysis.attention import check_choice, check_count
 from svda_analysis.calls import AttentionRecord
-from svda_analysis.errors import InputError, one_line
+from svda_analysis.errors import InputError, one_line, several
 from svda_analysis.forward import for_model, images_in
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
 from svda_analysis.indicators import Indicator, choose_indicators
@@ -87,8 +87,7 @@ class Monitor:
         check_choice("on", on, ("probe", "batch"))
         self.model, self.every, self.on, self.batch_size = model, every, on, batch_size
         self.alarms = choose_alarms(alarms)
-        named = USUAL if indicators is None else [indicators] if isinstance(indicators, str) else indicators
-        wanted = [*named, *(alarm.indicator for alarm in self.alarms)]
+        wanted = [*several(USUAL if indicators is None else indicators), *(alarm.indicator for alarm in self.alarms)]
         self.indicators = choose_indicators(list(dict.fromkeys(wanted)))
         self.name = name or type(inner_model(model)).__name__
         self.steps = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, several
 
 _INSTALL = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 _HEAD_PIXELS = 16  # pixels of a head in a heat map
@@ -69,8 +69,7 @@ def picture(values: np.ndarray) -> np.ndarray:
 
 def open_sinks(given: Any) -> list[Sink]:
     """A sink of each of several that a user named (:func:`open_sink`), or of one."""
-    several = isinstance(given, Iterable) and not isinstance(given, str | os.PathLike)
-    return [open_sink(sink) for sink in (given if several else [given])]
+    return [open_sink(sink) for sink in several(given)]
 
 
 def open_sink(given: Any) -> Sink:

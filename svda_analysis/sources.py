@@ -26,7 +26,7 @@ from svda_analysis.data import (
     load_dataset,
     stretched,
 )
-from svda_analysis.errors import InputError, check_file, reading
+from svda_analysis.errors import InputError, check_file, reading, several
 from svda_analysis.forward import own_channels
 from svda_analysis.items import (
     Items,
@@ -142,7 +142,7 @@ def _unlabelled(pictures: Sequence[Any], subject: Subject) -> FolderImages:
 
 def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The files named, and all images in the folders named. Raises :class:`InputError` for what is not there."""
-    return [str(file) for path in paths for file in _files_at(path)]
+    return [str(file) for path in several(paths) for file in _files_at(path)]
 
 
 def _files_at(path: str | os.PathLike[str]) -> list[Path]:

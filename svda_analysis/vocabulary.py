@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import NamedTuple, TypeVar
 
-from svda_analysis.errors import InputError
+from svda_analysis.errors import InputError, several
 
 FAITHFULNESS = "faithfulness"  # the family of what is measured by taking patches away
 DEFAULT = "default"  # stands for the quantities of no group, which are measured where nothing is asked for
@@ -231,7 +231,7 @@ def choose_quantities(registry: Mapping[str, Known], names: Sequence[str] | None
     Raises :class:`InputError`, which speaks of ``argument``, for any other name.
     """
     chosen: dict[str, Known] = {}
-    for name in (DEFAULT,) if names is None else (names,) if isinstance(names, str) else names:
+    for name in several(DEFAULT if names is None else names):
         found = [one for one in registry.values() if name in (one.name, one.group or DEFAULT)]
         if not found:
             allowed = ", ".join([DEFAULT, *groups_of(registry), *registry])

@@ -168,6 +168,14 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # of Pillow, in the fixture
+def test_one_image_and_one_method_need_no_list(tiny, pictures):
+    one = str(min(pictures.iterdir()))
+    (alone,) = explain(tiny["svda"], one, methods="rollout")
+    (listed,) = explain(tiny["svda"], [one], methods=["rollout"])
+    assert alone.files == listed.files == (one,)
+    np.testing.assert_array_equal(alone.maps["rollout"], listed.maps["rollout"])
+
+
 def test_models_stand_side_by_side_with_their_predictions(tiny, pictures):
     models = [tiny["svda"], tiny["dot"], tiny["svda"]]
     (page,) = explain_models(models, [pictures], methods=["rollout", "saliency"])
