@@ -25,7 +25,7 @@ FROM := $(if $(DATA),--data-root $(DATA))
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/svda-analyze checkpoints/fashion_mnist/*_s[012].pt --data sample --out reports/demo
+	$(BIN)/svda-analyze checkpoints/fashion_mnist/vit_s?.pt checkpoints/fashion_mnist/svda_s?.pt --data sample --out reports/demo
 	@echo "open $(CURDIR)/reports/demo/report.html"
 
 test: .venv/tested
