@@ -30,6 +30,14 @@ def test_over_epochs_mean_stops_with_the_first_run():
     np.testing.assert_array_equal(line(ax, "vit").get_xdata(), [1, 2])
 
 
+def test_one_legend_names_a_model_once_though_not_all_runs_have_all_indicators():
+    history = make_table(seeds=3, epochs=(1, 2))
+    late = (history.indicator == "attention_entropy") & (history.seed == 0) & (history.model == "svda")
+    fig = figures.plot_all_over_epochs(history[~late])
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert names == ["vit (3 seeds)", "svda (2 to 3 seeds)", "single runs"]
+
+
 def test_training_curves_mean_and_band():
     history = make_table(seeds=3, epochs=(1, 2))
     fig = figures.plot_training_curves(history)

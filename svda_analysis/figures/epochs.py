@@ -60,7 +60,8 @@ def plot_indicator_over_epochs(
         for run in mine if len(mine) > 1 else ():
             ax.plot(run["epoch"].to_numpy(int), run["mean"], color=style.color, lw=0.5, alpha=0.5)
         mean = _with_all_runs(means[(means["model"] == model) & means["layer"].isna()])
-        text = verbatim(f"{model} ({runs_text(len(mine))})")
+        counts = [len(mine), *([] if legend else _runs_of_each(history, model))]  # a shared legend is of all indicators
+        text = verbatim(f"{model} ({runs_text(min(counts), max(counts))})")
         ax.plot(mean["epoch"].to_numpy(int), mean["mean"], color=style.color, ls=style.dash, lw=1.4, label=text)
         if len(mean) == 1:
             ax.lines[-1].set_marker(style.marker)
@@ -70,6 +71,12 @@ def plot_indicator_over_epochs(
     if legend:
         ax.legend()
     return ax
+
+
+def _runs_of_each(history: pd.DataFrame, model: str) -> list[int]:
+    """How many runs of a model have each indicator that has layers."""
+    mine = history[(history["model"] == model) & history["layer"].notna()]
+    return [len(rows["seed"].unique()) for _, rows in mine.groupby(["indicator", "source"], dropna=False)]
 
 
 def _rows_of_epochs(history: pd.DataFrame, indicator: str, source: str | None, *, per_layer: bool) -> pd.DataFrame:

@@ -61,8 +61,10 @@ def spread(found: Sequence[Any], most: int) -> list[Any]:
 # --- legends ----------------------------------------------------------------------------------------------------------
 
 
-def runs_text(seeds: int) -> str:
-    """How many runs a mean is over."""
+def runs_text(seeds: int, most: int = 0) -> str:
+    """How many runs a mean is over; of several means at least and at ``most``."""
+    if most > seeds:
+        return f"{seeds} to {most} seeds"
     return f"{seeds} seeds" if seeds > 1 else "1 run"
 
 
