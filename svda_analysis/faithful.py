@@ -91,7 +91,7 @@ def faithfulness(
     """
     settings = _Settings(
         methods=several(methods or ()),
-        rankings=rankings,
+        rankings=several(rankings),
         metrics=choose_metrics(metrics),
         images=images,
         batch_size=batch_size,
@@ -183,8 +183,8 @@ class _Settings:
 
     def __post_init__(self) -> None:
         check_methods(self.methods)
-        for name in (self.rankings,) if isinstance(self.rankings, str) else self.rankings:
-            if name not in RANKINGS or isinstance(self.rankings, str):
+        for name in self.rankings:
+            if name not in RANKINGS:
                 raise InputError(f"rankings must be names among {', '.join(RANKINGS)}, got {name!r}")
         if self.images is not None and self.images < 1:
             raise InputError(f"images must be at least 1, got {self.images}")

@@ -83,6 +83,7 @@ class ViTConfig:
     norm_dims: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        attention_kind(self.attention)
         check_fields(self)
         for name, most in _AT_MOST.items():
             check_count(name, getattr(self, name), most)
@@ -103,7 +104,6 @@ class ViTConfig:
             raise InputError(f"image_size and patch_size must give at most {_MOST_TOKENS} patches, got {tokens}")
         if (weights := self._weights()) > _MOST_WEIGHTS:
             raise InputError(f"dim and depth must give at most {_MOST_WEIGHTS:,} weights, got {weights:,}")
-        attention_kind(self.attention)
         check_choice("sigma_form", self.sigma_form, get_args(SigmaForm))
         for name in ("dropout", "attention_dropout"):
             check_dropout(name, getattr(self, name))

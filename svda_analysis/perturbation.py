@@ -294,8 +294,8 @@ def check_maps(images: Tensor, maps: Tensor, batch_size: int) -> None:
 
 def check_methods(methods: Sequence[str]) -> None:
     """Raise :class:`InputError` unless all are names of methods."""
-    for name in (methods,) if isinstance(methods, str) else methods:
-        if name not in METHODS or isinstance(methods, str):
+    for name in methods:
+        if name not in METHODS:
             raise InputError(f"methods must be names among {', '.join(METHODS)}, got {name!r}")
 
 
