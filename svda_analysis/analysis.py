@@ -11,7 +11,6 @@ from typing import Any, Literal, Unpack
 
 import pandas as pd
 import torch
-from torch import nn
 
 from svda_analysis.bars import bars_unless
 from svda_analysis.cache import joint_key, kept, run_key
@@ -29,7 +28,7 @@ from svda_analysis.results import Analysis, Run, nothing_measured, versions
 from svda_analysis.single import analyze_subject, kept_by
 from svda_analysis.soundness import NotFiniteError
 from svda_analysis.sources import Data, ImageFeed, open_feed
-from svda_analysis.specs import Given, open_model, run_names
+from svda_analysis.specs import Given, open_model, open_models, run_names
 from svda_analysis.subject import Subject
 from svda_analysis.team import Team, together
 from svda_analysis.tokens import TokensGiven
@@ -318,8 +317,7 @@ def _named(
     models: Given | Sequence[Given], names: Sequence[str] | None, baseline: str | None
 ) -> tuple[list[str], list[Subject]]:
     """What the models are called by themselves, and the subjects under the names that group them."""
-    every = [models] if isinstance(models, str | os.PathLike | nn.Module | Subject) else models
-    opened = [open_model(given) for given in every]
+    opened = open_models(models)
     if not opened:
         raise InputError("models must name at least one model, got none")
     names = list(run_names(opened) if names is None else names)

@@ -21,7 +21,7 @@ from svda_analysis.forward import call_model, for_model
 from svda_analysis.maps import class_scores
 from svda_analysis.soundness import check_weights_finite, naming_the_layer
 from svda_analysis.sources import image_files, open_images
-from svda_analysis.specs import Given, open_model
+from svda_analysis.specs import Given, open_model, open_models
 from svda_analysis.subject import Subject, run_label
 
 
@@ -121,7 +121,7 @@ class SideBySide:
 
 
 def explain_models(
-    models: Sequence[Given],
+    models: Given | Sequence[Given],
     images: Sequence[str | os.PathLike[str]],
     *,
     methods: Sequence[str] | None = None,
@@ -132,7 +132,7 @@ def explain_models(
 
     Models of one name are told apart by a number. Raises :class:`InputError` as :func:`explain`.
     """
-    subjects = [open_model(model) for model in models]
+    subjects = open_models(models)
     names = file_names(subject.name for subject in subjects)
     renamed = [dataclasses.replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
     options: dict[str, Any] = {"methods": methods, "target": target, "batch_size": batch_size}

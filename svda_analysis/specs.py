@@ -44,6 +44,12 @@ OpenModel = Subject  # its name in earlier versions
 Given = Subject | nn.Module | str | os.PathLike[str]  # what is opened
 
 
+def open_models(given: Given | Sequence[Given]) -> list[Subject]:
+    """:func:`open_model` of one or several."""
+    every = [given] if isinstance(given, str | os.PathLike | nn.Module | Subject) else given
+    return [open_model(one) for one in every]
+
+
 def open_model(
     given: Given,
     *,

@@ -174,6 +174,8 @@ def test_one_image_and_one_method_need_no_list(tiny, pictures):
     (listed,) = explain(tiny["svda"], [one], methods=["rollout"])
     assert alone.files == listed.files == (one,)
     np.testing.assert_array_equal(alone.maps["rollout"], listed.maps["rollout"])
+    (page,) = explain_models(str(tiny["svda"]), one, methods="rollout")
+    np.testing.assert_array_equal(page.parts[0].maps["rollout"], listed.maps["rollout"])
 
 
 def test_models_stand_side_by_side_with_their_predictions(tiny, pictures):

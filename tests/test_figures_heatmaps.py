@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pytest
 from figure_frames import HEADS, make_table, of
 
 from svda_analysis import figures
@@ -70,3 +71,12 @@ def test_all_heatmaps_one_block_for_each_indicator():
     assert titles == ["Effective rank (scores)", "Effective rank (sigma)"]
     assert sum(bool(ax.collections) and bool(ax.get_title()) for ax in fig.axes) == 3  # vit has no sigma
     assert fig.get_suptitle() == "one run of each model: seed 0"
+
+
+@pytest.mark.parametrize(("models", "shown"), [(1, True), (16, False)])
+def test_cells_say_their_numbers_where_these_have_room(models, shown):
+    table = make_table(tuple(f"m{at}" for at in range(models)))
+    fig = figures.plot_all_heatmaps(table, pairs=[("effective_rank", "scores")])
+    maps = [ax for ax in fig.axes if ax.get_title()]
+    assert len(maps) == models
+    assert all(bool(ax.texts) is shown for ax in maps)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 from study_cases import result, with_frames
 
@@ -43,6 +44,17 @@ def test_sections_come_in_the_order_of_reading_with_a_line_on_each_data_set(show
     assert names.index("t1_accuracy") < names.index("t1_cost") < names.index("t2_x_svda_vit")
     assert not any("_y" in name for name in names)
     assert all(isinstance(section.blocks[0], Table | Picture | Widget) for section in document.sections[1:])
+
+
+def test_of_how_many_images_attention_and_directions_were_measured_is_said(shown):
+    table = shown.table
+    measured = table["indicator"] == "selectivity_index"
+    table.loc[measured, "n"] = 20
+    directions = table[measured].assign(indicator="directions_90", source="data", n=6)
+    of_sigma = directions.assign(source="sigma", n=1)
+    few = with_frames(shown, table=pd.concat([table, directions, of_sigma], ignore_index=True))
+    said = "; attention measured on 20 of them, directions by data on 6; models of 1 layer"
+    assert said in study_document(study(few)).lead[0].lines[0]
 
 
 def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(shown, without_figures):

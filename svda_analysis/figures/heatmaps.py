@@ -126,8 +126,8 @@ def plot_all_heatmaps(
     """Heads (rows) by layers (columns) of each model, a block for each of the ``pairs`` of (indicator, source).
 
     As :func:`plot_indicator_heatmaps`: one colour scale for each block, one run of each model (its lowest seed), and in
-    maps of at most 60 cells the numbers. Default: everything that has layers, but those in ``skip``. A model that has
-    no such indicator has no place in its block.
+    maps of at most 60 cells the numbers, where they have room. Default: everything that has layers, but those in
+    ``skip``. A model that has no such indicator has no place in its block.
     """
     table = of_models(table, models)
     found = layered_pairs(table, skip)

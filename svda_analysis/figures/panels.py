@@ -21,6 +21,8 @@ from matplotlib.ticker import MaxNLocator
 
 from svda_analysis.figures.style import BLACK, GREY, HEAT, theme
 
+_CELL_TYPE = 5.5  # points, of the number of a cell
+
 
 def own_figure(fig: Figure | None, width: float, height: float) -> tuple[Figure, AbstractContextManager[None]]:
     """``fig`` in the style in force, or a new figure in the paper style."""
@@ -129,7 +131,7 @@ def heat_cells(
     ax: Axes, cells: pd.DataFrame, *, vmin: float | None, vmax: float | None, numbers: bool = False
 ) -> QuadMesh:
     """A heat map of numbered rows, the first on top, and columns; what is missing is left white. ``numbers``: each cell
-    says its own."""
+    says its own, where all have room for it."""
     line: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.1}  # no seams between the cells of a pdf
     if cells.size <= 60:
         line = {"edgecolors": "white", "linewidths": 0.3}
@@ -150,15 +152,20 @@ def heat_cells(
 
 
 def _number_cells(ax: Axes, values: np.ma.MaskedArray, mesh: QuadMesh) -> None:
-    """The number of each cell, dark on bright and bright on dark."""
+    """The number of each cell, dark on bright and bright on dark; none where one is too wide for its cell."""
     most = max((abs(float(x)) for x in values.compressed()), default=0.0)
     most = most or 1.0
     digits = min(max((2 if most >= 1 else 1) - math.floor(math.log10(most)), 0), 4)  # two that tell cells apart
-    for (row, column), value in np.ndenumerate(np.ma.filled(values, np.nan)):
-        if np.isfinite(value):
-            red, green, blue, _ = mesh.to_rgba(value)
-            color = BLACK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "white"
-            ax.text(column + 0.5, row + 0.5, f"{value:.{digits}f}", ha="center", va="center", color=color, fontsize=5.5)
+    every = np.ndenumerate(np.ma.filled(values, np.nan))
+    told = {at: f"{value:.{digits}f}" for at, value in every if np.isfinite(value)}
+    room = 72 * ax.bbox.width / ax.figure.dpi / values.shape[1]  # points
+    longest = max(map(len, told.values()), default=0) - 0.5  # digits: a point is half of one
+    if longest * 0.64 * _CELL_TYPE + 1 > room:  # a digit is so wide, and a gap
+        return
+    for (row, column), text in told.items():
+        red, green, blue, _ = mesh.to_rgba(values[row, column])
+        color = BLACK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "white"
+        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=color, fontsize=_CELL_TYPE)
 
 
 def thin_ticks(axis: Axis, most: int) -> None:

@@ -54,10 +54,12 @@ def study_document(
 def _seen_and_trained(result: DatasetResult) -> Iterator[str]:
     """Which images its models saw, of how many their attention was measured, how large they are, how long trained."""
     yield result.source
-    rows = {name: result.table[result.table["indicator"] == name] for name in ("accuracy", "selectivity_index")}
-    all_images, images = (sorted(set(one["n"].dropna().astype(int))) for one in rows.values())
+    table = result.table[result.table["source"] != "sigma"]  # which is read off the weights
+    rows = {name: table[table["indicator"] == name] for name in ("accuracy", "selectivity_index", "directions_90")}
+    all_images, images, few = (sorted(set(one["n"].dropna().astype(int))) for one in rows.values())
     if images and images != all_images:
-        yield f"attention measured on {from_to(images)} of them"
+        beside = f", directions by data on {from_to(few)}" if few and few != images else ""
+        yield f"attention measured on {from_to(images)} of them{beside}"
     layers = rows["selectivity_index"].groupby(["model", "seed"], dropna=False)["layer"].nunique()
     if deep := sorted(set(layers)):
         yield f"models of {from_to(deep)} layer{'s' if deep[-1] > 1 else ''}"
