@@ -87,7 +87,7 @@ def train_all(given: argparse.Namespace) -> dict[str, list[Trained]]:
         for name, arm in ARMS.items():
             out = given.runs / f"{name}_s{seed}_{given.train}_{given.test}_{given.pixels}_{given.epochs}.pt"
             if not out.exists():
-                fields = {**late_blocks_recipe("ours"), "epochs": given.epochs, "probe_images": 64}
+                fields = {**late_blocks_recipe("ours")[1], "epochs": given.epochs, "probe_images": 64}
                 recipe = TrainConfig(
                     dataset=f"imagefolder:{images}", seed=seed, **fields, monitor_indicators="default,source"
                 )

@@ -62,7 +62,7 @@ def norm_share(sigma: Tensor, row_energy: Tensor) -> Tensor:
 
 
 def orthogonality_gap(attention: Attention) -> Tensor:
-    """Mean squared entry of ``W W^T / D - I`` over the heads' W_q and W_k, rows scaled to a mean norm of one."""
+    """Mean squared entry of ``W W^T / mean(diag(W W^T)) - I`` over the heads' W_q and W_k (our definition)."""
     weight = attention.qkv.weight.view(3, attention.heads, -1, attention.qkv.in_features)[:2]  # (2, H, D, C)
     gram = weight @ weight.transpose(-2, -1)  # (2, H, D, D)
     gram = gram / gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]

@@ -8,7 +8,7 @@ of a patch embedding, tokens before and behind it, windows, frames in time and p
 guessed.
 
 Scores, the product of two such tensors, have two: the places of their rows (queries) and of their columns (keys). A
-softmax over their last dimension that then weighs values is attention multiplied by hand (:class:`Product`).
+softmax over their last dimension that then weighs values is attention multiplied by hand (``tracker.Product``).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def accelerated(
 ) -> Iterator[Accelerator]:
     """The accelerator of one run; after it another may choose its precision and tracker anew.
 
-    A process that waits more than ``timeout`` seconds for the others, or loses them, ends in :class:`HaltedError`.
+    A process that waits more than ``timeout`` seconds for the others, or loses them, ends in ``HaltedError``.
     """
     check_tracker(track)
     check_choice("mixed_precision", mixed_precision, get_args(Precision))

@@ -195,13 +195,13 @@ _OF_SOURCE: dict[str, dict[str, Any]] = {
 RECIPES: dict[str, Callable[[str], dict[str, Any]]] = {"ours": lambda dataset: {}, "source": source_recipe}
 
 
-def late_blocks_recipe(name: str) -> dict[str, Any]:
-    """The fields of :class:`TrainConfig`, and ``sigma_start``, by which the last blocks of a pretrained model are
-    trained: ours, or the source's, whose sigma starts at 1 (without its noise of 0.005) and whose soft orthogonality is
-    a sum over both layers."""
+def late_blocks_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of the replaced attention and of :class:`TrainConfig` by which the last blocks of a pretrained model
+    are trained, where they differ from ours for a whole model: ours, or the source's, whose sigma starts at 1 (without
+    its noise of 0.005) and whose soft orthogonality is a sum over both layers."""
     check_choice("recipe", name, tuple(RECIPES))
     if name == "ours":
-        return {"epochs": 10, "lr": 3e-4}
+        return {"sigma_form": "linear"}, {"epochs": 10, "lr": 3e-4}
     recipe: dict[str, Any] = {
         "epochs": 20,
         "batch_size": 8,
@@ -212,7 +212,7 @@ def late_blocks_recipe(name: str) -> dict[str, Any]:
     }
     recipe |= {"schedule": "constant", "clip_norm": 0.0, "label_smoothing": 0.0, "sigma_lr_factor": 1.0}
     recipe |= {"shape_penalty": 0.0, "norm_penalty": 0.0, "sigma_entropy": 5e-5, "soft_orthogonality": 2 * 5e-6}
-    return {**recipe, "sigma_start": 1.0, "monitor_indicators": "default,source"}
+    return {"sigma_form": "linear", "sigma_start": 1.0}, {**recipe, "monitor_indicators": "default,source"}
 
 
 def named_recipe(name: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -126,7 +126,7 @@ class Analysis:
     :data:`~svda_analysis.frames.TABLE_COLUMNS`, ``spectra`` has ``SPECTRA_COLUMNS``; ``examples`` and ``traces`` go by
     model and are those of its first run; ``runs`` says what was measured. ``maps`` holds the frames of
     ``MAP_COLUMNS`` that compare attention maps between models, where that was asked for. ``baseline`` is the model
-    that the others are compared with (None: the one with dot-product attention).
+    that the others are compared with (None: the only one with dot-product attention, else the first).
     """
 
     table: pd.DataFrame

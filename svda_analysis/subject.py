@@ -129,7 +129,7 @@ class Subject:
             self.model.to(home)
 
     def maps_of(self, images: Tensor, *, gradients: bool = False, inputs: bool = False) -> WholeMaps:
-        """:func:`~svda_analysis.maps.whole_maps` of images that are where the model is (:func:`for_model`)."""
+        """:func:`~svda_analysis.maps.whole_maps` of images that are where the model is (``forward.for_model``)."""
         return whole_maps(self.model, images, gradients=gradients, inputs=inputs, **self.tokens)
 
 

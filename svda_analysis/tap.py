@@ -92,7 +92,7 @@ def records(model: nn.Module, images: Tensor | Mapping[str, Any]) -> list[Attent
     """All attention records of one forward of ``images (B, C, H, W)``, or of a mapping as a processor makes it, in
     eval mode, without gradients.
 
-    Raises :class:`InputError` when the model never calls an attention function of torch.
+    Raises :class:`InputError` when the model shows no attention, neither by torch's functions nor by hand.
     """
     found: list[AttentionRecord] = []
     with evaluating(model), torch.no_grad(), capture(model, found.append):

@@ -50,7 +50,8 @@ def test_every_registered_quantity_is_listed_once_within_80_columns(capsys, monk
     [
         (["mass_90", "effective_rank", "mass_90"], ["mass_90", "effective_rank"]),
         (["faithfulness"], list(METRICS)),
-        (["source"], [name for name, one in INDICATORS.items() if one.group == "source"]),
+        (["source"], [name for name, one in (INDICATORS | METRICS).items() if one.group == "source"]),
+        (["fillers"], [name for name, one in METRICS.items() if one.group == "fillers"]),
         (["insertion_gain", "accuracy"], ["insertion_gain", "accuracy"]),
     ],
 )
@@ -71,4 +72,6 @@ def test_a_program_gets_the_same_and_a_list_of_names_is_short(capsys):
     assert (rank["name"], rank["low"], rank["high"]) == ("effective_rank", 1.0, "D")
     assert (accuracy["low"], accuracy["high"], accuracy["group"]) == (0.0, 1.0, "")
     assert run(main, "indicators", "source", "--quiet") == 0
-    assert capsys.readouterr().out.split() == [name for name, one in INDICATORS.items() if one.group == "source"]
+    assert capsys.readouterr().out.split() == [
+        name for name, one in (INDICATORS | METRICS).items() if one.group == "source"
+    ]

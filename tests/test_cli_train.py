@@ -149,7 +149,13 @@ def test_what_set_reaches_is_listed_and_a_slip_is_answered(capsys):
     assert run(main, "train", "--list-settings") == 0
     said = capsys.readouterr().out.splitlines()
     fields = [field.name for cls in (ViTConfig, TrainConfig) for field in dataclasses.fields(cls)]
-    assert [line.split()[0] for line in said if line.startswith("  ")] == fields
+    whole, late = said[: (at := said.index("with --base, where that is other:"))], said[at + 1 :]
+    not_one_word = {"score_dims", "norm_dims"}
+    assert [line.split()[0] for line in whole if line.startswith("  ")] == [x for x in fields if x not in not_one_word]
+    assert late == ["  sigma_form = linear", "  epochs = 10", "  lr = 0.0003"]
+    assert "must name a field" in refused(
+        capsys, main, "train", "--dataset", "sample", "--set", "score_dims=8", "--out", "x.pt"
+    )
     assert "got 'dept': did you mean depth?" in refused(
         capsys, main, "train", "--dataset", "sample", "--set", "dept=2", "--out", "x.pt"
     )

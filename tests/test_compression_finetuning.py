@@ -10,11 +10,12 @@ import torch
 
 from svda_analysis.checkpoint import build_model, load
 from svda_analysis.compression import run as compression_run
-from svda_analysis.compression.finetuning import finetune
+from svda_analysis.compression.finetuning import finetune, further_recipe
 from svda_analysis.compression.removal import compress
 from svda_analysis.compression.run import compress_and_verify
 from svda_analysis.data import DATASETS
 from svda_analysis.errors import InputError
+from svda_analysis.recipe import TrainConfig
 
 
 def test_finetuning_continues_from_the_weights(tiny, fashion):
@@ -48,3 +49,12 @@ def test_finetuning_on_what_only_the_sample_stands_for_is_refused_first(tiny, mo
         compress_and_verify(tiny["svda"], epochs=1)
     with pytest.raises(pytest.fail.Exception, match="it began"):
         compress_and_verify(tiny["svda"], rank_images=10, held_out=10)
+
+
+def test_any_recipe_is_finetuned_without_its_penalties_and_decay(tiny):
+    """Also a penalty that a compressed model cannot have, such as those of the source's recipe."""
+    origin = load(tiny["svda"])
+    weights = dict.fromkeys([*TrainConfig().penalties, "weight_decay", "qk_weight_decay"], 0.5)
+    trained = dataclasses.replace(origin, recipe={**origin.recipe, **weights})
+    recipe = further_recipe(trained, epochs=1)
+    assert {name: getattr(recipe, name) for name in weights} == dict.fromkeys(weights, 0.0)

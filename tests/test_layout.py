@@ -1,6 +1,8 @@
 """How the package is laid out: imports go down the floors only, one name is one thing, and torch waits."""
 
 import ast
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +195,31 @@ def test_nothing_is_asserted_and_everything_public_is_explained():
     for module, node in functions():
         if not node.name.startswith("_") and node.end_lineno - node.lineno > 6 and node.col_offset == 0:
             assert ast.get_docstring(node), f"{module}.{node.name}"
+
+
+def resolves(name):
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return True
+
+
+def leads_somewhere(reference, module, text):
+    """Whether a name in a docstring of ``module`` is one of the package, of the module, or of a class in it."""
+    here = f"svda_analysis.{module}"
+    classes = re.findall(r"^class (\w+)", text, re.M)
+    names = [reference, f"{here}.{reference}", *(f"{here}.{cls}.{reference}" for cls in classes)]
+    return f"self.{reference}" in text or any(resolves(name) for name in names)
+
+
+def test_what_docstrings_refer_to_is_there():
+    lost = []
+    for module, path in MODULES.items():
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r":(?:func|class|meth|data|mod|attr):`~?([^`]+)`", text)
+        lost += [f"{module}: {name}" for name in found if not leads_somewhere(name, module, text)]
+    assert not lost
 
 
 @pytest.mark.parametrize("names", ["svda_analysis", "svda_analysis.cli", "svda_analysis.data.catalog"])

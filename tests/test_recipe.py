@@ -101,13 +101,14 @@ def test_the_recipe_of_the_source_is_what_was_read_off_its_code(dataset):
 
 
 def test_the_late_blocks_of_the_source_are_what_was_read_off_its_code():
-    fields = late_blocks_recipe("source")
-    told = {"epochs": 20, "batch_size": 8, "lr": 2e-5, "weight_decay": 1e-4, "schedule": "constant", "sigma_start": 1}
+    model, fields = late_blocks_recipe("source")
+    assert model == {"sigma_form": "linear", "sigma_start": 1}
+    told = {"epochs": 20, "batch_size": 8, "lr": 2e-5, "weight_decay": 1e-4, "schedule": "constant"}
     assert {key: fields[key] for key in told} == told
     assert fields["soft_orthogonality"] == pytest.approx(2 * 5e-6)  # a sum over its two layers there
     assert fields["sigma_entropy"] == 5e-5
-    assert TrainConfig(**{key: x for key, x in fields.items() if key != "sigma_start"}).epochs == 20
-    assert TrainConfig(**late_blocks_recipe("ours"))
+    assert TrainConfig(**fields).epochs == 20
+    assert TrainConfig(**late_blocks_recipe("ours")[1])
     with pytest.raises(InputError, match="recipe must be one of ours, source"):
         late_blocks_recipe("theirs")
 

@@ -68,7 +68,11 @@ class _Count(click.ParamType[int]):
     metavar="A,B,...",
     help="Only these indicators or groups of them (comma-separated), 'default,field' for more; see 'svda indicators'.",
 )
-@click.option("--baseline", metavar="MODEL", help="Compare against this model. Default: the one with dot attention.")
+@click.option(
+    "--baseline",
+    metavar="MODEL",
+    help="Compare against this model. Default: the only one with dot attention, else the first.",
+)
 @click.option("--examples", type=int, default=4, show_default=True, metavar="N", help="Images whose maps are drawn.")
 @click.option("--noise", type=float, default=0.1, show_default=True, help="Input noise for perturbation_robustness.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise and of drawing images.")

@@ -83,7 +83,8 @@ _work_options = grouped(
 @click.option(
     "--out",
     metavar="PATH",
-    help="The smaller checkpoint, or a folder for it (of several: always). Default: beside it, as NAME_e90.pt.",
+    help="The smaller checkpoint, or a folder for it (of several: always). Default: beside it, named by what is kept: "
+    "NAME_l0.05.pt, or NAME_e90.pt with --energy 0.9.",
 )
 @click.option("--force", is_flag=True, help="Write over smaller checkpoints that exist.")
 @click.option("--report", metavar="DIR", help="Folder of the report. Default: reports/<name>.")

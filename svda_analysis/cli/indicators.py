@@ -24,8 +24,8 @@ def indicators_command(names: tuple[str, ...]) -> None:
     """List what a table can hold: what each is called, its range, what a higher number means, where it comes from,
     which question it answers and what it does not say.
 
-    NAME is an indicator, a metric of faithfulness or another quantity, or a group of them: source, field, ablation,
-    faithfulness, other.
+    NAME is an indicator, a metric of faithfulness or another quantity, or a group of them: those that --indicators
+    and --metrics take, faithfulness, or other.
 
     \b
     Examples:
@@ -34,7 +34,11 @@ def indicators_command(names: tuple[str, ...]) -> None:
       svda indicators faithfulness
     """
     groups = _groups()
-    every = {one.name: [one] for group in groups.values() for one in group} | groups
+    every: dict[str, list[Quantity]] = {one.name: [one] for held in groups.values() for one in held}
+    for group, held in groups.items():
+        for one in held:
+            for name in {group, getattr(one, "group", "")} - {""}:
+                every.setdefault(name, []).append(one)
     for name in names:
         if name not in every:
             near = difflib.get_close_matches(name, every, 1, 0.5)

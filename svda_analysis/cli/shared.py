@@ -310,7 +310,7 @@ def split_settings(settings: Sequence[str], given: dict[str, Any], *classes: typ
         if not equals:
             raise InputError(f"--set must be KEY=VALUE, got {word!r}")
         words[key] = value
-    every = {field.name: (field, at) for at, cls in enumerate(classes) for field in dataclasses.fields(cls)}
+    every = {field.name: (field, at) for at, cls in enumerate(classes) for field in _settable(cls)}
     for key, value in {**given, **words}.items():
         if key not in every:
             near = difflib.get_close_matches(key, every, 1)
@@ -322,17 +322,26 @@ def split_settings(settings: Sequence[str], given: dict[str, Any], *classes: typ
 
 
 def list_settings(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
-    """Print every field that ``--set`` reaches, with its default, and end."""
+    """Print every field that ``--set`` reaches, with its default, what differs with ``--base``, and end."""
     if not asked:
         return
     from svda_analysis.model import ViTConfig
-    from svda_analysis.recipe import TrainConfig
+    from svda_analysis.recipe import TrainConfig, late_blocks_recipe
 
     for title, cls in (("model", ViTConfig), ("recipe", TrainConfig)):
         say(f"{title}:")
-        for field in dataclasses.fields(cls):
+        for field in _settable(cls):
             click.echo(f"  {field.name} = {field.default if field.default is not dataclasses.MISSING else '(needed)'}")
+    say("with --base, where that is other:")
+    for fields in late_blocks_recipe("ours"):
+        for name, value in fields.items():
+            click.echo(f"  {name} = {value}")
     ctx.exit()
+
+
+def _settable(cls: type) -> list[dataclasses.Field[Any]]:
+    """The fields of a config that one word can hold."""
+    return [field for field in dataclasses.fields(cls) if "tuple" not in str(field.type)]
 
 
 def _parse(field: dataclasses.Field[Any], text: str) -> Any:

@@ -28,9 +28,17 @@ from svda_analysis.kinds import ATTENTIONS
 
 
 @click.command("train", context_settings=CONTEXT)
-@click.option("--dataset", required=True, metavar="NAME", cls=DataOption, help="{names}.")
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="NAME",
+    cls=DataOption,
+    help="{names}. A folder of images must hold train/CLASS/ and test/CLASS/.",
+)
 @click.option("--attention", type=Registered(ATTENTIONS), default="svda", show_default=True)
-@click.option("--out", required=True, metavar="FILE", help="The checkpoint, written after every epoch.")
+@click.option(
+    "--out", required=True, metavar="FILE", help="The checkpoint, written after every epoch (with --base at the end)."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--epochs", type=int, metavar="N", help="Epochs of the whole schedule.")
 @click.option("--base", metavar="SPEC", help="Train the last blocks of this model (timm:, hf:, a checkpoint) alone.")
@@ -40,7 +48,7 @@ from svda_analysis.kinds import ATTENTIONS
     "--features", metavar="DIR", help="Keep what the first late block reads in DIR, for later runs of --base."
 )
 @click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
-@click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as its public code trained.")
+@click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as the public code of SVDA's paper trained.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
 @click.option(
     "--list-settings",
@@ -75,7 +83,8 @@ def train_command(
 ) -> None:
     """Train a Vision Transformer with dot-product, SVDA or cosine attention.
 
-    SIGTERM ends the run after its step, saved, with exit code 143 and the line that resumes it exactly.
+    SIGTERM ends the run after its step, saved, with exit code 143 and the line that resumes it exactly. With --base the
+    last blocks of another model are trained, in one go: a run that is interrupted has to begin again.
 
     \b
     Examples:
@@ -154,9 +163,8 @@ def _train_late(
         raise InputError(f"--set {wrong} does not go with --base: its frozen part sees each image once, as it is")
     if are_several():
         raise InputError("--base trains in one process")
-    usual = late_blocks_recipe(recipe)
-    how = {"sigma_start": usual.pop("sigma_start")} if "sigma_start" in usual else {}
-    plan = TrainConfig(**{**usual, **of_recipe})
+    usual_model, usual_recipe = late_blocks_recipe(recipe)
+    plan = TrainConfig(**{**usual_recipe, **of_recipe})
     with contextlib.ExitStack() as shown:
         advance = shown.enter_context(progress_bars("images"))
         observers: list[Callable[[Any], None]] = []
@@ -170,7 +178,7 @@ def _train_late(
             base,
             plan,
             out,
-            **{**how, **of_model, **{key: value for key, value in late.items() if value is not None}},
+            **{**usual_model, **of_model, **{key: value for key, value in late.items() if value is not None}},
             data_root=options["data_root"],
             progress=advance,
             on_start=begun,

@@ -60,7 +60,7 @@ def further_recipe(
     if not checkpoint.recipe.keys() <= known or "dataset" not in checkpoint.recipe:
         raise InputError("finetune needs a checkpoint of svda train: this one does not say how it was trained")
     recipe = TrainConfig(**checkpoint.recipe)
-    penalties = ("shape_penalty", "norm_penalty", "sigma_l1", "orthogonality", "weight_decay")
+    penalties = (*recipe.penalties, "weight_decay", "qk_weight_decay")
     off: dict[str, Any] = {**dict.fromkeys(penalties, 0.0), "sigma_lr_factor": 1.0}
     off |= {"train_images": recipe.train_images if images is None else images}
     return dataclasses.replace(recipe, epochs=epochs, lr=0.3 * recipe.lr if lr is None else lr, **off)

@@ -27,7 +27,7 @@ from svda_analysis.errors import InputError
 class ImageData(Dataset[tuple[Tensor, int]]):
     """Labelled images of one split, as a torch data set: ``data[i]`` is ``(C, H, W) float32``, normalised, and an int.
 
-    ``name`` opens it again with :func:`load_dataset`; ``source`` says in one line what was read from where;
+    ``name`` opens it again with ``load_dataset``; ``source`` says in one line what was read from where;
     ``labels (n,) int64``; ``mean`` and ``std`` are per channel, of pixels in [0, 1]; ``warning`` is one line or None.
     ``padding`` (pixels; in memory only), ``flip`` and ``rotation`` (by up to so many degrees either way) say how
     training images are augmented.

@@ -13,8 +13,8 @@ Arguments that mean the same everywhere: ``source`` may be left out when the ind
 fixes which models are drawn, their order, colours and markers (default: the dot-product baseline first, then by name).
 Labels are those of the vocabulary, means and intervals over runs those of ``comparison.summarise``. Layers, heads and
 epochs are numbered as in the table. Where a table holds several epochs, figures of the final state take the last one of
-each run. All raise :class:`InputError` for a missing column, an unknown name, or more than one row for the same model,
-seed, epoch, layer and head (several data sets, say).
+each run. All raise ``InputError`` for a missing column, an unknown name, or more than one row for the same model, seed,
+epoch, layer and head (several data sets, say).
 
 All figures of a report are :func:`pictures` of its analysis; :func:`figure` enters another one.
 """

@@ -2,8 +2,8 @@
 ``field``.
 
 ``W_q, W_k (H, D, C)`` make queries and keys of tokens, ``W_v (H, Dv, C)`` and ``W_o (H, C, Dv)`` values and what is
-added to the stream; read by :class:`~svda_analysis.trail.HeadWeights`. Spectra and eigenvalues come from ``D x D``
-matrices. Results are ``(1, H)``: there are no images in them.
+added to the stream; they lie in :class:`~svda_analysis.layer_inputs.HeadWeights`. Spectra and eigenvalues come from
+``D x D`` matrices. Results are ``(1, H)``: there are no images in them.
 """
 
 from __future__ import annotations

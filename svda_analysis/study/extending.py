@@ -32,7 +32,7 @@ class RunKey(NamedTuple):
 
 def held_runs(study: StudyResult, meta: Mapping[str, Any], manifest: Manifest) -> dict[str, DatasetResult]:
     """What a report holds of the runs that ``manifest`` plans, by data set; ``study`` and ``meta`` are what
-    :func:`~svda_analysis.study.report.read_study` gives of it. Raises :class:`InputError` for a damaged ``meta``.
+    :func:`~svda_analysis.study.report.read_study` gives of it. Raises ``InputError`` for a damaged ``meta``.
     """
     with reading("meta.json of the report to extend is damaged"):
         before = _manifest_in(meta["manifest"])
