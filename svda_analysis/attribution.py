@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from svda_analysis.answers import logits_of
 from svda_analysis.errors import InputError, reading
 from svda_analysis.forward import (
     call_model,
@@ -32,7 +33,7 @@ from svda_analysis.forward import (
     no_dependence,
     without_checkpointing,
 )
-from svda_analysis.maps import WholeMaps, logits_of, to_pixels
+from svda_analysis.maps import WholeMaps, to_pixels
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
 from svda_analysis.tokens import Layout, TokensGiven

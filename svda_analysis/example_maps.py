@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from svda_analysis.answers import class_scores
 from svda_analysis.attribution import flows
 from svda_analysis.errors import InputError
 from svda_analysis.forward import for_model
-from svda_analysis.maps import class_scores
 from svda_analysis.results import Examples
 from svda_analysis.sources import ImageFeed
 from svda_analysis.subject import Subject

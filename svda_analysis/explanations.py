@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svda_analysis.answers import class_scores
 from svda_analysis.attribution import METHODS, OF_ATTENTION, OF_STACKS, attribute, choose_method
 from svda_analysis.errors import InputError, check_name, several
 from svda_analysis.formatting import file_names, shorten
 from svda_analysis.forward import call_model, for_model
-from svda_analysis.maps import class_scores
 from svda_analysis.soundness import check_weights_finite, naming_the_layer
 from svda_analysis.sources import image_files, open_images
 from svda_analysis.specs import Given, open_model, open_models

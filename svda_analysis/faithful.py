@@ -22,13 +22,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from svda_analysis.answers import logits_of
 from svda_analysis.attribution import RANKINGS, attribute, check_images
 from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError, several
 from svda_analysis.fillers import choose_filler
 from svda_analysis.forward import call_model, for_model
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
-from svda_analysis.maps import logits_of, to_pixels
+from svda_analysis.maps import to_pixels
 from svda_analysis.metrics import Metric, choose_metrics
 from svda_analysis.perturbation import (
     check_methods,

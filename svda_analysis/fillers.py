@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.answers import logits_of
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
-from svda_analysis.maps import logits_of, to_pixels
+from svda_analysis.maps import to_pixels
 from svda_analysis.model import ViT
 from svda_analysis.subject import Subject
 from svda_analysis.tokens import Layout

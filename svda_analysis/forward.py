@@ -41,11 +41,13 @@ def call_model(model: nn.Module, images: Any) -> Any:
 
 
 def for_model(images: Tensor, model: nn.Module) -> Tensor:
-    """Images where the model is, floating-point ones in the precision of its weights."""
+    """Images where the model is, floating-point ones in the precision of its layers (norms may keep another)."""
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
     if weights is None:
         return images
-    return images.to(weights.device, weights.dtype if images.is_floating_point() else images.dtype)
+    layers = (m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d))
+    read = next((w for w in layers if isinstance(w, Tensor) and w.is_floating_point()), weights)
+    return images.to(weights.device, read.dtype if images.is_floating_point() else images.dtype)
 
 
 def images_in(batch: Mapping[str, Any]) -> Any:

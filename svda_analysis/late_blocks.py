@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.answers import logits_of
 from svda_analysis.attention import check_count
 from svda_analysis.checkpoint import Learned
 from svda_analysis.classifiers import with_new_head
@@ -36,7 +37,6 @@ from svda_analysis.history_rows import loss_and_accuracy, rows_of_model, sums_of
 from svda_analysis.hosts import attention_hosts, choose_hosts
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.late_features import Features, features_key, features_of
-from svda_analysis.maps import logits_of
 from svda_analysis.monitor import measure_probe
 from svda_analysis.penalties import decay_projections, forget_row_energy, penalty, track_row_energy
 from svda_analysis.recipe import TrainConfig, lr_share, parameter_groups

@@ -1,4 +1,4 @@
-"""Attention maps of the image, and what a model answers: the one place that says which records are maps of the image.
+"""Attention maps of the image: the one place that says which records are maps of the image.
 
 A map is the image's when its queries and keys are the same tokens, and these are all patches of a grid, with what
 stands before and behind them: ``N = prefix + frames * rows * columns + suffix``. The tap has followed every token back
@@ -26,7 +26,6 @@ from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.layer_inputs import LayerInputs
 from svda_analysis.places import NOWHERE, WITHIN_IMAGE, decode, mixed
-from svda_analysis.soundness import NotFiniteError, is_finite
 from svda_analysis.tap import capture, check_captured
 from svda_analysis.tokens import GivenLayout, Layout, TokensGiven
 
@@ -147,6 +146,9 @@ def _by_places(record: AttentionRecord, queries: Tensor, images: int, given: Giv
     size = record.places.size if record.places else (1, 1, 1)
     leading = range(queries.ndim - 1)
     heads = tuple(d for d in leading if _constant(queries, d))
+    if len(heads) == len(leading):  # of one image, whose dimension is the first of one entry
+        image = next((d for d in heads if queries.shape[d] == 1), None)
+        heads = tuple(d for d in heads if d != image)
     outer = tuple(d for d in leading if d not in heads)
     one_head = queries
     for d in heads:
@@ -405,46 +407,3 @@ def _gaps(chosen: Sequence[ImageMap], others: Sequence[ImageMap], missing: Seque
     if any(b.record.places is not None and b.record.places.after != a.record.layer for a, b in pairs):
         found.append("its layers do not follow one another: two passes or towers, or several maps in a layer")
     return tuple(found)
-
-
-# --- what a model answers ---------------------------------------------------------------------------------------------
-
-
-def _answer(logits: Tensor) -> Tensor:
-    if not is_finite(logits):
-        raise NotFiniteError("model must return finite logits, got NaN or inf")
-    return logits
-
-
-def class_scores(output: Any, model: nn.Module, classes: int = 0) -> Tensor | None:
-    """The logits ``(B, classes)`` of what a model returned, a tensor or Hugging Face's output, if they are scores of
-    ``classes`` classes (0: their number is not known).
-
-    None for a model without a classifier: what it returns are features, and their largest is no prediction. A model
-    says how many classes it tells apart (``num_classes``, Hugging Face's ``config.num_labels``), or its logits do.
-    Raises :class:`InputError` for scores that are not finite numbers.
-    """
-    logits = _told_logits(output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        return None
-    config = getattr(model, "config", None)
-    told = getattr(model, "num_classes", getattr(config, "num_classes", None))
-    if told is None and logits is not output:
-        told = getattr(config, "num_labels", None)
-    if told is not None and told != logits.shape[-1]:
-        return None
-    return _answer(logits) if classes in (0, logits.shape[-1]) else None
-
-
-def logits_of(output: Any, model: nn.Module) -> Tensor:
-    """:func:`class_scores`, where there must be some. Raises :class:`InputError` where there are none."""
-    if (scores := class_scores(output, model)) is not None:
-        return scores
-    logits = _told_logits(output)
-    came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    told = f", features of {type(model).__name__}, which has no classifier" if getattr(logits, "ndim", 0) == 2 else ""
-    raise InputError(f"model must return class scores (B, classes), got {came}{told}")
-
-
-def _told_logits(output: Any) -> Any:
-    return getattr(output, "logits", output)

@@ -30,7 +30,7 @@ from svda_analysis.indicators import Indicator, choose_indicators
 from svda_analysis.results import Analysis, Run, versions
 from svda_analysis.rides import Ride, ride
 from svda_analysis.sinks import Measurement, Sink, open_sinks
-from svda_analysis.soundness import NotFiniteError
+from svda_analysis.soundness import NOT_FINITE, NotFiniteError
 from svda_analysis.streaming import Stream
 from svda_analysis.tokens import TokensGiven
 from svda_analysis.undisturbed import full_precision, inner_model, is_compiled, undisturbed
@@ -116,20 +116,20 @@ class Monitor:
         self.steps = self.steps + 1 if number is None else number
         if self.on == "batch":
             return self._landed()
-        if self.steps % self.every:
-            return None
-        try:
-            return self.measure()
-        except NotFiniteError as error:
-            self._warn(f"step {self.steps}: nothing measured: {one_line(error)}")
-            return None
+        return None if self.steps % self.every else self._measured_if_finite()
 
     def __enter__(self) -> Monitor:
-        own = {id(p) for p in self.model.parameters()}
+        own, turned = {id(p) for p in self.model.parameters()}, set[int]()
 
         def stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            """Of several optimizers a round is one step, and ends where one of them begins the next."""
             if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-                self.step()
+                begins = not turned or id(optimizer) in turned
+                if begins:
+                    turned.clear()
+                turned.add(id(optimizer))
+                if begins:
+                    self.step()
 
         self._hooks.append(register_optimizer_step_post_hook(stepped))
         if self.on == "probe" and not self.measurements:
@@ -139,7 +139,7 @@ class Monitor:
     def __exit__(self, error: object, *_: object) -> None:
         self.close()
         if error is None and self.on == "probe" and self.measurements[-1].step != self.steps:
-            self.measure()
+            self._measured_if_finite()
 
     def close(self) -> None:
         """Take off all that counts steps or rides on forwards; what was measured stays."""
@@ -157,6 +157,13 @@ class Monitor:
         found = self._took(measure_probe(self.model, self.images.split(self.batch_size), self.indicators, **self._how))
         self.seconds += time.perf_counter() - started
         return found
+
+    def _measured_if_finite(self) -> Measurement | None:
+        try:
+            return self.measure()
+        except NotFiniteError as error:
+            self._warn(f"step {self.steps}: nothing measured: the model {NOT_FINITE}: {one_line(error)}")
+            return None
 
     def _try(self) -> None:
         """One image through the model: what is wrong shows now, not in an hour."""

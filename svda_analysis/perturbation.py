@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from svda_analysis.answers import logits_of
 from svda_analysis.attribution import METHODS, attribute, check_images, class_of_each, resolve
 from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
 from svda_analysis.fillers import Answer, Scene, choose_filler, patch_of_pixels
 from svda_analysis.forward import call_model, for_model
-from svda_analysis.maps import logits_of, to_pixels
+from svda_analysis.maps import to_pixels
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
 from svda_analysis.tokens import Layout

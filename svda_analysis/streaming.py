@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svda_analysis.answers import class_scores
 from svda_analysis.calls import AttentionRecord
 from svda_analysis.draws import draws_of_images
 from svda_analysis.errors import InputError
@@ -22,7 +23,7 @@ from svda_analysis.indicators.weights import ov_eigenvalues_of, ov_spectrum, qk_
 from svda_analysis.layer_inputs import HeadWeights, LayerInputs
 from svda_analysis.layer_map import Batch, LayerMap
 from svda_analysis.map_reader import MapReader
-from svda_analysis.maps import ImageMap, check_any_maps, class_scores
+from svda_analysis.maps import ImageMap, check_any_maps
 from svda_analysis.soundness import NotFiniteError, is_finite, not_finite
 from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments

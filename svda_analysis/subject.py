@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from svda_analysis.answers import own_outputs
 from svda_analysis.checkpoint import Checkpoint, Learned
 from svda_analysis.data.preprocessing import Preprocessing
 from svda_analysis.errors import InputError
@@ -88,14 +89,12 @@ class Subject:
         names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
         named = [str(names[at]) for at in range(len(names)) if at in names]
         meant = len(named) == len(names) and not all(re.fullmatch(r"LABEL_\d+", name) for name in named)
-        return tuple(named) if meant else ()
+        return tuple(named) if meant and (own_outputs(self.model) or len(named)) == len(named) else ()
 
     @property
     def outputs(self) -> int | None:
         """How many classes it says that it tells apart; None: not known."""
-        config = getattr(self.model, "config", None)
-        told = getattr(self.model, "num_classes", getattr(config, "num_classes", None))
-        return told if isinstance(told, int) and told > 0 else len(self.classes) or None
+        return own_outputs(self.model) or len(self.classes) or None
 
     @property
     def recipe(self) -> dict[str, Any]:

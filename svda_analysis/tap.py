@@ -116,14 +116,17 @@ def _why_none(model: nn.Module) -> str:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the context; each module's own training flag comes back after it."""
+    """Eval mode inside the context; each module's own mode comes back after it, by its ``train``: some fold weights or
+    keep caches in eval mode, and undo that there."""
     flags = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(flag for _, flag in flags):
+        model.eval()
     try:
         yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        for module, flag in flags:  # what holds others comes before them, and sets theirs too
+            if module.training != flag:
+                module.train(flag)
 
 
 @contextlib.contextmanager

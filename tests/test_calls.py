@@ -31,6 +31,13 @@ def test_few_heads_of_keys_are_those_of_many_queries():
     torch.testing.assert_close(record.a @ record.v, wanted)
 
 
+def test_keys_that_are_spread_over_groups_of_heads_are_each_heads():
+    q, k, v = torch.randn(2, 3, 2, 5, 8), torch.randn(2, 3, 1, 5, 8), torch.randn(2, 1, 1, 5, 8)
+    record = read(F.scaled_dot_product_attention, q, k, v).record
+    assert record.k.shape == record.v.shape == record.q.shape
+    torch.testing.assert_close(record.a @ record.v, F.scaled_dot_product_attention(q, k, v))
+
+
 def test_scores_of_half_precision_add_up_in_float32_and_rows_without_a_key_are_0():
     q, k, v = (9 * torch.randn(1, 1, 6, 64, dtype=torch.bfloat16) for _ in range(3))
     mask = torch.ones(6, 6, dtype=torch.bool)

@@ -5,9 +5,9 @@ import torch
 from converted_cases import FAMILIES, images, made
 from torch import nn
 
+from svda_analysis.answers import logits_of
 from svda_analysis.classifiers import with_new_head
 from svda_analysis.errors import InputError
-from svda_analysis.maps import logits_of
 
 CLASSES = ("blue", "green", "red")
 WITHOUT = {"timm siglip", "hf clip", "hf siglip"}  # the first has one when it is made without classes

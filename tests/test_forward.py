@@ -146,6 +146,14 @@ def test_size_and_channels_that_a_model_says():
     assert own_channels(ViT(ViTConfig(attention="dot", in_channels=2, dim=24, heads=2, depth=1))) == 2
 
 
+def test_images_take_the_precision_of_the_layers_where_norms_keep_another():
+    model = Own().to(torch.bfloat16)
+    model.first = nn.Parameter(torch.zeros(1))
+    model._parameters = {"first": model._parameters.pop("first"), **model._parameters}
+    assert next(model.parameters()).dtype == torch.float32
+    assert records(model, IMAGES.to(torch.bfloat16))[0].v.dtype == records(model, IMAGES)[0].v.dtype == torch.bfloat16
+
+
 # --- targets that are no class ----------------------------------------------------------------------------------------
 
 

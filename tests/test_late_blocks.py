@@ -10,11 +10,11 @@ from late_cases import base_spec, photographs
 from torch import nn
 
 from svda_analysis.analysis import analyze
+from svda_analysis.answers import logits_of
 from svda_analysis.converted import learned_of, load_converted, replaced
 from svda_analysis.errors import InputError
 from svda_analysis.hosts import attention_hosts
 from svda_analysis.late_blocks import _block_of, _from_block, _reads_of, train_late_blocks
-from svda_analysis.maps import logits_of
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.specs import open_model
 

@@ -32,7 +32,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"checkpoint", "calls", "matching", "representations", "source_indicators"},
     {"tap"},
     {"soundness", "options"},
-    {"maps", "recipe", "penalties", "rides"},
+    {"answers", "maps", "recipe", "penalties", "rides"},
     {"map_reader", "layer_map", "tallies"},
     {"processors", "subject", "streaming", "resuming", "processes", "undisturbed"},
     {"monitor"},

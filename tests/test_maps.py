@@ -1,5 +1,6 @@
 """Which maps count, how their tokens lie, and what a model answers."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,7 +8,7 @@ from torch import nn
 from svda_analysis.analysis import analyze
 from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
-from svda_analysis.maps import class_scores, logits_of, to_pixels, whole_maps
+from svda_analysis.maps import to_pixels, whole_maps
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.tap import records
 from svda_analysis.tokens import Layout
@@ -110,6 +111,17 @@ def test_heads_in_the_batch_are_heads():
     images = torch.randn(3, 3, 32, 32)
     plain, folded = (whole_maps(model.eval(), images).layers[0] for model in (Patches(), Folded()))
     torch.testing.assert_close(folded, plain)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_forward_of_one_image_has_all_that_one_of_more_has(images):
+    model = a_model()
+    assert whole_maps(model, torch.randn(images, 1, 28, 28), inputs=True).inputs[0].shape == (images, 17, 24)
+    data = torch.utils.data.TensorDataset(torch.randn(4, 1, 28, 28), torch.arange(4))
+    options = {"indicators": ["rank_one_residual", "ablation_loss"], "examples": 0}
+    one, all_ = (analyze(model, data, batch_size=size, **options).table for size in (images, 4))
+    assert list(one["indicator"]) == list(all_["indicator"])
+    np.testing.assert_allclose(one["mean"], all_["mean"], rtol=1e-4, atol=1e-5)
 
 
 class Dropped(Patches):
@@ -261,41 +273,3 @@ def test_tokens_that_cannot_be_followed_need_a_grid():
     assert whole_maps(Sorted(), images, grid=(2, 8)).layout == Layout((2, 8))
     with pytest.raises(InputError, match="no self-attention over whole images"):
         whole_maps(Wrapped(), images)
-
-
-class Output:
-    def __init__(self, logits):
-        self.logits = logits
-
-
-class Told(nn.Module):
-    def __init__(self, **told):
-        super().__init__()
-        for name, value in told.items():
-            setattr(self, name, value)
-
-
-def test_scores_of_classes_are_told_from_features():
-    logits, config = torch.randn(2, 5), type("Config", (), {"num_labels": 5})
-    known = {
-        "a tensor of as many outputs": (logits, Told(), 5, True),
-        "of another number": (logits, Told(), 4, False),
-        "where the data do not say": (logits, Told(), 0, True),
-        "timm's model without a head": (logits, Told(num_classes=0), 0, False),
-        "timm's model with one": (logits, Told(num_classes=5), 5, True),
-        "Hugging Face's classifier": (Output(logits), Told(config=config), 5, True),
-        "tokens": (torch.randn(2, 7, 5), Told(), 5, False),
-        "no tensor at all": ((logits,), Told(), 5, False),
-    }
-    for what, (output, model, classes, there) in known.items():
-        assert (class_scores(output, model, classes) is not None) == there, what
-
-
-def test_logits_are_two_dimensional_or_named_in_the_complaint():
-    logits = torch.randn(2, 5)
-    assert logits_of(logits, Told()) is logits_of(Output(logits), Told()) is logits
-    features = r"\(2, 5\), features of Told, which has no classifier"
-    given = ((torch.randn(2, 3, 5), Told(), r"\(2, 3, 5\)"), ((logits,), Told(), "tuple"))
-    for output, model, came in (*given, (logits, Told(num_classes=0), features)):
-        with pytest.raises(InputError, match=f"must return class scores .* got {came}"):
-            logits_of(output, model)

@@ -295,6 +295,33 @@ def test_numbers_that_are_not_finite_are_warned_of_and_the_training_goes_on():
         assert monitor.history.empty
 
 
+def test_a_training_that_diverged_ends_as_without_a_monitor():
+    model, (images, labels) = Drawing(), images_and_labels()
+    optimizer, monitor = torch.optim.SGD(model.parameters(), lr=1e30), Monitor(model, images, every=100)
+
+    def diverge():
+        with monitor:
+            for _ in range(2):
+                F.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+
+    with pytest.warns(AttentionWarning, match="step 2: nothing measured: the model has numbers that are not finite"):
+        diverge()
+    assert [found.step for found in monitor.measurements] == [0]
+
+
+def test_a_round_of_several_optimizers_is_one_step():
+    model, (images, labels) = Drawing(), images_and_labels()
+    matrices, others = ([p for p in model.parameters() if (p.ndim == 2) == large] for large in (True, False))
+    optimizers = torch.optim.SGD(matrices, lr=1e-3), torch.optim.AdamW(others)
+    with Monitor(model, images, every=2) as monitor:
+        for at in range(4):
+            F.cross_entropy(model(images), labels).backward()
+            for optimizer in optimizers[: 1 + (at != 1)]:  # one of them may sit out
+                optimizer.step()
+    assert [found.step for found in monitor.measurements] == [0, 2, 4]
+
+
 def test_a_sink_that_fails_is_left_out():
     model, (images, _) = Drawing(), images_and_labels()
     seen = []

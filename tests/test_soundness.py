@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from svda_analysis.answers import class_scores
 from svda_analysis.errors import InputError
-from svda_analysis.maps import class_scores
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.soundness import (
     NotFiniteError,

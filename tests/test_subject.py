@@ -46,6 +46,15 @@ def test_a_config_names_the_classes_in_the_order_of_the_outputs(names, known):
     assert Subject(model=model, name="own").classes == known
 
 
+def test_names_of_other_outputs_than_its_head_has_are_not_its_classes():
+    model = torch.nn.Module()
+    model.config = SimpleNamespace(id2label={0: "dog", 1: "cat"}, num_labels=2)
+    for outputs, known in ((2, ("dog", "cat")), (5, ())):
+        model.classifier = torch.nn.Linear(4, outputs)
+        subject = Subject(model=model, name="own")
+        assert (subject.classes, subject.outputs) == (known, outputs)
+
+
 def test_a_model_runs_in_eval_mode_and_is_as_before():
     model = ViT(ViTConfig(dim=8, depth=1, heads=2)).train()
     model.blocks[0].eval()

@@ -1,5 +1,6 @@
 """The tap: records rebuild the kernel's output, logits stay, nothing is left behind."""
 
+import copy
 import subprocess
 import sys
 import textwrap
@@ -239,6 +240,40 @@ def test_evaluating_restores_each_module():
     with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == before
+
+
+class Folding(nn.Linear):
+    """A low-rank addition that eval mode folds into the weight, as several libraries do it, and ``train`` takes out."""
+
+    def __init__(self, width):
+        super().__init__(width, width)
+        self.weight.requires_grad_(False)
+        self.low, self.high = nn.Parameter(torch.eye(width)[:2]), nn.Parameter(torch.eye(width)[:, :2])
+        self.folded = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode == self.folded:
+            self.weight.data += (self.high @ self.low).detach() * (-1 if mode else 1)
+            self.folded = not mode
+        return self
+
+    def forward(self, x):
+        return super().forward(x) if self.folded else super().forward(x) + x @ self.low.T @ self.high.T
+
+
+def test_what_a_module_does_in_eval_mode_is_undone_by_it():
+    model = nn.Sequential(Folding(6), nn.Sequential(Folding(6).eval(), Folding(6))).train()
+    model[1][0].eval()
+    before, weights = [module.training for module in model.modules()], copy.deepcopy(model.state_dict())
+    with evaluating(model):
+        assert all(module.folded for module in model.modules() if isinstance(module, Folding))
+    assert [module.training for module in model.modules()] == before
+    assert [module.folded for module in model.modules() if isinstance(module, Folding)] == [False, True, False]
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, weights[name])
+    model(torch.randn(2, 6)).sum().backward()
+    assert model[0].high.grad is not None
 
 
 # --- other methods than forward ---------------------------------------------------------------------------------------

@@ -41,14 +41,23 @@ from svda_analysis.kinds import ATTENTIONS
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--epochs", type=int, metavar="N", help="Epochs of the whole schedule.")
-@click.option("--base", metavar="SPEC", help="Train the last blocks of this model (timm:, hf:, a checkpoint) alone.")
+@click.option(
+    "--base",
+    metavar="SPEC",
+    help="Train the last blocks of this model (timm:, hf:, a checkpoint) alone; an interrupted run begins again.",
+)
 @click.option("--late-blocks", type=int, metavar="N", help="How many of --base, their attention replaced. Default: 2.")
 @click.option("--start", type=click.Choice(["fresh", "weights"]), help="Sigma of --base, as for svda convert.")
 @click.option(
     "--features", metavar="DIR", help="Keep what the first late block reads in DIR, for later runs of --base."
 )
 @click.option("--preset", metavar="NAME", help="Model size: a data set's name, vit_tiny, vit_small or vit_base.")
-@click.option("--recipe", metavar="NAME", default="ours", help="ours (default), or source: as the public code of SVDA's paper trained.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    default="ours",
+    help="ours (default), or source: that of the public code.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the model or recipe; repeat.")
 @click.option(
     "--list-settings",
@@ -83,8 +92,7 @@ def train_command(
 ) -> None:
     """Train a Vision Transformer with dot-product, SVDA or cosine attention.
 
-    SIGTERM ends the run after its step, saved, with exit code 143 and the line that resumes it exactly. With --base the
-    last blocks of another model are trained, in one go: a run that is interrupted has to begin again.
+    SIGTERM ends the run after its step, saved, with exit code 143 and the line that resumes it exactly (not --base).
 
     \b
     Examples:

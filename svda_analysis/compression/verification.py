@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from svda_analysis.analysis import analyze
+from svda_analysis.answers import logits_of
 from svda_analysis.errors import InputError
 from svda_analysis.forward import for_model
 from svda_analysis.frames import VERIFICATION_COLUMNS, make_frame
-from svda_analysis.maps import logits_of
 from svda_analysis.soundness import naming_the_layer
 from svda_analysis.sources import ImageFeed
 from svda_analysis.specs import Given, open_model
