@@ -25,6 +25,7 @@ from torch import Tensor
 
 from svda_analysis.answers import logits_of
 from svda_analysis.errors import InputError, reading
+from svda_analysis.fillers import patch_of_pixels
 from svda_analysis.forward import (
     call_model,
     for_model,
@@ -289,14 +290,15 @@ def _gradient_shap(job: Job) -> Tensor:
 
 @_method("Occlusion", "Zeiler & Fergus 2014, sec. 4.2", gradient=False)
 def _occlusion(job: Job) -> Tensor:
-    """The fall of the target's logit when a patch is set to zero. It stands in every channel: one is read, no sum."""
+    """The fall of the target's logit when a patch is set to zero (the paper's square is the patch, whatever its size).
+    It stands in every channel: one is read, no sum."""
     with torch.no_grad():
-        rows, columns = job.subject.maps_of(job.images[:1]).layout.grid
-    C, H, W = job.images.shape[1:]
-    window = (C, -(-H // rows), -(-W // columns))
-    method, classes = _by_captum("Occlusion", job)
+        layout = job.subject.maps_of(job.images[:1]).layout
+    patches = patch_of_pixels(layout, job.images.shape[-2:]).to(job.images.device)[None, None]  # (1, 1, H, W)
+    method, classes = _by_captum("FeatureAblation", job)
     at_once = max(1, job.batch_size // len(job.images))
-    return method.attribute(job.images, window, window, target=classes, perturbations_per_eval=at_once)[:, 0]
+    found = method.attribute(job.images, target=classes, feature_mask=patches, perturbations_per_eval=at_once)
+    return found[:, 0]
 
 
 def _by_captum(name: str, job: Job) -> tuple[Any, Tensor]:

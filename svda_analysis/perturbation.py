@@ -38,9 +38,9 @@ def deletion_insertion(
 
     The curve is the target's softmax probability (of a single output its sigmoid) over the fraction of patches changed,
     its area by the trapezoid rule (Petsiuk, Das & Saenko 2018, there pixel by pixel; patches are our choice, those are
-    the tokens). A patch weighs the sum of its map; the heaviest goes first, of equal ones the first in reading order.
-    Deletion takes patches away: low is faithful. Insertion brings the image's patches back where none was: high is
-    faithful.
+    the tokens). A patch weighs the mean of its map: one at the edge of an image that the grid does not divide has more
+    pixels, and no more weight for them. The heaviest goes first, of equal ones the first in reading order. Deletion
+    takes patches away: low is faithful. Insertion brings the image's patches back where none was: high is faithful.
 
     ``images (B, C, H, W)`` float, preprocessed; ``maps (B, H, W)``; ``target`` a class, one for each image ``(B,)``, or
     None for the predictions. ``baseline`` is what stands where a patch was taken away, a name of
@@ -239,10 +239,11 @@ def patch_layout(subject: Subject, images: Tensor, patch_size: int | None) -> La
 
 
 def _ranks(maps: Tensor, layout: Layout) -> Tensor:
-    """The place of each patch in decreasing order of its sum, ``(B, P)`` from 0; equal ones stay in order."""
+    """The place of each patch in decreasing order of its mean, ``(B, P)`` from 0; equal ones stay in order."""
     place = patch_of_pixels(layout, maps.shape[-2:]).flatten()
-    weights = torch.zeros(len(maps), math.prod(layout.grid), dtype=maps.dtype).index_add(1, place, maps.flatten(1))
-    return weights.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    sums = torch.zeros(len(maps), math.prod(layout.grid), dtype=maps.dtype).index_add(1, place, maps.flatten(1))
+    pixels = place.bincount(minlength=sums.shape[1]).clamp_min(1)  # of each patch, (P,)
+    return (sums / pixels).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
 # --- the model ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from known_models import Uneven
 from torch import nn
 
 from svda_analysis.attribution import METHODS, RANKINGS, attribute, flows
@@ -248,10 +249,11 @@ def test_methods_of_pixels_are_those_of_captum(kind):
         "integrated_gradients": attr.IntegratedGradients(model).attribute(**given).sum(1),
         "saliency": attr.Saliency(model).attribute(**given).amax(1),
         "input_x_gradient": attr.InputXGradient(model).attribute(**given).sum(1),
-        "occlusion": attr.Occlusion(model).attribute(**given, sliding_window_shapes=window, strides=window).mean(1),
+        "occlusion": attr.Occlusion(model).attribute(**given, sliding_window_shapes=window, strides=window)[:, 0],
     }
     for method, expected in wanted.items():
         close(attribute(model, images, method=method, target=classes), expected.detach(), 1e-4)
+    assert torch.equal(attribute(model, images, method="occlusion", target=classes), wanted["occlusion"])
 
 
 def test_gradient_shap_is_that_of_captum_image_by_image():
@@ -280,6 +282,18 @@ def test_saliency_and_occlusion_from_their_definitions():
     fall = (model(images) - model(occluded))[0, 4].detach()
     found = attribute(model, images, method="occlusion", target=4)
     close(found[0, 4:8, 8:], fall.expand(4, 4))
+
+
+def test_occlusion_takes_whole_patches_where_the_grid_does_not_divide_the_image():
+    model, images = Uneven(), torch.randn(2, 1, 12, 12)  # patches of 5 and of 7 pixels
+    wanted = torch.zeros(2, 12, 12)
+    with torch.no_grad():
+        for rows in (slice(0, 5), slice(5, 12)):
+            for columns in (slice(0, 5), slice(5, 12)):
+                occluded = images.clone()
+                occluded[:, :, rows, columns] = 0
+                wanted[:, rows, columns] = (model(images) - model(occluded))[:, 3, None, None]
+    close(attribute(model, images, method="occlusion", target=3), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

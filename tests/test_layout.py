@@ -40,8 +40,8 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"libraries", "stand_in", "classifiers"},
     {"hosts"},
     {"converted"},
-    {"specs"},
-    {"sources", "attribution", "fillers", "redrawing", "training_data"},
+    {"specs", "fillers"},
+    {"sources", "attribution", "redrawing", "training_data"},
     {
         "perturbation",
         "map_comparison",

@@ -1,5 +1,6 @@
 """Deletion, insertion, infidelity and sensitivity against loops written from the definitions."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -149,6 +150,21 @@ def test_where_the_grid_does_not_divide_the_image_every_pixel_still_belongs_to_a
         torch.testing.assert_close(area, sum(ends) / 2, rtol=0, atol=1e-6)
     faithful = faithfulness(model, images, methods=("cls_attention",))
     assert faithful[faithful["indicator"].str.endswith("_auc")]["mean"].between(0, 1).all()
+
+
+def test_a_patch_at_the_edge_has_no_weight_from_its_pixels():
+    model, image = Uneven(), torch.randn(1, 1, 12, 12)
+    maps = torch.tensor([[0.4, 0.5], [0.4, 0.3]]).repeat_interleave(torch.tensor([5, 7]), 0)
+    maps = maps.repeat_interleave(torch.tensor([5, 7]), 1)[None]  # patches of 25, 35, 35 and 49 pixels
+    left, heights = image.clone(), []
+    for row, column in ((0, 1), (0, 0), (1, 0), (1, 1), (None, None)):
+        with torch.no_grad():
+            heights.append(model(left).softmax(-1)[0, 3].item())
+        if row is not None:
+            left[:, :, 5 * row : 5 + 7 * row, 5 * column : 5 + 7 * column] = 0
+    wanted = sum(a + b for a, b in pairwise(heights)) / 8  # trapezoids of width 1/4
+    found, _ = deletion_insertion(model, image, maps, target=3)
+    assert found.item() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_model_is_as_before():
