@@ -1,8 +1,8 @@
 """Which pixels spoke for a class: maps from attention and from gradients, with their registry :data:`METHODS`.
 
 Methods of attention work on patches and give each pixel the value of its patch. They count the self-attention layers
-alone: square maps over the whole image. The row of the first token (CLS) is read at the patches; a model without prefix
-tokens has no such row, and the mean over all queries takes its place.
+alone: square maps over the whole image. Read is, at the patches, the row of the token that the head reads: of the class
+token (CLS), or the mean over those that it reads in its place (:mod:`~svda_analysis.head_rows`).
 
 Methods of pixels are captum's. What they find for each channel is summed over the channels, unless said otherwise, and
 their baseline is the zero image: the mean colour where preprocessing subtracts the mean. A logit is explained, not a
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from svda_analysis.answers import logits_of
@@ -34,6 +33,7 @@ from svda_analysis.forward import (
     no_dependence,
     without_checkpointing,
 )
+from svda_analysis.head_rows import layout_of_last, rows_read, rows_told
 from svda_analysis.maps import WholeMaps, to_pixels
 from svda_analysis.specs import Given, open_model
 from svda_analysis.subject import Subject
@@ -66,6 +66,14 @@ class Job(NamedTuple):
         if callable(self.target):
             return _own_scores(self.target, output, images)[:, None]
         return logits_of(output, self.subject.model)
+
+    def heard(self, output: Any) -> Tensor | None:
+        """One number in which everything of an output has a part (of a function of one's own: its scores), whose
+        gradient shows what the output reads; None where it is no tensor."""
+        if callable(self.target):
+            return self.scores(output, len(self.images)).sum()
+        answer = getattr(output, "logits", output)
+        return answer.float().square().sum() if isinstance(answer, Tensor) else None
 
     def chosen(self, scores: Tensor) -> Tensor:
         """Which of its :meth:`scores` is explained, ``(B,)``."""
@@ -122,8 +130,8 @@ def attribute(
     ``method`` a name from :data:`METHODS`; ``target`` a class for all images, one for each ``(B,)``, a function of what
     the model returns that gives a score for each image ``(B,)`` (a similarity, a regression, a pixel of a
     segmentation), or None for the model's own predictions (``rollout`` and ``cls_attention`` are the same for every
-    class). ``batch_size`` images go through the model at once (of ``gradient_shap`` always 8). A value of a patch
-    stands at each of its pixels (nearest neighbour).
+    class; a function chooses the rows that are read of them). ``batch_size`` images go through the model at once (of
+    ``gradient_shap`` always 8). A value of a patch stands at each of its pixels (nearest neighbour).
 
     The model runs in eval mode where it lies, and is as before afterwards, ``.grad`` included; gradient checkpointing
     is off for the call. An image's map depends on no other image and on no random state. Raises :class:`InputError`
@@ -154,8 +162,10 @@ def attribute(
 
 @_method("Rollout", "Abnar & Zuidema 2020, eq. 1", gradient=False, target=False, signed=False)
 def _rollout(job: Job) -> Tensor:
-    """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, so rows sum to 1; the row of CLS of ``A_hat_L ... A_hat_1``."""
-    return _row_of(job, *_rolled(job))
+    """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, so rows sum to 1; the row of CLS of ``A_hat_L ... A_hat_1``, or
+    what the head reads in its place (asked by gradients of all its outputs, or of the score that is the target)."""
+    found, layers = _rolled(job)
+    return _rows_of_product(job, found, layers, rows_read(job.subject, job.images, found, job.heard))
 
 
 def _rolled(job: Job) -> Factors:
@@ -167,11 +177,16 @@ def _rolled(job: Job) -> Factors:
 
 @_method("Relevance", "Chefer, Gur & Wolf 2021 (ICCV), eq. 5 and 6", signed=False)
 def _relevance(job: Job) -> Tensor:
-    """``A_bar = mean_h relu(dy/dA * A)`` of the target's logit y; ``R = I``, then ``R += A_bar R`` from layer 1 up."""
-    return _row_of(job, *_relevant(job))
+    """``A_bar = mean_h relu(dy/dA * A)`` of the target's logit y; ``R = I``, then ``R += A_bar R`` from layer 1 up; the
+    row of CLS of R, or the mean over those that y reads in its place: where ``dy/dA`` of the last layer is not 0."""
+    found, layers, gradients = _relevant(job)
+    pairs = reversed(list(zip(found.maps, gradients, strict=True)))
+    rows = rows_told((one.laid(gradient) for one, gradient in pairs), found.layout)
+    return _rows_of_product(job, found, layers, rows)
 
 
-def _relevant(job: Job) -> Factors:
+def _relevant(job: Job) -> tuple[WholeMaps, list[Tensor], list[Tensor]]:
+    """The maps, the factors of R and the gradients by the maps, from the first layer."""
     job.images.requires_grad_()  # so that gradients reach the maps of a frozen model too
     with torch.enable_grad():
         found = _stack(job, gradients=True)
@@ -180,22 +195,24 @@ def _relevant(job: Job) -> Factors:
     gradients = gradients_of(score, [one.raw for one in found.maps], job.subject.model, "attention maps")
     pairs = zip(found.maps, gradients, strict=True)
     bars = [one.laid((gradient * one.raw.detach()).relu()).mean(1) for one, gradient in pairs]
-    return found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars]
+    return found, [torch.eye(bar.shape[-1]).to(bar) + bar for bar in bars], gradients
 
 
 @_method("CLS attention", "the map itself", gradient=False, target=False, signed=False)
 def _cls_attention(job: Job) -> Tensor:
-    """The row of CLS in the last layer, mean over heads."""
+    """The row of CLS in the last layer, mean over heads; or the mean over those that the head reads in its place."""
     with torch.no_grad():
-        last = _whole(job).last
-        layout = last.whole or Layout((1, 1))
-        return _drawn(layout.class_row(last.map().mean(1)), layout, job)
+        found = _whole(job)
+        layout, a = layout_of_last(found), found.last.map().mean(1)  # (B, N, N)
+        rows = rows_read(job.subject, job.images, found, job.heard).to(a)
+        a = a.masked_fill(rows[..., None] == 0, 0)  # rows that are not read may hold what is no number
+        return _drawn(layout.of_patches((rows[:, None] @ a)[:, 0]), layout, job)
 
 
 _OF_MAPS = (_rollout, _relevance, _cls_attention)
 OF_STACKS = ("rollout", "relevance")  # the methods that need the same tokens in every layer
 OF_ATTENTION = (*OF_STACKS, "cls_attention", "occlusion")  # and those that need a grid of patches
-_FLOWS: dict[str, Callable[[Job], Factors]] = {"rollout": _rolled, "relevance": _relevant}
+_FLOWS: dict[str, Callable[[Job], Factors]] = {"rollout": _rolled, "relevance": lambda job: _relevant(job)[:2]}
 
 
 def flows(subject: Subject, images: Tensor) -> dict[str, Tensor]:
@@ -233,15 +250,12 @@ def _whole(job: Job, *, gradients: bool = False) -> WholeMaps:
     return found
 
 
-def _row_of(job: Job, found: WholeMaps, layers: list[Tensor]) -> Tensor:
-    """The row of CLS (without prefix tokens: the mean row) of ``layers[-1] @ ... @ layers[0]``, at the pixels."""
-    N = layers[0].shape[-1]
-    layout = found.layout
-    row = F.one_hot(torch.zeros(1, 1, dtype=torch.long), N) if layout.prefix else torch.full((1, 1, N), 1 / N)
-    row = row.to(layers[0])
+def _rows_of_product(job: Job, found: WholeMaps, layers: list[Tensor], rows: Tensor) -> Tensor:
+    """The mean over ``rows``, shares ``(B, N)`` or ``(1, N)``, of ``layers[-1] @ ... @ layers[0]``, at the pixels."""
+    row = rows[:, None].to(layers[0])
     for layer in reversed(layers):
         row = row @ layer  # (B, 1, N)
-    return _drawn(layout.of_patches(row[:, 0]), layout, job)
+    return _drawn(found.layout.of_patches(row[:, 0]), found.layout, job)
 
 
 def _drawn(patches: Tensor, layout: Layout, job: Job) -> Tensor:

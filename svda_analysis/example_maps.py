@@ -32,5 +32,7 @@ def example_maps(subject: Subject, feed: ImageFeed, number: int) -> Examples | N
     maps = np.stack([a.half().cpu().numpy() for a in alike], axis=1)
     how = found.layout
     known: dict[str, Any] = {"grid": how.grid, "prefix": how.prefix, "suffix": how.suffix, "frames": how.frames}
+    if how.prefix and not how.class_token:
+        known["class_token"] = 0
     known |= {name: a.numpy() for name, a in flows(subject, inputs).items() if a.shape[-1] == maps.shape[-1]}
     return Examples(pictures, labels.cpu().numpy(), predictions, maps, classes=feed.classes, **known)

@@ -34,11 +34,12 @@ class Batch(NamedTuple):
 class LayerMap:
     """The map ``(X, H, N, N)`` of a record: of images (or of the windows of each), then of their noisy copies.
 
-    ``memory``: at most so many bytes are held of maps, and of what is made of them (None: no limit).
+    ``memory``: at most so many bytes are held of maps, and of what is made of them (None: no limit). ``class_token``:
+    as of :class:`~svda_analysis.tokens.Layout`.
     """
 
-    def __init__(self, found: ImageMap, batch: Batch, memory: int | None = None) -> None:
-        self.found, self.batch, self.memory = found, batch, memory
+    def __init__(self, found: ImageMap, batch: Batch, memory: int | None = None, *, class_token: bool = True) -> None:
+        self.found, self.batch, self.memory, self.class_token = found, batch, memory, class_token
         self._map = None if found.record.rows is not None else found.arranged(found.record.a)
         self.shape = tuple(found.arranged(found.record.a).shape) if self._map is None else tuple(self._map.shape)
         self.windows = self.shape[0] // batch.in_forward
@@ -58,6 +59,7 @@ class LayerMap:
         record, layout, found = self.found.record, self.found.layout, dict[str, Any]()
         if layout is not None:
             found |= {"grid": layout.grid, "prefix": layout.prefix, "suffix": layout.suffix, "frames": layout.frames}
+            found["class_token"] = self.class_token
         if record.q is not None and record.k is not None:
             found |= {name: self.found.arranged(x)[: self.part] for name, x in (("q", record.q), ("k", record.k))}
             found["sigma"] = record.q.new_ones(self.shape[1], record.q.shape[-1])

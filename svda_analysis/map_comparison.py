@@ -142,7 +142,7 @@ def _map_batch(subject: Subject, images: Tensor) -> tuple[MapBatch, list[np.ndar
     found = subject.maps_of(for_model(images, subject.model), inputs=True)
     means = [None if x is None else x.float().mean(1).cpu().numpy() for x in found.inputs]
     how, layers = found.layout, [a.float().cpu().numpy() for a in found.layers]
-    return MapBatch(layers, how.grid, how.prefix, how.suffix, how.frames), means
+    return MapBatch(layers, how.grid, how.prefix, how.suffix, how.frames, how.class_token), means
 
 
 def _frames(comparisons: dict[str, MapComparison]) -> dict[str, pd.DataFrame]:

@@ -365,7 +365,7 @@ def whole_maps(
     chosen = [one for one in maps if one.whole == layout]
     missing = [one for one, touches in zip(found, touching, strict=True) if isinstance(one, str) and touches]
     gaps = _gaps(chosen, [one for one in maps if one.whole != layout], missing)
-    whole = next(one.whole for one in chosen if one.whole is not None)
+    whole = next(one.whole for one in chosen if one.whole is not None).of_model(model)
     return WholeMaps(chosen, whole, output, maps[-1], gaps, tuple(left_out))
 
 

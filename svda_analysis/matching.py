@@ -29,8 +29,8 @@ MEASURES = tuple(_LEAST)
 class MapBatch(NamedTuple):
     """One model's post-softmax maps of ``B`` images.
 
-    ``maps``: ``(B, L, H, N, N)``, or a sequence of ``L`` arrays ``(B, H, N, N)``; ``grid``, ``prefix``, ``suffix`` and
-    ``frames`` are those of the tokens' :attr:`layout`, CLS the first of the prefix.
+    ``maps``: ``(B, L, H, N, N)``, or a sequence of ``L`` arrays ``(B, H, N, N)``; the other fields are those of the
+    tokens' :attr:`layout`, CLS the first of the prefix (unless ``class_token`` is False).
     """
 
     maps: Any
@@ -38,10 +38,12 @@ class MapBatch(NamedTuple):
     prefix: int = 1
     suffix: int = 0
     frames: int = 1
+    class_token: bool = True
 
     @property
     def layout(self) -> Layout:
-        return Layout((self.grid[0], self.grid[1]), self.prefix, self.suffix, self.frames)
+        grid = (self.grid[0], self.grid[1])
+        return Layout(grid, self.prefix, self.suffix, self.frames, class_token=self.class_token)
 
 
 class HeadMatching(NamedTuple):
@@ -297,7 +299,7 @@ def _gram(x: np.ndarray) -> np.ndarray:
 @np.errstate(invalid="ignore", over="ignore")  # maps that hold inf are refused, not warned of
 def _checked(batch: MapBatch, name: str) -> list[np.ndarray]:
     """The maps as one array ``(B, H, N, N)`` per layer."""
-    maps, (rows, columns), prefix, suffix, frames = batch
+    maps, (rows, columns), prefix, suffix, frames, _ = batch
     if min(rows, columns, prefix + 1, suffix + 1, frames) < 1:
         raise InputError(f"{name} must have a grid of at least (1, 1) and a prefix of at least 0, got {batch[1:]}")
     layers = [np.asarray(layer) for layer in (np.moveaxis(maps, 1, 0) if getattr(maps, "ndim", 0) == 5 else maps)]

@@ -45,9 +45,10 @@ class Examples:
     """A few images with every attention map, for figures and pages.
 
     ``images (E, H, W, C) uint8``, ``labels, predictions (E,) int64`` (label -1 where there is none), ``maps (E, layers,
-    heads, N, N) float16``, ``classes`` = class names (may be empty); ``grid``, ``prefix``, ``suffix`` and ``frames``
-    are those of the tokens' :attr:`layout`. Frames of a video stand side by side in ``images``. ``rollout, relevance
-    (E, N, N) float32`` = the rows of :func:`~svda_analysis.attribution.flows` (None: the model has none).
+    heads, N, N) float16``, ``classes`` = class names (may be empty); ``grid``, ``prefix``, ``suffix``, ``frames`` and
+    ``class_token`` (0: the prefix has none; None: as usual) are those of the tokens' :attr:`layout`. Frames of a video
+    stand side by side in ``images``. ``rollout, relevance (E, N, N) float32`` = the rows of
+    :func:`~svda_analysis.attribution.flows` (None: the model has none).
     """
 
     images: np.ndarray
@@ -61,10 +62,12 @@ class Examples:
     frames: int = 1
     rollout: np.ndarray | None = None
     relevance: np.ndarray | None = None
+    class_token: int | None = None
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.grid, self.prefix, self.suffix, self.frames)
+        known = self.class_token is None or bool(self.class_token)
+        return Layout(self.grid, self.prefix, self.suffix, self.frames, class_token=known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,11 +435,8 @@ def _arrays_by_model(path: Path, make: Callable[[dict[str, np.ndarray]], T]) -> 
 
 def _examples(held: dict[str, np.ndarray]) -> Examples:
     rows, columns = held["grid"].tolist()
-    fixed: dict[str, Any] = {
-        "grid": (rows, columns),
-        **{name: int(held[name]) for name in ("prefix", "suffix", "frames") if name in held},
-        "classes": tuple(held["classes"].tolist()),
-    }
+    fixed: dict[str, Any] = {"grid": (rows, columns), "classes": tuple(held["classes"].tolist())}
+    fixed |= {name: int(held[name]) for name in ("prefix", "suffix", "frames", "class_token") if name in held}
     return Examples(**{**held, **fixed})
 
 

@@ -29,7 +29,7 @@ from svda_analysis.source_indicators import source_noise
 from svda_analysis.stats import Moments
 from svda_analysis.tallies import Tally
 from svda_analysis.tap import capture, check_captured, without_head
-from svda_analysis.tokens import GivenLayout, TokensGiven
+from svda_analysis.tokens import GivenLayout, TokensGiven, says_class_token
 
 MOST_DECOMPOSED = 2048  # of maps whose singular values are taken: the time grows with the cube of their number
 
@@ -63,7 +63,7 @@ class Stream(Tally):
     ) -> None:
         super().__init__(indicators)
         self.model, self.noise, self.seed = model, noise, seed
-        self.given = GivenLayout(**tokens).checked()
+        self.given, self.class_token = GivenLayout(**tokens).checked(), says_class_token(model)
         self.classes, self.normalisation = classes, normalisation
         self.memory = memory
         self.position_maps: dict[int, Tensor] = {}  # by layer: the mean map of the images of the first batch of all
@@ -220,7 +220,7 @@ class Stream(Tally):
 
     def _measure(self, found: ImageMap, layer: int) -> None:
         """Add what one layer's map gives, and its rows of q and k."""
-        one = LayerMap(found, self._batch, self.memory)
+        one = LayerMap(found, self._batch, self.memory, class_token=self.class_token)
         self.views = self.views or found.views
         self.windows = self.windows or (found.windows > 1 and not found.views)
         at_hand, sizes = one.at_hand, one.sizes

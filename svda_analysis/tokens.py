@@ -19,7 +19,8 @@ class Layout:
     ``grid`` = (rows, columns) of patches; ``prefix`` = tokens before the first patch (CLS and the like), ``suffix`` =
     tokens behind the last one (registers, detection tokens, padding); ``frames`` = steps in time of a video, or the
     slices of a volume. ``centres`` = where the rows and the columns have their middles, in pixels of the image (None:
-    it is not known, and they part the image evenly).
+    it is not known, and they part the image evenly). ``class_token`` = whether the first token of the prefix, where
+    there is one, is the class token (else it is a register like the others).
     """
 
     grid: tuple[int, int]
@@ -27,6 +28,7 @@ class Layout:
     suffix: int = 0
     frames: int = 1
     centres: tuple[tuple[float, ...], tuple[float, ...]] | None = dataclasses.field(default=None, compare=False)
+    class_token: bool = dataclasses.field(default=True, compare=False)
 
     @property
     def patches(self) -> int:
@@ -35,6 +37,14 @@ class Layout:
     @property
     def tokens(self) -> int:
         return self.prefix + self.patches + self.suffix
+
+    @property
+    def has_class_token(self) -> bool:
+        return self.prefix > 0 and self.class_token
+
+    def of_model(self, model: Any) -> Layout:
+        """The same, in a model that may have no class token (:func:`says_class_token`)."""
+        return dataclasses.replace(self, class_token=says_class_token(model))
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -51,11 +61,11 @@ class Layout:
         return values[..., self.prefix : self.prefix + self.patches]
 
     def class_row(self, a: Any) -> Any:
-        """What the first token (CLS) pays to the patches, ``(..., N, N) -> (..., patches)``.
+        """What the class token, the first, pays to the patches, ``(..., N, N) -> (..., patches)``.
 
-        A model without prefix tokens has no such row, and the mean over all queries takes its place.
+        A model without one has no such row, and the mean over all queries takes its place.
         """
-        return self.of_patches(a[..., 0, :] if self.prefix else a.mean(-2))
+        return self.of_patches(a[..., 0, :] if self.has_class_token else a.mean(-2))
 
     def drawn(self, values: Any) -> Any:
         """``(..., patches) -> (..., rows, frames * columns)``: a picture, frames side by side."""
@@ -81,6 +91,14 @@ class Layout:
         frames = f"{self.frames} frames of " if self.frames > 1 else ""
         ends = [f"{n} {where}" for n, where in ((self.prefix, "before"), (self.suffix, "behind")) if n]
         return f"{frames}{self.grid[0]} x {self.grid[1]} patches" + (f", {' and '.join(ends)} them" if ends else "")
+
+
+def says_class_token(model: Any) -> bool:
+    """Whether a torch module has a class token: False where the parts that name one (``cls_token``, as timm's and
+    Hugging Face's, or ``class_token``, as torchvision's) all have None there; a model that names none may have one."""
+    names = ("cls_token", "class_token")
+    told = [getattr(part, name) for part in model.modules() for name in names if hasattr(part, name)]
+    return not told or any(token is not None and token is not False for token in told)
 
 
 class TokensGiven(TypedDict, total=False):

@@ -135,6 +135,7 @@ def example(seed=0):
         "suffix": 0,
         "frames": 1,
         "prefix": PREFIX,
+        "class_token": True,
     }
 
 

@@ -55,6 +55,7 @@ def _layer(grid: tuple[int, int], dim: int, spread: float, scale: float, random:
     return {name: x.float().double() for name, x in made.items()} | {
         "grid": grid,
         "prefix": 2,
+        "class_token": True,
         "suffix": 0,
         "frames": 1,
     }

@@ -323,6 +323,7 @@ class Family:
     images: tuple[int, ...] = (3, 32, 32)
     gaps: str = ""  # why rollout and relevance are refused
     gradients: bool = True
+    pooled: bool = False  # its head reads the mean over patches, and no token beside them
 
     def __hash__(self):
         return id(self)
@@ -358,12 +359,13 @@ FAMILIES = {
         {Layout((2, 8), 4): 2},
         "every layer, any aspect ratio",
         images=(3, 16, 64),
+        pooled=True,
     ),
     "timm deit, distilled": Family(of_timm("deit_tiny_distilled_patch16_224"), plain(2), PLAIN),
-    "timm eva02, rotary": Family(of_timm("eva02_tiny_patch14_224"), plain(), PLAIN),
-    "timm beit, bias": Family(of_timm("beit_base_patch16_224"), plain(), PLAIN),
+    "timm eva02, rotary": Family(of_timm("eva02_tiny_patch14_224"), plain(), PLAIN, pooled=True),
+    "timm beit, bias": Family(of_timm("beit_base_patch16_224"), plain(), PLAIN, pooled=True),
     "timm dinov2, registers": Family(of_timm("vit_small_patch14_reg4_dinov2"), plain(5), PLAIN),
-    "timm dinov3": Family(of_timm("vit_small_patch16_dinov3"), plain(5), PLAIN),
+    "timm dinov3": Family(of_timm("vit_small_patch16_dinov3"), plain(5), PLAIN, pooled=True),
     "timm siglip, pooling": Family(of_timm("vit_base_patch16_siglip_224"), plain(0), PLAIN, {POOLED: 1}),
     "timm cait": Family(
         of_timm("cait_xxs24_224"), plain(0), BY_HAND, {POOLED: 2}, gaps="heads are mixed after the softmax"
@@ -742,6 +744,8 @@ def test_rollout_is_of_an_unbroken_stack_or_refused(family):
         for a in found.layers:
             whole = (a.mean(1) + torch.eye(N)) / 2 @ whole
         row = whole[:, 0] if found.layout.prefix else whole.mean(1)
+        if kind.pooled:
+            row = whole[:, found.layout.prefix :].mean(1)
         patches = found.layout.of_patches(row).unflatten(-1, (found.layout.frames, *found.layout.grid))
         got = attribute_any(model, images)
         got = got if got.ndim == 4 else got[:, None]

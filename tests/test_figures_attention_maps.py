@@ -49,6 +49,15 @@ def test_attention_maps_without_class_token_average_the_queries():
     assert "average token" in fig.axes[-1].get_xlabel()
 
 
+def test_of_registers_without_a_class_token_the_average_is_drawn():
+    shown = Examples(**{**vars(make_examples(prefix=2)), "class_token": 0})
+    fig = figures.plot_attention_maps({"registers": shown}, images=[0])
+    (ax,) = [ax for ax in fig.axes if ax.get_title() == "Layer 0"]
+    values = shown.maps[0, 0].astype(np.float64).mean(0).mean(0)[2:].reshape(2, 3)
+    np.testing.assert_allclose(ax.images[0].get_array(), values / values.max(), rtol=1e-5)
+    assert "average token" in fig.axes[-1].get_xlabel()
+
+
 def test_attention_maps_name_what_is_wrong():
     shown = make_examples()
     other = Examples(**{**vars(shown), "labels": np.array([1, 1])})

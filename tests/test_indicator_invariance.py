@@ -81,6 +81,7 @@ class Situation:
             "suffix": SUFFIX,
             "frames": 1,
             "prefix": PREFIX,
+            "class_token": True,
             "spectrum": spectra[source]() if source in spectra else 0,
         }
 

@@ -29,7 +29,7 @@ def a_layer(seed, heads, dtype, zero_rows):
     a, noisy = (3 * q @ k.mT).softmax(-1), (3 * q @ (k + other / 5).mT).softmax(-1)
     a[0, 0, zero_rows] = 0
     made = {"q": q, "k": k, "a": a, "a_noisy": noisy, "a_pixel_noisy": noisy, "sigma": torch.ones(heads, 5)}
-    sizes = {"grid": (3, 4), "prefix": 2, "suffix": 1, "frames": 1}
+    sizes = {"grid": (3, 4), "prefix": 2, "suffix": 1, "frames": 1, "class_token": True}
     return {name: x.to(dtype) for name, x in made.items()} | sizes
 
 

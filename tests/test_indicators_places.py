@@ -28,6 +28,11 @@ def test_masses_are_means_over_queries():
     np.testing.assert_allclose(ind.sink_mass(t, 2), by_head(lambda m: m.mean(0)[2:].max(), a), rtol=1e-9)
     assert ind.class_mass(t, 0) is None
     assert ind.register_mass(t, 1) is None
+    assert ind.class_mass(t, 3, class_token=False) is None
+    registers = ind.register_mass(t, 3, 1, class_token=False)
+    others = [0, 1, 2, N - 1]
+    np.testing.assert_allclose(registers, by_head(lambda m: m[3:-1, others].sum(-1).mean(), a), rtol=1e-9)
+    assert ind.register_mass(t, 0, class_token=False) is None
 
 
 @pytest.mark.parametrize(("prefix", "suffix"), [(1, 2), (2, 1), (0, 3), (1, 0)])

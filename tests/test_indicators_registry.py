@@ -18,7 +18,7 @@ from svda_analysis.vocabulary import groups_of
 
 
 def test_entries_describe_their_functions():
-    of_tokens = {"grid", "prefix", "suffix", "frames"}
+    of_tokens = {"grid", "prefix", "suffix", "frames", "class_token"}
     names_the_caller_offers = {"spectrum", "a", "q", "k", "sigma", "a_noisy", "a_pixel_noisy", *of_tokens}
     names_the_caller_offers |= {"tokens", "position_map", "loss", "ablated_loss", "qk_eigenvalues", "ov_eigenvalues"}
     for name, entry in {

@@ -40,7 +40,7 @@ FLOORS = [  # from the ground up; a wing (a folder) stands on one floor as a who
     {"libraries", "stand_in", "classifiers"},
     {"hosts"},
     {"converted"},
-    {"specs", "fillers"},
+    {"specs", "fillers", "head_rows"},
     {"sources", "attribution", "redrawing", "training_data"},
     {
         "perturbation",

@@ -346,6 +346,14 @@ def test_a_cls_token_that_sees_itself_alone_counts_as_uniform():
     assert (compared(a, uniform).similarity("spearman") == 0).all(axis=None)
 
 
+def test_without_a_class_token_the_mean_row_is_compared():
+    a, b = (random_maps(seed, images=4, layers=1, heads=1, prefix=2)._replace(class_token=False) for seed in (0, 1))
+    x, y = (batch.maps[:, 0, 0].mean(1)[:, 2:] for batch in (a, b))  # (images, P)
+    pairs = [1 - distance.jensenshannon(*rows, base=2) for rows in zip(x, y, strict=True)]
+    found = compared(a, b).similarity("js").loc[0, 0]
+    assert found == pytest.approx(np.mean([pairs[image] for image in halves(4)[1]]))
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ def analysis(model="svda", seed=0, mean=0.5, **changes):
                 (2, 2),
                 1,
                 ("shoe", "NA"),
+                class_token=0 if seed else None,
             )
         },
         traces={model: Trace(np.array([1, 2]), None, rng.random((2, 1, 1, 4)).astype(np.float16))},

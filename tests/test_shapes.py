@@ -73,6 +73,7 @@ def test_every_indicator_gives_one_number_per_image_and_head(name):
         "a": a,
         "grid": (3, 3),
         "prefix": 1,
+        "class_token": True,
         "suffix": 0,
         "frames": 1,
         "spectrum": scores(q, k, sigma),

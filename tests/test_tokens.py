@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from svda_analysis.errors import InputError
-from svda_analysis.tokens import GivenLayout, Layout, parse_grid
+from svda_analysis.tokens import GivenLayout, Layout, parse_grid, says_class_token
 
 
 def test_what_is_read_off_a_map():
@@ -18,6 +18,19 @@ def test_what_is_read_off_a_map():
     np.testing.assert_array_equal(drawn, [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]])
     assert torch.equal(layout.drawn(torch.arange(12)), torch.as_tensor(drawn))
     assert str(layout) == "2 frames of 2 x 3 patches, 1 before and 2 behind them"
+
+
+def test_of_a_model_without_a_class_token_no_row_is_its():
+    timm, named, unnamed, other = (torch.nn.Sequential(torch.nn.Linear(2, 2)) for _ in range(4))
+    timm[0].cls_token, named[0].class_token = None, torch.nn.Parameter(torch.zeros(1))
+    unnamed[0].class_token, unnamed.cls_token = None, False
+    assert [says_class_token(model) for model in (timm, named, unnamed, other)] == [False, True, False, True]
+    layout, a = Layout((2, 3), prefix=2), np.random.default_rng(0).random((4, 8, 8))
+    registers = layout.of_model(timm)
+    assert (layout.has_class_token, registers.has_class_token) == (True, False)
+    assert not Layout((2, 3)).has_class_token
+    np.testing.assert_array_equal(layout.of_model(other).class_row(a), a[:, 0, 2:])
+    np.testing.assert_array_equal(registers.class_row(a), a.mean(1)[:, 2:])
 
 
 def test_each_pixel_belongs_to_the_nearest_patch():

@@ -55,7 +55,8 @@ def plot_attention_maps(
                     if column == 1:
                         text = f"{shorten(model, room)}\n{_prediction(examples[model], index, room)}"
                         ax.set_ylabel(verbatim(text), fontsize=6.5)
-        who = " or ".join(sorted({"class token" if e.prefix else "average token" for e in examples.values()}))
+        by_class = {shown.layout.has_class_token for shown in examples.values()}
+        who = " or ".join(sorted("class token" if one else "average token" for one in by_class))
         map_bar(
             fig,
             drawn,

@@ -10,7 +10,8 @@ A function's parameter names say what it needs, and one name means the same thin
   (``places.py``); ``loss (B,)`` and ``ablated_loss (B, H)``: of labelled images (``heads.py``);
 - ``qk_eigenvalues, ov_eigenvalues (1, H, D)``: complex, of the weights (``weights.py``), whose singular values are a
   ``spectrum`` too;
-- ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like).
+- ``grid``: (rows, columns) of patches, row by row; ``prefix``: tokens before the first patch (CLS and the like);
+  ``class_token``: whether the first of these is CLS (else there are registers alone).
 
 Half precision is computed and returned in float32, float64 stays float64. *Rounding in float32* says how far an
 indicator is off at most, of layers from all but uniform to all but one-hot (as it is, or as a share of a value above

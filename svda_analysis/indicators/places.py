@@ -17,8 +17,8 @@ def _patch_rows(a: Tensor, first: int, prefix: int, suffix: int) -> Tensor:
     return rows.narrow(-2, *patches_among(rows.shape[-2], first, rows.shape[-1], prefix, suffix))
 
 
-def _on_class(a: Tensor, prefix: int, suffix: int = 0, first: int = 0) -> Mean | None:
-    if not prefix:
+def _on_class(a: Tensor, prefix: int, suffix: int = 0, class_token: bool = True, first: int = 0) -> Mean | None:
+    if not (prefix and class_token):
         return None
     rows = _patch_rows(a, first, prefix, suffix)
     return over_queries(rows[..., 0], rows)
@@ -36,22 +36,24 @@ def _on_class(a: Tensor, prefix: int, suffix: int = 0, first: int = 0) -> Mean |
     question="How much of the patches' attention goes to the class token?",
     not_said="what the class token itself attends to",
 )
-def class_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor | None:
-    """``mean_i a_i0`` over patch queries i, in [0, 1]: the mass on the first token. None without prefix tokens.
+def class_mass(a: Tensor, prefix: int, suffix: int = 0, class_token: bool = True) -> Tensor | None:
+    """``mean_i a_i0`` over patch queries i, in [0, 1]: the mass on the class token, the first. None where there is
+    none: no prefix tokens, or registers alone (``class_token`` False).
 
     After Darcet et al. 2024, fig. 1 and sec. 2.
 
     Rounding in float32: 2e-7.
     """
-    found = _on_class(a, prefix, suffix)
+    found = _on_class(a, prefix, suffix, class_token)
     return None if found is None else found.value().clamp(0, 1)
 
 
-def _on_registers(a: Tensor, prefix: int, suffix: int = 0, first: int = 0) -> Mean | None:
-    if max(prefix - 1, 0) + suffix == 0:
+def _on_registers(a: Tensor, prefix: int, suffix: int = 0, class_token: bool = True, first: int = 0) -> Mean | None:
+    begin = int(class_token)
+    if max(prefix - begin, 0) + suffix == 0:
         return None
     rows = _patch_rows(a, first, prefix, suffix)
-    return over_queries(rows[..., 1:prefix].sum(-1) + rows[..., rows.shape[-1] - suffix :].sum(-1), rows)
+    return over_queries(rows[..., begin:prefix].sum(-1) + rows[..., rows.shape[-1] - suffix :].sum(-1), rows)
 
 
 @indicator(
@@ -66,13 +68,14 @@ def _on_registers(a: Tensor, prefix: int, suffix: int = 0, first: int = 0) -> Me
     question="How much of the patches' attention goes to registers?",
     not_said="whether the model needs them; a distillation token counts as one",
 )
-def register_mass(a: Tensor, prefix: int, suffix: int = 0) -> Tensor | None:
-    """``mean_i sum_r a_ir`` over patch queries i and the tokens r that are neither the first nor patches, in [0, 1].
-    None where there are none. After Darcet et al. 2024.
+def register_mass(a: Tensor, prefix: int, suffix: int = 0, class_token: bool = True) -> Tensor | None:
+    """``mean_i sum_r a_ir`` over patch queries i and the tokens r that are neither the class token, the first of the
+    prefix (``class_token`` False: there is none), nor patches, in [0, 1]. None where there are none. After Darcet et
+    al. 2024.
 
     Rounding in float32: 2e-7.
     """
-    found = _on_registers(a, prefix, suffix)
+    found = _on_registers(a, prefix, suffix, class_token)
     return None if found is None else found.value().clamp(0, 1)
 
 
