@@ -99,10 +99,19 @@ def _blur(scene: Scene) -> Tensor:
     from torchvision.transforms.v2 import functional as transforms
 
     H, W = scene.images.shape[-2:]
-    rows, columns = scene.layout.grid
-    sides = (max(1, W // columns), max(1, H // rows))  # horizontal first, as torchvision has it
+    sides = _patch_sides(scene.layout, (H, W))[::-1]  # horizontal first, as torchvision has it
     kernel = [min(4 * side + 1, 2 * size - 1) for side, size in zip(sides, (W, H), strict=True)]  # it reflects at edges
     return transforms.gaussian_blur(scene.images, kernel, [float(side) for side in sides])
+
+
+def _patch_sides(layout: Layout, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a patch in pixels: how far middles lie apart; where these are not known, or there is one
+    patch, an even part of the image."""
+    high, wide = (
+        round(middles[1] - middles[0]) if len(middles) > 1 else length // count
+        for length, count, middles in zip(size, layout.grid, layout.centres or ((), ()), strict=True)
+    )
+    return max(1, high), max(1, wide)
 
 
 def _normalisation(subject: Subject) -> tuple[tuple[float, ...], tuple[float, ...]]:

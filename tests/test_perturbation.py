@@ -152,6 +152,15 @@ def test_where_the_grid_does_not_divide_the_image_every_pixel_still_belongs_to_a
     assert faithful[faithful["indicator"].str.endswith("_auc")]["mean"].between(0, 1).all()
 
 
+def test_the_blur_is_as_wide_as_a_patch_where_the_grid_does_not_divide_the_image():
+    model, image = Uneven(), torch.randn(1, 1, 12, 12)
+    blurred = ndimage.gaussian_filter(image.numpy(), 5, axes=(2, 3), mode="mirror", radius=10)
+    with torch.no_grad():
+        ends = [model(x).softmax(-1)[0, 3].item() for x in (image, torch.from_numpy(blurred))]
+    found, _ = deletion_insertion(model, image, torch.randn(1, 12, 12), target=3, baseline="blur", steps=1)
+    assert found.item() == pytest.approx(sum(ends) / 2, abs=1e-6)
+
+
 def test_a_patch_at_the_edge_has_no_weight_from_its_pixels():
     model, image = Uneven(), torch.randn(1, 1, 12, 12)
     maps = torch.tensor([[0.4, 0.5], [0.4, 0.3]]).repeat_interleave(torch.tensor([5, 7]), 0)
