@@ -65,6 +65,12 @@ def test_what_flows_through_the_layers_is_there_where_it_was_measured():
     np.testing.assert_allclose(unpack_rows(svda["rollout"])[0], np.eye(N), atol=1e-6)
 
 
+def test_a_first_token_that_is_no_class_token_is_called_none():
+    for held, told in ((None, True), (0, False)):
+        (model,) = explorer_data(an_analysis(examples={"vit": some_examples(class_token=held)}))["models"]
+        assert model["class_token"] == told
+
+
 @pytest.mark.parametrize(("trained_on", "there"), [("sample", True), ("cifar10", False)])
 def test_epochs_are_those_of_the_images_that_are_shown(trained_on, there):
     maps = np.random.default_rng(0).random((4, 3, LAYERS, 6)).astype(np.float16)

@@ -114,6 +114,7 @@ def explorer_data(analysis: Analysis) -> dict[str, Any]:
                 "heads": shown.maps.shape[2],
                 "tokens": shown.layout.tokens,
                 **{key: getattr(shown, key) for key in ("grid", "prefix", "suffix", "frames")},
+                "class_token": shown.layout.has_class_token,
                 "images": [_image(shown, at, pictures) for at in range(len(shown.images))],
                 "trace": None if trace is None else _traced_rows(trace, run, shown),
             }

@@ -103,7 +103,7 @@ class Model {
   nameOf(token) {
     const place = this.place(token);
     if (place) return `patch at row ${place[0]}, column ${place[1]}`;
-    if (token < this.prefix) return token ? `token ${token}` : "CLS";
+    if (token < this.prefix) return token || !this.class_token ? `token ${token}` : "CLS";
     return `token behind ${token - this.prefix - this.patches}`;
   }
 
@@ -284,7 +284,7 @@ class Explorer {
     this.element.append(
       make("p", {
         class: "hint",
-        text: "Point at a patch to see where it looks; click to hold it and read single weights. With the keyboard: arrows move, Home is CLS, + and - change the layer. The address of the page holds the view.",
+        text: "Point at a patch to see where it looks; click to hold it and read single weights. With the keyboard: arrows move, Home is the first token, + and - change the layer. The address of the page holds the view.",
       }),
       this.pictures,
       controls,
@@ -522,7 +522,7 @@ class Explorer {
     };
     pane.stage.style.aspectRatio ||= `${model.columns} / ${model.grid[0]}`;
     pane.title.textContent = pane.difference ? `${model.name} minus ${pane.difference.name}` : model.name;
-    pane.stage.setAttribute("aria-label", `${pane.title.textContent}: patches of the image. Arrow keys move, Home chooses CLS`);
+    pane.stage.setAttribute("aria-label", `${pane.title.textContent}: patches of the image. Arrow keys move, Home chooses the first token`);
     const said = image.prediction ? `says ${image.prediction}${image.label ? (image.label === image.prediction ? ", right" : `, it is ${image.label}`) : ""}` : image.label;
     pane.about = pane.difference ? "" : [model.about, said].filter(Boolean).join("; ");
   }
@@ -574,7 +574,7 @@ class Explorer {
     const { model } = pane;
     const strongest = row.indexOf(top, model.prefix);
     const parts = [make("b", { text: model.nameOf(this.queryOf(model)) }), ` looks most at the ${model.nameOf(strongest)}: ${short(top)}`];
-    if (model.prefix && !this.traced) parts.push(`; CLS ${short(row[0])}`);
+    if (model.class_token && !this.traced) parts.push(`; CLS ${short(row[0])}`);
     if (this.state.what !== "relevance" && !this.traced) {
       const entropy = entropyOf(row);
       parts.push(`. Entropy ${entropy.toFixed(2)} nats, ${(entropy / Math.log(row.length)).toFixed(2)} of uniform`);
