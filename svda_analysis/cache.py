@@ -1,18 +1,19 @@
 """What was measured before: a folder of analyses, each under a key of all that its numbers depend on.
 
 An entry is what :meth:`~svda_analysis.results.Analysis.save` writes. It is made in a hidden folder that then takes its
-place, so that a killed run leaves no half of one; a damaged entry counts as none.
+place, so that a killed run leaves no half of one; a damaged entry counts as none. Of two that make the same entry at
+once, the first has it there and both go on with what they measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -47,14 +48,7 @@ def kept(entry: Callable[[], Path], measure: Callable[[], Analysis], team: Team 
     if found is not None:
         return found
     made = measure()
-    return team.first(lambda: _read_back(place, made))
-
-
-def _read_back(entry: Path, made: Analysis) -> Analysis:
-    _write_entry(entry, made)
-    if (found := _read_entry(entry)) is None:
-        raise InputError(f"{entry} cannot be read back: remove it")
-    return found
+    return team.first(lambda: _write_entry(place, made))
 
 
 def _read_entry(entry: Path) -> Analysis | None:
@@ -65,12 +59,29 @@ def _read_entry(entry: Path) -> Analysis | None:
         return None
 
 
-def _write_entry(entry: Path, analysis: Analysis) -> None:
+def _write_entry(entry: Path, analysis: Analysis) -> Analysis:
+    """Put an analysis there, and return it as it is read back."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=entry.parent, prefix=UNFINISHED) as made:
         stage = Path(made) / entry.name
         analysis.save(stage)
-        shutil.rmtree(entry, ignore_errors=True)
+        if (found := _read_entry(stage)) is None:
+            raise InputError(f"what was measured for {entry} cannot be read back")
+        try:
+            os.replace(stage, entry)
+        except OSError:
+            if not os.path.lexists(entry):
+                raise
+            _replace_damaged(entry, stage)
+    return found
+
+
+def _replace_damaged(entry: Path, stage: Path) -> None:
+    """Where something lies in the place of an entry already: a whole one, as another process made it, stays."""
+    if _read_entry(entry) is not None:
+        return
+    with contextlib.suppress(OSError):  # another process takes it away, or has put a whole one there: that one stays
+        os.replace(entry, stage.with_name("damaged"))
         os.replace(stage, entry)
 
 

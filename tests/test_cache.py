@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import shutil
 import sys
 
 import pandas as pd
@@ -18,7 +20,7 @@ from svda_analysis.errors import InputError
 from svda_analysis.indicators import INDICATORS, choose_indicators, indicator
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.metrics import METRICS, metric
-from svda_analysis.results import Analysis
+from svda_analysis.results import Analysis, nothing_measured
 from svda_analysis.sources import open_feed
 from svda_analysis.specs import open_model
 from svda_analysis.vocabulary import QUANTITIES
@@ -126,10 +128,30 @@ def test_a_damaged_entry_is_measured_again(subject, data, tmp_path, name):
     pd.testing.assert_frame_equal(measure(subject, data, tmp_path).table, table)
 
 
-def test_what_cannot_be_read_back_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "_write_entry", lambda entry, analysis: None)
-    with pytest.raises(InputError, match="cannot be read back: remove it"):
-        cache.kept(lambda: tmp_path / "entry", lambda: None)
+def test_what_cannot_be_read_back_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_read_entry", lambda entry: None)
+    with pytest.raises(InputError, match=r"what was measured for .*entry cannot be read back"):
+        cache.kept(lambda: tmp_path / "entry", nothing_measured)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("found", ["a whole entry", "a damaged entry", "no folder"])
+def test_of_two_writers_of_one_entry_both_go_on_and_a_whole_one_is_there(found, tmp_path, monkeypatch):
+    replace, entry = os.replace, tmp_path / "entry"
+
+    def too_late(stage, target):
+        """Another process has put its entry there in the meantime."""
+        monkeypatch.setattr(cache.os, "replace", replace)
+        shutil.copytree(stage, target) if found != "no folder" else target.write_text("no folder")
+        if found == "a damaged entry":
+            (target / "meta.json").write_text("damaged")
+        replace(stage, target)
+
+    monkeypatch.setattr(cache.os, "replace", too_late)
+    mine = dataclasses.replace(nothing_measured(), warnings=("measured",))
+    assert cache.kept(lambda: entry, lambda: mine).warnings == ("measured",)
+    assert Analysis.load(entry).warnings == ("measured",)
+    assert list(tmp_path.iterdir()) == [entry]
 
 
 def test_the_key_covers_weights_seed_images_and_settings(subject, data, own_registry):
