@@ -17,7 +17,7 @@ from torch import Tensor
 from svda_analysis.data import FolderImages, ImageData
 from svda_analysis.errors import InputError
 from svda_analysis.weight_files import tensor_digest
-from svda_analysis.writing import only_writer, unfinished_name
+from svda_analysis.writing import all_or_none
 
 _AT_ONCE = 64  # images through the frozen part
 _MOST_OF_DISK = 0.9  # of what is free, that features may take
@@ -86,12 +86,10 @@ def features_of(
     else:
         kept = folder / f"{key}.features"
         if not kept.is_file() or kept.stat().st_size != total * size:  # else another may be reading it
-            with only_writer(kept, "features"):
+            with all_or_none([kept], "features") as (stage,):
                 _check_room(total, size, folder)
-                start, end = unfinished_name(kept)
-                with tempfile.NamedTemporaryFile(dir=folder, prefix=start, suffix=end, delete=False) as file:
+                with stage.open("wb") as file:
                     _write(file, parts, read, progress)
-                os.replace(file.name, kept)
         rows = np.memmap(kept, np.float32, "r", shape=shape)
     ends = np.cumsum([len(chosen) for _, chosen in parts.values()])
     return {

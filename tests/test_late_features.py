@@ -82,7 +82,7 @@ def test_one_that_is_killed_leaves_nothing_that_counts(data, tmp_path):
     recipe = TrainConfig(dataset=data, epochs=1, batch_size=4, probe_images=4)
     with pytest.raises(KeyboardInterrupt):
         train_late_blocks(spec, recipe, tmp_path / "late.pt", blocks=2, features=kept, progress=stop)
-    assert not [path for path in kept.iterdir() if path.suffix == ".features"]
+    assert list(kept.iterdir()) == []  # nor what was begun, which may be large
     assert trained(spec, data, tmp_path / "late.pt", features=kept)[1] > 0
     assert [path.suffix for path in kept.iterdir()] == [".features"]
     assert learned_of(open_model(tmp_path / "late.pt").model).epoch == 1
