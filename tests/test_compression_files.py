@@ -39,8 +39,30 @@ def test_out_is_a_folder_for_several_and_a_file_for_one_unless_a_folder_is_there
     assert smaller_files([one], "small/", Keep()) == [Path("small/svda_s0_l0.05.pt")]  # as a slash says
     made = smaller_files([one, two], "small", Keep())
     assert made == [Path("small/svda_s0_l0.05.pt"), Path("small/svda_s1_l0.05.pt")]
-    with pytest.raises(InputError, match=r"svda_s0.pt and another checkpoint would get one name"):
-        smaller_files([one, Path("b/svda_s0.pt")], "small", Keep())
+
+
+@pytest.mark.parametrize(
+    ("given", "out", "said"),
+    [
+        (["a.pt", "a.pt"], None, "checkpoints must be different files, got a.pt twice"),
+        (["a.pt", "b/../a.pt"], None, "checkpoints must be different files, got a.pt and b/../a.pt, which are one"),
+        (
+            ["a/s.pt", "b.pt", "b/s.pt"],
+            "small",
+            "checkpoints must get different names, got a/s.pt and b/s.pt, both to become small/s_l0.05.pt",
+        ),
+        (["a.pt", "a.x"], None, "checkpoints must get different names, got a.pt and a.x, both to become a_l0.05.pt"),
+    ],
+)
+def test_a_checkpoint_named_twice_and_two_that_would_become_one_file_are_named(given, out, said):
+    with pytest.raises(InputError) as refused:
+        smaller_files([Path(each) for each in given], out, Keep())
+    assert str(refused.value) == said
+
+
+def test_one_path_given_twice_is_seen_to_be_one():
+    with pytest.raises(InputError, match=r"got a\.pt twice"):
+        smaller_files([Path("a.pt")] * 2, None, Keep())
 
 
 @pytest.mark.parametrize("way", ["a/../a/svda_s0.pt", "hard.pt", "soft.pt"])

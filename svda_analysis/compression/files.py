@@ -35,9 +35,22 @@ def smaller_files(checkpoints: Sequence[Path], out: str | None, keep: Keep) -> l
     if out is not None:
         as_file = len(checkpoints) == 1 and not names_folder(out)
         found = [Path(out)] if as_file else [Path(out) / path.name for path in found]
-    if len(set(found)) < len(found):
-        raise InputError(f"--out must be left out: {checkpoints[0].name} and another checkpoint would get one name")
+    _check_different_files(checkpoints, found)
     return found
+
+
+def _check_different_files(checkpoints: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Raise :class:`InputError` where a checkpoint is named twice, or two of them would become one file."""
+    given: dict[str, Path] = {}
+    made: dict[Path, Path] = {}
+    for path, target in zip(checkpoints, targets, strict=True):
+        real = os.path.realpath(path)
+        if other := given.get(real):
+            again = "twice" if other == path else f"and {path}, which are one"
+            raise InputError(f"checkpoints must be different files, got {other} {again}")
+        if other := made.get(target):
+            raise InputError(f"checkpoints must get different names, got {other} and {path}, both to become {target}")
+        given[real] = made[target] = path
 
 
 def compress_files(
