@@ -35,10 +35,17 @@ def test_settings_go_to_their_class_with_the_type_of_their_field():
     words = ["depth=3", "lr=1e-3", "flip=true", "sigma_form=free", "out=x"]
     with pytest.raises(InputError, match="--set must name a field of the model or the recipe, got 'out'"):
         split_settings(words, {}, ViTConfig, TrainConfig)
-    model, recipe = split_settings(words[:-1], {"seed": 4, "lr": 5.0}, ViTConfig, TrainConfig)
+    model, recipe = split_settings(words[:-1], {"seed": 4, "lr": 5.0}, ViTConfig, TrainConfig, named=["seed"])
     assert model == {"depth": 3, "sigma_form": "free"}
-    assert recipe == {"seed": 4, "lr": 1e-3, "flip": True}  # --set is stronger than an option
+    assert recipe == {"seed": 4, "lr": 1e-3, "flip": True}  # --set is stronger than an option left as it is
     assert [type(value) for value in (*model.values(), *recipe.values())] == [int, str, int, float, bool]
+
+
+def test_a_field_is_not_said_twice():
+    with pytest.raises(
+        InputError, match="--set seed must be left out where --seed is given, got --seed 4 and --set seed=5"
+    ):
+        split_settings(["depth=3", "seed=5"], {"seed": 4}, ViTConfig, TrainConfig, named=["seed"])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from svda_analysis.checkpoint import load
 from svda_analysis.cli import main
 from svda_analysis.cli.train import _say_begun
 from svda_analysis.converted import replaced
+from svda_analysis.errors import InputError
 from svda_analysis.model import ViTConfig
 from svda_analysis.recipe import TrainConfig
 from svda_analysis.specs import open_model
@@ -58,6 +59,14 @@ BAD_TRAINING = {
     "an unknown preset": (["--dataset", "sample", "--preset", "vit_huge"], "got 'vit_huge'"),
     "a preset for other images": (["--dataset", "sample", "--preset", "cifar10"], "the model takes 32 x 32"),
     "a setting without a value": (["--dataset", "sample", "--set", "depth"], "--set must be KEY=VALUE, got 'depth'"),
+    "a field said twice": (
+        ["--dataset", "sample", "--set", "epochs=2"],
+        "--set epochs must be left out where --epochs is given, got --epochs 1 and --set epochs=2",
+    ),
+    "another data set than named": (
+        ["--dataset", "sample", "--set", "dataset=fashion_mnist"],
+        "--set dataset must be left out where --dataset is given, got --dataset sample and --set dataset=fashion_mnist",
+    ),
     "an unknown setting": (["--dataset", "sample", "--set", "deep=3"], "got 'deep'"),
     "a setting in words": (["--dataset", "sample", "--set", "depth=three"], "depth must be a number like"),
     "half a layer": (["--dataset", "sample", "--set", "depth=1.5"], "depth must be a number like"),
@@ -110,6 +119,20 @@ def test_images_without_classes_are_nothing_to_train_on(tmp_path, capsys):
 def test_training_without_the_data_says_how_to_get_it(capsys):
     message = refused(capsys, main, "train", "--dataset", "fashion_mnist", "--out", "run.pt")
     assert "apt-get install dataset-fashion-mnist, or pass --data-root DIR" in message
+
+
+def test_set_says_what_an_option_does_where_that_is_left_out(fashion, monkeypatch):
+    asked = []
+
+    def trained(config, recipe, *_, **__):
+        asked.append((config.attention, recipe.seed, recipe.epochs))
+        raise InputError("asked")
+
+    monkeypatch.setattr("svda_analysis.training.train", trained)
+    start = ["train", "--dataset", "fashion_mnist", "--data-root", fashion, "--out", "run.pt"]
+    for more in ([], ["--set", "attention=dot", "--set", "seed=5", "--set", "epochs=3"]):
+        assert run(main, *start, *more) == 2
+    assert asked == [("svda", 0, TrainConfig().epochs), ("dot", 5, 3)]
 
 
 def test_resuming_with_another_recipe_is_refused(tiny, fashion, capsys):

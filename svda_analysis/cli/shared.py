@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -301,14 +301,22 @@ def open_page(page: Path) -> None:
     webbrowser.open(page.resolve().as_uri())
 
 
-def split_settings(settings: Sequence[str], given: dict[str, Any], *classes: type) -> list[dict[str, Any]]:
-    """``KEY=VALUE`` words and options, sorted into the fields of each class and read as the field's type."""
+def split_settings(
+    settings: Sequence[str], given: dict[str, Any], *classes: type, named: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """``KEY=VALUE`` words and options, sorted into the fields of each class and read as the field's type.
+
+    A word takes the place of an option that has its usual value. Raises :class:`InputError` for one that says a field
+    again whose option is ``named`` on the command line, and for one that names no field."""
     found: list[dict[str, Any]] = [{} for _ in classes]
     words: dict[str, Any] = {}
     for word in settings:
         key, equals, value = word.partition("=")
         if not equals:
             raise InputError(f"--set must be KEY=VALUE, got {word!r}")
+        if key in named:
+            both = f"--{key} {given[key]} and --set {word}"
+            raise InputError(f"--set {key} must be left out where --{key} is given, got {both}")
         words[key] = value
     every = {field.name: (field, at) for at, cls in enumerate(classes) for field in _settable(cls)}
     for key, value in {**given, **words}.items():
@@ -332,6 +340,7 @@ def list_settings(ctx: click.Context, _option: click.Parameter, asked: bool) -> 
         say(f"{title}:")
         for field in _settable(cls):
             click.echo(f"  {field.name} = {field.default if field.default is not dataclasses.MISSING else '(needed)'}")
+    say("dataset, attention, seed and epochs have options of their own: where one is given, --set must not name it")
     say("with --base, where that is other:")
     for fields in late_blocks_recipe("ours"):
         for name, value in fields.items():

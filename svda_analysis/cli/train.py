@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from svda_analysis.bars import are_several, is_first
 from svda_analysis.cli.progress import progress_bars, say_start, training_display
@@ -25,6 +26,10 @@ from svda_analysis.cli.shared import (
 )
 from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.kinds import ATTENTIONS
+
+if TYPE_CHECKING:
+    from svda_analysis.model import ViTConfig
+    from svda_analysis.recipe import TrainConfig
 
 
 @click.command("train", context_settings=CONTEXT)
@@ -101,28 +106,21 @@ def train_command(
       svda train --base hf:FOLDER --late-blocks 2 --dataset imagefolder:DIR --epochs 5 --out late.pt
       torchrun --nproc-per-node 2 -m svda_analysis train --dataset cifar10 --out vit.pt
     """
-    from svda_analysis.data import DATASETS, count_classes
-    from svda_analysis.model import ViTConfig, preset_for
-    from svda_analysis.recipe import TrainConfig, named_recipe
+    from svda_analysis.model import ViTConfig
+    from svda_analysis.recipe import TrainConfig
     from svda_analysis.training import train
 
     given = {"attention": options.pop("attention"), "dataset": dataset, "seed": options.pop("seed")}
     if (epochs := options.pop("epochs")) is not None:
         given["epochs"] = epochs
+    fields = split_settings(settings, given, ViTConfig, TrainConfig, named=_named_options(given))
     late = {"blocks": late_blocks, "start": start, "features": features}
     if base is not None:
-        _train_late(base, out, recipe, split_settings(settings, given, ViTConfig, TrainConfig), late, options, preset)
+        _train_late(base, out, recipe, fields, late, options, preset)
         return
     if any(value is not None for value in late.values()):
         raise InputError("--late-blocks, --start and --features need --base, whose last blocks they are of")
-    model_fields, recipe_fields = split_settings(settings, given, ViTConfig, TrainConfig)
-    spec = DATASETS.get(dataset.partition(":")[0])
-    if spec and "num_classes" not in model_fields and (classes := count_classes(dataset, root=options["data_root"])):
-        model_fields["num_classes"] = classes
-    usual, fields = ("vit_tiny", {}) if spec is None else preset_for(spec)
-    of_model, of_recipe = named_recipe(recipe, dataset)
-    config = ViTConfig.preset(preset or usual, **{**({} if preset else fields), **of_model, **model_fields})
-    plan = TrainConfig(**{**of_recipe, **recipe_fields})
+    config, plan = _planned(dataset, preset, recipe, fields, options["data_root"])
     live = options.pop("live")
     if options["timeout"] is None:
         del options["timeout"]  # train has a default
@@ -138,6 +136,30 @@ def train_command(
         raise HaltedError(f"{halt}; go on with: {again}", halt.code) from None
     if is_first():
         _conclude_training(out, checkpoint, plan.epochs)
+
+
+def _planned(
+    dataset: str, preset: str | None, recipe: str, fields: Sequence[dict[str, Any]], root: str | None
+) -> tuple[ViTConfig, TrainConfig]:
+    """The model and the recipe that are asked for."""
+    from svda_analysis.data import DATASETS, count_classes
+    from svda_analysis.model import ViTConfig, preset_for
+    from svda_analysis.recipe import TrainConfig, named_recipe
+
+    model_fields, recipe_fields = fields
+    spec = DATASETS.get(dataset.partition(":")[0])
+    if spec and "num_classes" not in model_fields and (classes := count_classes(dataset, root=root)):
+        model_fields = {**model_fields, "num_classes": classes}
+    usual, of_data = ("vit_tiny", {}) if spec is None else preset_for(spec)
+    of_model, of_recipe = named_recipe(recipe, dataset)
+    config = ViTConfig.preset(preset or usual, **{**({} if preset else of_data), **of_model, **model_fields})
+    return config, TrainConfig(**{**of_recipe, **recipe_fields})
+
+
+def _named_options(names: Iterable[str]) -> list[str]:
+    """Those of some options that are on the command line."""
+    source_of = click.get_current_context().get_parameter_source
+    return [name for name in names if source_of(name) is not ParameterSource.DEFAULT]
 
 
 _NOT_LATE = {  # what speaks of our own model, and of the loop that can be resumed
