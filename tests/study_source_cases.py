@@ -8,6 +8,9 @@ import pandas as pd
 from study_cases import result
 
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
+from svda_analysis.model import ViTConfig
+from svda_analysis.recipe import TrainConfig, named_recipe
+from svda_analysis.results import Analysis, Run
 from svda_analysis.source_numbers import SOURCE_MEASURES, source_results
 from svda_analysis.study.result import DatasetResult
 
@@ -17,6 +20,14 @@ PROTOCOL = {  # of the source's faithfulness: our quantity, and of what
     "insertion_top_0.3": ("source_insertion_30", "cls_attention"),
     "insertion_random_0.3": ("source_insertion_30", "random"),
 }
+
+
+def by_recipe(name: str, model: str, seed: int = 0, dataset: str = "fashion_mnist", **changed) -> Run:
+    """A run of a model by a recipe by name, as its report tells of it."""
+    of_model, of_recipe = named_recipe(name, dataset)
+    config, recipe = ViTConfig(**of_model), TrainConfig(**{**of_recipe, "dataset": dataset, "seed": seed})
+    known = {"config": {**dataclasses.asdict(config), "attention": {"vit": "dot"}.get(model, model)}}
+    return Run(model=model, seed=seed, recipe={**dataclasses.asdict(recipe), **changed}, settings=known)
 
 
 def of_the_source(epochs: int, seeds: int = 3, off: float = 0.0, faithful: bool = True) -> DatasetResult:
@@ -51,7 +62,8 @@ def of_the_source(epochs: int, seeds: int = 3, off: float = 0.0, faithful: bool 
         for name in (PROTOCOL if faithful else ())
     ]
     table = pd.concat([history[history["epoch"] == epochs], make_frame(ends, TABLE_COLUMNS)], ignore_index=True)
-    analysis = dataclasses.replace(plain.analysis, table=table, history=history)
+    runs = [by_recipe("source", model, seed, epochs=epochs) for model in ("vit", "svda") for seed in range(seeds)]
+    analysis = dataclasses.replace(plain.analysis, table=table, history=history, runs=tuple(runs))
     return dataclasses.replace(plain, name="fashion_mnist", title="FashionMNIST", analysis=analysis)
 
 
@@ -59,3 +71,15 @@ def said_of(numbers: pd.DataFrame, dataset: str) -> dict[tuple[str, str], str]:
     """What became of each number of a data set."""
     rows = numbers[numbers["dataset"] == dataset]
     return {(row.model, row.measure): row.said for row in rows.itertuples()}
+
+
+def beside(shown: DatasetResult, model: str, run: Run, **changes) -> DatasetResult:
+    """``shown`` with one model more, before its others: SVDA's runs under another name, each trained as ``run`` was, in
+    whose frames ``changes`` are made."""
+    frames = {key: getattr(shown.analysis, key) for key in ("table", "history")}
+    mine = {key: frame[frame["model"] == "svda"] for key, frame in frames.items()}
+    mine = {key: changes.get(key, lambda same: same)(frame.assign(model=model)) for key, frame in mine.items()}
+    joined = {key: pd.concat([frame.astype(TABLE_COLUMNS), frames[key]]) for key, frame in mine.items()}
+    runs = [dataclasses.replace(run, model=model, seed=seed) for seed in sorted(set(mine["table"]["seed"]))]
+    analysis: Analysis = dataclasses.replace(shown.analysis, **joined, runs=(*runs, *shown.analysis.runs))
+    return dataclasses.replace(shown, analysis=analysis, sizes={model: shown.sizes["svda"], **shown.sizes})

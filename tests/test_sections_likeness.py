@@ -28,3 +28,10 @@ def test_runs_of_one_recipe_have_nothing_said_of_them():
 def test_what_differs_is_said(other, said):
     assert unlike_runs([a_run("vit"), a_run("svda", **other)]) == (said,)
     assert unlike_runs([a_run("vit"), a_run("svda", broken="layer 0", **other)]) == ()
+
+
+def test_every_value_of_a_model_is_said_and_none_that_a_run_does_not_say():
+    runs = [Run(model="vit", recipe=RECIPE), Run(model="old", recipe={"epochs": 3})]
+    runs += [Run(model="svda", recipe={**RECIPE, "lr": lr}) for lr in (0.5, 1e-3)]
+    said = "models were not trained by one recipe: lr 0.001 in vit, 0.5 and 0.001 in svda"
+    assert unlike_runs(runs) == (said,)

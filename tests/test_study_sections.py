@@ -5,6 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 from study_cases import result, with_frames
+from study_source_cases import by_recipe
 
 from svda_analysis.document import Picture, Points, Table, Widget
 from svda_analysis.frames import MAP_COLUMNS, make_frame
@@ -20,6 +21,12 @@ VARIANTS = {"vit": {"attention": "dot"}, "svda": {"attention": "svda"}, "cosine"
 
 def study(*results, **more):
     return StudyResult(**{"title": "A study", "datasets": results, "variants": VARIANTS, **more})
+
+
+def said_to_be(shown, name, model, **changed):
+    """``shown`` with one run of ``model`` that tells of a recipe by name, with ``changed`` in it."""
+    runs = (*shown.analysis.runs, by_recipe(name, model, **changed))
+    return dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, runs=runs))
 
 
 @pytest.fixture
@@ -59,7 +66,8 @@ def test_of_how_many_images_attention_and_directions_were_measured_is_said(shown
 
 def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(shown, without_figures):
     other = dataclasses.replace(shown, name="z", title="Z")
-    document = study_document(study(shown, other, dataclasses.replace(shown, name="w", title="W")))
+    third = dataclasses.replace(shown, name="w", title="W")
+    document = study_document(study(*(said_to_be(one, "ours", "svda") for one in (shown, other, third))))
     first, *_ = document.sections
     assert document.answer[-1].startswith("What SVDA adds to normalisation (svda against cosine). More interpretable")
     assert len(document.answer) == 5  # a line for each claim, and one on what is added
@@ -85,6 +93,43 @@ def test_the_title_of_the_claims_says_what_was_changed(shown, without_figures):
     variants = {**VARIANTS, "svda": {"attention": "svda", "sigma_start": "one"}}
     first, *_ = study_document(study(shown, variants=variants)).sections
     assert first.title.endswith("judged on svda (sigma_start one)")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("source", {}, "svda (the recipe of the source's public code)"),
+        ("source", {"train_images": 64}, "svda (the recipe of the source's public code but for train_images 64)"),
+        (
+            "ours",
+            {"lr": 0.5, "flip": False},
+            "svda (the recipe of this toolkit but for lr 0.5, flip False, not the one",
+        ),
+        ("ours", {"epochs": 3, "monitor_images": 8}, "svda (the recipe of this toolkit, not the one of the paper)"),
+    ],
+)
+def test_the_recipe_that_is_said_is_that_of_the_runs(shown, without_figures, name, changed, said):
+    of_both = dataclasses.replace(shown, name="fashion_mnist")
+    first, *_ = study_document(study(said_to_be(of_both, name, "svda", **changed))).sections
+    assert f"judged on {said}" in first.title
+
+
+def test_recipes_that_differ_between_data_sets_are_said_of_each(shown, without_figures):
+    other = said_to_be(dataclasses.replace(shown, name="z", title="Z"), "ours", "svda", lr=0.5)
+    first, *_ = study_document(study(shown, said_to_be(dataclasses.replace(shown, name="y"), "ours", "svda"))).sections
+    assert "svda (of a recipe that is not known on X; the recipe of this toolkit, not the one of" in first.title
+    first, *_ = study_document(study(said_to_be(shown, "ours", "svda"), other)).sections
+    assert "of the paper on X; the recipe of this toolkit but for lr 0.5, not the one of the paper on Z)" in first.title
+
+
+def test_trainings_that_differ_in_more_than_variants_are_warned_of(shown, without_figures):
+    variants = {**VARIANTS, "plain": {"attention": "svda", "norm_penalty": 0.0}}
+    alike = said_to_be(said_to_be(shown, "ours", "vit"), "ours", "plain", norm_penalty=0.0)
+    assert study_document(study(alike, variants=variants), warnings=["old"]).warnings == ("old",)
+    other = said_to_be(alike, "ours", "svda", lr=0.01, norm_penalty=0.0)
+    said = "X: models were not trained by one recipe: lr 0.001 in vit, 0.001 in plain, 0.01 in svda"
+    (found,) = study_document(study(other, variants=variants)).warnings
+    assert found == f"{said}; norm_penalty 0.3 in vit, 0.0 in svda"
 
 
 def test_variants_have_one_table_and_no_claims(shown):
@@ -126,7 +171,7 @@ def test_figures_are_named_for_their_data_set_and_what_is_carried_or_missing_is_
     ("recipes", "said"),
     [
         ([{"epochs": 5, "train_images": 10000}], "; trained for 5 epochs on 10 000 images"),
-        ([{"epochs": 5, "train_images": 10000}, {"epochs": 7}], "; trained for 5 to 7 epochs on 10 000 images"),
+        ([{"epochs": 5, "train_images": 10000}, {"epochs": 7}], "; trained for 5 to 7 epochs on 10 000 or all images"),
         ([{"epochs": 1}], "; trained for 1 epoch"),
         ([{}], ""),
     ],

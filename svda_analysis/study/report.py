@@ -20,6 +20,7 @@ from svda_analysis.render.writer import write_document
 from svda_analysis.results import META, Analysis, Run, nothing_measured, read_frame, read_json, versions
 from svda_analysis.study.costs import COST_COLUMNS, cost_frame, sizes_of
 from svda_analysis.study.flat import read_flat_results
+from svda_analysis.study.recipes import unlike_trainings
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
 
@@ -50,7 +51,8 @@ def write_paper(
     ``cache/`` keeps what was measured (it may be removed: it is then measured again). Files whose content did not
     change are not touched. ``held`` are runs of an earlier report (:func:`~svda_analysis.study.extending.held_runs`)
     that stay in it where they are not among ``trained``. ``progress`` is called with (label, done, in all),
-    ``on_warning`` with a line for each run that is left out because its numbers are not finite.
+    ``on_warning`` with a line for each run that is left out because its numbers are not finite, and for each thing in
+    which runs that are compared were not trained alike.
 
     Raises :class:`InputError` when the folder cannot be written or a checkpoint does not suit its data.
     """
@@ -73,15 +75,16 @@ def write_paper(
         earlier = known.get(dataset)
         results.append(result if earlier is None else extended(earlier, result, manifest))
     broken = [line for result in results for line in result.broken]
-    for line in broken:
-        on_warning(line)
     about = {"manifest": json.loads(json.dumps(dataclasses.asdict(manifest))), "versions": versions()}
     meta = {
         "command": command,
         **about,
         "warnings": [*warnings, *broken],
     }
-    return write_study(StudyResult.of(about["manifest"], results), folder, meta, progress=progress)
+    study = StudyResult.of(about["manifest"], results)
+    for line in [*broken, *unlike_trainings(study)]:
+        on_warning(line)
+    return write_study(study, folder, meta, progress=progress)
 
 
 def write_study(

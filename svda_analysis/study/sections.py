@@ -15,6 +15,7 @@ from svda_analysis.study.claims import by_claim, overview_table, tables_of_claim
 from svda_analysis.study.dials import Dial, dials_of
 from svda_analysis.study.findings import parts_of, price_of_low_rank, what_parts_do, who_differs
 from svda_analysis.study.frontier import equal_rank_table, frontier_runs, frontier_table, what_structure_costs
+from svda_analysis.study.recipes import recipe_words, unlike_trainings
 from svda_analysis.study.reproduction import epochs_table, reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import DatasetResult, StudyResult
 from svda_analysis.study.tables import (
@@ -26,14 +27,14 @@ from svda_analysis.study.tables import (
     what_changed,
 )
 
-_OUR_RECIPE = "the recipe of this toolkit, not the one of the paper"
 _MADE_BY = "Made by `{command}`. Each table lies in `tables/` as csv, md and tex, each figure in `figures/`."
 
 
 def study_document(
     study: StudyResult, *, command: str = "", warnings: Iterable[str] = (), versions: Mapping[str, str] | None = None
 ) -> Document:
-    """The whole report: which images, what the manifest has it say, then every section registered for ``study``."""
+    """The whole report: which images, what the manifest has it say, then every section registered for ``study``. Its
+    warnings are ``warnings`` and in what the trainings on one data set are unlike."""
     lines = [f"{one.title}: {'; '.join(_seen_and_trained(one))}" for one in study.datasets if not one.missing]
     missing = [f"{one.title} ({one.missing.removeprefix('not run here: ')})" for one in study.datasets if one.missing]
     lines += [f"Not run here: {', '.join(missing)}"] if missing else []
@@ -41,7 +42,7 @@ def study_document(
         title=study.title,
         command=command,
         made_by=_MADE_BY,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *unlike_trainings(study)),
         lead=(Points((*lines, *study.notes)),),
         sections=sections_of(study, "study"),
         answer=tuple(first_answers(study)),
@@ -74,7 +75,8 @@ def training_length(result: DatasetResult) -> str:
         return ""
     epochs = sorted({int(one["epochs"]) for one in recipes})
     few = sorted({int(one["train_images"]) for one in recipes if one.get("train_images")})
-    on = f" on {from_to(few)} images" if few else ""
+    all_too = " or all" if not all(one.get("train_images") for one in recipes) else ""
+    on = f" on {from_to(few)}{all_too} images" if few else ""
     return f"{from_to(epochs)} epoch{'s' if epochs[-1] > 1 else ''}{on}"
 
 
@@ -118,10 +120,16 @@ def _claims_sections(study: StudyResult) -> list[Section]:
 
 def _judged(study: StudyResult) -> list[str]:
     """The models that claims are judged on, each with what makes it another than the one that was claimed of."""
-    names = dict.fromkeys(name for result in study.datasets for name in result.models("svda") if name in result.trained)
-    changed = {name: what_changed(study.variants.get(name, {})) for name in names}
-    recipe = "the recipe of the source's public code" if reproduced_data(study.datasets) else _OUR_RECIPE
-    return [f"{name} ({changed[name] or recipe})" for name in names]
+    found: dict[str, dict[str, list[str]]] = {}  # by model, by what its runs say: on which data
+    for result in study.datasets:
+        for name in (name for name in result.models("svda") if name in result.trained):
+            words = recipe_words(result, name, study.variants.get(name, {}))
+            found.setdefault(name, {}).setdefault(words, []).append(result.title)
+    said = {
+        name: [f"{words} on {', '.join(data)}" if len(by_words) > 1 else words for words, data in by_words.items()]
+        for name, by_words in found.items()
+    }
+    return [f"{name} ({'; '.join(words)})" for name, words in said.items()]
 
 
 @section("accuracy", where=("study",))
