@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from study_cases import result
-from study_source_cases import PROTOCOL, of_the_source, said_of
+from study_source_cases import PROTOCOL, beside, by_recipe, of_the_source, said_of
 
 from svda_analysis.results import nothing_measured
 from svda_analysis.source_numbers import EPOCHS, SEEDS, SOURCE_MEASURES, source_epochs
@@ -83,6 +83,12 @@ def test_a_line_says_what_the_selectivity_means():
     assert any("0.97945" in line and "5.5e-04 below 0.98000" in line for line in lines)
 
 
+def test_the_bound_of_a_model_with_fewer_tokens_is_not_the_sources():
+    mine = [of_the_source(6)]
+    mine[0].history["high"] = 0.8
+    assert not any("uniform" in line for line in what_became(reproduction_table(mine), mine))
+
+
 def test_what_was_reproduced_is_said_first_with_the_last_epoch_beside_the_log():
     study = StudyResult(title="A study", datasets=(of_the_source(6),), variants={"svda": {"attention": "svda"}})
     first = study_document(study).answer[0]
@@ -109,3 +115,56 @@ def test_the_report_has_it_where_the_histories_do():
     assert "findings_source" not in names(of_the_source(6))  # its answers say it
     assert reproduced_data([result(2)]) == []
     assert "t4_source" not in names(result(2))
+
+
+def doubled(frame):
+    return frame.assign(mean=2 * frame["mean"])
+
+
+def by_number(shown):
+    return reproduction_table([shown]).numbers.set_index(["dataset", "model", "measure"]).loc["fashion_mnist"]
+
+
+def test_all_that_is_said_is_of_the_one_model_by_the_sources_recipe():
+    alone = of_the_source(6)
+    with_ours = beside(alone, "ours", by_recipe("ours", "svda"), history=doubled)
+    changed = beside(with_ours, "changed", by_recipe("source", "svda", lr=0.5), history=doubled)
+    assert changed.models("svda") == ["changed", "ours", "svda"]
+    assert by_number(changed).equals(by_number(alone))
+    assert epochs_table(changed).numbers.equals(epochs_table(alone).numbers)
+    assert epochs_table(changed).note.startswith("The source's log of seed 42 / the mean of our 3 runs.")
+    said = [list(what_became(reproduction_table([shown]), [shown])) for shown in (alone, changed)]
+    assert said[0] == said[1]
+
+
+def test_models_without_the_sources_indicators_stand_beside_those_that_have_them():
+    def without(frame):
+        return frame[~frame["indicator"].isin([measure.indicator for measure in SOURCE_MEASURES.values()])]
+
+    shown = beside(of_the_source(6), "ours", by_recipe("ours", "svda"), history=without)
+    assert by_number(shown).loc[("svda", "effective_rank"), "runs"] == 3
+    lacking = without(shown.history)
+    none = dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, history=lacking))
+    said = said_of(reproduction_table([none]).numbers, "fashion_mnist")
+    assert said["svda", "effective_rank"] == (
+        "not measured: the source's indicators after each epoch (monitor_indicators)"
+    )
+    assert epochs_table(none) is None
+    assert reproduced_data([none]) == []
+
+
+def test_a_model_of_another_recipe_is_not_held_against_the_source():
+    shown = of_the_source(EPOCHS)
+    runs = [by_recipe("ours", "vit"), *(run for run in shown.analysis.runs if run.model == "svda")]
+    ours = dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, runs=tuple(runs)))
+    said = said_of(reproduction_table([ours]).numbers, "fashion_mnist")
+    assert said["baseline", "final_accuracy"] == "no run of the baseline by the source's recipe"
+    assert said["svda", "final_accuracy"] == "reproduced"
+
+
+def test_where_something_in_the_recipe_was_changed_nothing_is_decided():
+    shown = of_the_source(EPOCHS)
+    runs = tuple(dataclasses.replace(run, recipe={**run.recipe, "lr": 0.5}) for run in shown.analysis.runs)
+    other = dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, runs=runs))
+    said = said_of(reproduction_table([other]).numbers, "fashion_mnist")
+    assert set(said.values()) == {"not decided: lr 0.5 in place of the source's"}

@@ -3,13 +3,14 @@
 The numbers are those of the three seeds of the source's public code (``reference/``; arXiv 2602.10994 has the method).
 A number is *reproduced* where the 95 % interval of the difference between its mean and ours (Welch's t, over training
 runs on both sides) holds 0, *not reproduced* where it does not; runs that are shorter, or single, decide nothing (our
-definition). Shown for runs whose histories hold the source's indicators, as those of its recipe do.
+definition), nor do runs with anything changed in the recipe. Shown for data sets with a model of the source's recipe,
+where a history holds its indicators; ours is the first such model with SVDA, or with the baseline's attention.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ from svda_analysis.formatting import MISSING, capital, estimate, mean_and_spread
 from svda_analysis.frames import each_row
 from svda_analysis.source_numbers import EPOCHS, SEEDS, SOURCE_MEASURES, by_epoch, source_epochs, source_results
 from svda_analysis.stats import welch_from_moments
+from svda_analysis.study.recipes import first_of_changed, recipes_of
 from svda_analysis.study.result import DatasetResult
 
 _ACCURACIES = {"best_accuracy": "max", "final_accuracy": "last"}  # over the epochs of a run
@@ -32,10 +34,19 @@ _LATE = "not in this study: svda train --base SPEC --late-blocks 2 --recipe sour
 
 
 def reproduced_data(results: Sequence[DatasetResult]) -> list[DatasetResult]:
-    """The data sets that were run with the source's indicators in their histories."""
-    return [
-        one for one in results if one.history["indicator"].isin([m.indicator for m in SOURCE_MEASURES.values()]).any()
-    ]
+    """The data sets that a model was run on by the source's recipe, with its indicators in a history."""
+    logged = [measure.indicator for measure in SOURCE_MEASURES.values()]
+    of_ours = [one for one in results if one.history["indicator"].isin(logged).any()]
+    return [one for one in of_ours if any(model_of_ours(one, theirs) for theirs in ("baseline", "svda"))]
+
+
+def model_of_ours(result: DatasetResult, theirs: str) -> tuple[str, dict[str, Any]] | None:
+    """The model that stands beside the source's ``baseline`` or ``svda``: the first trained by its recipe with least
+    changed in that, and what is changed."""
+    names = result.in_role("baseline") if theirs == "baseline" else result.models("svda")
+    by, trained = recipes_of(result), result.trained
+    found = [(name, by[name].changed) for name in names if name in trained and name in by and by[name].name == "source"]
+    return min(found, key=lambda one: len(one[1]), default=None)
 
 
 def reproduction_table(results: Sequence[DatasetResult]) -> Table:
@@ -81,17 +92,28 @@ def _reproduced_row(theirs: Any, result: DatasetResult | None) -> dict[str, Any]
         return {**about, **empty, "said": _LATE}
     if result is None or not result.trained:
         return {**about, **empty, "said": "not run here: not in the manifest" if result is None else result.missing}
-    values, epochs = _numbers_of_runs(result, theirs.model, theirs.measure)
+    if (found_model := model_of_ours(result, theirs.model)) is None:
+        return {**about, **empty, "said": f"no run of the {theirs.model} by the source's recipe"}
+    model, changed = found_model
+    values, epochs = _numbers_of_runs(result, model, theirs.measure)
     if values.empty:
-        said = "not measured: faithfulness by the metrics source" if epochs else f"no run of the {theirs.model}"
-        return {**about, **empty, "said": said}
+        return {**about, **empty, "said": f"not measured: {_what_it_needs(theirs.measure)}"}
     ours = {"mean": values.mean(), "std": values.std(ddof=1) if len(values) > 1 else math.nan, "runs": len(values)}
     found = welch_from_moments((theirs.mean, theirs.std, SEEDS), (ours["mean"], ours["std"], len(values)))
     ends = {"difference": found.difference, "ci_low": found.interval.low, "ci_high": found.interval.high}
-    return {**about, **ours, **ends, "said": _said(epochs, len(values), found.interval)}
+    return {**about, **ours, **ends, "said": _said(changed, epochs, len(values), found.interval)}
 
 
-def _said(epochs: int, runs: int, interval: tuple[float, float]) -> str:
+def _what_it_needs(measure: str) -> str:
+    """What a run that lacks a number would have to have measured."""
+    if measure in _PROTOCOL:
+        return "faithfulness by the metrics source"
+    return "the source's indicators after each epoch (monitor_indicators)"
+
+
+def _said(changed: Mapping[str, Any], epochs: int, runs: int, interval: tuple[float, float]) -> str:
+    if changed:
+        return f"not decided: {first_of_changed(changed)} in place of the source's"
     if epochs < EPOCHS:
         return f"not decided: {epochs} of {EPOCHS} epochs were run"
     if runs < 2 or math.isnan(interval[0]):
@@ -100,26 +122,21 @@ def _said(epochs: int, runs: int, interval: tuple[float, float]) -> str:
 
 
 def _numbers_of_runs(result: DatasetResult, model: str, measure: str) -> tuple[pd.Series[float], int]:
-    """One number for each of our runs, and the epochs of the shortest of them."""
-    name = (
-        result.baseline
-        if model == "baseline"
-        else next((m for m in result.models("svda") if m in result.trained), None)
-    )
-    history = result.history[result.history["model"] == name]
-    if history.empty:
-        return pd.Series(dtype=float), 0
+    """One number for each run of a model of ours that has it, and the epochs of the shortest of them."""
+    history = result.history[result.history["model"] == model]
+    epochs = history.groupby("seed", dropna=False)["epoch"].max().min()
     if measure in _PROTOCOL:
         indicator, source = _PROTOCOL[measure]
-        of_model = result.table[result.table["model"] == name]
+        of_model = result.table[result.table["model"] == model]
         rows = of_model[(of_model["indicator"] == indicator) & (of_model["source"] == source)]
         values = rows.set_index("seed")["mean"]
     elif measure in _ACCURACIES:
         rows = history[(history["indicator"] == "accuracy") & (history["source"] == "test")].sort_values("epoch")
-        values = rows.groupby("seed")["mean"].agg(_ACCURACIES[measure])
+        values = rows.groupby("seed", dropna=False)["mean"].agg(_ACCURACIES[measure])
     else:
-        values = by_epoch(history, SOURCE_MEASURES[measure]).ffill().iloc[-1]
-    return values, int(history.groupby("seed")["epoch"].max().min())
+        known = by_epoch(history, SOURCE_MEASURES[measure]).ffill()
+        values = known.iloc[-1] if len(known) else pd.Series(dtype=float)
+    return values.dropna(), 0 if pd.isna(epochs) else int(epochs)
 
 
 def _written(measure: str, mean: float, std: float) -> str:
@@ -146,33 +163,34 @@ def _their_difference(row: dict[str, Any]) -> str:
 
 
 def epochs_table(result: DatasetResult) -> Table | None:
-    """The six indicators at each epoch that both logged, "theirs / ours"; None where the source logged none of the data
-    set. Ours is the mean over our SVDA runs."""
-    if result.name != "fashion_mnist":
+    """The six indicators at each epoch that both logged, "theirs / ours"; None where either logged none of the data
+    set. Ours is the mean over the runs of our SVDA model."""
+    model = model_of_ours(result, "svda")
+    if result.name != "fashion_mnist" or model is None:
         return None
-    found = {name: by_epoch(_of_svda(result), measure).mean(axis=1) for name, measure in SOURCE_MEASURES.items()}
+    history = result.history[result.history["model"] == model[0]]
+    by = {name: by_epoch(history, measure) for name, measure in SOURCE_MEASURES.items()}
+    found = {name: runs.mean(axis=1) for name, runs in by.items()}
     rows = [
         {"epoch": int(log.epoch), "measure": name, "source": getattr(log, name), "ours": found[name][log.epoch]}
         for log in each_row(source_epochs())
         for name in SOURCE_MEASURES
         if log.epoch in found[name]
     ]
+    if not rows:
+        return None
     numbers = pd.DataFrame(rows, columns=["epoch", "measure", "source", "ours"])
     text = [
         {"Epoch": str(epoch)}
         | {spoken(row.measure): _pair(row.measure, row.source, row.ours) for row in each_row(group)}
         for epoch, group in numbers.groupby("epoch")
     ]
-    runs = by_epoch(_of_svda(result), SOURCE_MEASURES["effective_rank"]).shape[1]
+    runs = max(one.shape[1] for one in by.values())
     note = (
         f"The source's log of seed 42 / the mean of our {runs} run{'s' if runs > 1 else ''}. The source measured "
         "alignment and robustness on one image and selectivity on the last batch, we on the probe images."
     )
     return Table(name=f"t4_epochs_{result.name}", title="Epoch by epoch", note=note, numbers=numbers, text=_frame(text))
-
-
-def _of_svda(result: DatasetResult) -> pd.DataFrame:
-    return result.history[result.history["model"].isin(result.models("svda"))]
 
 
 def _pair(measure: str, theirs: float, ours: float) -> str:
@@ -202,7 +220,7 @@ def what_became(table: Table, results: Sequence[DatasetResult]) -> Iterator[str]
 def _beside_the_log(result: DatasetResult) -> Iterator[str]:
     """Our indicators at the last epoch that both logged, and the source's."""
     table = epochs_table(result)
-    if table is None or table.numbers is None or table.numbers.empty:
+    if table is None or table.numbers is None:
         return
     last = table.numbers[table.numbers["epoch"] == table.numbers["epoch"].max()]
     pairs = [f"{spoken(row.measure).lower()} {_pair(row.measure, row.ours, row.source)}" for row in each_row(last)]
@@ -211,11 +229,15 @@ def _beside_the_log(result: DatasetResult) -> Iterator[str]:
 
 def _of_uniform(result: DatasetResult) -> Iterator[str]:
     """How far from uniform attention the source's selectivity is; uniform attention has the highest, 1 - 1/N."""
-    rows = result.history[result.history["indicator"] == SOURCE_MEASURES["selectivity_index"].indicator]
+    mine = [found[0] for theirs in ("baseline", "svda") if (found := model_of_ours(result, theirs))]
+    rows = result.history[result.history["model"].isin(mine)]
+    rows = rows[rows["indicator"] == SOURCE_MEASURES["selectivity_index"].indicator]
     theirs = source_results().query("dataset == @result.name and measure == 'selectivity_index'")
     if rows.empty or theirs.empty:
         return
     most, mean = float(rows["high"].max()), float(theirs["mean"].iloc[0])
+    if most < mean:  # ours has fewer tokens, and another bound
+        return
     yield (
         f"The source's selectivity on {result.title}, {mean:.5f}, stands {most - mean:.1e} below {most:.5f}, which "
         "uniform attention has: it runs backwards, and says that the attention is all but uniform."
