@@ -168,3 +168,15 @@ def test_where_something_in_the_recipe_was_changed_nothing_is_decided():
     other = dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, runs=runs))
     said = said_of(reproduction_table([other]).numbers, "fashion_mnist")
     assert set(said.values()) == {"not decided: lr 0.5 in place of the source's"}
+
+
+def test_the_best_epoch_is_sought_where_all_saw_the_same_images():
+    shown = of_the_source(10)
+    history = shown.history
+    history.loc[history["epoch"] < 10, "n"] = 20  # monitor_images
+    found = by_number(shown).loc["svda"]
+    assert found.loc["best_accuracy", ["runs", "said"]].tolist() == [
+        0,
+        "not measured: accuracy after each epoch on as many test images as after the last (monitor_images)",
+    ]
+    assert found.loc["final_accuracy", "mean"] == pytest.approx(0.869)

@@ -108,6 +108,8 @@ def _what_it_needs(measure: str) -> str:
     """What a run that lacks a number would have to have measured."""
     if measure in _PROTOCOL:
         return "faithfulness by the metrics source"
+    if measure in _ACCURACIES:
+        return "accuracy after each epoch on as many test images as after the last (monitor_images)"
     return "the source's indicators after each epoch (monitor_indicators)"
 
 
@@ -132,6 +134,8 @@ def _numbers_of_runs(result: DatasetResult, model: str, measure: str) -> tuple[p
         values = rows.set_index("seed")["mean"]
     elif measure in _ACCURACIES:
         rows = history[(history["indicator"] == "accuracy") & (history["source"] == "test")].sort_values("epoch")
+        if measure == "best_accuracy":  # of epochs that were measured on the same images as the last
+            rows = rows[rows.groupby("seed", dropna=False)["n"].transform("nunique") <= 1]
         values = rows.groupby("seed", dropna=False)["mean"].agg(_ACCURACIES[measure])
     else:
         known = by_epoch(history, SOURCE_MEASURES[measure]).ffill()
