@@ -23,7 +23,8 @@ class AttentionRecord(NamedTuple):
     after the softmax. ``sigma (H, D)`` for SVDA, where ``q`` and ``k`` are the unit rows; else ``None`` (identity).
     ``q`` and ``k`` are None where attention is multiplied by hand and their product was not seen; ``mixed`` says that
     its heads are mixed after the softmax, so that not ``a`` alone weighs the values. ``places`` = where queries and
-    keys lie in the images (None: they do not come of them, as those of a text).
+    keys lie in the images (None: they do not come of them, as those of a text). ``no_map`` says why ``a``, which weighs
+    the values, is no map (empty: it is one): weights multiplied by hand may be negative.
     ``tokens (B, N, C)``: what the layer read, where :class:`~svda_analysis.layer_inputs.LayerInputs` were given and can
     tell. ``rows(first, last)`` makes rows of the map, of some queries, where it was not made as a whole: ``a`` is on
     the meta device then, which holds a shape and no numbers.
@@ -40,6 +41,7 @@ class AttentionRecord(NamedTuple):
     mixed: bool = False
     tokens: Tensor | None = None
     rows: Callable[[int, int], Tensor] | None = None
+    no_map: str = ""
 
 
 class MapScores(NamedTuple):

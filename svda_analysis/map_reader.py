@@ -23,7 +23,7 @@ class MapReader:
     def map_of_image(self, record: AttentionRecord, images: int, given: GivenLayout) -> ImageMap | str:
         """:func:`map_of_image`, of records of one model with one ``given``."""
         places = record.places
-        if places is None or places.queries is None:
+        if places is None or places.queries is None or record.no_map:
             return map_of_image(record, images, given)
         about = (record.a.shape, images, places.size, places.queries, places.keys)
         if self._found is not None and self._last is not None and _alike(about, self._last):

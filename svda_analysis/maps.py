@@ -121,8 +121,8 @@ def map_of_image(record: AttentionRecord, images: int, given: GivenLayout) -> Im
         return "over what is not the image (text, or queries that were learned)"
     if N == 1 and M > 1:
         return "of one query that pools"
-    if N != M:
-        return "with other keys than queries"
+    if record.no_map or N != M:
+        return record.no_map or "with other keys than queries"
     if places.queries is None:
         return _by_number(record, images, given)
     if places.keys is not None and not bool((places.queries == places.keys).all()):

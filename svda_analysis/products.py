@@ -117,6 +117,21 @@ def as_weighing(found: Contraction) -> tuple[tuple[int, ...], tuple[int, ...]] |
     return order_a, tuple(found.of_b.index(name) for name in (*batch, key, features[0]))
 
 
+def why_no_map(weights: Tensor) -> str:
+    """Why weights ``(..., N, M)`` of N queries are no map; empty where they are.
+
+    In a map each query shares out 1 among its keys, or less (what a mask behind the softmax leaves of it; nothing where
+    it may see no key), and nothing is negative, all as far as rounding allows. What is not finite is told elsewhere.
+    """
+    with torch.no_grad():
+        total = weights.sum(-1)
+        if not total.numel() or not bool(total.isfinite().all()):
+            return ""
+        if bool(weights.min() < -torch.finfo(weights.dtype).eps * weights.max()):
+            return "whose weights are negative in part"
+        return "whose weights add up to more than 1 for a query" if bool(total.max() > 1.01) else ""
+
+
 def sums_to_one(x: Tensor, dim: int) -> bool:
     """Whether it is a distribution along a dimension, as far as rounding allows."""
     with torch.no_grad():

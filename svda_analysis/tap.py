@@ -22,7 +22,7 @@ from svda_analysis.calls import READERS, AttentionCall, AttentionRecord, bound
 from svda_analysis.errors import InputError
 from svda_analysis.forward import call_model
 from svda_analysis.layer_inputs import LayerInputs
-from svda_analysis.products import sums_to_one
+from svda_analysis.products import why_no_map
 from svda_analysis.tracker import Product, Tracker, of_vmap
 from svda_analysis.trails import tensors_in
 
@@ -371,18 +371,20 @@ def _replaced(given: Any, old: Tensor, new: Tensor) -> Any:
 def _by_hand(layer: int, found: Product) -> AttentionRecord:
     """The record of attention that is multiplied by hand.
 
-    The map is what weighs the values, as long as its rows are distributions; else it is the softmax, and heads are
-    mixed after it.
+    The map is what weighs the values, before dropout. Where that is none because heads are mixed after the softmax, the
+    map is the softmax; where it is none for another reason, the record says why.
     """
-    a, whole = found.weights, sums_to_one(found.weights, -1)
-    if not whole and found.soft.shape == a.shape:
-        a = found.soft
+    a = found.weights if found.undropped is None else found.undropped
+    why = why_no_map(a)
+    mixed = bool(why) and found.mixed and found.soft.shape == a.shape
+    if mixed:
+        a, why = found.soft, ""
     q = k = None
     scale = 1.0
     if found.scores is not None:
         scale, fit = found.scores.scale, (a.shape[:-1], (*a.shape[:-2], a.shape[-1]))
         q, k = (_fitted(x, shape) for x, shape in zip(found.scores[:2], fit, strict=True))
-    return AttentionRecord(layer, q, k, found.v, scale, a, None, found.places, not whole)
+    return AttentionRecord(layer, q, k, found.v, scale, a, None, found.places, mixed, no_map=why)
 
 
 def _fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor | None:

@@ -45,7 +45,8 @@ class Places(NamedTuple):
 class Product(NamedTuple):
     """Attention multiplied by hand: ``weights (..., N, M)``, ``soft`` = the softmax they came of, ``v (..., M, Dv)``;
     ``scores`` where the product of queries and keys was seen. ``factor`` is the factor that the weights are, with its
-    dimensions in the order ``order``."""
+    dimensions in the order ``order``. ``mixed`` says that heads were mixed behind the softmax, ``undropped`` is what
+    dropout made the weights of."""
 
     factor: Tensor
     order: tuple[int, ...]
@@ -54,6 +55,8 @@ class Product(NamedTuple):
     v: Tensor
     scores: Scores | None
     places: Places
+    mixed: bool = False
+    undropped: Tensor | None = None
 
 
 class Tracker:
@@ -211,8 +214,11 @@ class Tracker:
         if map_of.columns is None and values_of.rows is not None:  # scores that are no product
             keys = mixed(values_of.rows.permute(orders[1]), [-1]).squeeze(-1)
         places = Places(queries, keys, max(map_of.after, values_of.after), self.size)
-        soft = map_of.soft
-        return Product(one.a, orders[0], weights, weights if soft is None else soft, v, map_of.scores, places)
+        soft, undropped = map_of.soft, map_of.undropped
+        if undropped is not None and not plain:
+            undropped = undropped.permute(orders[0])
+        soft = weights if soft is None else soft
+        return Product(one.a, orders[0], weights, soft, v, map_of.scores, places, map_of.mixed, undropped)
 
     def _multiplied(self, product: Contraction, result: Tensor) -> None:
         """The trail of a product that weighs nothing: scores of two factors, or one tensor under weights."""
@@ -233,7 +239,7 @@ class Tracker:
             return
         side = first if first is not None else second
         if side is not None:
-            self.mark(result, dataclasses.replace(side, after=after))
+            self.mark(result, dataclasses.replace(side.behind_mixing(), after=after))
 
 
 def of_vmap(given: Iterable[Any]) -> bool:

@@ -29,18 +29,25 @@ class Scores(NamedTuple):
 class Trail:
     """What is known of a tensor that comes of the images. ``rows`` = places of its shape (None: they were lost),
     ``columns`` those of the keys in scores. ``after`` = the last attention on the way here (-1: none). ``scores`` where
-    it is a product of queries and keys, ``soft`` where it is, or came of, a softmax over the last dimension."""
+    it is a product of queries and keys, ``soft`` where it is, or came of, a softmax over the last dimension: ``mixed``
+    says that heads were mixed since, ``undropped`` is what dropout made it of, if that came last."""
 
     rows: Tensor | None
     columns: Tensor | None = None
     after: int = -1
     scores: Scores | None = None
     soft: Tensor | None = None
+    mixed: bool = False
+    undropped: Tensor | None = None
 
     def over(self, change: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Trail:
         """The places changed; lost where that does not lead to ``shape``."""
         rows, columns = (None if x is None else tried(change, x, shape) for x in (self.rows, self.columns))
-        return dataclasses.replace(self, rows=rows, columns=columns)
+        return dataclasses.replace(self, rows=rows, columns=columns, undropped=None)
+
+    def behind_mixing(self) -> Trail:
+        """The same, where heads of a map were mixed."""
+        return dataclasses.replace(self, mixed=self.soft is not None)
 
 
 class Call(NamedTuple):
@@ -109,6 +116,8 @@ def by_shape(call: Call, result: Any) -> Marked:
     most = max(
         call.known, key=lambda trail: (trail.soft is not None, trail.columns is not None, trail.rows is not None)
     )
+    if call.name not in SAME_NUMBERS:
+        most = dataclasses.replace(most, undropped=None)
     if most.rows is None and most.columns is None:
         return [(result, most)]
     like = most.columns if most.rows is None else most.rows
@@ -145,8 +154,18 @@ def _softmax(call: Call, result: Any) -> Marked:
     dim = call.argument(1, "dim", -1)
     trail = call.trail
     if isinstance(dim, int) and dim % result.ndim == result.ndim - 1 and result.ndim > 2:
-        return [(result, dataclasses.replace(trail, soft=result))]
+        return [(result, dataclasses.replace(trail, soft=result, mixed=False, undropped=None))]
     return [(result, dataclasses.replace(trail, scores=None))]
+
+
+def _dropped(call: Call, result: Any) -> Marked:
+    """Dropout: a map is what it was before."""
+    marked = by_shape(call, result)
+    if result is call.given:
+        return marked
+    return [
+        (x, dataclasses.replace(trail, undropped=call.given if trail.soft is not None else None)) for x, trail in marked
+    ]
 
 
 def _moved(call: Call, result: Any) -> Marked:
@@ -195,7 +214,8 @@ def _kept(x: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def _linear(call: Call, result: Any) -> Marked:
-    return [(result, call.trail.over(lambda x: mixed(x, [-1]).expand(result.shape), result.shape))]
+    found = call.trail.over(lambda x: mixed(x, [-1]).expand(result.shape), result.shape)
+    return [(result, found.behind_mixing())]
 
 
 def _resampled(call: Call, result: Any) -> Marked:
@@ -216,7 +236,8 @@ def _resampled(call: Call, result: Any) -> Marked:
                 places = along(places, axis - count + places.ndim, line)
         return places.expand(result.shape)
 
-    return [(result, call.trail.over(change, result.shape))]
+    found = call.trail.over(change, result.shape)
+    return [(result, found.behind_mixing() if "conv" in call.name else found)]
 
 
 def _centres(call: Call, axis: int, size: int, made: int, count: int) -> Tensor | None:
@@ -326,6 +347,7 @@ def _rules() -> dict[str, Callable[[Call, Any], Marked]]:
         _resampled: resampling,
         _padded: "pad constant_pad_nd",
         _softmax: "softmax _softmax",
+        _dropped: "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout",
         _times: "mul __mul__ __rmul__ __imul__ mul_ multiply div __truediv__ __itruediv__ div_ true_divide divide",
         _put: "__setitem__",
         _unfolded: "unfold",
@@ -337,6 +359,7 @@ def _rules() -> dict[str, Callable[[Call, Any], Marked]]:
 RULES = _rules()
 ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__"}  # numbers go where torch does not see what becomes of them
 MADE_OF_DATA = {"tensor", "as_tensor", "asarray", "from_numpy", "from_dlpack"}
+SAME_NUMBERS = {"to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous", "clone"}
 NO_NUMBERS = {
     *("shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "grad", "grad_fn", "is_sparse", "is_quantized"),
     *("size", "dim", "numel", "stride", "is_floating_point", "is_contiguous", "data_ptr", "item", "layout", "is_leaf"),

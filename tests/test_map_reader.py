@@ -38,6 +38,7 @@ def test_what_lies_otherwise_is_read_again(found):
     assert reader.map_of_image(mixed, 4, given) == map_of_image(mixed, 4, given)
     few = found[1]._replace(places=places._replace(keys=places.keys.roll(1, -1)))
     assert reader.map_of_image(few, 4, given) == "with other keys than queries"
+    assert reader.map_of_image(found[1]._replace(no_map="of no map"), 4, given) == "of no map"
     assert reader.map_of_image(found[1], 2, given) == map_of_image(found[1], 2, given)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svda_analysis.products import as_scores, as_weighing, contraction, sums_to_one, to_names
+from svda_analysis.products import as_scores, as_weighing, contraction, sums_to_one, to_names, why_no_map
 
 
 @pytest.mark.parametrize("equation", ["bhid,bhjd->bhij", "... i d, ... j d -> ... i j"])
@@ -43,3 +43,14 @@ def test_distributions():
     assert sums_to_one(torch.randn(3, 4).softmax(-1), -1)
     assert not sums_to_one(torch.randn(3, 4).softmax(-1), 0)
     assert not sums_to_one(torch.tensor([[2.0, -1.0]]), -1)
+
+
+def test_what_shares_out_one_or_less_is_a_map():
+    a, hidden = torch.randn(2, 5, 4).softmax(-1), torch.tensor([1.0, 1.0, 0.0, 0.0])
+    blind = torch.cat([a[:, :2], torch.zeros(2, 3, 4)], 1)
+    for one in (a, a.half(), a * hidden, blind, 0 * a, a * float("nan"), a[:0]):
+        assert not why_no_map(one)
+    centred = torch.full((1, 2, 2000), 1 / 2000).softmax(-1) - torch.rand(1, 2, 2000) / 1000
+    for one in (a - 0.1, -a, centred, 1e-4 * (a - a.mean(-1, keepdim=True))):
+        assert why_no_map(one) == "whose weights are negative in part"
+    assert why_no_map(1.1 * a) == "whose weights add up to more than 1 for a query"

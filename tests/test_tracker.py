@@ -1,9 +1,12 @@
 """Attention multiplied by hand, in the ways in which people write it, is a record like the kernel's."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+from svda_analysis.analysis import analyze
 from svda_analysis.attribution import attribute
 from svda_analysis.errors import InputError
 from svda_analysis.maps import whole_maps
@@ -67,6 +70,112 @@ def test_attention_by_hand_is_a_record_like_the_kernels(way):
     torch.testing.assert_close(output, plain)
     (gradient,) = torch.autograd.grad(output[..., 0].sum(), [maps[0].a])
     assert gradient.abs().sum() > 0
+
+
+SEEN = torch.tensor([1.0] * 9 + [0.0] * 7)  # the keys that a mask leaves
+PADDED = torch.where(SEEN[:, None] * SEEN > 0, 0.0, -torch.inf)  # what is padding sees nothing
+
+
+def scores_of(q, k):
+    return q @ k.mT * 12**-0.5
+
+
+SHARED_OUT = {
+    "a mask behind the softmax": lambda q, k: scores_of(q, k).softmax(-1) * SEEN,
+    "padding that sees nothing": lambda q, k: (scores_of(q, k) + PADDED).softmax(-1).nan_to_num(0),
+    "heads with a gate": lambda q, k: scores_of(q, k).softmax(-1) * torch.tensor([0.25, 1.0]).view(2, 1, 1),
+}
+
+
+@pytest.mark.parametrize("way", SHARED_OUT)
+def test_the_map_is_what_weighs_the_values_if_rows_sum_to_less_than_one(way):
+    model = ByHand(lambda q, k, v: SHARED_OUT[way](q, k) @ v).eval()
+    q, k, _ = model.qkv(model.patches(IMAGES).flatten(2).mT).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+    weights = SHARED_OUT[way](q, k).detach()
+    (record,) = records(model, IMAGES)
+    torch.testing.assert_close(record.a, weights)
+    assert (record.mixed, record.no_map) == (False, "")
+    table = analyze(model, IMAGES, indicators=["attention_entropy"]).table
+    for head, told in enumerate(table.sort_values("head")["mean"]):
+        rows = [row[row > 0].double() / row.sum() for row in weights[:, head].flatten(0, 1) if row.sum()]
+        want = sum(float(-(p * p.log()).sum()) for p in rows) / len(rows) / math.log(16)
+        assert told == pytest.approx(want, abs=1e-5)
+    row = ((weights.mean(1) + torch.eye(16)) / 2).mean(1).view(2, 4, 4)
+    got = attribute(model, IMAGES, method="rollout")
+    torch.testing.assert_close(got[:, ::8, ::8], row, rtol=1e-4, atol=1e-6)
+
+
+def difference(q, k, v):
+    a = scores_of(q, k).softmax(-1)
+    return (a - 0.8 * a.flip(1)) @ v
+
+
+def louder(q, k, v):
+    return (1.5 * scores_of(q, k).softmax(-1)) @ v
+
+
+class TwoLayers(ByHand):
+    """One layer of the kernel's attention before one by hand."""
+
+    def forward(self, x):
+        t = self.patches(x).flatten(2).mT
+        for way in (nn.functional.scaled_dot_product_attention, self.way):
+            q, k, v = self.qkv(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+            t = t + way(q, k, v).transpose(1, 2).flatten(2)
+        return t
+
+
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        (difference, "whose weights are negative in part"),
+        (louder, "whose weights add up to more than 1 for a query"),
+    ],
+)
+def test_weights_that_are_no_map_are_left_out_with_the_reason(way, why):
+    (record,) = records(ByHand(way), IMAGES)
+    assert (record.mixed, record.no_map) == (False, why)
+    with pytest.raises(InputError, match=f"no self-attention over whole images: 1 call {why}"):
+        analyze(ByHand(way).eval(), IMAGES, indicators=["attention_entropy"])
+    model = TwoLayers(way).eval()
+    found = analyze(model, IMAGES, indicators=["attention_entropy"], examples=0)
+    assert found.table["layer"].unique().tolist() == [0]
+    said = f"TwoLayers: 1 of 2 attention calls are no maps of the image and are left out: 1 call {why}"
+    assert said in found.warnings
+    with pytest.raises(InputError, match=f"need the same tokens in every layer; of TwoLayers: 1 call {why}"):
+        attribute(model, IMAGES)
+
+
+MIX = torch.tensor([[1.5, -0.5], [-1.0, 0.5]])
+MIXINGS = {
+    "linear": lambda a: nn.functional.linear(a.permute(0, 2, 3, 1), MIX).permute(0, 3, 1, 2),
+    "conv": lambda a: nn.functional.conv2d(a, MIX[:, :, None, None]),
+    "einsum": lambda a: torch.einsum("bhij,gh->bgij", a, MIX),
+    "matmul": lambda a: (MIX @ a.flatten(2)).view(a.shape),
+}
+
+
+@pytest.mark.parametrize("way", MIXINGS)
+def test_of_heads_that_are_mixed_the_map_is_the_softmax(way):
+    model = ByHand(lambda q, k, v: MIXINGS[way](scores_of(q, k).softmax(-1)) @ v)
+    (record,) = records(model, IMAGES)
+    torch.testing.assert_close(record.a, scores_of(record.q, record.k).softmax(-1))
+    assert (record.mixed, record.no_map) == (True, "")
+    assert whole_maps(model, IMAGES).gaps == ("heads are mixed after the softmax",)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_dropout_is_none_of_the_map_and_a_mask_before_it_is(cast):
+    def way(q, k, v):
+        a = nn.functional.dropout(scores_of(q, k).softmax(-1) * SEEN, 0.5)
+        return (a.to(torch.float32) if cast else a) @ v
+
+    model, found = ByHand(way), []
+    with capture(model, found.append):
+        model(IMAGES)
+    (record,) = found
+    torch.testing.assert_close(record.a, scores_of(record.q, record.k).softmax(-1) * SEEN)
+    assert (record.mixed, record.no_map) == (False, "")
 
 
 class ByNumpy(nn.Module):
