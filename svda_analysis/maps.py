@@ -355,7 +355,7 @@ def whole_maps(
         touching.append(_updates_patches(record))
 
     noted = LayerInputs() if inputs else None
-    with capture(model, on_record, output="map" if gradients else "kernel", inputs=noted):
+    with capture(model, on_record, output="map" if gradients else "kernel", inputs=noted) as hidden:
         output = call_model(model, images)
     check_captured(len(found), model)
     maps = [one for one in found if isinstance(one, ImageMap)]
@@ -364,7 +364,8 @@ def whole_maps(
     layout = statistics.mode(one.whole for one in reversed(maps))
     chosen = [one for one in maps if one.whole == layout]
     missing = [one for one, touches in zip(found, touching, strict=True) if isinstance(one, str) and touches]
-    gaps = _gaps(chosen, [one for one in maps if one.whole != layout], missing)
+    said = [in_words(reasons) for reasons in (missing, hidden) if reasons]
+    gaps = _gaps(chosen, [one for one in maps if one.whole != layout], said)
     whole = next(one.whole for one in chosen if one.whole is not None).of_model(model)
     return WholeMaps(chosen, whole, output, maps[-1], gaps, tuple(left_out))
 
@@ -394,10 +395,8 @@ def _updates_patches(record: AttentionRecord) -> bool:
     return queries is None or bool((queries >= 0).any())
 
 
-def _gaps(chosen: Sequence[ImageMap], others: Sequence[ImageMap], missing: Sequence[str]) -> tuple[str, ...]:
-    found = []
-    if missing:
-        found.append(in_words(missing))
+def _gaps(chosen: Sequence[ImageMap], others: Sequence[ImageMap], said: Sequence[str]) -> tuple[str, ...]:
+    found = list(said)
     if others:
         grids = dict.fromkeys(str(one.whole) for one in others)
         found.append(f"{len(others)} layers have another grid ({'; '.join(grids)})")

@@ -159,6 +159,8 @@ def _cautions(subject: Subject, stream: Tally, options: Options) -> list[str]:
     if stream.left_out:
         count = f"{len(stream.left_out)} of {stream.calls} attention calls are no maps of the image and are left out"
         lines.append(f"{subject.name}: {count}: {in_words(stream.left_out)}")
+    if stream.hidden:
+        lines.append(f"{subject.name}: not measured: {in_words(stream.hidden)}")
     if stream.starts > 1:
         measured = stream.calls - len(stream.left_out)
         passes = f"{stream.starts} of its {measured} layers come of no other: two passes or towers in one forward"

@@ -114,8 +114,9 @@ class Stream(Tally):
         batch = torch.cat([images, *noisy]) if noisy else images
         inputs = self.begin(B, len(batch))
         try:
-            with capture(self.model, self.on_record, output="rows", inputs=inputs):
+            with capture(self.model, self.on_record, output="rows", inputs=inputs) as hidden:
                 output = call_model(self.model, batch)
+            self.hidden = list(hidden)
             self.end(inputs)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
         except NotFiniteError:

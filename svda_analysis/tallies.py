@@ -38,6 +38,7 @@ class Tally:
         self.bounds: dict[tuple[str, str, int], tuple[float, float]] = {}
         self.windows = self.views = self.pixels_unknown = False
         self.left_out: list[str] = []  # of the last batch, why attention calls are no maps of the image
+        self.hidden: list[str] = []  # of the last batch, what is attention, or may be, and shows no map
         self.unfitted: dict[tuple[str, str], set[int]] = {}  # by indicator and reason: layers without it
         self.map_bytes = 0  # of all layers of one image, of the last batch
         self.beyond = ""  # which labels are none of the model's outputs

@@ -34,8 +34,11 @@ def capture(
     *,
     output: Literal["kernel", "map", "rows"] = "kernel",
     inputs: LayerInputs | None = None,
-) -> Iterator[None]:
+) -> Iterator[list[str]]:
     """While the context is open, call ``on_record`` at each attention call inside ``model``'s forward.
+
+    Gives a list that holds, after a forward, a reason for each call in it that is attention of the image, or may be,
+    and shows no map: flex_attention, linear attention, what torch.jit made.
 
     ``output="kernel"``: the model's own kernel answers, logits are bit-identical to those without capture, and records
     carry no graph. ``output="map"``: the layer's output is the explicit ``a @ v`` (equal to about 1e-5), the map is
@@ -54,8 +57,9 @@ def capture(
         raise InputError(f"output must be 'kernel', 'map' or 'rows', got {output!r}")
     if isinstance(model, torch.jit.ScriptModule):
         check_captured(0, model)
-    with _tapped(model, Tap(on_record, output, inputs)):
-        yield
+    tap = Tap(on_record, output, inputs)
+    with _tapped(model, tap):
+        yield tap.tracker.hidden
 
 
 @contextlib.contextmanager
@@ -69,11 +73,12 @@ def without_head(model: nn.Module, layer: int, head: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tapped(model: nn.Module, tap: Tap) -> Iterator[None]:
+    tap.tracker.hold(model)
     hooks = [
         model.register_forward_pre_hook(lambda _, args, kwargs: tap.start((*args, *kwargs.values())), with_kwargs=True),
-        model.register_forward_hook(lambda *_: tap.stop(), always_call=True),
+        model.register_forward_hook(lambda *given: tap.stop(given[-1]), always_call=True),
     ]
-    for part in model.children():
+    for part in (part for part in model.children() if not isinstance(part, torch.jit.ScriptModule)):  # it takes no hook
         hooks.append(
             part.register_forward_pre_hook(
                 lambda part, args, kwargs: tap.enter_part(part, (*args, *kwargs.values())), with_kwargs=True
@@ -197,9 +202,11 @@ class Tap(TorchFunctionMode):
                 self._begin(given, by_parts=False)
             self.depth += 1
 
-    def stop(self) -> None:
+    def stop(self, output: Any = None) -> None:
         if threading.get_ident() == self.owner:
             self.depth -= 1
+            if not self.depth:
+                self.tracker.end(output)
 
     def enter_part(self, part: nn.Module, given: tuple[Any, ...]) -> None:
         """A part of the model is called: images that it gets outside a forward are those of another method."""

@@ -30,7 +30,8 @@ class Trail:
     """What is known of a tensor that comes of the images. ``rows`` = places of its shape (None: they were lost),
     ``columns`` those of the keys in scores. ``after`` = the last attention on the way here (-1: none). ``scores`` where
     it is a product of queries and keys, ``soft`` where it is, or came of, a softmax over the last dimension: ``mixed``
-    says that heads were mixed since, ``undropped`` is what dropout made it of, if that came last."""
+    says that heads were mixed since, ``undropped`` is what dropout made it of, if that came last. ``pooled`` where it
+    is a product that sums over tokens, as ``k^T v``."""
 
     rows: Tensor | None
     columns: Tensor | None = None
@@ -39,15 +40,16 @@ class Trail:
     soft: Tensor | None = None
     mixed: bool = False
     undropped: Tensor | None = None
+    pooled: bool = False
 
     def over(self, change: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Trail:
         """The places changed; lost where that does not lead to ``shape``."""
         rows, columns = (None if x is None else tried(change, x, shape) for x in (self.rows, self.columns))
         return dataclasses.replace(self, rows=rows, columns=columns, undropped=None)
 
-    def behind_mixing(self) -> Trail:
-        """The same, where heads of a map were mixed."""
-        return dataclasses.replace(self, mixed=self.soft is not None)
+    def behind_weights(self) -> Trail:
+        """The same behind a product with weights: of a map they mix the heads."""
+        return dataclasses.replace(self, mixed=self.soft is not None, pooled=False)
 
 
 class Call(NamedTuple):
@@ -113,8 +115,11 @@ def by_shape(call: Call, result: Any) -> Marked:
     """Elementwise, or a linear layer in a form of its own; what is neither loses the places."""
     if not isinstance(result, Tensor):
         return [(x, Trail(None)) for x in tensors_in([result])]
+    spread = [x for x in call.known if x.columns is not None and x.columns.shape[-1:] != result.shape[-1:]]
     most = max(
-        call.known, key=lambda trail: (trail.soft is not None, trail.columns is not None, trail.rows is not None)
+        [x for x in call.known if not any(x is y for y in spread)]
+        or spread,  # one number for a query is no row of scores
+        key=lambda trail: (trail.soft is not None, trail.columns is not None, trail.rows is not None),
     )
     if call.name not in SAME_NUMBERS:
         most = dataclasses.replace(most, undropped=None)
@@ -154,8 +159,8 @@ def _softmax(call: Call, result: Any) -> Marked:
     dim = call.argument(1, "dim", -1)
     trail = call.trail
     if isinstance(dim, int) and dim % result.ndim == result.ndim - 1 and result.ndim > 2:
-        return [(result, dataclasses.replace(trail, soft=result, mixed=False, undropped=None))]
-    return [(result, dataclasses.replace(trail, scores=None))]
+        return [(result, dataclasses.replace(trail, soft=result, mixed=False, undropped=None, pooled=False))]
+    return [(result, dataclasses.replace(trail, scores=None, pooled=False))]
 
 
 def _dropped(call: Call, result: Any) -> Marked:
@@ -204,7 +209,7 @@ def _reduced(call: Call, result: Any) -> Marked:
         return [(x, Trail(None)) for x in tensors_in(result if isinstance(result, tuple) else [result])]
     over = [dims] if isinstance(dims, int) else list(dims)
     trail = call.trail.over(lambda x: mixed(x, over).expand_as(_kept(x, over)).reshape(result.shape), result.shape)
-    return [(result, dataclasses.replace(trail, scores=None, soft=None))]
+    return [(result, dataclasses.replace(trail, scores=None, soft=None, pooled=False))]
 
 
 def _kept(x: Tensor, dims: Sequence[int]) -> Tensor:
@@ -215,7 +220,7 @@ def _kept(x: Tensor, dims: Sequence[int]) -> Tensor:
 
 def _linear(call: Call, result: Any) -> Marked:
     found = call.trail.over(lambda x: mixed(x, [-1]).expand(result.shape), result.shape)
-    return [(result, found.behind_mixing())]
+    return [(result, found.behind_weights())]
 
 
 def _resampled(call: Call, result: Any) -> Marked:
@@ -237,7 +242,7 @@ def _resampled(call: Call, result: Any) -> Marked:
         return places.expand(result.shape)
 
     found = call.trail.over(change, result.shape)
-    return [(result, found.behind_mixing() if "conv" in call.name else found)]
+    return [(result, found.behind_weights() if "conv" in call.name else found)]
 
 
 def _centres(call: Call, axis: int, size: int, made: int, count: int) -> Tensor | None:
@@ -359,6 +364,7 @@ def _rules() -> dict[str, Callable[[Call, Any], Marked]]:
 RULES = _rules()
 ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__"}  # numbers go where torch does not see what becomes of them
 MADE_OF_DATA = {"tensor", "as_tensor", "asarray", "from_numpy", "from_dlpack"}
+SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 SAME_NUMBERS = {"to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous", "clone"}
 NO_NUMBERS = {
     *("shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "grad", "grad_fn", "is_sparse", "is_quantized"),

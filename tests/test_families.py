@@ -601,6 +601,14 @@ def test_the_images_layers_are_told_from_what_is_none(family):
     assert Counter(one for one in found if isinstance(one, str)) == kind.left_out
 
 
+def test_nothing_is_taken_for_attention_that_shows_no_map(family):
+    _, model, images = family
+    with torch.no_grad(), capture(model, lambda record: None) as hidden:
+        for few in (images, images[:1]):
+            model(few)
+            assert not hidden
+
+
 def test_nothing_changes(family):
     _, model, images = family
     with torch.no_grad():

@@ -1,10 +1,14 @@
 """Attention multiplied by hand, in the ways in which people write it, is a record like the kernel's."""
 
 import math
+import re
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from svda_analysis.analysis import analyze
 from svda_analysis.attribution import attribute
@@ -55,7 +59,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_attention_by_hand_is_a_record_like_the_kernels(way):
-    (kernel,) = records(ByHand(nn.functional.scaled_dot_product_attention), IMAGES)
+    (kernel,) = records(ByHand(KERNEL), IMAGES)
     model = ByHand(WAYS[way])
     (record,) = records(model, IMAGES)
     torch.testing.assert_close(record.a.view(2, 2, 16, 16), kernel.a)
@@ -114,14 +118,21 @@ def louder(q, k, v):
     return (1.5 * scores_of(q, k).softmax(-1)) @ v
 
 
-class TwoLayers(ByHand):
-    """One layer of the kernel's attention before one by hand."""
+KERNEL = nn.functional.scaled_dot_product_attention
+
+
+class Stack(ByHand):
+    """Layers of attention in several ways, all with the same weights."""
+
+    def __init__(self, ways):
+        super().__init__(ways)
+        self.out = nn.Linear(24, 24)
 
     def forward(self, x):
         t = self.patches(x).flatten(2).mT
-        for way in (nn.functional.scaled_dot_product_attention, self.way):
+        for way in self.way:
             q, k, v = self.qkv(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
-            t = t + way(q, k, v).transpose(1, 2).flatten(2)
+            t = t + self.out(way(q, k, v).transpose(1, 2).flatten(2))
         return t
 
 
@@ -137,12 +148,12 @@ def test_weights_that_are_no_map_are_left_out_with_the_reason(way, why):
     assert (record.mixed, record.no_map) == (False, why)
     with pytest.raises(InputError, match=f"no self-attention over whole images: 1 call {why}"):
         analyze(ByHand(way).eval(), IMAGES, indicators=["attention_entropy"])
-    model = TwoLayers(way).eval()
+    model = Stack([KERNEL, way]).eval()
     found = analyze(model, IMAGES, indicators=["attention_entropy"], examples=0)
     assert found.table["layer"].unique().tolist() == [0]
-    said = f"TwoLayers: 1 of 2 attention calls are no maps of the image and are left out: 1 call {why}"
+    said = f"Stack: 1 of 2 attention calls are no maps of the image and are left out: 1 call {why}"
     assert said in found.warnings
-    with pytest.raises(InputError, match=f"need the same tokens in every layer; of TwoLayers: 1 call {why}"):
+    with pytest.raises(InputError, match=f"need the same tokens in every layer; of Stack: 1 call {why}"):
         attribute(model, IMAGES)
 
 
@@ -178,6 +189,161 @@ def test_dropout_is_none_of_the_map_and_a_mask_before_it_is(cast):
     assert (record.mixed, record.no_map) == (False, "")
 
 
+@torch.library.custom_op("svda_tests::some_attention", mutates_args=())
+def some_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return WAYS["matmul"](q, k, v)
+
+
+def linear(q, k, v):
+    q, k = nn.functional.elu(q) + 1, nn.functional.elu(k) + 1
+    return q @ (k.mT @ v) / (q @ k.sum(-2, keepdim=True).mT)
+
+
+def linear_of_three(q, k, v):
+    q, k = q.softmax(-1), k.exp()
+    context, shares = torch.einsum("bhnd,bhne->bhde", k, v), 1 / torch.einsum("bhnd,bhd->bhn", q, k.sum(2))
+    return torch.einsum("bhde,bhnd,bhn->bhne", context, q, shares)
+
+
+class Scripted(nn.Module):
+    def forward(self, q, k, v):
+        return torch.softmax(q @ k.transpose(-2, -1), -1) @ v
+
+
+def by_torch_jit():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        return torch.jit.script(Scripted())
+
+
+def by_numpy(q, k, v):
+    with torch.no_grad():
+        return torch.from_numpy(WAYS["matmul"](q, k, v).numpy().copy())
+
+
+ANOTHER = "of attention in another form than softmax(scores) v (linear attention, a sigmoid)"
+UNSEEN = "of what torch does not show (torch.jit, a kernel of its own), attention or not"
+HIDDEN = {
+    "flex_attention": (lambda: flex_attention, "of flex_attention, which shows no map"),
+    "an operator": (lambda: some_attention, "of some_attention, which shows no map"),
+    "linear attention": (lambda: linear, ANOTHER),
+    "linear attention, three factors": (lambda: linear_of_three, ANOTHER),
+    "its queries last": (lambda: lambda q, k, v: ((v.mT @ k) @ q.mT).mT, ANOTHER),
+    "a sigmoid": (lambda: lambda q, k, v: scores_of(q, k).sigmoid() @ v, ANOTHER),
+    "heads in one mean": (lambda: lambda q, k, v: scores_of(q, k).softmax(-1).mean(1, keepdim=True) @ v, ANOTHER),
+    "torch.jit": (by_torch_jit, UNSEEN),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of flex_attention, that it was not compiled
+@pytest.mark.parametrize("name", HIDDEN)
+def test_attention_that_shows_no_map_is_said_beside_what_is_measured(name):
+    make, why = HIDDEN[name]
+    hidden = make()
+    model = Stack([KERNEL, hidden, hidden, KERNEL]).eval().requires_grad_(False)
+    with capture(model, lambda record: None) as said:
+        model(IMAGES)
+        assert said == [why, why]
+        model(IMAGES[:1])
+    assert said == [why, why]
+    analysis = analyze(model, IMAGES, indicators=["attention_entropy"])
+    assert analysis.table["layer"].unique().tolist() == [0, 1]
+    assert analysis.warnings == (f"Stack: not measured: 2 calls {why}",)
+    with pytest.raises(InputError, match=f"need the same tokens in every layer; of Stack: 2 calls {re.escape(why)}"):
+        attribute(model, IMAGES)
+
+
+def test_what_comes_behind_linear_attention_is_followed():
+    found = whole_maps(Stack([WAYS["matmul"], linear, WAYS["matmul"]]), IMAGES)
+    assert (len(found.maps), found.layout, found.left_out) == (2, Layout((4, 4)), ())
+    record = found.last.record
+    torch.testing.assert_close(record.a, scores_of(record.q, record.k).softmax(-1))
+
+
+class Embed(ByHand):
+    def forward(self, x):
+        return self.patches(x).flatten(2).mT
+
+
+class Attends(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, t):
+        return t + self.way(t[:, None], t[:, None], t[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("way", [torch.vmap(WAYS["matmul"]), by_numpy])
+def test_attention_where_torch_shows_nothing_of_the_images_is_said(way):
+    found = whole_maps(Stack([KERNEL, way, KERNEL]), IMAGES)
+    assert f"1 call {UNSEEN}" in found.gaps
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_tokens_that_come_from_out_of_torchs_sight_are_said(after):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unseen = torch.jit.script(nn.Linear(24, 24))
+    model = nn.Sequential(Embed(None), Attends(KERNEL), unseen, *([Attends(KERNEL)] if after else []))
+    found = whole_maps(model, IMAGES)
+    assert len(found.maps) == 1
+    assert found.gaps == (f"1 call {UNSEEN}",)
+
+
+class Added(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, t):
+        return t + self.inner(t)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_layer_that_torch_jit_made_is_said(images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Linear(24, 24))
+    with capture(model := nn.Sequential(Embed(None), Attends(KERNEL), Added(scripted)), lambda record: None) as said:
+        model(IMAGES[:images])
+    assert said == [UNSEEN]
+
+
+class NothingHidden(Stack):
+    """Around attention: a table of places made anew, kept from the first forward, held or out of numpy; an MLP; a
+    convolution; tokens that are pooled by weights of their own; noise."""
+
+    def __init__(self):
+        super().__init__([KERNEL, WAYS["matmul"]])
+        self.held, self.tables, self.kept = torch.randn(1, 16, 24), [torch.randn(1, 16, 24)], None
+        self.mlp = nn.Sequential(nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 24))
+        self.mix, self.across = nn.Conv1d(24, 24, 3, padding=1), nn.Linear(16, 16)
+
+    def forward(self, x):
+        made = torch.arange(16.0)[None, :, None] * torch.arange(24.0)
+        self.kept = made.sin() if self.kept is None else self.kept
+        t = self.patches(x).flatten(2).mT + self.held + self.tables[0] + made.cos() + self.kept
+        t = t + torch.from_numpy(np.ones((1, 16, 24), np.float32))
+        for way in self.way:
+            q, k, v = self.qkv(t).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+            t = t + way(q, k, v).transpose(1, 2).flatten(2)
+            t = t + self.mlp(t)
+            t = t + self.mix(t.mT).mT + self.across(t.mT).mT + torch.randn_like(t) + torch.randn(t.shape)
+        few = self.across(t.mT).sigmoid()[:, :4] @ self.mix(t.mT).mT  # (B, 4, 24), as TokenLearner has it
+        q, k, v = self.qkv(few).chunk(3, -1)
+        return (q @ k.mT).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_what_is_no_attention_is_not_taken_for_some(images):
+    model = NothingHidden().eval()
+    with capture(model, lambda record: None) as said:
+        for _ in range(2):
+            model(IMAGES[:images])
+            assert not said
+
+
 class ByNumpy(nn.Module):
     """Patches are made out of torch's sight; a text of as many tokens goes the same way beside them."""
 
@@ -203,7 +369,7 @@ class ByNumpy(nn.Module):
 
 @pytest.mark.parametrize("way", ["matmul", "kernel"])
 def test_patches_made_out_of_torchs_sight_need_a_grid_and_no_more(way):
-    attend = WAYS.get(way, nn.functional.scaled_dot_product_attention)
+    attend = WAYS.get(way, KERNEL)
     model = ByNumpy(attend).eval()
     with pytest.raises(InputError, match=r"17 tokens that cannot be followed back to pixels \(give grid and prefix_t"):
         attribute(model, IMAGES)
