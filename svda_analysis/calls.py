@@ -70,8 +70,8 @@ class AttentionCall(NamedTuple):
     """An attention call as read, its map not made yet: ``record.a`` is on the meta device.
 
     ``finish`` makes the function's result of the output ``(B, H, N, Dv)`` and the map; ``asks_for_map``: the result
-    holds the map. ``queries`` and ``keys`` are those that the function was given, ``arranged`` makes the record's
-    places of theirs.
+    holds the map. ``queries``, ``keys`` and ``values`` are those that the function was given, ``arranged`` makes the
+    record's places of theirs.
     """
 
     record: AttentionRecord
@@ -79,6 +79,7 @@ class AttentionCall(NamedTuple):
     dropout_p: float
     queries: Tensor
     keys: Tensor
+    values: Tensor
     finish: Callable[[Tensor, Tensor], Any] = lambda output, a: output
     asks_for_map: bool = False
     arranged: Callable[[Places], Places] = lambda places: places
@@ -98,7 +99,7 @@ def _read_svda(
     scale = 1 / math.sqrt(q_hat.shape[-1])
     scores = _scores_of(q_hat * sigma.unsqueeze(-2).to(q_hat.dtype), k_hat, scale)
     record = AttentionRecord(layer, q_hat, k_hat, v, scale, scores.empty_map(), sigma)
-    return AttentionCall(record, scores, dropout_p, q_hat, k_hat)
+    return AttentionCall(record, scores, dropout_p, q_hat, k_hat, v)
 
 
 def _read_sdpa(
@@ -112,7 +113,7 @@ def _read_sdpa(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> AttentionCall:
-    given = query, key
+    given = query, key, value
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
     leading = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
@@ -172,7 +173,8 @@ def _read_multi_head(layer: int, *args: Any, **kwargs: Any) -> AttentionCall:
 
     dropout = given["dropout_p"] if given["training"] else 0.0
     asked = bool(given["need_weights"])
-    return AttentionCall(read.record, read.scores, dropout, given["query"], given["key"], finish, asked, arranged)
+    three = given["query"], given["key"], given["value"]
+    return AttentionCall(read.record, read.scores, dropout, *three, finish, asked, arranged)
 
 
 def bound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ those of ``W_q^T W_k``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svda_analysis.attention import unit_rows
+from svda_analysis.origins import Linear, Origin, Origins, first_reader
 
-_OF_NORM = ("input", "normalized_shape", "weight")
+Rows = tuple[Tensor | None, Tensor | None, Tensor]  # q, k and v
 
 
 class HeadWeights(NamedTuple):
@@ -32,77 +33,86 @@ class HeadWeights(NamedTuple):
     w_o: Tensor | None = None
 
 
-class _Norm(NamedTuple):
-    given: Tensor
-    result: Tensor
-    gain: Tensor | None
-    centres: bool
-
-
-class _Linear(NamedTuple):
-    read: Tensor
-    weight: Tensor
-    bias: Tensor | None
-
-
 class LayerInputs:
-    """The norms and projections of tokens ``(B, N, C)`` between two attention calls of a forward.
+    """What attention calls of a forward read.
 
     :meth:`passed` takes note of a call, :meth:`take` tells the tokens that an attention call read, and its projections
-    where ``weights`` are wanted: :attr:`weights` holds those of each attention call so far.
+    where ``weights`` are wanted: :attr:`weights` holds those of each attention call so far; :meth:`gave` takes note of
+    what it gave.
     """
 
     def __init__(self, *, weights: bool = False) -> None:
         self.weights: list[HeadWeights] = []
         self._wants_weights = weights
-        self._norm: _Norm | None = None
-        self._linears: list[_Linear] = []
+        self._origins = Origins()
         self._merging: tuple[int, int] | None = None  # H, Dv of the last attention call, until it is projected
+        self._projects_itself = False
 
     def passed(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Take note of a call that is not one of attention."""
-        names = {F.linear: ("input", "weight", "bias"), F.rms_norm: _OF_NORM, F.layer_norm: _OF_NORM}.get(function)
-        given = {**dict(zip(names or (), args, strict=False)), **kwargs}
-        read, weight = given.get("input"), given.get("weight")
-        if names is None or not isinstance(read, Tensor) or read.ndim != 3:
-            return
-        if function is not F.linear:
-            self._norm = _Norm(read.detach(), result.detach(), weight, function is F.layer_norm)
-        elif weight is not None:
-            self._linears = [*self._linears[-2:], _Linear(read.detach(), weight.detach(), given.get("bias"))]
-            if self._merging:
-                self._project(weight.detach())
+        linear = self._origins.follow(function, args, kwargs, result)
+        if linear is not None and self._merging:
+            self._project(linear.weight)
 
-    def take(
-        self, q: Tensor | None, k: Tensor | None, v: Tensor, multi_head: dict[str, Any] | None = None
-    ) -> Tensor | None:
-        """The tokens ``(B, N, C)`` that an attention call of ``q, k, v (B, H, N, D)`` read (q and k None: not
-        seen); None where the calls do not tell.
+    def take(self, rows: Rows, given: Sequence[Tensor], multi_head: dict[str, Any] | None = None) -> Tensor | None:
+        """The tokens ``(B, N, C)`` that an attention call of ``rows``, q, k and v ``(B, H, N, D)``, read (q and k None:
+        not seen); None where the calls do not tell.
 
-        They are the stream that blocks add to: what the last norm took in where the projections read what it gave
-        (pre-norm), else what the projections read. ``multi_head``: the arguments of
-        ``F.multi_head_attention_forward``, which projects by itself.
+        They are the stream that blocks add to: what a norm took in where the projections read what it gave (pre-norm),
+        else what the projections read. Behind a norm whose input is the sum of a norm's result and what was made of
+        that (post-norm) they are what it gave; before the first such sum nothing tells pre-norm from post-norm, and
+        pre-norm is taken. ``given``: the tensors that the call was given, the values last. ``multi_head``: the
+        arguments of ``F.multi_head_attention_forward``, which projects by itself.
         """
-        norm, linears, self._norm, self._linears = self._norm, self._linears, None, []
-        if multi_head is not None:
-            read = multi_head["query"].detach()
-            read = read.transpose(0, 1) if read.ndim == 3 else None  # (B, N, C)
-        else:
-            read = linears[-1].read if linears else None
-        if norm and (read is None or not _same_storage(norm.result, read)):
-            norm = None
+        self._projects_itself = multi_head is not None
+        tokens = self._given_tokens(multi_head) if multi_head else self._read_tokens(rows[2], given)
         if self._wants_weights:
-            found = _given_weights(multi_head) if multi_head else _matched_weights(linears, (q, k, v))
-            self.weights.append(HeadWeights(*(_behind(norm, w) for w in found)))
-            self._merging = (v.shape[1], v.shape[-1]) if v.ndim == 4 else None
+            found = self._given_weights(multi_head) if multi_head else self._matched_weights(rows, given)
+            self.weights.append(HeadWeights(*found))
+            self._merging = (rows[2].shape[1], rows[2].shape[-1]) if rows[2].ndim == 4 else None
             if multi_head:
                 self._project(multi_head["out_proj_weight"].detach())
-        rows = v if q is None else q
-        if read is None or read.shape[:2] != (len(rows), rows.shape[-2]):
+        queries = rows[2] if rows[0] is None else rows[0]
+        told = tokens is not None and tokens.shape[:2] == (len(queries), queries.shape[-2])
+        return tokens if told else None
+
+    def gave(self, output: Tensor) -> None:
+        """Take note of what the attention call gave."""
+        self._origins.attention_gave(None if self._projects_itself else output)
+
+    def _given_tokens(self, call: dict[str, Any]) -> Tensor | None:
+        alike = self._origins.of(call["query"]).who is self._origins.of(call["key"]).who
+        read = call["value"] if alike else call["query"]  # q and k may hold positions that are not in the stream
+        tokens = _stream(read.detach(), self._origins.of(read))
+        return tokens.transpose(0, 1) if tokens is not None and tokens.ndim == 3 else None
+
+    def _read_tokens(self, v: Tensor, given: Sequence[Tensor]) -> Tensor | None:
+        reader = first_reader(self._origins.of(given[-1]).linears)
+        tokens = None if reader is None else _stream(reader.read, reader.of)
+        if reader is None or tokens is None or tokens.ndim < 3:
             return None
-        if norm is None:
-            return read
-        return norm.given if norm.given.shape == read.shape else norm.given.transpose(0, 1)
+        tokens = tokens.flatten(1, -2)
+        square = tokens.shape[0] == tokens.shape[1]  # images may be the second dimension
+        return None if square and not any(_matches(x, v) for x in self._origins.of(given[-1]).linears) else tokens
+
+    def _given_weights(self, call: dict[str, Any]) -> list[Tensor | None]:
+        separate = call["use_separate_proj_weight"]
+        weights = [call[f"{x}_proj_weight"] for x in "qkv"] if separate else call["in_proj_weight"].chunk(3)
+        return [
+            _behind(self._origins.of(call[name]), weight.detach().unflatten(0, (call["num_heads"], -1)))
+            for name, weight in zip(("query", "key", "value"), weights, strict=True)
+        ]
+
+    def _matched_weights(self, rows: Rows, given: Sequence[Tensor]) -> list[Tensor | None]:
+        """Of each of q, k and v the weights of the linear call that gave it, if that read the layer's tokens."""
+        linears = list({id(one): one for x in given for one in self._origins.of(x).linears}.values())
+        return [None if wanted is None else self._matched_weight(linears, wanted) for wanted in rows]
+
+    def _matched_weight(self, linears: Sequence[Linear], wanted: Tensor) -> Tensor | None:
+        linear, weight = next(((x, w) for x in linears for w in _matches(x, wanted)), (None, None))
+        if linear is None or weight is None or first_reader([linear]) is not linear:
+            return None
+        return _behind(linear.of, weight)
 
     def _project(self, weight: Tensor) -> None:
         """The first projection after an attention call is that of its heads, if it reads as many columns."""
@@ -112,40 +122,32 @@ class LayerInputs:
         self._merging = None
 
 
-def _same_storage(x: Tensor, y: Tensor) -> bool:
-    return x.data_ptr() == y.data_ptr() and x.numel() == y.numel()
+def _stream(read: Tensor, of: Origin) -> Tensor | None:
+    """The stream where a projection read ``read``."""
+    return read if of.norm is None or of.norm.gives_stream else of.given
 
 
-def _behind(norm: _Norm | None, weight: Tensor | None) -> Tensor | None:
-    """``weight (H, D, C)`` on tokens before a norm, but for the lengths that it divides by."""
-    if norm is None or weight is None:
+def _behind(of: Origin, weight: Tensor) -> Tensor | None:
+    """``weight (H, D, C)`` on the stream, but for the lengths that a norm before it divides by; None where what it
+    reads is no plain norm of the stream."""
+    norm = of.norm
+    if norm is None or norm.gives_stream:
         return weight
-    folded = weight if norm.gain is None else weight * norm.gain.detach()
+    if of.given is None or not norm.folds:
+        return None
+    folded = weight if norm.gain is None else weight * norm.gain
     return folded - folded.mean(-1, keepdim=True) if norm.centres else folded
 
 
-def _given_weights(call: dict[str, Any]) -> list[Tensor | None]:
-    separate = call["use_separate_proj_weight"]
-    weights = [call[f"{x}_proj_weight"] for x in "qkv"] if separate else call["in_proj_weight"].chunk(3)
-    return [weight.detach().unflatten(0, (call["num_heads"], -1)) for weight in weights]
-
-
-def _matched_weights(linears: list[_Linear], rows: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-    return [
-        None if wanted is None else next((w for linear in linears for w in _matches(linear, wanted)), None)
-        for wanted in rows
-    ]
-
-
-def _matches(linear: _Linear, wanted: Tensor) -> list[Tensor]:
+def _matches(linear: Linear, wanted: Tensor) -> list[Tensor]:
     """The rows ``(H, D, C)`` of a projection that give ``wanted (B, H, N, D)``, up to the lengths of its rows."""
-    if wanted.ndim != 4:
+    if wanted.ndim != 4 or linear.read.ndim < 3 or not linear.weight.is_floating_point():
         return []
     _, H, N, D = wanted.shape
-    if linear.read.shape[0] != len(wanted) or linear.read.shape[1] != N or linear.weight.shape[0] % (H * D):
+    read = linear.read.flatten(1, -2)
+    if read.shape[:2] != (len(wanted), N) or linear.weight.shape[0] % (H * D):
         return []
-    bias = linear.bias if linear.bias is None else linear.bias.detach()
-    out = F.linear(linear.read[:1], linear.weight, bias)[0]  # (N, O)
+    out = F.linear(read[:1], linear.weight, linear.bias)[0]  # (N, O)
     parts = linear.weight.shape[0] // (H * D)
     found = []
     for shape, part_at in (((parts, H, D), 0), ((H, parts, D), 1)):

@@ -261,7 +261,9 @@ class Tap(TorchFunctionMode):
             result = self._again(found, found.weights, func, args, kwargs, result)
         record = _by_hand(self.layer, found)
         if self.inputs:
-            record = record._replace(tokens=self.inputs.take(record.q, record.k, record.v))
+            given = (found.factor, found.values)
+            record = record._replace(tokens=self.inputs.take((record.q, record.k, record.v), given))
+            self.inputs.gave(result)
         self._emit(record, detached=self.output != "map")
         return result
 
@@ -297,11 +299,14 @@ class Tap(TorchFunctionMode):
         record = call.record._replace(places=call.arranged(places) if places else None)
         if self.inputs:
             inside = bound(args, kwargs) if func is F.multi_head_attention_forward else None
-            record = record._replace(tokens=self.inputs.take(record.q, record.k, record.v, inside))
+            given = (call.queries, call.keys, call.values)
+            record = record._replace(tokens=self.inputs.take((record.q, record.k, record.v), given, inside))
         self._emit(record if made is None else record._replace(rows=made.rows), detached=self.output != "map")
         if made is not None:
             result = func(*args, **kwargs) if made.output is None else call.result(made.output)
         output = result[0] if isinstance(result, tuple) else result
+        if self.inputs:
+            self.inputs.gave(output)
         self.tracker.mark_output(output, call.queries, places, layer)
         return result
 

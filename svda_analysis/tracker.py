@@ -50,8 +50,8 @@ class Places(NamedTuple):
 class Product(NamedTuple):
     """Attention multiplied by hand: ``weights (..., N, M)``, ``soft`` = the softmax they came of, ``v (..., M, Dv)``;
     ``scores`` where the product of queries and keys was seen. ``factor`` is the factor that the weights are, with its
-    dimensions in the order ``order``. ``mixed`` says that heads were mixed behind the softmax, ``undropped`` is what
-    dropout made the weights of."""
+    dimensions in the order ``order``; ``values`` is the other. ``mixed`` says that heads were mixed behind the softmax,
+    ``undropped`` is what dropout made the weights of."""
 
     factor: Tensor
     order: tuple[int, ...]
@@ -60,6 +60,7 @@ class Product(NamedTuple):
     v: Tensor
     scores: Scores | None
     places: Places
+    values: Tensor
     mixed: bool = False
     undropped: Tensor | None = None
 
@@ -288,7 +289,7 @@ class Tracker:
         if undropped is not None and not plain:
             undropped = undropped.permute(orders[0])
         soft = weights if soft is None else soft
-        return Product(one.a, orders[0], weights, soft, v, map_of.scores, places, map_of.mixed, undropped)
+        return Product(one.a, orders[0], weights, soft, v, map_of.scores, places, one.b, map_of.mixed, undropped)
 
     def _multiplied(self, product: Contraction, result: Tensor) -> None:
         """The trail of a product that weighs nothing: scores of two factors, or one tensor under weights."""

@@ -330,12 +330,17 @@ def _index_of(x: Tensor) -> Tensor:
     return torch.arange(1, x.numel() + 1, dtype=torch.float64, device=x.device).view(x.shape)
 
 
+RESHAPING = "view reshape view_as reshape_as _unsafe_view flatten unflatten squeeze unsqueeze ravel"
+MOVING = (
+    "permute transpose t T mT H mH adjoint movedim moveaxis swapaxes swapdims expand expand_as broadcast_to repeat "
+    "tile repeat_interleave __getitem__ select narrow slice index_select gather take_along_dim diagonal "
+    "roll flip fliplr flipud rot90 pixel_unshuffle pixel_shuffle channel_shuffle"
+)
+PARTING = "split chunk unbind tensor_split split_with_sizes unsafe_chunk unsafe_split"
+JOINING = "cat concat concatenate stack hstack vstack"
+
+
 def _rules() -> dict[str, Callable[[Call, Any], Marked]]:
-    moves = (
-        "permute transpose t T mT H mH adjoint movedim moveaxis swapaxes swapdims expand expand_as broadcast_to repeat "
-        "tile repeat_interleave __getitem__ select narrow slice index_select gather take_along_dim diagonal "
-        "roll flip fliplr flipud rot90 pixel_unshuffle pixel_shuffle channel_shuffle"
-    )
     resampling = (
         "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d interpolate upsample "
         "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool2d "
@@ -343,10 +348,10 @@ def _rules() -> dict[str, Callable[[Call, Any], Marked]]:
     )
     losing = "sort topk cumsum as_strided fold col2im grid_sample fft fft2 rfft2 index_put index_put_ scatter scatter_"
     words: dict[Callable[[Call, Any], Marked], str] = {
-        _reshaped: "view reshape view_as reshape_as _unsafe_view flatten unflatten squeeze unsqueeze ravel",
-        _moved: moves,
-        _parted: "split chunk unbind tensor_split split_with_sizes unsafe_chunk unsafe_split",
-        _joined: "cat concat concatenate stack hstack vstack",
+        _reshaped: RESHAPING,
+        _moved: MOVING,
+        _parted: PARTING,
+        _joined: JOINING,
         _reduced: "mean sum amax amin max min norm logsumexp prod var std median argmax argmin nanmean",
         _linear: "linear",
         _resampled: resampling,
