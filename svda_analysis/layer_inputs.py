@@ -2,7 +2,7 @@
 
 A projection is known by what it gives: a linear call after which the rows of q (k, v) stand in its output, up to their
 lengths. So rotary embeddings, and norms of q and k that weigh axes, leave no weights to read: there the scores are not
-those of ``W_q^T W_k``.
+those of ``W_q^T W_k``. What heads give has a projection where one linear call alone reads it, as they gave it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from svda_analysis.attention import unit_rows
 from svda_analysis.origins import Linear, Origin, Origins, first_reader
 
 Rows = tuple[Tensor | None, Tensor | None, Tensor]  # q, k and v
+
+_FLOAT32_ROUNDING = 1e-5  # distances of unit rows in float32 stay below
 
 
 class HeadWeights(NamedTuple):
@@ -45,14 +47,16 @@ class LayerInputs:
         self.weights: list[HeadWeights] = []
         self._wants_weights = weights
         self._origins = Origins()
-        self._merging: tuple[int, int] | None = None  # H, Dv of the last attention call, until it is projected
+        self._heads: tuple[int, int] | None = None  # H, Dv of the last attention call, unless it projects by itself
+        self._merged: list[Tensor] = []  # what it gave for the first image, (N, H Dv)
+        self._projections: list[Linear] = []  # the linear calls that read what it gave
         self._projects_itself = False
 
     def passed(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Take note of a call that is not one of attention."""
         linear = self._origins.follow(function, args, kwargs, result)
-        if linear is not None and self._merging:
-            self._project(linear.weight)
+        if linear is not None and self._wants_weights and self.weights:
+            self._project(linear)
 
     def take(self, rows: Rows, given: Sequence[Tensor], multi_head: dict[str, Any] | None = None) -> Tensor | None:
         """The tokens ``(B, N, C)`` that an attention call of ``rows``, q, k and v ``(B, H, N, D)``, read (q and k None:
@@ -69,16 +73,23 @@ class LayerInputs:
         if self._wants_weights:
             found = self._given_weights(multi_head) if multi_head else self._matched_weights(rows, given)
             self.weights.append(HeadWeights(*found))
-            self._merging = (rows[2].shape[1], rows[2].shape[-1]) if rows[2].ndim == 4 else None
-            if multi_head:
-                self._project(multi_head["out_proj_weight"].detach())
+            self._heads = (rows[2].shape[1], rows[2].shape[-1]) if rows[2].ndim == 4 else None
+            if multi_head and self._heads:
+                w_o = multi_head["out_proj_weight"].detach()
+                self.weights[-1] = self.weights[-1]._replace(w_o=_by_head(w_o, self._heads))
         queries = rows[2] if rows[0] is None else rows[0]
         told = tokens is not None and tokens.shape[:2] == (len(queries), queries.shape[-2])
         return tokens if told else None
 
     def gave(self, output: Tensor) -> None:
-        """Take note of what the attention call gave."""
+        """Take note of what the attention call gave: ``(B, H, N, Dv)`` or ``(B, N, H, Dv)``, if it did not project."""
         self._origins.attention_gave(None if self._projects_itself else output)
+        self._projections, self._merged = [], []
+        if self._wants_weights and self._heads and not self._projects_itself and output.ndim == 4 and len(output):
+            first = output.detach()[0].clone()  # what is done to it in place is not what the heads gave
+            sides = [x for x, heads in ((first.transpose(0, 1), first.shape[0]), (first, first.shape[1]))
+                     if (heads, x.shape[-1]) == self._heads]  # fmt: skip
+            self._merged = [x.flatten(1) for x in sides]
 
     def _given_tokens(self, call: dict[str, Any]) -> Tensor | None:
         alike = self._origins.of(call["query"]).who is self._origins.of(call["key"]).who
@@ -114,12 +125,32 @@ class LayerInputs:
             return None
         return _behind(linear.of, weight)
 
-    def _project(self, weight: Tensor) -> None:
-        """The first projection after an attention call is that of its heads, if it reads as many columns."""
-        if self._merging and weight.shape[1] == self._merging[0] * self._merging[1]:
-            w_o = weight.unflatten(1, self._merging).transpose(0, 1)  # (H, C, Dv)
-            self.weights[-1] = self.weights[-1]._replace(w_o=w_o)
-        self._merging = None
+    def _project(self, linear: Linear) -> None:
+        """The weights of the heads' projection, as long as one linear call alone reads what they gave, and nothing else
+        was done to that before or is done by another linear call behind it."""
+        if linear.of.attended:
+            self._projections.append(linear)
+        elif linear.of.norm or not self._projections or linear.of.linears != tuple(self._projections):
+            return
+        alone = len(self._projections) == 1 and linear.of.attended
+        plain = alone and self._heads and any(_reads(linear.read, x) for x in self._merged)
+        w_o = _by_head(linear.weight, self._heads) if plain and self._heads else None
+        self.weights[-1] = self.weights[-1]._replace(w_o=w_o)
+
+
+def _by_head(weight: Tensor, heads: tuple[int, int]) -> Tensor:
+    """``(C, H Dv) -> (H, C, Dv)``."""
+    return weight.unflatten(1, heads).transpose(0, 1)
+
+
+def _reads(read: Tensor, merged: Tensor) -> bool:
+    """Whether ``read (..., C)`` holds ``merged (N, C)`` for the first image, be images its first or second
+    dimension."""
+    if read.shape[-1] != merged.shape[-1] or read.numel() % merged.numel():
+        return False
+    rows, N = read.flatten(0, -2), len(merged)
+    wanted = merged.to(read.dtype)
+    return any(torch.equal(x, wanted) for x in (rows[:N], rows[:: len(rows) // N]))
 
 
 def _stream(read: Tensor, of: Origin) -> Tensor | None:
@@ -147,18 +178,22 @@ def _matches(linear: Linear, wanted: Tensor) -> list[Tensor]:
     read = linear.read.flatten(1, -2)
     if read.shape[:2] != (len(wanted), N) or linear.weight.shape[0] % (H * D):
         return []
-    out = F.linear(read[:1], linear.weight, linear.bias)[0]  # (N, O)
+    wide = torch.promote_types(wanted.dtype, torch.float32)
+    bias = None if linear.bias is None else linear.bias.to(wide)
+    out = F.linear(read[0].to(wide), linear.weight.to(wide), bias)  # (N, O)
+    coarsest = max(torch.finfo(x.dtype).eps for x in (wanted, read, linear.weight))
     parts = linear.weight.shape[0] // (H * D)
     found = []
     for shape, part_at in (((parts, H, D), 0), ((H, parts, D), 1)):
         for part in range(parts):
             rows = out.unflatten(-1, shape).select(1 + part_at, part).transpose(0, 1)  # (H, N, D)
-            if _along(rows, wanted[0]):
+            if _along(rows, wanted[0].to(wide), max(2 * coarsest, _FLOAT32_ROUNDING)):
                 found.append(linear.weight.unflatten(0, shape).select(part_at, part))
     return found
 
 
-def _along(x: Tensor, y: Tensor) -> bool:
-    """Whether the rows of x point along those of y, to the precision that they are given in."""
-    tolerance = 50 * torch.finfo(y.dtype).eps
-    return bool((unit_rows(x.double()) - unit_rows(y.double())).abs().max() < tolerance)
+def _along(x: Tensor, y: Tensor, tolerance: float) -> bool:
+    """Whether the rows of ``x (H, N, D)`` point along those of y: by the root mean square, in each head, of the
+    distances between unit rows."""
+    distances = torch.linalg.vector_norm(unit_rows(x) - unit_rows(y), dim=-1)
+    return bool((distances.square().mean(-1).sqrt() < tolerance).all())

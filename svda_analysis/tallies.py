@@ -13,7 +13,10 @@ from svda_analysis.stats import Moments, proportion_interval
 from svda_analysis.team import Team
 from svda_analysis.vocabulary import known_bounds, quantity
 
-_NO_WEIGHTS = "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, other layouts)"
+_NO_WEIGHTS = (
+    "its rows of q, k and v are not those that the weights give (rotary embeddings, norms, adapters, other layouts), "
+    "or more is done to what its heads give than one projection (gates, adapters)"
+)
 _NEEDED = {  # why what an indicator needs may be lacking
     "tokens": "the calls before its attention do not tell which tokens it reads",
     "spectrum": _NO_WEIGHTS,

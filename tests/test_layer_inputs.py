@@ -243,3 +243,75 @@ def test_queries_with_positions_of_their_own_do_not_hide_the_stream():
 
     x = torch.randn(B, N, C)
     assert torch.equal(tell(Positions(), x)[0].tokens, x)
+
+
+class Changed(Layer):
+    """What the heads gave is changed before its projection: as ``kind`` says."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.gate, self.second = kind, torch.nn.Linear(C, C), torch.nn.Linear(C, C)
+
+    def forward(self, x):
+        y = self.norm(x)
+        given = F.scaled_dot_product_attention(*self.parts(self.qkv(y)))  # (B, H, N, D)
+        merged = given.permute(0, 2, 3, 1) if self.kind == "merged by axis" else given.transpose(1, 2)
+        merged = merged.flatten(2)
+        if self.kind == "gated":
+            merged = merged * self.gate(y).sigmoid()
+        if self.kind == "gated in place":
+            merged *= self.gate(y).sigmoid()
+        if self.kind == "dropped":
+            return x + self.out(merged) + self.gate(F.dropout(merged, training=True))
+        if self.kind == "the gate first":
+            gate = self.gate(y)
+            return x + self.out(merged) * gate
+        if self.kind == "in two steps":
+            return x + self.second(self.out(merged))
+        return x + self.out(merged)
+
+
+@pytest.mark.parametrize("kind", ["gated", "gated in place", "dropped", "merged by axis", "in two steps"])
+def test_what_heads_gave_has_no_projection_where_more_is_done_to_it(kind):
+    _, weights = tell(Changed(kind), torch.randn(B, N, C))
+    assert weights.w_o is None
+    assert weights.w_v is not None
+
+
+def test_the_projection_of_heads_is_told_where_attention_is_multiplied_by_hand():
+    class Spelled(Layer):
+        def forward(self, x):
+            q, k, v = self.parts(self.qkv(self.norm(x)))
+            given = torch.einsum("bhnm,bhmd->bnhd", (q @ k.mT / D**0.5).softmax(-1), v)
+            return x + self.out(given.flatten(2))
+
+    layer = Spelled()
+    _, weights = tell(layer, torch.randn(B, N, C))
+    assert torch.equal(weights.w_o, layer.out.weight.detach().view(C, H, D).transpose(0, 1))
+
+
+@pytest.mark.parametrize("kind", ["plain", "the gate first"])
+def test_the_projection_is_the_linear_call_that_reads_what_heads_gave(kind):
+    layer = Changed(kind)
+    _, weights = tell(layer, torch.randn(B, N, C))
+    assert torch.equal(weights.w_o, layer.out.weight.detach().view(C, H, D).transpose(0, 1))
+
+
+def test_a_branch_beside_the_projection_of_heads_leaves_them_without_one():
+    layer = Layer()
+    layer.out = Added(layer.out)
+    assert tell(layer, torch.randn(B, N, C))[1].w_o is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_weights_that_norms_of_q_weigh_by_axis_are_not_told_in_any_precision(dtype, norm):
+    gain = torch.linspace(0.9, 1.1, D, dtype=dtype)
+    x = torch.randn(B, N, C, dtype=dtype)
+    _, weights = tell(Layer(norm=norm, change=lambda q: q * gain).to(dtype), x)
+    assert weights.w_q is weights.w_k is None
+    assert weights.w_v is not None
+    _, weights = tell(Layer(norm=norm, change=lambda q: F.normalize(q, dim=-1)).to(dtype), x)
+    assert weights.w_q is not None
+    assert weights.w_k is not None
+    assert weights.w_v is not None
