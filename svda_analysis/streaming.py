@@ -112,12 +112,13 @@ class Stream(Tally):
         numbers = range(B) if costly is None else costly.tolist()
         noisy = self._noisy_copies(chosen, [self._first + at for at in numbers]) if self._noisy else []
         batch = torch.cat([images, *noisy]) if noisy else images
-        inputs = self.begin(B, len(batch))
+        inputs, before = self.begin(B, len(batch)), [one.at for one in self._calls]
         try:
             with capture(self.model, self.on_record, output="rows", inputs=inputs) as hidden:
                 output = call_model(self.model, batch)
             self.hidden = list(hidden)
             self.end(inputs)
+            self._check_same_calls(before)
             logits = None if labels is None else class_scores(output, self.model, self.classes)
         except NotFiniteError:
             raise not_finite(self.model, batch) from None
@@ -178,6 +179,16 @@ class Stream(Tally):
         if inputs and not self._first and self._of_weights:
             for layer, call in enumerate(self._calls):
                 self._weigh(layer, call, inputs.weights[call.at])
+
+    def _check_same_calls(self, before: list[int]) -> None:
+        """Raise :class:`InputError` where other attention calls are maps than ``before``, in the last batch: layers are
+        numbered by them."""
+        calls = [one.at for one in self._calls]
+        if before and calls != before:
+            came = f"calls {', '.join(map(str, before))}, then {', '.join(map(str, calls))}"
+            raise InputError(
+                f"{type(self.model).__name__} must have the same attention calls as maps for all images, got {came}"
+            )
 
     def _noisy_copies(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
         """The copies that :attr:`_noisy` names, of images of these numbers; they share one draw, so that each is the

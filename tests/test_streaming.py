@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from svda_analysis.errors import InputError
 from svda_analysis.indicators import choose_indicators
 from svda_analysis.model import ViT, ViTConfig
 from svda_analysis.streaming import Stream, costly_of_batch
@@ -144,3 +145,22 @@ def test_the_noise_of_an_image_is_the_same_in_any_batch_and_beside_any_others():
         assert found.n == beside[key].n == 3
         np.testing.assert_allclose(found.mean, beside[key].mean, rtol=2e-6)
         assert (np.abs(found.mean - whole[key].mean) > 1e-5 * whole[key].mean).any()
+
+
+class Louder(torch.nn.Module):
+    """Attention by hand, whose weights are no map where an image is bright, before attention of the kernel."""
+
+    def forward(self, images):
+        t = images.flatten(2).mT[:, None]
+        gain = images.amax((1, 2, 3)).view(-1, 1, 1, 1).clamp(1)
+        t = ((t @ t.mT).softmax(-1) * gain) @ t
+        return torch.nn.functional.scaled_dot_product_attention(t, t, t).mean((1, 2))
+
+
+def test_layers_whose_numbers_would_shift_from_batch_to_batch_are_an_error():
+    stream, images = Stream(Louder(), choose_indicators(["attention_entropy"])), torch.rand(2, 3, 4, 4)
+    stream.update(images)
+    stream.update(images[:1])
+    line = "Louder must have the same attention calls as maps for all images, got calls 0, 1, then 1"
+    with pytest.raises(InputError, match=line):
+        stream.update(3 * images)
