@@ -32,6 +32,9 @@ class HaltedError(Exception):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:  # else one that another process sends could not be read
+        return type(self), (str(self), self.code)
+
 
 class DataNotFoundError(InputError):
     """A data set that is not on this machine; the message says how to get it."""

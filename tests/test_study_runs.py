@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import os
 import signal
 import subprocess
 import sys
@@ -61,19 +63,64 @@ def is_worker(process: int) -> bool:
     return found is not None and found[1]
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes from /proc")
-def test_workers_end_with_the_study_that_was_killed(tmp_path, fashion):
+@pytest.fixture
+def process(tmp_path, fashion):
+    """``svda paper --jobs 2`` of runs that take long, in a group of its own."""
     path = tmp_path / "long.toml"
     path.write_text(TINY.replace("epochs = 2", "epochs = 2000"))
     arguments = ["--checkpoints", str(tmp_path / "ck"), "--data-root", str(fashion), "--jobs", "2"]
     command = [sys.executable, "-m", "svda_analysis.cli", "paper", str(path), "--out", str(tmp_path / "out")]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    heard = f"import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv({sys.executable!r}, "
+    with open(tmp_path / "said", "w") as said:  # a test run in the background is deaf to Ctrl-C, and so would this be
+        started = subprocess.Popen(
+            [sys.executable, "-c", f"{heard}{[*command, *arguments]!r})"],
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+    yield started
+    with contextlib.suppress(ProcessLookupError):  # they have all ended, unless a test fails
+        os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+
+
+of_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes from /proc")
+
+
+@of_proc
+def test_workers_end_with_the_study_that_was_killed(process, tmp_path):
     wait_for(lambda: list((tmp_path / "ck").rglob("*.pt")) or process.poll() is not None)
     mine = workers(process.pid)
     assert len(mine) == 2
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     wait_for(lambda: not any(map(is_worker, mine)), seconds=60)
+
+
+@of_proc
+@pytest.mark.parametrize(
+    ("number", "when", "line"),
+    [
+        (signal.SIGINT, "while workers import", "interrupted; what is done is kept, go on with: svda paper"),
+        (signal.SIGINT, "while they train", "interrupted; what is done is kept, go on with: svda paper"),
+        (signal.SIGTERM, "while they train", "stopped by SIGTERM, saved what each run has done"),
+    ],
+)
+def test_a_study_that_is_stopped_stops_its_workers(process, tmp_path, number, when, line):
+    trained = functools.partial((tmp_path / "ck").rglob, "*.pt")
+    wait_for(lambda: len(workers(process.pid)) == 2 or process.poll() is not None)
+    mine = workers(process.pid)
+    if when == "while they train":
+        wait_for(lambda: len(list(trained())) == 2 or process.poll() is not None)
+    os.killpg(process.pid, number)  # as a terminal does, and a scheduler
+    assert process.wait(60) == 128 + number
+    assert not any(map(is_worker, mine))
+    assert len((said := (tmp_path / "said").read_text()).splitlines()) == 1
+    assert said.startswith(line)
+    for path in trained():
+        assert 1 <= load(path).epoch < 2000
+        assert load(path).recipe["seed"] == 0  # no further run was begun
+    assert list((tmp_path / "ck").rglob(".*")) == []  # no lock, and nothing half-written
 
 
 def test_from_a_folder_it_only_analyses(tiny, fashion, tmp_path, capsys):

@@ -6,12 +6,10 @@ once: what goes on from here is its :class:`~svda_analysis.subject.Subject`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from svda_analysis.errors import DataNotFoundError, InputError
 from svda_analysis.recipe import Precision, changes
 from svda_analysis.specs import open_model, run_names
 from svda_analysis.study.manifest import Manifest, PlannedRun
+from svda_analysis.study.workers import each_done
 from svda_analysis.subject import Subject
 from svda_analysis.training import Progress, train
 
@@ -65,12 +64,12 @@ def train_missing(
     wanted = dict.fromkeys(run.dataset for run in missing)
     absent = {name for name in wanted if not is_at_hand(manifest, name, data_root, splits=(True, False))}
     todo = [run for run in missing if run.dataset not in absent]
-    for at, run in enumerate(
-        _train_each(todo, folder, data_root, manifest.mixed_precision, jobs, on_run, on_progress), start=1
-    ):
-        finished[run.file] = _open_run(folder / run.file)
-        if on_run and jobs > 1:
-            on_run(run, at, len(todo))
+    training = _train_each(todo, folder, data_root, manifest.mixed_precision, jobs, on_run, on_progress)
+    with contextlib.closing(training) as done:
+        for at, run in enumerate(done, start=1):
+            finished[run.file] = _open_run(folder / run.file)
+            if on_run and jobs > 1:
+                on_run(run, at, len(todo))
     return [Trained(run.dataset, run.name, subject) for run in every if (subject := finished[run.file]) is not None]
 
 
@@ -82,7 +81,7 @@ def _train_each(
     jobs: int,
     on_run: Callable[[PlannedRun, int, int], None] | None,
     on_progress: Callable[[Progress], None] | None,
-) -> Iterator[PlannedRun]:
+) -> Generator[PlannedRun]:
     """Train the runs, yielding each when it is done."""
     if jobs == 1:
         for at, run in enumerate(runs, start=1):
@@ -92,27 +91,10 @@ def _train_each(
             yield run
         return
     threads = max(1, usable_cores() // jobs)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
-        waiting = {pool.submit(_train_alone, run, folder / run.file, root, precision, threads): run for run in runs}
-        try:
-            for done in as_completed(waiting):
-                done.result()
-                yield waiting[done]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on beside the next run of the same study."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    tasks = [(run, folder / run.file, root, precision, threads) for run in runs]
+    with contextlib.closing(each_done(_train_alone, tasks, jobs)) as done:
+        for at in done:
+            yield runs[at]
 
 
 def _train_alone(
