@@ -146,6 +146,12 @@ def changes(checkpoint: Checkpoint, config: ViTConfig, recipe: TrainConfig) -> l
     return [f"{key} {found.get(key)!r} -> {wanted[key]!r}" for key in wanted if wanted[key] != found.get(key)]
 
 
+def precision_change(made_with: Mapping[str, str], wanted: Precision) -> list[str]:
+    """Likewise of the precision that a run was trained in, as far as its ``versions`` say it; ``auto`` is any."""
+    found = made_with.get("mixed_precision", wanted)
+    return [] if wanted in ("auto", found) else [f"mixed_precision {found!r} -> {wanted!r}"]
+
+
 def with_all_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as a checkpoint holds it, with the usual values of fields that the version that wrote it did not have:
     they leave a training as it was before."""

@@ -41,6 +41,12 @@ def test_the_manifest_says_in_which_precision_runs_are_trained(tmp_path, fashion
         trained = train_missing(study, tmp_path / precision, data_root=fashion, jobs=jobs)
         weights[precision] = trained[0].subject.checkpoint.model["head.weight"]
     assert not torch.equal(weights["no"], weights["bf16"])
+    before = (tmp_path / "no" / study.runs("fashion_mnist")[0].file).read_bytes()
+    with pytest.raises(InputError, match=r"svda_s0.pt is of another .* mixed_precision 'no' -> 'bf16'; move it away"):
+        train_missing(study, tmp_path / "no", data_root=fashion)
+    assert (tmp_path / "no" / study.runs("fashion_mnist")[0].file).read_bytes() == before
+    whatever = dataclasses.replace(study, mixed_precision="auto")
+    assert len(train_missing(whatever, tmp_path / "no", data_root=fashion)) == 1
 
 
 def status(process: int) -> tuple[int, bool] | None:

@@ -19,7 +19,7 @@ from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.data import load_dataset
 from svda_analysis.data.images import usable_cores
 from svda_analysis.errors import DataNotFoundError, InputError
-from svda_analysis.recipe import Precision, changes
+from svda_analysis.recipe import Precision, changes, precision_change
 from svda_analysis.specs import open_model, run_names
 from svda_analysis.study.manifest import Manifest, PlannedRun
 from svda_analysis.study.workers import each_done
@@ -57,7 +57,7 @@ def train_missing(
         raise InputError(f"jobs must be at least 1, got {jobs}")
     folder = Path(checkpoints)
     every = [run for dataset in manifest.datasets for run in manifest.runs(dataset)]
-    finished = {run.file: _finished(run, folder / run.file) for run in every}
+    finished = {run.file: _finished(run, folder / run.file, manifest.mixed_precision) for run in every}
     missing = [
         run for run in every if finished[run.file] is None and (run.dataset, run.name, run.recipe.seed) not in held
     ]
@@ -115,13 +115,14 @@ def _train_one(
     train(run.config, run.recipe, path, resume=True, **options)
 
 
-def _finished(run: PlannedRun, path: Path) -> Subject | None:
-    """The subject of a run whose last epoch is done; None for any other. Raises where the file is of another recipe."""
+def _finished(run: PlannedRun, path: Path, precision: Precision) -> Subject | None:
+    """The subject of a run whose last epoch is done; None for any other. Raises where the file is of another recipe, or
+    trained in another precision."""
     if not path.exists():
         return None
     subject = _open_run(path)
     checkpoint = checkpoint_of(subject)
-    if changed := changes(checkpoint, run.config, run.recipe):
+    if changed := [*changes(checkpoint, run.config, run.recipe), *precision_change(checkpoint.versions, precision)]:
         raise InputError(f"{path} is of another recipe than the manifest's: {', '.join(changed)}; move it away")
     return subject if checkpoint.epoch >= run.recipe.epochs else None
 
