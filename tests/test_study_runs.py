@@ -11,9 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from study_cases import TINY, run_paper, wait_for
 
 from svda_analysis.checkpoint import load, save
@@ -206,3 +208,27 @@ def test_runs_are_found_as_subjects_without_the_state_of_their_optimizers(tiny):
         ("fashion_mnist", "svda", 0),
     ]
     assert all(run.subject.checkpoint.optimizer is None for run in found)
+
+
+@pytest.mark.parametrize("written", ["{}/zip", "{}/zip/inner/", "{}/link", "{}/gone"])
+def test_runs_on_a_folder_of_images_are_of_the_data_set_that_the_manifest_names(tmp_path, written):
+    random = np.random.default_rng(0)
+    for at in range(8):
+        place = tmp_path / "zip" / "inner" / ("train" if at < 4 else "test") / f"class{at % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(place / f"{at}.png")
+    (tmp_path / "link").symlink_to("zip")
+    (tmp_path / "gone").symlink_to("zip")
+    name = f"imagefolder:{written.format(tmp_path)}"
+    small = "[model]\nimage_size = 16\npatch_size = 8\ndim = 8\ndepth = 1\nheads = 2\n[recipe]\nepochs = 1\n"
+    path = tmp_path / "m.toml"
+    path.write_text(f'{small}probe_images = 4\n[datasets."{name}"]\n')
+    study = load_manifest(path)
+    assert len(train_missing(study, tmp_path / "ck")) == 2
+    if written == "{}/gone":
+        (tmp_path / "gone").unlink()
+    found, left_out = find_checkpoints(tmp_path / "ck", study.datasets)
+    assert [run.dataset for run in found] == [name, name]
+    assert left_out == []
+    apart, _ = find_checkpoints(tmp_path / "ck", ["fashion_mnist"])
+    assert {run.dataset for run in apart} == {apart[0].subject.data["name"]}

@@ -77,7 +77,7 @@ def paper_command(
         raise InputError("--from trains nothing: leave --checkpoints, --jobs and --extend out")
     held = held_runs(*read_study(folder), study) if extend and (folder / META).exists() else {}
     if source is not None:
-        trained, warnings = find_checkpoints(source)
+        trained, warnings = find_checkpoints(source, study.datasets)
     else:
         place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
         with resumable(command_line("svda")), training_display() as observer:

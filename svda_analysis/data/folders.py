@@ -31,7 +31,7 @@ def find_imagefolder(spec: DatasetSpec, folder: Path, train: bool, size: ImageSi
     """
     if not folder.is_dir():
         raise DataNotFoundError(f"{folder} is not a folder")
-    folder = _folder_of_splits(folder)
+    folder = folder_of_splits(folder)
     splits = _splits(folder)
     wanted = [split for split in splits if (split == "train") == train]
     if splits and not wanted:
@@ -68,7 +68,7 @@ def _part_of(name: str) -> str | None:
     return found[0] if len(found) == 1 and not rest else None
 
 
-def _folder_of_splits(folder: Path) -> Path:
+def folder_of_splits(folder: Path) -> Path:
     """The folder, or the only one in it where that holds the parts of a data set."""
     inside = class_folders(folder)
     return folder / inside[0] if len(inside) == 1 and _splits(folder / inside[0]) else folder

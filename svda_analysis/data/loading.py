@@ -8,6 +8,7 @@ from pathlib import Path
 
 from svda_analysis.data.catalog import DATASETS, OF_A_FOLDER, DatasetSpec, dataset_names
 from svda_analysis.data.fashion_mnist import find_sample
+from svda_analysis.data.folders import folder_of_splits
 from svda_analysis.data.images import ImageData
 from svda_analysis.data.preprocessing import ImageSize, in_pixels, sides
 from svda_analysis.errors import DataNotFoundError, InputError, one_line
@@ -56,6 +57,17 @@ def count_classes(name: str, *, root: str | os.PathLike[str] | None = None) -> i
     """
     spec, _ = _spec(name)
     return None if spec.fixed_size else len(load_dataset(name, root=root, train=True).classes) or None
+
+
+def resolved_name(name: str) -> str:
+    """A data set's name in one form, however its folder was written: absolute and without links; for the only folder in
+    it, where that holds the parts of the data set."""
+    base, _, folder = name.partition(":")
+    if base not in OF_A_FOLDER or not folder:
+        return name
+    place = _path(folder)
+    inner = folder_of_splits(place) if base == "imagefolder" and place.is_dir() else place
+    return f"{base}:{os.path.realpath(inner)}"
 
 
 def _spec(name: str) -> tuple[DatasetSpec, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from svda_analysis.checkpoint import Checkpoint
 from svda_analysis.data import load_dataset
 from svda_analysis.data.images import usable_cores
+from svda_analysis.data.loading import resolved_name
 from svda_analysis.errors import DataNotFoundError, InputError
 from svda_analysis.recipe import Precision, changes, precision_change
 from svda_analysis.specs import open_model, run_names
@@ -157,15 +158,16 @@ def is_at_hand(
     return True
 
 
-def find_checkpoints(folder: str | os.PathLike[str]) -> tuple[list[Trained], list[str]]:
+def find_checkpoints(folder: str | os.PathLike[str], datasets: Iterable[str] = ()) -> tuple[list[Trained], list[str]]:
     """The finished runs under ``folder``, sub-folders included, and a line for each file that is left out.
 
-    Grouped by the data set they were trained on, and into models as ``svda analyze`` does. Raises :class:`InputError`
-    when there is none.
+    Grouped by the data set they were trained on, which has its name among ``datasets`` where it is one of them, and
+    into models as ``svda analyze`` does. Raises :class:`InputError` when there is none.
     """
     place = Path(folder)
     if not place.is_dir():
         raise InputError(f"--from must be a folder with checkpoints, got {place}")
+    names = {resolved_name(name): name for name in datasets}
     by_dataset: dict[str, list[Subject]] = {}
     left_out = []
     for path in sorted(place.rglob("*.pt")):
@@ -177,7 +179,7 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> tuple[list[Trained], lis
         if why := _unfit(opened):
             left_out.append(f"left out: {path}, {why}")
             continue
-        by_dataset.setdefault(opened.data["name"], []).append(opened)
+        by_dataset.setdefault(_dataset_of(opened, names), []).append(opened)
     found = [
         Trained(dataset, name, run)
         for dataset, runs in by_dataset.items()
@@ -186,6 +188,14 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> tuple[list[Trained], lis
     if not found:
         raise InputError("; ".join([f"no finished checkpoint in {place}", *left_out[:3]]))
     return found, left_out
+
+
+def _dataset_of(run: Subject, names: dict[str, str]) -> str:
+    """The name of what a run was trained on: that which ``names``, by resolved name, have for it, else its own, which
+    goes into them. A folder that is gone is known by what the recipe calls it."""
+    own = str(run.data["name"])
+    ways = [resolved_name(own), resolved_name(str(run.recipe.get("dataset", own)))]
+    return next((names[way] for way in ways if way in names), None) or names.setdefault(ways[0], own)
 
 
 def _unfit(opened: Subject) -> str:
