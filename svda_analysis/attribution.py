@@ -162,8 +162,8 @@ def attribute(
 
 @_method("Rollout", "Abnar & Zuidema 2020, eq. 1", gradient=False, target=False, signed=False)
 def _rollout(job: Job) -> Tensor:
-    """``A_hat = 0.5 A + 0.5 I`` of the mean over heads, so rows sum to 1; the row of CLS of ``A_hat_L ... A_hat_1``, or
-    what the head reads in its place (asked by gradients of all its outputs, or of the score that is the target)."""
+    """``A_hat = 0.5 A + 0.5 I`` of the mean over heads; the row of CLS of ``A_hat_L ... A_hat_1``, or what the head
+    reads in its place (asked by gradients of all its outputs, or of the score that is the target)."""
     found, layers = _rolled(job)
     return _rows_of_product(job, found, layers, rows_read(job.subject, job.images, found, job.heard))
 

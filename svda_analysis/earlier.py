@@ -16,6 +16,7 @@ from svda_analysis.stats import mean_interval, proportion_interval
 from svda_analysis.vocabulary import known_bounds, quantity
 
 UNCENTRED, AXES = "uncentred scores", "axes"
+_LAST_CHANGE = 3  # since 0.3 quantities have kept their definitions
 _SPECTRAL = ("spectral_entropy", "effective_rank", "spectral_sparsity")
 
 
@@ -27,9 +28,19 @@ def as_measured_now(frame: pd.DataFrame, version: str) -> pd.DataFrame:
     return _renamed(frame) if _before(version, 3) else frame
 
 
+def is_measured_alike(version: str, now: str) -> bool:
+    """Whether what ``version`` measured has the names and definitions that it has in ``now``, the version that runs:
+    nothing here changes it, and it is no later one, of which nothing is known."""
+    return _release(version) <= _release(now) and bool(_release(version)) and not _before(version, _LAST_CHANGE)
+
+
+def _release(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+
+
 def _before(version: str, minor: int) -> bool:
     """Whether a version is known to be one before ``0.minor``."""
-    parts = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    parts = _release(version)
     return bool(parts) and parts < [0, minor]
 
 

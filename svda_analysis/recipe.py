@@ -142,7 +142,14 @@ def parameter_groups(model: nn.Module, recipe: TrainConfig) -> list[dict[str, An
 
 def changes(checkpoint: Checkpoint, config: ViTConfig, recipe: TrainConfig) -> list[str]:
     """What differs between a checkpoint and a plan, as ``"lr 0.001 -> 0.01"``; empty where it can be resumed."""
-    wanted, found = all_fields(config, recipe), {**all_fields(checkpoint.config), **with_all_fields(checkpoint.recipe)}
+    return changed_fields(all_fields(checkpoint.config), checkpoint.recipe, config, recipe)
+
+
+def changed_fields(
+    found_config: Mapping[str, Any], found_recipe: Mapping[str, Any], config: ViTConfig, recipe: TrainConfig
+) -> list[str]:
+    """Likewise of a config and a recipe as plain values."""
+    wanted, found = all_fields(config, recipe), {**found_config, **with_all_fields(found_recipe)}
     return [f"{key} {found.get(key)!r} -> {wanted[key]!r}" for key in wanted if wanted[key] != found.get(key)]
 
 

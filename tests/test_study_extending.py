@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 from conftest import draw_few
-from study_cases import contents, run_paper
+from study_cases import contents, every_file, run_paper
 
 from svda_analysis.cli import main
+from svda_analysis.earlier import is_measured_alike
 from svda_analysis.errors import InputError
+from svda_analysis.results import versions
 from svda_analysis.study import load_manifest
-from svda_analysis.study.extending import RunKey, held_runs, keys_of, without
+from svda_analysis.study.extending import RunKey, check_none_lost, held_runs, keys_of, refused_runs, without
 from svda_analysis.study.report import read_study
+from svda_analysis.study.runs import measured_again
 from svda_analysis.study.tables import accuracy_table
 
 
@@ -107,6 +110,80 @@ def test_runs_that_another_release_measured_are_not_held(first_seed, whole_study
     assert keys_of(held) == {left}
     assert gone not in keys_of(held)
     assert without(held, {left}) == {}
+
+
+def test_what_only_judges_and_a_later_release_leave_runs_held(first_seed, whole_study, tmp_path, monkeypatch):
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(whole_study.manifest.read_text().replace("images = 20", "margin = 1.0\nimages = 20", 1))
+    ours = versions()
+    monkeypatch.setattr("svda_analysis.study.extending.versions", lambda: {**ours, "svda-analysis": "0.4.1"})
+    every = {RunKey("fashion_mnist", model, 0) for model in ("vit", "svda")}
+    assert keys_of(held_runs(*read_study(first_seed), load_manifest(manifest))) == every
+
+
+@pytest.mark.parametrize(
+    ("version", "now", "alike"),
+    [
+        ("0.3.0", "0.3.0", True),
+        ("0.3.0", "0.4.1", True),
+        ("0.3.9", "1.0.0", True),
+        ("0.2.5", "0.3.0", False),  # spectra were of uncentred keys
+        ("0.4.0", "0.3.0", False),
+        ("", "0.3.0", False),
+    ],
+)
+def test_which_versions_measure_alike(version, now, alike):
+    assert is_measured_alike(version, now) is alike
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("images = 20", "images = 10", "(analysis.images 20 -> 10) and 1 more"),
+        ("seeds = [0, 1]", "seeds = [1, 2]", "(it is not planned) and 1 more"),
+        ("epochs = 2", "epochs = 3", "(epochs 2 -> 3) and 1 more"),
+        ('["dot", "svda"]', '["dot"]', "fashion_mnist svda seed 0 (it is not planned); choose another --out"),
+        ("[datasets.fashion_mnist]", "", "(it is not planned) and 1 more"),
+    ],
+)
+def test_runs_that_would_be_lost_stop_it_before_anything_is_done(
+    first_seed, whole_study, fashion, tmp_path, capsys, old, new, why
+):
+    out, manifest = shutil.copytree(first_seed, tmp_path / "out"), tmp_path / "m.toml"
+    manifest.write_text(whole_study.manifest.read_text().replace(old, new, 1))
+    before = every_file(out)
+    words = ["--out", str(out), "--checkpoints", str(tmp_path / "ck"), "--data-root", str(fashion), "--extend"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["paper", str(manifest), *words])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert said.startswith(f"error: --extend would lose runs of the report in {out}")
+    assert why in said
+    assert every_file(out) == before
+    assert not (tmp_path / "ck").exists()
+
+
+def test_runs_with_checkpoints_are_measured_again_where_their_images_are(
+    first_seed, whole_study, fashion, bare_machine, tmp_path
+):
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(whole_study.manifest.read_text().replace("images = 20", "images = 10", 1))
+    study = load_manifest(manifest)
+    refused = refused_runs(*read_study(first_seed), study)
+    assert len(refused) == 2
+    check_none_lost(refused, measured_again(study, whole_study.checkpoints, fashion), first_seed)
+    for place, root in ((whole_study.checkpoints, tmp_path), (tmp_path, fashion)):
+        with pytest.raises(InputError, match="--extend would lose runs"):
+            check_none_lost(refused, measured_again(study, place, root), first_seed)
+
+
+def test_what_is_held_stays_where_there_are_checkpoints_but_no_images(
+    first_seed, whole_study, bare_machine, tmp_path, few_figures
+):
+    out = shutil.copytree(first_seed, tmp_path / "out")
+    run_paper(whole_study.manifest, out, whole_study.checkpoints, tmp_path, "--extend")
+    assert [run.model for run in read_study(out)[0].datasets[0].analysis.runs] == ["vit", "svda"]
 
 
 def test_without_a_report_nothing_is_held(whole_study, bare_machine, tmp_path):

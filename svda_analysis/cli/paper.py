@@ -62,9 +62,8 @@ def paper_command(
       svda paper dial --extend
     """
     from svda_analysis.render.staging import check_report_folder
-    from svda_analysis.results import META
     from svda_analysis.study import find_checkpoints, load_manifest, train_missing, write_paper
-    from svda_analysis.study.extending import held_runs, keys_of
+    from svda_analysis.study.extending import keys_of
     from svda_analysis.study.report import read_study
     from svda_analysis.study.sections import first_answers
     from svda_analysis.writing import only_writer
@@ -75,11 +74,11 @@ def paper_command(
     warnings: list[str] = []
     if source is not None and (checkpoints is not None or jobs != 1 or extend):
         raise InputError("--from trains nothing: leave --checkpoints, --jobs and --extend out")
-    held = held_runs(*read_study(folder), study) if extend and (folder / META).exists() else {}
+    place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
+    held = _held_in(folder, study, place, data_root) if extend else {}
     if source is not None:
         trained, warnings = find_checkpoints(source, study.datasets)
     else:
-        place = checkpoints or ("checkpoints" if manifest == "paper" else f"runs/{study.name}")
         with resumable(command_line("svda")), training_display() as observer:
             options: dict[str, Any] = {"data_root": data_root, "jobs": jobs, "held": keys_of(held)}
             trained = train_missing(study, place, **options, on_run=say_run, on_progress=observer)
@@ -99,6 +98,20 @@ def paper_command(
             on_warning=lambda line: warn([line]),
         )
     conclude_report(written, {"answers": _show_answers(first_answers(read_study(folder)[0]))}, opened=opened)
+
+
+def _held_in(folder: Path, study: Any, checkpoints: str, data_root: str | None) -> dict[str, Any]:
+    """What a report in ``folder`` holds of a study, none of whose runs is lost; nothing where there is no report."""
+    from svda_analysis.results import META
+    from svda_analysis.study.extending import check_none_lost, held_runs, refused_runs
+    from svda_analysis.study.report import read_study
+    from svda_analysis.study.runs import measured_again
+
+    if not (folder / META).exists():
+        return {}
+    report = read_study(folder)
+    check_none_lost(refused_runs(*report, study), measured_again(study, checkpoints, data_root), folder)
+    return held_runs(*report, study)
 
 
 def _show_answers(lines: Sequence[str]) -> list[str]:

@@ -1,21 +1,23 @@
 """A study that grows: runs that its report holds already, whose checkpoints are gone, and those measured now.
 
 A run is held where the report tells of it with the very configuration and recipe that the manifest plans, trained in
-the same precision, and measured with the same options by this version, whose numbers are defined alike.
+the same precision, and measured with the same options by a version whose numbers are defined as this one's.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from svda_analysis.errors import reading
-from svda_analysis.recipe import with_all_fields
+from svda_analysis.earlier import is_measured_alike
+from svda_analysis.errors import InputError, reading
+from svda_analysis.model import ViTConfig
+from svda_analysis.recipe import all_fields, changed_fields, precision_change
 from svda_analysis.results import Analysis, Run, versions
 from svda_analysis.study.costs import in_order
 from svda_analysis.study.manifest import DatasetPlan, Manifest, PlannedRun, StudyOptions
@@ -27,40 +29,76 @@ class RunKey(NamedTuple):
 
     dataset: str
     model: str
-    seed: int
+    seed: int | None
 
 
 def held_runs(study: StudyResult, meta: Mapping[str, Any], manifest: Manifest) -> dict[str, DatasetResult]:
     """What a report holds of the runs that ``manifest`` plans, by data set; ``study`` and ``meta`` are what
     :func:`~svda_analysis.study.report.read_study` gives of it. Raises ``InputError`` for a damaged ``meta``.
     """
+    return without({result.name: result for result in study.datasets}, refused_runs(study, meta, manifest))
+
+
+def refused_runs(study: StudyResult, meta: Mapping[str, Any], manifest: Manifest) -> dict[RunKey, str]:
+    """The runs of a report that are not held, each with how it differs from what ``manifest`` plans. Arguments and
+    errors as :func:`held_runs`."""
     with reading("meta.json of the report to extend is damaged"):
         before = _manifest_in(meta["manifest"])
-    alike = before.analysis == manifest.analysis and before.mixed_precision == manifest.mixed_precision
-    results = {}
-    for result in study.datasets if alike else ():
-        if result.missing or result.name not in manifest.datasets or result.name not in before.datasets:
-            continue
-        plans, then = ({(run.name, run.recipe.seed): run for run in m.runs(result.name)} for m in (manifest, before))
-        mine = {
-            RunKey(result.name, run.model, run.seed)
-            for run in result.analysis.runs
-            if run.seed is not None
-            and (key := (run.model, run.seed)) in plans
-            and plans[key] == then.get(key)
-            and _is_of(run, plans[key])
-            and _release(run.settings.get("measured_with")) == _release(versions())
-        }
-        if mine:
-            results[result.name] = dataclasses.replace(result, analysis=_only(result.analysis, mine))
-    return results
+    refused = {}
+    for result in study.datasets:
+        plans, then = (_plans(one, result.name) for one in (manifest, before))
+        for run in result.analysis.runs:
+            plan, key = plans.get((run.model, run.seed)), RunKey(result.name, run.model, run.seed)
+            if plan is None:
+                refused[key] = "it is not planned"
+            elif found := _differences(run, plan, then.get((run.model, run.seed)), before, manifest):
+                refused[key] = ", ".join(found)
+    return refused
 
 
-def _is_of(run: Run, plan: PlannedRun) -> bool:
-    """Whether a run was trained as planned, as far as its report says how."""
-    config, planned = run.settings.get("config"), json.loads(json.dumps(dataclasses.asdict(plan.config)))
-    as_planned = with_all_fields(run.recipe) == dataclasses.asdict(plan.recipe) and config in (None, planned)
-    return as_planned and run.epoch == plan.recipe.epochs
+def check_none_lost(
+    refused: Mapping[RunKey, str], again: Collection[tuple[str, str, int | None]], folder: Path
+) -> None:
+    """Raise ``InputError`` where a report in ``folder`` would lose runs: those that are ``refused``
+    (:func:`refused_runs`) and not measured ``again`` from their checkpoints."""
+    lost = [key for key in refused if key not in again]
+    if not lost:
+        return
+    first = lost[0]
+    others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    raise InputError(
+        f"--extend would lose runs of the report in {folder}, whose checkpoints or images are not here: "
+        f"{first.dataset} {first.model} seed {first.seed} ({refused[first]}){others}; choose another --out, or leave "
+        "--extend out, which writes the report without them"
+    )
+
+
+def _plans(manifest: Manifest, dataset: str) -> dict[tuple[str, int | None], PlannedRun]:
+    runs = manifest.runs(dataset) if dataset in manifest.datasets else []
+    return {(run.name, run.recipe.seed): run for run in runs}
+
+
+def _differences(
+    run: Run, plan: PlannedRun, then: PlannedRun | None, before: Manifest, manifest: Manifest
+) -> list[str]:
+    """How a run that was planned as ``then`` in the manifest ``before`` was trained or measured otherwise than planned,
+    as far as its report says how."""
+    config = run.settings.get("config") or (None if then is None else all_fields(then.config))
+    if config is None:
+        return ["its report does not say of which model it is"]
+    found = changed_fields({**all_fields(ViTConfig()), **config}, run.recipe, plan.config, plan.recipe)
+    if run.epoch != (epochs := run.recipe.get("epochs", plan.recipe.epochs)):
+        found.append(f"epoch {run.epoch} of {epochs}")
+    made_with = {"mixed_precision": before.mixed_precision, **(run.settings.get("trained_with") or {})}
+    found += precision_change(made_with, manifest.mixed_precision)
+    was, now = before.analysis.measured, manifest.analysis.measured
+    found += [f"analysis.{name} {was[name]!r} -> {now[name]!r}" for name in now if was[name] != now[name]]
+    version, own = ((of or {}).get("svda-analysis", "") for of in (run.settings.get("measured_with"), versions()))
+    if not is_measured_alike(version, own):
+        found.append(
+            f"measured by svda-analysis {version or 'of unknown version'}, whose numbers may mean another thing"
+        )
+    return found
 
 
 def keys_of(held: Mapping[str, DatasetResult]) -> set[RunKey]:
@@ -91,11 +129,6 @@ def _manifest_in(kept: Mapping[str, Any]) -> Manifest:
     known = {"datasets": datasets, "analysis": StudyOptions(**kept["analysis"]), "seeds": tuple(kept["seeds"])}
     names = {field.name for field in dataclasses.fields(Manifest)}
     return Manifest(**{key: value for key, value in kept.items() if key in names} | known)
-
-
-def _release(found: Mapping[str, str] | None) -> str:
-    """The major and minor version of this package among ``found``: quantities keep their definitions within one."""
-    return ".".join((found or {}).get("svda-analysis", "").split(".")[:2])
 
 
 def _only(whole: Analysis, keys: set[RunKey]) -> Analysis:

@@ -73,6 +73,11 @@ class StudyOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(self.metrics))  # a list where it comes from a file
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the numbers of a run depend on: all but the margin, by which they are judged."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "margin"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetPlan:

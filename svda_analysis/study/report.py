@@ -50,7 +50,7 @@ def write_paper(
 
     ``cache/`` keeps what was measured (it may be removed: it is then measured again). Files whose content did not
     change are not touched. ``held`` are runs of an earlier report (:func:`~svda_analysis.study.extending.held_runs`)
-    that stay in it where they are not among ``trained``. ``progress`` is called with (label, done, in all),
+    that stay in it where they are not measured now from ``trained``. ``progress`` is called with (label, done, in all),
     ``on_warning`` with a line for each run that is left out because its numbers are not finite, and for each thing in
     which runs that are compared were not trained alike.
 
@@ -67,12 +67,12 @@ def write_paper(
     check_writable(folder, "output folder")
     for left in [*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"cache/{UNFINISHED}*")]:
         shutil.rmtree(left, ignore_errors=True)  # what a killed run left behind
-    known = without(held or {}, {(run.dataset, run.name, run.subject.seed) for run in trained})
     results = []
     for dataset in datasets:
         mine = [run for run in trained if run.dataset == dataset]
         result = measure_dataset(manifest, dataset, mine, folder / "cache", root=data_root, progress=progress)
-        earlier = known.get(dataset)
+        measured = set() if result.missing else {(dataset, run.name, run.subject.seed) for run in mine}
+        earlier = without(held or {}, measured).get(dataset)
         results.append(result if earlier is None else extended(earlier, result, manifest))
     broken = [line for result in results for line in result.broken]
     about = {"manifest": json.loads(json.dumps(dataclasses.asdict(manifest))), "versions": versions()}

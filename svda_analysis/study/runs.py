@@ -42,7 +42,7 @@ def train_missing(
     *,
     data_root: str | os.PathLike[str] | None = None,
     jobs: int = 1,
-    held: Collection[tuple[str, str, int]] = (),
+    held: Collection[tuple[str, str, int | None]] = (),
     on_run: Callable[[PlannedRun, int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Trained]:
@@ -156,6 +156,17 @@ def is_at_hand(
     except DataNotFoundError:
         return False
     return True
+
+
+def measured_again(
+    manifest: Manifest, checkpoints: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None
+) -> set[tuple[str, str, int | None]]:
+    """The runs of ``manifest`` (data set, model, seed) that have a checkpoint, on data sets whose test images are on
+    this machine: whatever an earlier report holds of them, they can be measured again."""
+    found = [run for dataset in manifest.datasets for run in manifest.runs(dataset)]
+    kept = [run for run in found if (Path(checkpoints) / run.file).exists()]
+    at_hand = {name for name in {run.dataset for run in kept} if is_at_hand(manifest, name, data_root)}
+    return {(run.dataset, run.name, run.recipe.seed) for run in kept if run.dataset in at_hand}
 
 
 def find_checkpoints(folder: str | os.PathLike[str], datasets: Iterable[str] = ()) -> tuple[list[Trained], list[str]]:
