@@ -174,30 +174,34 @@ def summarise(
 def compare_blocked(table: pd.DataFrame, indicator: str, source: str, baseline: str) -> pd.DataFrame:
     """Every model's mean of one quantity over the whole model against ``baseline``'s, with training seeds as blocks.
 
-    Of the seeds that all models have: the linear model ``model + seed`` of
-    :func:`~svda_analysis.stats.blocked_contrast`, whose error is pooled over all models, so that it sees more than
-    pairs of models do where there are many. Rows of ``frames.BLOCKED_COLUMNS``, ``p_adjusted`` Holm's over the models;
-    empty where fewer than two seeds, or one model, are shared. Raises :class:`InputError` as :func:`compare` does, and
-    for models of several kinds of attention where the quantity does not compare these.
+    The linear model ``model + seed`` of :func:`~svda_analysis.stats.blocked_contrast`, whose error is pooled over all
+    models, so that it sees more than pairs of models do where there are many. A model with fewer seeds keeps those that
+    it has; a seed that one model alone has is left out. Rows of ``frames.BLOCKED_COLUMNS``: means at the
+    average of all seeds, ``n_seeds`` the runs of the model that has fewer, ``p_adjusted`` Holm's over the models; NaN
+    where no shared seeds lead from a model to the baseline. Empty where fewer than two seeds, or one model, are shared.
+    Raises :class:`InputError` as :func:`compare` does, and for models of several kinds of attention where the quantity
+    does not compare these.
     """
     values, span = _by_block(table, indicator, source)
     if baseline not in values:
         raise InputError(f"baseline must be one of {', '.join(map(str, values))}, got {baseline!r}")
     rows = []
     if min(values.shape) > 1:
+        runs, mean = values.count(), {m: _contrast(values, span, {m: 1.0}).difference for m in map(str, values)}
         for model in (name for name in table["model"].unique() if name in values and name != baseline):
             found = _contrast(values, span, {model: 1.0, baseline: -1.0})
             about = {"model": model, "baseline": baseline, "indicator": indicator, "source": source, "unit": "seeds"}
-            means = {"baseline_mean": values[baseline].mean(), "model_mean": values[model].mean()}
-            ends = {"ci_low": found.interval.low, "ci_high": found.interval.high, "p": found.p, "n_seeds": len(values)}
-            rows.append({**about, **means, **ends, "difference": found.difference})
+            means = {"baseline_mean": mean[baseline], "model_mean": mean[model], "difference": found.difference}
+            ends = {"ci_low": found.interval.low, "ci_high": found.interval.high, "p": found.p}
+            rows.append({**about, **means, **ends, "n_seeds": min(runs[model], runs[baseline])})
     frame = make_frame(rows, BLOCKED_COLUMNS)
     return frame.assign(p_adjusted=holm(frame["p"]))
 
 
 def contrast_blocked(table: pd.DataFrame, indicator: str, source: str, weights: Mapping[str, float]) -> Contrast:
     """The sum of the models' means of one quantity of the whole model, each times its weight in ``weights`` (others:
-    0), by the linear model of :func:`compare_blocked`, its error pooled over all models in ``table``.
+    0), by the linear model of :func:`compare_blocked`, its error pooled over all models in ``table``; NaN where shared
+    seeds do not tell it.
 
     Raises :class:`InputError` for no weights, a model that is not there, or fewer than two shared seeds.
     """
@@ -206,12 +210,13 @@ def contrast_blocked(table: pd.DataFrame, indicator: str, source: str, weights: 
         known = ", ".join(map(str, values))
         raise InputError(f"weights must be of one or more of {known}, got {', '.join(weights) or 'none'}")
     if min(values.shape) < 2:
-        raise InputError(f"table must hold two seeds that all of its models have, got {len(values)}")
+        raise InputError(f"table must hold two seeds that several of its models have, got {len(values)}")
     return _contrast(values, span, weights)
 
 
 def by_block(table: pd.DataFrame, indicator: str, source: str) -> pd.DataFrame:
-    """A quantity of the whole model by seed (rows, those that all models have) and model (columns)."""
+    """A quantity of the whole model by seed (rows, those that several models have) and model (columns); NaN where a
+    model has no such run."""
     return _by_block(table, indicator, source)[0]
 
 
@@ -222,8 +227,8 @@ def _by_block(table: pd.DataFrame, indicator: str, source: str) -> tuple[pd.Data
         raise InputError(f"{indicator} must be of one kind of attention, got {', '.join(rows['attention'].unique())}")
     runs = one_number_per_run(rows)
     whole = runs[runs["layer"].isna() & runs["seed"].notna()]
-    values = whole.set_index(["seed", "model"])["mean"].unstack("model").dropna()  # noqa: PD010 (one number a cell)
-    return values, float((whole["high"] - whole["low"]).max())
+    values = whole.set_index(["seed", "model"])["mean"].unstack("model")  # noqa: PD010 (one number a cell)
+    return values[values.count(axis=1) > 1], float((whole["high"] - whole["low"]).max())
 
 
 def _contrast(values: pd.DataFrame, span: float, weights: Mapping[str, float]) -> Contrast:

@@ -225,18 +225,44 @@ def _tested(
 def blocked_contrast(values: np.ndarray, weights: Numbers, *, span: float = math.inf) -> Contrast:
     """A contrast ``sum_g weights_g mean_g`` of groups (models) whose runs come in blocks (training seeds).
 
-    ``values (blocks, groups)``, no gaps: the linear model ``group + block`` with independent errors, by least squares
-    (Fisher 1935; here in closed form). Runs of one seed share initial weights and the order of the data, which the
-    block takes out; the error is pooled over all groups, with (blocks - 1)(groups - 1) degrees of freedom. No effect
-    size. Raises :class:`InputError` for gaps, or fewer than two blocks or groups.
+    ``values (blocks, groups)``, NaN where a group has no run in a block: the linear model ``group + block`` with
+    independent errors, by least squares (Fisher 1935). Runs of one seed share initial weights and the order of the
+    data, which the block takes out; the error is pooled over all groups. ``mean_g`` is the model's at the average of
+    all blocks (Searle, Speed & Milliken 1980, Am. Stat. 34:216); without gaps the plain mean. No effect size. NaN where
+    the runs do not tell a contrast: its groups share no block, nor do others lead from one to the other (Weeks &
+    Williams 1964, Technometrics 6:319). Raises :class:`InputError` for fewer than two blocks or groups.
     """
     y, w = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
-    if y.ndim != 2 or min(y.shape) < 2 or w.shape != y.shape[1:] or not np.isfinite(y).all():
+    if y.ndim != 2 or min(y.shape) < 2 or w.shape != y.shape[1:] or np.isinf(y).any():
         raise InputError(f"values must be finite, of two blocks and groups at least, weights (groups,), got {y.shape}")
+    difference, se, df = _with_gaps(y, w) if np.isnan(y).any() else _without_gaps(y, w)
+    if math.isnan(difference):
+        return Contrast(difference)
+    return difference_test(difference, se, df, size=float(np.nanmax(np.abs(y))), span=span)
+
+
+def _without_gaps(y: np.ndarray, w: np.ndarray) -> tuple[float, float, int]:
+    """Difference, standard error and degrees of freedom of :func:`blocked_contrast` in closed form."""
     df = (y.shape[0] - 1) * (y.shape[1] - 1)
     errors = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
     se = math.sqrt(float(np.square(errors).sum()) / df * float(np.square(w).sum()) / len(y))
-    return difference_test(float(y.mean(0) @ w), se, df, size=float(np.abs(y).max()), span=span)
+    return float(y.mean(0) @ w), se, df
+
+
+def _with_gaps(y: np.ndarray, w: np.ndarray) -> tuple[float, float, int]:
+    """The same with design matrix ``X`` (a column for each group and block) and contrast ``c``: ``c X+ y`` with
+    variance ``s^2 |c X+|^2``, where ``c X+ X = c``, that is, where it can be estimated (Searle 1971, Linear Models)."""
+    block, group = np.nonzero(~np.isnan(y))
+    design = np.concatenate([np.eye(y.shape[1])[group], np.eye(y.shape[0])[block]], axis=1)
+    asked = np.concatenate([w, np.full(len(y), w.sum() / len(y))])
+    inverse, found = np.linalg.pinv(design), y[block, group]
+    of_runs = asked @ inverse
+    if not np.allclose(of_runs @ design, asked):
+        return math.nan, math.nan, 0
+    df = len(found) - int(np.linalg.matrix_rank(design))
+    errors = found - design @ (inverse @ found)
+    se = math.sqrt(float(np.square(errors).sum()) / df) * float(np.linalg.norm(of_runs)) if df else math.nan
+    return float(of_runs @ found), se, df
 
 
 def hedges_correction(df: float) -> float:

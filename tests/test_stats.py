@@ -304,6 +304,54 @@ def test_a_blocked_contrast_is_that_of_least_squares():
         blocked_contrast(y[:1], weights)
 
 
+def with_gaps(rng, shape=(5, 4)):
+    """Blocks that groups lack runs in; the last group has one run."""
+    y = rng.normal(size=shape) + 5 * rng.normal(size=(shape[0], 1)) + np.arange(shape[1])
+    y[1:, -1] = y[0, 1] = y[3, 2] = math.nan
+    return y
+
+
+def test_a_blocked_contrast_with_gaps_is_that_of_least_squares():
+    y = with_gaps(np.random.default_rng(1))
+    there = ~np.isnan(y)
+    block, group = np.nonzero(there)
+    design = np.concatenate([np.ones((len(block), 1)), np.eye(5)[block, 1:], np.eye(4)[group, 1:]], axis=1)
+    fit, residual = np.linalg.lstsq(design, y[there], rcond=None)[:2]
+    df, covariance = there.sum() - 8, np.linalg.inv(design.T @ design)
+    for weights in ([-1, 0, 0, 1], [1, -1, 0, 0], [-0.5, -0.5, 0.25, 0.75]):
+        contrast = np.array([0, 0, 0, 0, 0, *weights[1:]])
+        se = np.sqrt(residual[0] / df * contrast @ covariance @ contrast)
+        found = blocked_contrast(y, weights)
+        assert found.difference == pytest.approx(contrast @ fit)
+        assert found.interval == pytest.approx(stats.t.interval(0.95, df, contrast @ fit, se))
+        assert found.p == pytest.approx(2 * stats.t.sf(abs(contrast @ fit) / se, df))
+    mean = np.array([1, *[1 / 5] * 4, 0, 0, 1])  # of the last group, at the average of all blocks
+    assert blocked_contrast(y, [0, 0, 0, 1]).difference == pytest.approx(mean @ fit)
+    alone = np.vstack([y, [7.0, *[math.nan] * 3]])  # a block of one run says nothing of groups
+    assert blocked_contrast(alone, [-1, 0, 0, 1]).p == pytest.approx(blocked_contrast(y, [-1, 0, 0, 1]).p)
+
+
+def test_without_gaps_both_ways_to_a_blocked_contrast_are_one():
+    y, weights = np.random.default_rng(2).normal(size=(4, 3)), np.array([0.2, -1.0, 0.8])
+    whole = blocked_contrast(y, weights)
+    beside = blocked_contrast(np.vstack([y, [1.0, math.nan, math.nan]]), weights)
+    assert beside.difference == pytest.approx(whole.difference)
+    assert beside.interval == pytest.approx(whole.interval)
+    assert beside.p == pytest.approx(whole.p)
+
+
+def test_what_no_block_connects_is_not_told():
+    gap = math.nan
+    y = np.array([[1.0, 2.0, gap, gap], [2.0, 4.0, gap, gap], [gap, gap, 3.0, 5.0], [gap, gap, 1.0, 2.0]])
+    assert math.isnan(blocked_contrast(y, [1, 0, -1, 0]).difference)
+    within = blocked_contrast(y, [1, -1, 0, 0])
+    assert within.difference == pytest.approx(-1.5)
+    assert 0 < within.p < 1
+    two = blocked_contrast(np.array([[1.0, 2.0], [3.0, gap]]), [-1, 1])
+    assert two.difference == pytest.approx(1)  # nothing is left to tell an error by
+    assert math.isnan(two.p)
+
+
 def test_welch_from_moments_is_welch_of_the_values():
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, 1, 5), rng.normal(1, 3, 4)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from study_cases import with_frames
+from study_cases import some_runs, with_frames
 
 from svda_analysis.comparison import compare_blocked
 from svda_analysis.earlier import UNCENTRED
@@ -111,6 +111,36 @@ def test_low_rank_has_a_price(shown):
     low = (shown.table["indicator"] == "effective_rank") & (shown.table["model"] == "vit")
     lower = shown.table.assign(mean=shown.table["mean"].where(~low, shown.table["mean"] - 3))
     assert price_of_low_rank(with_frames(shown, table=lower)) == []  # the baseline is of low rank, too
+
+
+def test_an_arm_of_one_run_silences_no_answer(shown):
+    """Each part that is asked of the others keeps its three seeds, and the page says how many runs there are."""
+    parts = parts_of(shown, "svda", VARIANTS)
+    thin = some_runs(shown, direct=1)
+    lines = dict(zip(parts, what_parts_do(thin, parts), strict=True))
+    assert "rank of scores lower" in lines[PENALTIES]
+    assert "accuracy lower" in price_of_low_rank(thin)[0]
+    table = blocked_table(thin, "cosine")
+    assert set(table.numbers["model"]) == {"svda", "vit", "bare", "direct"}
+    counts = table.numbers[table.numbers["indicator"] == "accuracy"].set_index("model")["n_seeds"]
+    assert counts.to_dict() == {"svda": 3, "vit": 3, "bare": 3, "direct": 1}
+    told = "Training runs compared: 3 of each model, but 1 of direct."
+    assert told in table.note
+    study = StudyResult(title="T", datasets=(thin,), variants=VARIANTS, of_variants=True)
+    assert study_document(study).answer[-1] == told
+    assert [one.name for one in study_document(study).sections[:2]] == ["study_x", "sides_x"]
+    assert "runs compared" not in blocked_table(shown, "cosine").note
+
+
+def test_models_without_shared_seeds_are_said_not_to_be_compared(shown):
+    table = shown.table.copy()
+    table["seed"] += 10 * table["model"].isin(["bare", "dead"])
+    apart = with_frames(shown, table=table)
+    (line,) = what_parts_do(apart, [PENALTIES])
+    assert line.count("not compared, for want of shared seeds") == 3
+    assert "(vit, cosine, direct)" in price_of_low_rank(apart)[0]
+    first, *_ = who_differs(blocked_table(apart, "cosine").numbers)
+    assert first.endswith("; not compared, for want of shared seeds: bare.")
 
 
 def test_dead_variants_are_left_out_and_named(shown):

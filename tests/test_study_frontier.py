@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dial_cases import DIALS, LEVELS, VARIANTS, dialled
-from study_cases import with_frames
+from study_cases import some_runs, with_frames
 
 from svda_analysis.comparison import contrast_blocked
 from svda_analysis.document import Picture, Table
@@ -139,6 +139,19 @@ def test_p_is_adjusted_over_the_dials(shown):
     ]
     adjusted = holm([contrast_blocked(shown.table, *ACCURACY, one).p for one in weights])
     assert all(f"p {p_value(p)};" in line for p, line in zip(adjusted, lines, strict=True))
+
+
+def test_a_setting_of_one_run_keeps_the_others_on_theirs(shown):
+    thin = some_runs(shown, vit_4=1)
+    reached, equal = what_structure_costs(thin, DIALS)
+    assert "accuracy higher" in equal
+    assert reached == what_structure_costs(shown, DIALS)[0]
+    numbers = frontier_table(thin, DIALS).numbers.set_index("model")
+    assert numbers["runs"].to_dict() == {"target_1": 3, "target_1_2": 3, "vit": 3, "vit_8": 3, "vit_4": 1}
+    assert numbers.loc[["target_1_2", "vit_8", "vit_4"], "ci_low"].notna().all()
+    width = numbers["ci_high"] - numbers["ci_low"]
+    assert width["vit_4"] > width["vit_8"]
+    assert equal_rank_table(thin, DIALS).note.endswith("Training runs compared: 3 of each model, but 1 of vit_4.")
 
 
 def test_a_study_of_dials_shows_them_first(shown):

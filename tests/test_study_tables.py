@@ -40,3 +40,11 @@ def test_study_table_has_a_row_for_each_variant():
     assert without.loc["cosine", "Accuracy (%)"] == "no finished run"
     assert table.text["From svda (points) [95% CI]"].iloc[1] == "-"
     assert table.numbers["effective_rank_scores"].iloc[1] == pytest.approx(9, abs=0.1)
+
+
+def test_study_table_says_on_how_many_runs_a_difference_rests():
+    assert "fewer runs" not in study_table(result(5), "svda", {}).note
+    few = study_table(some_runs(result(5), svda=3), "svda", {})
+    assert "Of fewer runs than the means are the differences of 3 of vit, 3 of cosine." in few.note
+    alone = study_table(some_runs(result(5), cosine=1), "svda", {})
+    assert alone.note.endswith("The intervals of cosine are over images: they speak of one pair of checkpoints alone.")

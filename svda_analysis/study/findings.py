@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,8 +63,9 @@ def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
     lines: dict[Part, list[str]] = {}
     for (part, name, row), p in zip(found, adjusted, strict=True):
         written, unit = (points, " points") if name == ACCURACY else (estimate, "")
-        numbers = f"{written(row.difference, row.ci_low, row.ci_high)}{unit}, p {p_value(p)}"
-        lines.setdefault(part, []).append(f"{ASKED[name]} {side(row.difference, p)} ({numbers})")
+        numbers = f" ({written(row.difference, row.ci_low, row.ci_high)}{unit}, p {p_value(p)})"
+        said = f"{ASKED[name]} {side(row.difference, p)}{'' if math.isnan(row.difference) else numbers}"
+        lines.setdefault(part, []).append(said)
     return [f"{part.what} ({part.model} against {part.other}): {'; '.join(said)}." for part, said in lines.items()]
 
 
@@ -77,6 +79,8 @@ def _row(table: pd.DataFrame, part: Part, name: tuple[str, str]) -> Any | None:
 
 def side(difference: float, p: float) -> str:
     """``higher`` or ``lower``, where p says so."""
+    if math.isnan(difference):
+        return "not compared, for want of shared seeds"
     if not p < LEVEL_OF_TESTS:
         return "no difference shown"
     return "higher" if difference > 0 else "lower"
@@ -93,7 +97,8 @@ def price_of_low_rank(result: DatasetResult) -> list[str]:
         return []
     ranks = compare_blocked(table, *rank, control)
     low = list(ranks.loc[(ranks["p_adjusted"] < LEVEL_OF_TESTS) & (ranks["difference"] < 0), "model"])
-    others = [name for name in alive if name not in low]
+    others = [control, *ranks.loc[ranks["difference"].notna() & ~ranks["model"].isin(low), "model"]]
+    others = [name for name in alive if name in others]
     if not low or result.baseline in low:
         return []
     weights = dict.fromkeys(low, 1 / len(low)) | dict.fromkeys(others, -1 / len(others))

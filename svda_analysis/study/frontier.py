@@ -3,7 +3,7 @@
 Two dials are compared where both reach a rank: the accuracy of a setting of the first minus that of the second at the
 same rank of the scores, on the straight line between its two settings nearest to it on either side (our definition). It
 is a contrast of the linear model of model and training seed (:func:`~svda_analysis.comparison.contrast_blocked`), whose
-weights are taken as known: that the ranks are means of a few runs themselves is not counted.
+weights are taken as known: that the ranks are means of a few runs themselves, of each model its own, is not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from svda_analysis.stats import holm
 from svda_analysis.study.dials import Dial
 from svda_analysis.study.findings import ACCURACY, RANK, side
 from svda_analysis.study.result import DatasetResult, whole_model_row
-from svda_analysis.study.tables import left_out_as_uniform
+from svda_analysis.study.tables import left_out_as_uniform, runs_compared
 
 _OF_SIGMA = ("effective_rank", "sigma")
 
@@ -95,7 +95,7 @@ def _dial_rows(result: DatasetResult, dial: Dial) -> list[dict[str, Any]]:
 
 
 def _in_accuracy(result: DatasetResult, weights: Mapping[str, float]) -> dict[str, float]:
-    """A weighted sum of the living models' accuracies; all NaN without weights, or where no two seeds are shared."""
+    """A weighted sum of the living models' accuracies; all NaN without weights, or where no shared seeds tell it."""
     if not weights or len(by_block(result.living, *ACCURACY)) < 2:
         return dict.fromkeys(("difference", "ci_low", "ci_high", "p"), math.nan)
     found = contrast_blocked(result.living, *ACCURACY, weights)
@@ -109,7 +109,9 @@ def at_equal_rank(result: DatasetResult, first: Dial, second: Dial) -> dict[str,
     """For each setting of ``first`` whose rank of the scores ``second`` reaches too, by model: the weights of the
     contrast between their accuracies at that rank."""
     ranks = by_block(result.living, *RANK).mean()
-    reached = {model: weights for model in first.models if (weights := _weights_at(ranks[model], ranks, second))}
+    reached = {
+        model: weights for model in first.models if (weights := _weights_at(ranks.get(model, math.nan), ranks, second))
+    }
     return {
         model: {name: float(name == model) - weights.get(name, 0.0) for name in (model, *weights)}
         for model, weights in reached.items()
@@ -118,8 +120,8 @@ def at_equal_rank(result: DatasetResult, first: Dial, second: Dial) -> dict[str,
 
 def _weights_at(rank: float, ranks: pd.Series[float], dial: Dial) -> dict[str, float]:
     """How the two settings of a dial that are nearest to ``rank`` on either side add up to it; empty outside of it."""
-    known = ranks[list(dial.models)].sort_values()
-    if not known.iloc[0] <= rank <= known.iloc[-1]:
+    known = ranks.reindex(list(dial.models)).dropna().sort_values()
+    if known.empty or not known.iloc[0] <= rank <= known.iloc[-1]:
         return {}
     above = max(1, int(np.searchsorted(known.to_numpy(), rank)))
     (low, high), names = known.iloc[above - 1 : above + 1], known.index[above - 1 : above + 1]
@@ -155,6 +157,7 @@ def equal_rank_table(result: DatasetResult, dials: Sequence[Dial]) -> Table:
         f"The accuracy with {dials[0].title} minus that of the other way at the same rank of the scores, on the "
         "straight line between its two nearest settings (our definition); a setting whose rank the other does not "
         "reach has no row. The linear model of model and training seed; the ranks are taken as known."
+        + runs_compared(result)
     )
     name, title = f"equal_rank_{file_word(result.name)}", f"{result.title}: accuracy at the same rank of the scores"
     return Table(name=name, title=title, note=note, numbers=numbers, text=text)

@@ -23,6 +23,7 @@ from svda_analysis.study.tables import (
     blocked_table,
     cost_table,
     indicator_tables,
+    runs_compared,
     study_table,
     what_changed,
 )
@@ -92,6 +93,7 @@ def first_answers(study: StudyResult) -> list[str]:
     for result in study.datasets:
         parts = what_structure_costs(result, dials_of(study.variants, result.alive))
         parts += what_parts_do(result, parts_of(result, study.base, study.variants)) + price_of_low_rank(result)
+        parts += [said] if parts and (said := runs_compared(result).strip()) else []
         lines += [f"{result.title}: {line}" if several else line for line in parts]
     return lines
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.comparison import HOW_ADJUSTED, compare_blocked, summarise
+from svda_analysis.comparison import HOW_ADJUSTED, by_block, compare_blocked, summarise
 from svda_analysis.document import Table
 from svda_analysis.earlier import AXES, UNCENTRED
 from svda_analysis.formatting import (
@@ -216,6 +216,7 @@ def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) ->
         "(squared singular values of C_q^(1/2) diag(sigma) C_k^(1/2), keys centred); without a sigma, by data alone. "
         "Intervals are not adjusted for the number of variants."
     )
+    note += _of_pairs(rows)
     if ("effective_rank", UNCENTRED) in _studied_in(result):
         note += (
             " Runs that were measured before 0.3 have their spectra from uncentred keys, of which the softmax drops a "
@@ -223,6 +224,16 @@ def study_table(result: DatasetResult, base: str, changed: Mapping[str, str]) ->
             "a sigma."
         )
     return Table(name=f"study_{file_word(result.name)}", title=result.title, note=note, numbers=numbers, text=text)
+
+
+def _of_pairs(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a note says of differences that rest on fewer runs than the means beside them, or on images."""
+    fewer = [f"{row['n_seeds']} of {row['model']}" for row in rows if row.get("n_seeds", math.inf) < row["runs"]]
+    alone = [row["model"] for row in rows if row.get("unit") == "images"]
+    said = f" Of fewer runs than the means are the differences of {', '.join(fewer)}." if fewer else ""
+    if alone:
+        said += f" The intervals of {', '.join(alone)} are over images: they speak of one pair of checkpoints alone."
+    return said
 
 
 def _studied_in(result: DatasetResult) -> dict[tuple[str, str], str]:
@@ -277,7 +288,7 @@ def blocked_table(result: DatasetResult, against: str) -> Table:
         "seed, seeds being blocks (runs of one seed share initial weights and the order of the data), its error pooled "
         "over all variants. p is adjusted by Holm's method over the variants of a column; intervals are not adjusted."
     )
-    note += left_out_as_uniform(result)
+    note += runs_compared(result) + left_out_as_uniform(result)
     name = f"blocked_{file_word(result.name)}_{file_word(against)}"
     return Table(name=name, title=f"{result.title}: variants against {against}", note=note, numbers=numbers, text=text)
 
@@ -286,6 +297,18 @@ def left_out_as_uniform(result: DatasetResult) -> str:
     """What a note says of the trained models that are not alive; empty where all are."""
     dead = [name for name in result.trained if name not in result.alive]
     return f" {UNIFORM.capitalize()}, in which a rank says nothing, so left out: {', '.join(dead)}." if dead else ""
+
+
+def runs_compared(result: DatasetResult) -> str:
+    """What a note says of how many runs of each living model the linear model of seeds rests on, where that is not all
+    of as many; empty where it is."""
+    own = result.living.groupby("model")["seed"].nunique()
+    runs = by_block(result.living, "accuracy", "test").count().reindex(own.index, fill_value=0)
+    usual = 0 if runs.empty else int(runs.mode().iloc[-1])
+    if not runs.any() or ((runs == usual) & (own == usual)).all():
+        return ""
+    other = [f"{runs[name]} of {name}" for name in result.alive if runs[name] != usual]
+    return f" Training runs compared: {usual} of each model{', but ' if other else ''}{', '.join(other)}."
 
 
 def _has(table: pd.DataFrame, indicator: str, source: str, model: str) -> bool:
