@@ -98,6 +98,17 @@ def test_models_with_other_seeds_say_how_many_runs_are_compared():
     table = claims_table([some_runs(result(5), svda=1)], 0.5).text.set_index("Claim")
     assert table.loc["sparser attention", "Verdict"] == INCONCLUSIVE
     assert "one training run" in table.loc["sparser attention", "Why"]
+    assert set(table["Runs"]) == {"1"}
+
+
+def test_each_row_says_on_how_many_runs_it_rests():
+    table = claims_table([result(5), dataclasses.replace(some_runs(result(5), svda=3), title="Y")], 0.5).text
+    assert table.groupby("Data")["Runs"].unique().map(list).to_dict() == {"X": ["5"], "Y": ["3"]}
+    apart = result(5).table
+    apart["seed"] += 10 * (apart["model"] == "svda") * (apart["seed"] > 0)
+    table = claims_table([some_runs(with_frames(result(5), table=apart), vit=2)], 0.5).text  # one seed in common
+    assert set(table["Runs"]) == {"2"}
+    assert set(claims_table([result(3, models=("svda",))], 0.5).text["Runs"]) == {"-"}
 
 
 def test_a_loss_that_is_shown_is_told_where_the_margin_is_undecided():

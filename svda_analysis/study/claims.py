@@ -60,10 +60,11 @@ _ACCURACY = "no accuracy is sacrificed"
 RULE_OF_ACCURACY = f"""That no accuracy is sacrificed is {SUPPORTED} where a one-sided test, its p adjusted with those
 of the other claims, shows the loss to be smaller than the margin, and {OPPOSED} where the opposite test, at
 {LEVEL_OF_TESTS / 2:g} and not adjusted, shows it to be larger.""".replace("\n", " ")
-CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. {RULE_OF_ACCURACY} Interpretability
-itself is not measured here: selectivity stands for it, and a selective map is not thereby a better explanation.
-Selectivity and sparsity both grow where few keys take most of the mass: the two claims are nearly one. The structure of
-sigma is trained for by a penalty."""
+CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. {RULE_OF_ACCURACY} Runs: the pairs of
+equal seed that a row rests on; where two models share no two seeds, the runs of the one that has fewer.
+Interpretability itself is not measured here: selectivity stands for it, and a selective map is not thereby a better
+explanation. Selectivity and sparsity both grow where few keys take most of the mass: the two claims are nearly one. The
+structure of sigma is trained for by a penalty."""
 _BY_THE_RULE = "By the rule of the claims; p is adjusted over the rows of a model on a data set."
 _SVDA_NOTE = f"""SVDA beside cosine attention, which has the normalisation and a temperature but no spectrum: what is
 left is what Sigma adds, together with the penalties that it was trained with. {_BY_THE_RULE}"""
@@ -74,11 +75,13 @@ what they add. {_BY_THE_RULE}"""
 
 
 class _Tested(NamedTuple):
-    """One row before its p is adjusted: what was measured, its p, and the verdict as a function of the adjusted p."""
+    """One row before its p is adjusted: what was measured, on how many runs of each model (pairs, where these share
+    seeds; 0: none), its p, and the verdict as a function of the adjusted p."""
 
     claim: str
     measure: str
     number: str
+    runs: int
     p: float
     judged: Callable[[float], Verdict]
 
@@ -203,8 +206,8 @@ def _rows_of(
     who = f"{model} against {against or 'no baseline'}"
     for one, p in zip(tested, holm([one.p for one in tested]), strict=True):
         said, why = one.judged(p)
-        found = {"Claim": one.claim, "Measure": one.measure, NUMBER: one.number, "p (Holm)": p_value(p)}
-        yield {"Data": result.title, "Models": who, **found, "Verdict": said, "Why": why}
+        found = {"Claim": one.claim, "Measure": one.measure, NUMBER: one.number, "Runs": str(one.runs or MISSING)}
+        yield {"Data": result.title, "Models": who, **found, "p (Holm)": p_value(p), "Verdict": said, "Why": why}
 
 
 def _structure(result: DatasetResult, claim: Claim, model: str, against: str | None) -> _Tested:
@@ -224,7 +227,7 @@ def _structure(result: DatasetResult, claim: Claim, model: str, against: str | N
         said = None if pd.isna(row.verdict) else row.verdict  # a quantity without a direction has none
         return judge(row.difference, p, claim.direction, alive=said != UNIFORM, **about)
 
-    return _Tested(claim.text, measure, number, float(row.p), judged)
+    return _Tested(claim.text, measure, number, int(row.n_seeds), float(row.p), judged)
 
 
 def _what_is_left(result: DatasetResult, model: str, other: str) -> Iterator[dict[str, str]]:
@@ -247,7 +250,7 @@ def _missing(result: DatasetResult, model: str, against: str | None) -> str:
 
 
 def _untested(claim: str, measure: str, why: str) -> _Tested:
-    return _Tested(claim, measure, MISSING, math.nan, lambda _p: Verdict(INCONCLUSIVE, why))
+    return _Tested(claim, measure, MISSING, 0, math.nan, lambda _p: Verdict(INCONCLUSIVE, why))
 
 
 def _accuracy(result: DatasetResult, model: str, against: str | None, margin: float) -> _Tested:
@@ -258,8 +261,8 @@ def _accuracy(result: DatasetResult, model: str, against: str | None, margin: fl
     number = f"{points(row['difference'], row['ci_low'], row['ci_high'])} points"
     if same is None or math.isnan(same.p_lower):
         few = "one training run each" if row["unit"] != "seeds" else "no two runs of equal seeds that differ in spread"
-        return _untested(_ACCURACY, measure, few)._replace(number=number)
-    return _Tested(_ACCURACY, measure, number, same.p_lower, lambda p: _no_loss(p, same, float(row["p"])))
+        return _untested(_ACCURACY, measure, few)._replace(number=number, runs=int(row["n_seeds"]))
+    return _Tested(_ACCURACY, measure, number, same.n, same.p_lower, lambda p: _no_loss(p, same, float(row["p"])))
 
 
 def _no_loss(p: float, same: Equivalence, p_differs: float) -> Verdict:
