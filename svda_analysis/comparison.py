@@ -52,7 +52,9 @@ _RUN = ["model", "seed"]
 
 
 @np.errstate(invalid="ignore", over="ignore")  # a diverged run may hold inf: it gives NaN, not a warning
-def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+def compare(
+    table: pd.DataFrame, baseline: str | None = None, *, margins: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """Compare every model in ``table`` (``frames.TABLE_COLUMNS``) with ``baseline``; rows of ``COMPARISON_COLUMNS``.
 
     ``baseline`` defaults to the only model with dot-product attention, else to the first model in the table. Of each
@@ -76,8 +78,9 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
 
     ``p_adjusted`` is Holm's over the families of each model: the whole-model rows of each family of the vocabulary
     (indicators x sources), and likewise its per-layer rows (indicators x sources x layers). A quantity that restates
-    another counts once. ``p_equivalent`` is that of :func:`~svda_analysis.stats.tost` within the quantity's margin, and
-    ``verdict`` follows from both by the rule of ``verdicts.py``.
+    another counts once. ``p_equivalent`` is that of :func:`~svda_analysis.stats.tost` within the quantity's margin
+    (that of the vocabulary where ``margins`` has none of its name), and ``verdict`` follows from both by the rule of
+    ``verdicts.py``.
 
     Raises :class:`InputError` for missing columns, an unknown baseline, fewer than two models, doubled rows, or an
     (indicator, source) measured on several data sets.
@@ -96,7 +99,7 @@ def compare(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
             theirs, ours = pair[pair["model"] == baseline], pair[pair["model"] == name]
             if len(theirs) and len(ours) and (alike or quantity(str(cell[0])).compares_kinds):
                 key = {"model": name, "baseline": baseline, **dict(zip(_CELL, cell, strict=True))}
-                rows.append({**key, **_difference(theirs, ours)})
+                rows.append({**key, **_difference(theirs, ours, (margins or {}).get(str(cell[0])))})
     frame = _adjusted(make_frame(rows, COMPARISON_COLUMNS))
     alive = {(row.model, _layer_key(row.layer)): bool(row.alive) for row in each_row(living(table))}
     frame["verdict"] = pd.array([_verdict(row, alive) for row in each_row(frame)], dtype="string")
@@ -353,7 +356,7 @@ def _mean_of_runs(indicator: str, runs: _Runs) -> ConfidenceInterval:
     return mean_interval(mean, se, n - 1, low=low, high=high)
 
 
-def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
+def _difference(theirs: pd.DataFrame, ours: pd.DataFrame, margin: float | None) -> dict[str, Any]:
     """The row of one cell from the runs of the baseline and of the model; see :func:`compare` for the rules."""
     about = quantity(str(ours["indicator"].iloc[0]))
     common = np.intersect1d(theirs["seed"].dropna(), ours["seed"].dropna())
@@ -363,6 +366,7 @@ def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
     x, y, n_seeds = theirs["mean"].to_numpy(), ours["mean"].to_numpy(), min(len(theirs), len(ours))
     unit = _unit(max(len(x), len(y)))
     span = max(float((side["high"] - side["low"]).max()) for side in (theirs, ours))
+    margin = about.margin_within(span) if margin is None else margin
     if paired:
         found = paired_test(x, y, span=span)
     elif n_seeds > 1:
@@ -378,7 +382,7 @@ def _difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> dict[str, Any]:
         "ci_low": found.interval.low,
         "ci_high": found.interval.high,
         "p": found.p,
-        "p_equivalent": _equivalence(x, y, about.margin_within(span)) if paired else math.nan,
+        "p_equivalent": _equivalence(x, y, margin) if paired else math.nan,
         "effect": found.effect,
         "n_seeds": n_seeds,
         "unit": unit,

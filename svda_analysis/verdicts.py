@@ -11,13 +11,21 @@ from svda_analysis.vocabulary import ALIVE_FROM
 SUPPORTED, OPPOSED, EQUIVALENT, INCONCLUSIVE = "supported", "opposed", "equivalent", "inconclusive"
 UNIFORM = "uniform attention"
 LEVEL_OF_TESTS = 0.05
-RULE = f"""A difference is {SUPPORTED} where it lies on the claimed side of 0 and its p over training runs, adjusted by
+_RULE = f"""A difference is {SUPPORTED} where it lies on the claimed side of 0 and its p over training runs, adjusted by
 Holm's method, is below {LEVEL_OF_TESTS:g}; {OPPOSED} where it lies on the other side with such a p; {EQUIVALENT} where
 neither holds and two one-sided tests, their p not adjusted, show at {LEVEL_OF_TESTS:g} that it is smaller than a margin
-(half a point of accuracy, 2 % of the range of any other quantity; only of runs that are paired by seed); else
+({{accuracy}}, 2 % of the range of any other quantity; only of runs that are paired by seed); else
 {INCONCLUSIVE}, which says that the numbers do not decide it. Intervals are not adjusted. One training run each decides
 nothing. Of a quantity that uniform attention reaches too (ranks, robustness) the verdict is {UNIFORM} where the
 selectivity of either model is below {ALIVE_FROM:g}.""".replace("\n", " ")
+
+
+def rule_with(margin: str) -> str:
+    """The rule of verdicts in words, as it is where accuracy has the ``margin`` that is said."""
+    return _RULE.format(accuracy=margin)
+
+
+RULE = rule_with("half a point of accuracy")
 
 
 class Verdict(NamedTuple):

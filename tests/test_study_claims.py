@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pandas as pd
+import pytest
 from scipy import stats
 from study_cases import result, some_runs, with_frames
 
@@ -15,7 +16,7 @@ from svda_analysis.study.claims import NUMBER, claims_table, remark_on, tables_o
 from svda_analysis.study.costs import Size
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
-from svda_analysis.study.tables import accuracy_table, cost_table
+from svda_analysis.study.tables import accuracy_table, cost_table, indicator_tables
 from svda_analysis.verdicts import INCONCLUSIVE, OPPOSED, SUPPORTED
 
 
@@ -124,6 +125,25 @@ def test_a_loss_that_is_shown_is_told_where_the_margin_is_undecided():
     assert row["Why"] == f"less accurate, p {p_value(p)} unadjusted; on which side of the margin is not shown"
     assert remark_on(row.to_dict()) == row["Why"]
     assert row["Why"] in " ".join(study_document(StudyResult(title="T", datasets=(shown,), variants={})).answer)
+
+
+def test_a_study_has_its_own_margin_of_accuracy():
+    """0.1 points lower than cosine attention: the same within half a point, not within a hundredth of one."""
+    study = StudyResult(title="T", datasets=(result(8, spread=0.002),), variants={})
+    table = study.datasets[0].table
+    rows = table[table["indicator"] == "accuracy"].pivot_table(index="seed", columns="model", values="mean")
+    d = rows["svda"] - rows["cosine"]
+    for margin, words in ((0.5, "half a point of accuracy"), (0.01, "0.01 points of accuracy"), (2, "2 points of")):
+        told, beside, *_ = tables_of_claims(dataclasses.replace(study, margin=margin))
+        row = beside.text.set_index("Claim").loc["more accurate"]
+        low = stats.ttest_1samp(d, -margin / 100, alternative="greater").pvalue
+        high = stats.ttest_1samp(d, margin / 100, alternative="less").pvalue
+        same = max(low, high) < 0.05
+        assert row["Verdict"] == ("equivalent" if same else INCONCLUSIVE)
+        assert same == (margin > 0.01)
+        assert f"smaller than a margin ({words}" in told.note
+        numbers = [one.numbers.set_index("indicator") for one in indicator_tables(study.datasets[0], margin)]
+        assert numbers[-1].loc["accuracy", "p_equivalent"].max() == pytest.approx(max(low, high))
 
 
 def test_without_a_control_nothing_is_said_of_sigma():

@@ -15,7 +15,7 @@ def test_the_table_of_indicators_holds_what_only_one_model_has():
     shown = result(3)
     own = shown.table[(shown.table["model"] == "svda") & (shown.table["indicator"] == "effective_rank")]
     table = pd.concat([shown.table, own.assign(source="sigma", mean=7.0)], ignore_index=True)
-    (against, *_) = indicator_tables(with_frames(shown, table=table))
+    (against, *_) = indicator_tables(with_frames(shown, table=table), 0.5)
     row = against.text[against.text["Source"] == "sigma"].iloc[0]
     assert (row["svda"], row["vit"], row["Difference [95% CI]"], row["Runs"]) == ("7.000", "-", "-", "3")
 

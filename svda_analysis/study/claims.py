@@ -36,6 +36,7 @@ from svda_analysis.verdicts import (
     UNIFORM,
     Verdict,
     judge,
+    rule_with,
 )
 from svda_analysis.vocabulary import label
 
@@ -60,7 +61,7 @@ _ACCURACY = "no accuracy is sacrificed"
 RULE_OF_ACCURACY = f"""That no accuracy is sacrificed is {SUPPORTED} where a one-sided test, its p adjusted with those
 of the other claims, shows the loss to be smaller than the margin, and {OPPOSED} where the opposite test, at
 {LEVEL_OF_TESTS / 2:g} and not adjusted, shows it to be larger.""".replace("\n", " ")
-CLAIMS_NOTE = f"""{RULE} p is adjusted over the claims of a model on a data set. {RULE_OF_ACCURACY} Runs: the pairs of
+_CLAIMS_NOTE = f"""p is adjusted over the claims of a model on a data set. {RULE_OF_ACCURACY} Runs: the pairs of
 equal seed that a row rests on; where two models share no two seeds, the runs of the one that has fewer.
 Interpretability itself is not measured here: selectivity stands for it, and a selective map is not thereby a better
 explanation. Selectivity and sparsity both grow where few keys take most of the mass: the two claims are nearly one. The
@@ -86,14 +87,19 @@ class _Tested(NamedTuple):
     judged: Callable[[float], Verdict]
 
 
+def _rule_at(margin: float) -> str:
+    """The rule of verdicts with a study's own margin, in points."""
+    return RULE if margin == StudyResult.margin else rule_with(f"{margin:g} points of accuracy")
+
+
 def claims_table(results: Sequence[DatasetResult], margin: float) -> Table:
     """T3: one row for each claim, each model with SVDA and each data set that was run."""
     rows: list[dict[str, str]] = []
     for result, model in _models(results):
         against = result.baseline
-        tested = [_structure(result, claim, model, against) for claim in CLAIMS]
+        tested = [_structure(result, claim, model, against, margin) for claim in CLAIMS]
         rows += _rows_of(result, model, against, [*tested, _accuracy(result, model, against, margin)])
-    return _table(_CLAIMS_NAME, "Each claim with its number", CLAIMS_NOTE, rows)
+    return _table(_CLAIMS_NAME, "Each claim with its number", f"{_rule_at(margin)} {_CLAIMS_NOTE}", rows)
 
 
 def tables_of_parts(study: StudyResult) -> tuple[Table, Table, Table]:
@@ -105,9 +111,9 @@ def tables_of_parts(study: StudyResult) -> tuple[Table, Table, Table]:
     for result, model in _models(study.datasets):
         bare = svda_but_for(WITHOUT_PENALTIES, study.variants, result.trained)
         if control := result.control:
-            (by_itself if model == bare else with_all).extend(_what_is_left(result, model, control))
+            (by_itself if model == bare else with_all).extend(_what_is_left(result, model, control, study.margin))
         if bare and model == study.base:
-            beside += _what_is_left(result, model, bare)
+            beside += _what_is_left(result, model, bare, study.margin)
     return (
         _table("t3_svda", "What SVDA adds to normalisation", _SVDA_NOTE, with_all),
         _table("t3_sigma", "What Sigma adds by itself", _SIGMA_NOTE, by_itself),
@@ -210,9 +216,9 @@ def _rows_of(
         yield {"Data": result.title, "Models": who, **found, "p (Holm)": p_value(p), "Verdict": said, "Why": why}
 
 
-def _structure(result: DatasetResult, claim: Claim, model: str, against: str | None) -> _Tested:
+def _structure(result: DatasetResult, claim: Claim, model: str, against: str | None, margin: float) -> _Tested:
     measure = f"{label(claim.indicator, claim.source)}, {'higher' if claim.direction > 0 else 'lower'}"
-    row = _measured(result, claim, model, against)
+    row = _measured(result, claim, model, against, margin)
     if row is None:
         return _untested(claim.text, measure, _missing(result, model, against))
     percent = claim.indicator == "accuracy"
@@ -230,16 +236,16 @@ def _structure(result: DatasetResult, claim: Claim, model: str, against: str | N
     return _Tested(claim.text, measure, number, int(row.n_seeds), float(row.p), judged)
 
 
-def _what_is_left(result: DatasetResult, model: str, other: str) -> Iterator[dict[str, str]]:
+def _what_is_left(result: DatasetResult, model: str, other: str, margin: float) -> Iterator[dict[str, str]]:
     """The rows on what a model has that ``other`` lacks: the claims about structure, then accuracy as one of them."""
     claims = (*CLAIMS, Claim("more accurate", "accuracy", "test", +1))
-    return _rows_of(result, model, other, [_structure(result, claim, model, other) for claim in claims])
+    return _rows_of(result, model, other, [_structure(result, claim, model, other, margin) for claim in claims])
 
 
-def _measured(result: DatasetResult, claim: Claim, model: str, against: str | None) -> Any | None:
+def _measured(result: DatasetResult, claim: Claim, model: str, against: str | None, margin: float) -> Any | None:
     if against is None or _missing(result, model, against) != "not measured":
         return None
-    return whole_model_row(compare_pair(result, model, against), claim.indicator, claim.source)
+    return whole_model_row(compare_pair(result, model, against, margin=margin), claim.indicator, claim.source)
 
 
 def _missing(result: DatasetResult, model: str, against: str | None) -> str:

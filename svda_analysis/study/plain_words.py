@@ -20,7 +20,7 @@ from svda_analysis.study.report import KIND, read_study
 from svda_analysis.study.reproduction import reproduced_data, reproduction_table, what_became
 from svda_analysis.study.result import StudyResult
 from svda_analysis.study.sections import first_answers, training_length
-from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, RULE, SUPPORTED, UNIFORM
+from svda_analysis.verdicts import EQUIVALENT, INCONCLUSIVE, OPPOSED, SUPPORTED, UNIFORM, rule_with
 
 PAGE = "README.md"
 _WRITTEN_BY = "<!-- written by svda gallery -->"
@@ -31,6 +31,7 @@ _QUESTIONS = {  # by claim
     "no accuracy is sacrificed": "is it at most {margin:g} points less accurate",
     "more accurate": "is it more accurate",
 }
+_THE_RULE = rule_with("half a point of accuracy, or as many as a study's manifest says")
 _OF_VARIANTS = """Where variants of a recipe stand beside each other, training seeds are blocks, p is adjusted over all
 that is asked there, and a difference is shown where that p is below 0.05.""".replace("\n", " ")
 _ANSWERS = {
@@ -52,7 +53,7 @@ def write_plain_words(folder: str | os.PathLike[str]) -> Path | None:
     parts = [lines for meta in sorted(place.rglob(META)) for lines in _lines_of(meta.parent, place)]
     if not parts:
         return None
-    intro = f"Written by `svda gallery` from the reports in this folder. {RULE} {RULE_OF_ACCURACY} {_OF_VARIANTS}"
+    intro = f"Written by `svda gallery` from the reports in this folder. {_THE_RULE} {RULE_OF_ACCURACY} {_OF_VARIANTS}"
     page.write_text(
         "\n".join([_WRITTEN_BY, "# What was found, in plain words", "", intro, *parts, ""]), encoding="utf-8"
     )

@@ -51,7 +51,7 @@ class DatasetResult:
         return self.analysis.history
 
     @functools.cached_property
-    def _compared(self) -> dict[tuple[str, str, str | None], pd.DataFrame]:
+    def _compared(self) -> dict[tuple[str, str, str | None, float | None], pd.DataFrame]:
         """What :func:`compare_pair` found: each claim, table and sentence asks again."""
         return {}
 
@@ -144,22 +144,27 @@ def svda_but_for(
 # --- comparing two models of one data set -----------------------------------------------------------------------------
 
 
-def compare_pair(result: DatasetResult, model: str, baseline: str, indicator: str | None = None) -> pd.DataFrame:
-    """:func:`~svda_analysis.comparison.compare` of two models of a data set alone, or of one indicator of theirs; empty
-    where one was not run. Not to be written to."""
-    key = model, baseline, indicator
+def compare_pair(
+    result: DatasetResult, model: str, baseline: str, indicator: str | None = None, margin: float | None = None
+) -> pd.DataFrame:
+    """:func:`~svda_analysis.comparison.compare` of two models of a data set alone, or of one indicator of theirs, with
+    a study's ``margin`` of accuracy in points (None: that of the vocabulary); empty where one was not run. Not to be
+    written to."""
+    key = model, baseline, indicator, margin
     if key not in result._compared:
         result._compared[key] = _compare_pair(result, *key)
     return result._compared[key]
 
 
-def _compare_pair(result: DatasetResult, model: str, baseline: str, indicator: str | None) -> pd.DataFrame:
+def _compare_pair(
+    result: DatasetResult, model: str, baseline: str, indicator: str | None, margin: float | None
+) -> pd.DataFrame:
     rows = result.table[result.table["model"].isin([model, baseline])]
     if indicator is not None:
         rows = rows[rows["indicator"] == indicator]
     if len(set(rows["model"])) < 2:
         return pd.DataFrame(columns=["indicator", "source", "layer"])
-    return compare(rows, baseline)
+    return compare(rows, baseline, margins=None if margin is None else {"accuracy": margin / 100})
 
 
 def whole_model_row(frame: pd.DataFrame, indicator: str, source: str) -> Any | None:

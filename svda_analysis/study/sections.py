@@ -200,7 +200,7 @@ def _explorer_sections(study: StudyResult) -> list[Section]:
 def _indicators_sections(study: StudyResult) -> list[Section]:
     if study.of_variants:
         return []
-    return _of_tables(*(table for result in study.datasets for table in indicator_tables(result)))
+    return _of_tables(*(table for result in study.datasets for table in indicator_tables(result, study.margin)))
 
 
 def _of_tables(*tables: Table) -> list[Section]:

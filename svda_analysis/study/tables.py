@@ -134,19 +134,19 @@ def _cost_rows(result: DatasetResult) -> Iterator[dict[str, Any]]:
 # --- T2: every indicator --------------------------------------------------------------------------------------------
 
 
-def indicator_tables(result: DatasetResult) -> list[Table]:
-    """T2: every indicator of each model beside the baseline; and of SVDA beside the control."""
+def indicator_tables(result: DatasetResult, margin: float) -> list[Table]:
+    """T2: every indicator of each model beside the baseline; and of SVDA beside the control. ``margin`` of accuracy."""
     pairs = [(model, result.baseline) for model in result.trained if result.baseline and model != result.baseline]
     pairs += [(studied, control) for studied in result.in_role("studied") for control in result.in_role("control")]
     return [
-        _indicator_table(result, model, baseline)
+        _indicator_table(result, model, baseline, margin)
         for model, baseline in pairs
         if baseline and {model, baseline} <= set(result.trained)
     ]
 
 
-def _indicator_table(result: DatasetResult, model: str, baseline: str) -> Table:
-    comparison = compare_pair(result, model, baseline)
+def _indicator_table(result: DatasetResult, model: str, baseline: str, margin: float) -> Table:
+    comparison = compare_pair(result, model, baseline, margin=margin)
     text = comparison_tables(comparison)[model, baseline]
     return Table(
         name=f"t2_{file_word(result.name)}_{file_word(model)}_{file_word(baseline)}",
