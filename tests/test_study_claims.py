@@ -177,6 +177,19 @@ def test_what_the_penalties_add_is_judged_beside_svda_without_them():
     assert "t3_penalties" in [section.name for section in study_document(study).sections]
 
 
+def test_of_what_was_not_trained_no_table_speaks():
+    whole = with_variant({"shape_penalty": 0.0, "norm_penalty": 0.0})
+    (shown,) = whole.datasets
+    untrained = dataclasses.replace(whole, datasets=(some_runs(shown, plain=0),))
+    for table in tables_of_claims(untrained):
+        assert table.text.empty or set(table.text["Models"]) <= {"svda against vit", "svda against cosine"}
+    bare = dataclasses.replace(whole, datasets=(some_runs(shown, svda=0),))
+    assert [len(table.text) for table in tables_of_claims(bare)] == [4, 0, 4, 0]
+    none = dataclasses.replace(whole, datasets=(some_runs(shown, svda=0, plain=0),))
+    assert all(table.text.empty for table in tables_of_claims(none))
+    assert "claims" not in " ".join(study_document(none).answer)
+
+
 def test_a_variant_that_changes_more_says_nothing_of_the_penalties():
     for fields in ({"shape_penalty": 0.0}, {"shape_penalty": 0.0, "norm_penalty": 0.0, "sigma_start": "one"}):
         beside, sigma, penalties = tables_of_parts(with_variant(fields))

@@ -197,7 +197,8 @@ def overview_table(tables: Iterable[Table]) -> pd.DataFrame:
 
 
 def _models(results: Sequence[DatasetResult]) -> Iterator[tuple[DatasetResult, str]]:
-    return ((result, model) for result in results if result.trained for model in result.models("svda"))
+    """Each data set with each of its models with SVDA that was trained."""
+    return ((result, model) for result in results for model in result.models("svda") if model in result.trained)
 
 
 def _table(name: str, title: str, note: str, rows: list[dict[str, str]]) -> Table:
@@ -220,7 +221,7 @@ def _structure(result: DatasetResult, claim: Claim, model: str, against: str | N
     measure = f"{label(claim.indicator, claim.source)}, {'higher' if claim.direction > 0 else 'lower'}"
     row = _measured(result, claim, model, against, margin)
     if row is None:
-        return _untested(claim.text, measure, _missing(result, model, against))
+        return _untested(claim.text, measure, _missing(against))
     percent = claim.indicator == "accuracy"
     number = (
         points(row.difference, row.ci_low, row.ci_high) + " points"
@@ -243,15 +244,13 @@ def _what_is_left(result: DatasetResult, model: str, other: str, margin: float) 
 
 
 def _measured(result: DatasetResult, claim: Claim, model: str, against: str | None, margin: float) -> Any | None:
-    if against is None or _missing(result, model, against) != "not measured":
+    if against is None:
         return None
     return whole_model_row(compare_pair(result, model, against, margin=margin), claim.indicator, claim.source)
 
 
-def _missing(result: DatasetResult, model: str, against: str | None) -> str:
-    """Why two models cannot be compared; "not measured" where both were run."""
-    if model not in result.trained:
-        return "no finished run"
+def _missing(against: str | None) -> str:
+    """Why a claim has no number."""
     return "no finished run of a baseline" if against is None else "not measured"
 
 
@@ -261,9 +260,9 @@ def _untested(claim: str, measure: str, why: str) -> _Tested:
 
 def _accuracy(result: DatasetResult, model: str, against: str | None, margin: float) -> _Tested:
     measure = f"Test accuracy, at most {margin:g} points lower"
-    if (why := _missing(result, model, against)) != "not measured":
-        return _untested(_ACCURACY, measure, why)
-    row, same = accuracy_difference(result, model, str(against)), equivalence(result, model, str(against), margin)
+    if against is None:
+        return _untested(_ACCURACY, measure, _missing(against))
+    row, same = accuracy_difference(result, model, against), equivalence(result, model, against, margin)
     number = f"{points(row['difference'], row['ci_low'], row['ci_high'])} points"
     if same is None or math.isnan(same.p_lower):
         few = "one training run each" if row["unit"] != "seeds" else "no two runs of equal seeds that differ in spread"
