@@ -70,8 +70,8 @@ def compare(
     - else (one run against several, no seed in common) no interval and no p.
 
     ``effect`` is Hedges' g, of paired runs standardised by the differences. Runs that differ by exactly the same amount
-    (to rounding) show no spread to test against: interval, p and effect are NaN, never p = 0. A mean that is NaN in one
-    head makes its run and so the row NaN: nothing is dropped silently.
+    (to rounding), or by no more than float32 rounds, show nothing to test: interval, p and effect are NaN. A mean that
+    is NaN in one head makes its run and so the row NaN: nothing is dropped silently.
 
     A quantity that changes although the model's function stays (``varies_with`` of the vocabulary) is left out where
     the two models have different kinds of attention.

@@ -3,7 +3,7 @@
 An interval of a mean is Student's t on the scale on which the quantity has no end: the logit between two limits, the
 logarithm above a single one, the number itself where there is none; so that no interval leaves what the quantity can
 be. Where there is no spread beyond rounding there is nothing to test against: interval and p are NaN, never a width
-of 0.
+of 0; so they are of a difference that is itself no more than rounding.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from svda_analysis.errors import InputError
 
 LEVEL = 0.95
 _ROUNDING = 1e-12  # a spread below this share of the values is rounding, not variation
+_RESOLUTION = 1e-6  # the share of what numbers can be below which rounding in float32, as models compute, parts equals
 Numbers = Sequence[float] | np.ndarray | pd.Series
 
 
@@ -46,6 +47,13 @@ class Contrast(NamedTuple):
 def has_spread(se: float, size: float) -> bool:
     """Whether a standard error is more than rounding of numbers as large as ``size``."""
     return bool(_ROUNDING * size < se < math.inf)
+
+
+def _can_be_tested(difference: float, se: float, size: float, span: float) -> bool:
+    """Whether a difference of numbers as large as ``size``, which can be ``span`` at most, has a spread, and is more
+    with it than rounding in float32 leaves of equal numbers."""
+    largest = max(size, span) if math.isfinite(span) else size
+    return has_spread(se, size) and max(abs(difference), se) > _RESOLUTION * largest
 
 
 # --- means ------------------------------------------------------------------------------------------------------------
@@ -172,8 +180,9 @@ def proportion_interval(share: float, n: int) -> ConfidenceInterval:
 
 def difference_test(difference: float, se: float, df: float, *, size: float, span: float = math.inf) -> Contrast:
     """Student's t of a difference with standard error ``se``; its interval is cut at what a difference can be,
-    ``+-span``, which leaves its coverage as it is. ``size`` is how large the compared numbers are."""
-    if not has_spread(se, size) or not df > 0:
+    ``+-span``, which leaves its coverage as it is. ``size`` is how large the compared numbers are. What rounding in
+    float32 can make of equal numbers has no interval and no p."""
+    if not _can_be_tested(difference, se, size, span) or not df > 0:
         return Contrast(difference)
     ends = np.clip(mean_interval(difference, se, df, size=size), -span, span).tolist()
     return Contrast(difference, ConfidenceInterval(*ends), 2 * float(scipy.special.stdtr(df, -abs(difference) / se)))
@@ -213,7 +222,7 @@ def _tested(
 ) -> Contrast:
     """What ``test`` of scipy says of ``y`` against ``x``, where the difference has spread; the effect in ``sd``."""
     difference = float(y.mean() - x.mean())
-    if not has_spread(se, np.abs([*x, *y]).max()):
+    if not _can_be_tested(difference, se, float(np.abs([*x, *y]).max()), span):
         return Contrast(difference)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # one group alone may be constant

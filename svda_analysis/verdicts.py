@@ -54,10 +54,10 @@ def judge(
         return Verdict(UNIFORM, f"selectivity below {ALIVE_FROM:g}")
     if unit != "seeds" or runs < 2:
         return Verdict(INCONCLUSIVE, "one training run each" if unit != "seeds" else "one training run of one of them")
-    if math.isnan(p):
-        return Verdict(INCONCLUSIVE, "no spread over the runs to test against")
     if p < LEVEL_OF_TESTS:
         return Verdict(SUPPORTED if difference * direction > 0 else OPPOSED, "by the adjusted p")
     if p_equivalent < LEVEL_OF_TESTS:
         return Verdict(EQUIVALENT, f"smaller than the margin, p {p_value(p_equivalent)}")
+    if math.isnan(p):
+        return Verdict(INCONCLUSIVE, "no difference, or no spread over the runs, beyond rounding")
     return Verdict(INCONCLUSIVE, "neither a difference nor its absence is shown")

@@ -340,6 +340,33 @@ def test_without_gaps_both_ways_to_a_blocked_contrast_are_one():
     assert beside.p == pytest.approx(whole.p)
 
 
+def in_two_orders(random) -> tuple[np.ndarray, np.ndarray]:
+    """One mean of each of five runs, added up in float32 forwards and backwards."""
+    drawn = random.random((5, 1000)).astype(np.float32)
+    ways = (np.cumsum(x, axis=1, dtype=np.float32)[:, -1] / np.float32(1000) for x in (drawn, drawn[:, ::-1]))
+    x, y = (way.astype(float) for way in ways)
+    return x, y
+
+
+def test_what_float32_makes_of_equal_numbers_is_no_difference():
+    random = np.random.default_rng(3)
+    for draw in range(200):
+        x, y = in_two_orders(random)
+        y = y - 2e-8 * (draw % 2)  # all to one side
+        for found in (
+            paired_test(x, y, span=1.0),
+            paired_test(100 * x, 100 * y),
+            blocked_contrast(np.c_[x, y], [-1, 1]),
+        ):
+            assert math.isnan(found.p)
+            assert math.isnan(found.interval.low)
+        assert tost(y - x, 0.02).p < 0.05
+    x = np.array([0.4, 0.41, 0.39])
+    assert math.isnan(welch_test(np.full(3, 0.4), 0.4 + np.array([2e-8, 2.1e-8, 1.9e-8])).p)
+    assert paired_test(x, x + np.array([1e-4, 2e-4, 1e-4]), span=1.0).p < 0.1  # an image of ten thousand or two
+    assert paired_test(1e-9 * x, 2e-9 * x).p < 0.001  # of small numbers without a range, their own size counts
+
+
 def test_what_no_block_connects_is_not_told():
     gap = math.nan
     y = np.array([[1.0, 2.0, gap, gap], [2.0, 4.0, gap, gap], [gap, gap, 3.0, 5.0], [gap, gap, 1.0, 2.0]])

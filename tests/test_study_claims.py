@@ -177,6 +177,16 @@ def test_what_the_penalties_add_is_judged_beside_svda_without_them():
     assert "t3_penalties" in [section.name for section in study_document(study).sections]
 
 
+def test_equal_up_to_rounding_is_equivalent():
+    table = result(5).table
+    rows = table["indicator"] == "selectivity_index"
+    cosine = table.loc[rows & (table["model"] == "cosine"), "mean"].to_numpy()
+    table.loc[rows & (table["model"] == "svda"), "mean"] = cosine - [2e-8, 2.1e-8, 2e-8, 1.9e-8, 2.2e-8]
+    study = StudyResult(title="T", datasets=(with_frames(result(5), table=table),), variants={})
+    row = tables_of_parts(study)[0].text.set_index("Claim").loc["more interpretable attention"]
+    assert list(row[["p (Holm)", "Verdict", "Why"]]) == ["-", "equivalent", "smaller than the margin, p <0.001"]
+
+
 def test_of_what_was_not_trained_no_table_speaks():
     whole = with_variant({"shape_penalty": 0.0, "norm_penalty": 0.0})
     (shown,) = whole.datasets

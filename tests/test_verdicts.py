@@ -39,6 +39,7 @@ WORDS = (SUPPORTED, OPPOSED, EQUIVALENT, INCONCLUSIVE, UNIFORM)
         (0.1, math.nan, math.nan, +1, "images", 1, True, INCONCLUSIVE),
         (0.1, math.nan, math.nan, +1, "seeds", 1, True, INCONCLUSIVE),  # one run against several
         (0.1, math.nan, math.nan, +1, "seeds", 3, True, INCONCLUSIVE),  # no spread
+        (1e-8, math.nan, 0.001, -1, "seeds", 3, True, EQUIVALENT),  # equal up to rounding
         (0.1, 0.001, math.nan, +1, "seeds", 3, False, UNIFORM),
     ],
 )
