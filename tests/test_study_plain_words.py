@@ -31,6 +31,7 @@ def test_each_claim_is_answered_with_its_number_and_file(tmp_path):
     assert page == tmp_path / "README.md"
     assert f"## {markdown_escape('A & B <i>')}" in text
     assert "15 training runs" in text
+    assert "(half a point of accuracy where a study names no other, 2 % of the range" in text
     lines = [line for line in text.split("\n") if line.startswith("- **svda against vit")]
     assert len(lines) == 4
     selective = next(line for line in lines if "more interpretable" in line)

@@ -239,7 +239,7 @@ def test_the_committed_claims_follow_from_the_committed_numbers():
     study, _ = read_study(COMMITTED)
     assert sum(not result.missing for result in study.datasets) >= 2
     made = [accuracy_table(study.datasets, 0.5), claims_table(study.datasets, 0.5)]
-    made += [table for result in study.datasets for table in indicator_tables(result)]
+    made += [table for result in study.datasets for table in indicator_tables(result, 0.5)]
     for table in made:
         committed = (COMMITTED / "tables" / f"{table.name}.md").read_text()
         assert committed.startswith(markdown_table(table.text)), table.name

@@ -31,7 +31,7 @@ _QUESTIONS = {  # by claim
     "no accuracy is sacrificed": "is it at most {margin:g} points less accurate",
     "more accurate": "is it more accurate",
 }
-_THE_RULE = rule_with("half a point of accuracy, or as many as a study's manifest says")
+_THE_RULE = rule_with("half a point of accuracy where a study names no other")
 _OF_VARIANTS = """Where variants of a recipe stand beside each other, training seeds are blocks, p is adjusted over all
 that is asked there, and a difference is shown where that p is below 0.05.""".replace("\n", " ")
 _ANSWERS = {
