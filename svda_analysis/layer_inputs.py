@@ -64,9 +64,10 @@ class LayerInputs:
 
         They are the stream that blocks add to: what a norm took in where the projections read what it gave (pre-norm),
         else what the projections read. Behind a norm whose input is the sum of a norm's result and what was made of
-        that (post-norm) they are what it gave; before the first such sum nothing tells pre-norm from post-norm, and
-        pre-norm is taken. ``given``: the tensors that the call was given, the values last. ``multi_head``: the
-        arguments of ``F.multi_head_attention_forward``, which projects by itself.
+        that (post-norm) they are what it gave. Before the first such sum nothing tells pre-norm from post-norm: then
+        pre-norm is taken, but right behind patches as they were made, where the norm may be theirs. ``given``: the
+        tensors that the call was given, the values last. ``multi_head``: the arguments of
+        ``F.multi_head_attention_forward``, which projects by itself.
         """
         self._projects_itself = multi_head is not None
         tokens = self._given_tokens(multi_head) if multi_head else self._read_tokens(rows[2], given)
@@ -98,7 +99,7 @@ class LayerInputs:
         return tokens.transpose(0, 1) if tokens is not None and tokens.ndim == 3 else None
 
     def _read_tokens(self, v: Tensor, given: Sequence[Tensor]) -> Tensor | None:
-        reader = first_reader(self._origins.of(given[-1]).linears)
+        reader = first_reader(self._origins.of(given[-1]).linears, _width(v))
         tokens = None if reader is None else _stream(reader.read, reader.of)
         if reader is None or tokens is None or tokens.ndim < 3:
             return None
@@ -117,11 +118,11 @@ class LayerInputs:
     def _matched_weights(self, rows: Rows, given: Sequence[Tensor]) -> list[Tensor | None]:
         """Of each of q, k and v the weights of the linear call that gave it, if that read the layer's tokens."""
         linears = list({id(one): one for x in given for one in self._origins.of(x).linears}.values())
-        return [None if wanted is None else self._matched_weight(linears, wanted) for wanted in rows]
+        return [None if x is None else self._matched_weight(linears, x, _width(rows[2])) for x in rows]
 
-    def _matched_weight(self, linears: Sequence[Linear], wanted: Tensor) -> Tensor | None:
+    def _matched_weight(self, linears: Sequence[Linear], wanted: Tensor, width: int) -> Tensor | None:
         linear, weight = next(((x, w) for x in linears for w in _matches(x, wanted)), (None, None))
-        if linear is None or weight is None or first_reader([linear]) is not linear:
+        if linear is None or weight is None or first_reader([linear], width) is not linear:
             return None
         return _behind(linear.of, weight)
 
@@ -136,6 +137,11 @@ class LayerInputs:
         plain = alone and self._heads and any(_reads(linear.read, x) for x in self._merged)
         w_o = _by_head(linear.weight, self._heads) if plain and self._heads else None
         self.weights[-1] = self.weights[-1]._replace(w_o=w_o)
+
+
+def _width(v: Tensor) -> int:
+    """Of all heads together."""
+    return v.shape[-1] * (v.shape[1] if v.ndim == 4 else 1)
 
 
 def _by_head(weight: Tensor, heads: tuple[int, int]) -> Tensor:

@@ -28,7 +28,7 @@ class Norm:
     centres: bool = False
     folds: bool = True
     gives_stream: bool = False
-    by_hand: bool = False
+    half: bool = False  # by hand, and only the mean was taken off so far
     key: object = dataclasses.field(default_factory=object)  # the same under another gain
     read: object = None  # who it was given
 
@@ -58,9 +58,9 @@ class Origin:
     ``who`` is the same for what is only moved, cast or normed by hand. ``norm``: whose result it is; ``given``: what
     that norm was given, moved as the tensor was (None: it is something else that came of the result, or the norm gives
     the stream or may give it). ``linears``: the last linear calls on each way here, and ``attended`` whether it came of
-    attention with none of them between, both since attention call ``at``. ``measure_of``: of whose numbers alone it was
-    computed. ``closed``: it is the sum of a norm's result and what a branch made of that result. ``bare``: it is the
-    result of a convolution or a linear call.
+    attention with none of them between, both since attention call ``at``. ``measures``: of whose numbers alone it was
+    computed, the nearest first. ``closed``: it is the sum of a norm's result and what a branch made of that result.
+    ``bare``: it is the result of a convolution or a linear call.
     """
 
     who: object = dataclasses.field(default_factory=object)
@@ -68,7 +68,7 @@ class Origin:
     given: Tensor | None = None
     linears: tuple[Linear, ...] = ()
     attended: bool = False
-    measure_of: object = None
+    measures: tuple[object, ...] = ()
     closed: bool = False
     bare: bool = False
     at: int = 0
@@ -85,14 +85,19 @@ def way_back(linear: Linear) -> list[Linear]:
     return found
 
 
-def first_reader(linears: Sequence[Linear]) -> Linear | None:
-    """The linear call that reads what all of ``linears`` came of: the result of a norm where there is one, else the
-    nearest; None where they came of no one tensor."""
-    ways = [way_back(linear) for linear in linears]
-    shared = [
-        one for one in (ways[0] if ways else ()) if all(any(x.of.who is one.of.who for x in way) for way in ways[1:])
-    ]
-    return next((one for one in shared if one.of.norm), shared[0] if shared else None)
+def first_reader(linears: Sequence[Linear], width: int) -> Linear | None:
+    """The linear call that reads the tensor that all of ``linears`` came of; None where that is not one tensor.
+
+    What linear calls gave, with fewer than ``width`` features, is a step between two of them and no stream.
+    """
+    ends = [end for linear in linears for end in _readers_before(linear, width)]
+    return ends[0] if ends and all(x.of.who is ends[0].of.who for x in ends) else None
+
+
+def _readers_before(linear: Linear, width: int) -> list[Linear]:
+    if linear.of.norm or not linear.of.linears or linear.read.shape[-1] >= width:
+        return [linear]
+    return [end for one in linear.of.linears for end in _readers_before(one, width)]
 
 
 class Origins:
@@ -102,6 +107,7 @@ class Origins:
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._at = 0
         self._pre_norm = False  # whether a branch was seen that adds to what its norm was given
+        self._normed_branches = False  # or one whose result was normed before it was added
 
     def of(self, x: Tensor) -> Origin:
         found = self._known.get(x)
@@ -151,12 +157,12 @@ class Origins:
         """Of something computed of these: what came of a norm's result is that result no more."""
         lost = next((x.norm for x in origins if x.norm and not x.norm.gives_stream), None)
         linears = tuple({id(one): one for x in origins for one in x.linears}.values())
-        measured = {id(who): who for x in origins for who in [x.measure_of or x.who]}
+        measured = [(x.who, *x.measures) for x in origins] or [()]
         return Origin(
             norm=lost,
             linears=linears,
             attended=any(x.attended for x in origins),
-            measure_of=next(iter(measured.values())) if len(measured) == 1 else None,
+            measures=tuple(who for who in measured[0] if all(who in each for each in measured))[:_STEPS],
             at=self._at,
         )
 
@@ -177,15 +183,17 @@ class Origins:
             self._mark(result, self._made_of([of]))
             return None
         gain = None if weight is None else weight.detach()
-        norm = Norm(gain, function in (F.layer_norm, torch.layer_norm), len(over) == 1, of.closed, read=of.who)
-        kept = dataclasses.replace(of, who=object(), closed=False, bare=False, measure_of=None)
-        self._mark(result, dataclasses.replace(kept, norm=norm, given=self._stream_before(read, of)))
+        norm, before = self._norm_of(read, of, Norm(gain, function in _CENTRING, len(over) == 1))
+        kept = dataclasses.replace(of, who=object(), closed=False, bare=False, measures=())
+        self._mark(result, dataclasses.replace(kept, norm=norm, given=before))
         return None
 
-    def _stream_before(self, read: Tensor, of: Origin) -> Tensor | None:
-        """What a norm ``read``, where blocks add to that: of patches as they were made, a norm may belong to their
-        making (None)."""
-        return None if of.closed or (of.bare and not self._pre_norm) else read.detach()
+    def _norm_of(self, read: Tensor, of: Origin, norm: Norm) -> tuple[Norm, Tensor | None]:
+        """The norm that was given ``read``, and that, where blocks add to it. A norm of patches as they were made may
+        belong to their making, and does where branches were seen to be normed before they are added."""
+        gives_stream = of.closed or (of.bare and self._normed_branches)
+        known = not gives_stream and (self._pre_norm or not of.bare)
+        return dataclasses.replace(norm, gives_stream=gives_stream, read=of.who), read.detach() if known else None
 
     def _moved(
         self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], result: Any
@@ -219,7 +227,7 @@ class Origins:
             if not isinstance(x, Tensor) or isinstance(x, nn.Parameter):
                 continue
             of = self.of(x)
-            if isinstance(other, Tensor) and _is_number_of_each(other, x) and self.of(other).measure_of is of.who:
+            if isinstance(other, Tensor) and _is_number_of_each(other, x) and of.who in self.of(other).measures:
                 return self._normed_by_hand(x, of, made, folds=name in _PRODUCTS)
             if of.norm and not _has_rows(other):
                 norm = of.norm.weighed(other) if "mul" in name else of.norm
@@ -232,12 +240,11 @@ class Origins:
     def _normed_by_hand(self, x: Tensor, of: Origin, made: Origin, *, folds: bool) -> Origin:
         """Of ``x`` times (``folds``) or minus a number of each token that was computed of x: a norm, or its next
         step."""
-        if of.norm and of.norm.by_hand:
-            norm, given = dataclasses.replace(of.norm, folds=of.norm.folds and folds), of.given
+        if of.norm and of.norm.half:
+            norm, given = dataclasses.replace(of.norm, half=not folds), of.given
         else:
-            norm = Norm(folds=folds, gives_stream=of.closed, by_hand=True, read=of.who)
-            given = self._stream_before(x, of)
-        return dataclasses.replace(made, who=of.who, norm=norm, given=given, measure_of=None)
+            norm, given = self._norm_of(x, of, Norm(folds=folds, half=not folds))
+        return dataclasses.replace(made, who=of.who, norm=norm, given=given, measures=())
 
     def _summed(self, parts: Sequence[Tensor], made: Origin) -> Origin:
         """Of a sum of ``parts``, which differ from token to token: a stream, but where all came of linear calls."""
@@ -247,12 +254,16 @@ class Origins:
         linears = made.linears if all(x.linears for x in origins) else ()
         closed = False
         for stream, branch in (origins, origins[::-1]):
-            norms = [x.of.norm for one in branch.linears for x in way_back(one) if x.of.norm]
+            way = [x.of for one in branch.linears for x in way_back(one)]
+            norms = [x.norm for x in way if x.norm]
             closed = closed or any(stream.norm is not None and norm.key is stream.norm.key for norm in norms)
             self._pre_norm = self._pre_norm or any(norm.read is stream.who for norm in norms)
+            self._normed_branches = self._normed_branches or (
+                branch.norm is not None and any(x.who is stream.who for x in way)
+            )
         by_image = any(x.shape[-2] == 1 for x in parts)  # the same for all tokens: the norm's result is moved by it
         norm = made.norm if by_image else None
-        return dataclasses.replace(made, norm=norm, linears=linears, closed=closed, measure_of=None)
+        return dataclasses.replace(made, norm=norm, linears=linears, closed=closed, measures=())
 
 
 def _part(result: Any, at: int) -> Any:
@@ -275,6 +286,8 @@ _READERS = {
     F.normalize: ("input", "p", "dim"),
     **dict.fromkeys((F.rms_norm, F.layer_norm, torch.rms_norm, torch.layer_norm), _OF_NORM),
 }
+_CENTRING = (F.layer_norm, torch.layer_norm)
+_STEPS = 8  # of a computation by hand that are remembered
 _JOINS = set(JOINING.split())
 _COPIED = "to type type_as float half bfloat16 double detach data dropout requires_grad_"
 _COPIES = set(_COPIED.split())

@@ -183,6 +183,19 @@ def test_tokens_in_windows_are_those_of_the_stream_in_windows():
     torch.testing.assert_close(weights.w_q, want - want.mean(-1, keepdim=True))
 
 
+def test_an_embedding_that_merges_is_no_step_between():
+    class Merging(Layer):
+        def __init__(self):
+            super().__init__(norm="none")
+            self.first, self.merge = torch.nn.LayerNorm(2 * C), torch.nn.Linear(2 * C, C)
+
+        def forward(self, x):
+            return super().forward(self.merge(self.first(x.view(B, N, 2 * C))))
+
+    layer, x = Merging(), torch.randn(B, 2 * N, C)
+    assert torch.equal(tell(layer, x)[0].tokens, layer.merge(layer.first(x.view(B, N, 2 * C))).detach())
+
+
 def encoder(**options):
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(C, H, 2 * C, **options)

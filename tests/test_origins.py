@@ -118,21 +118,38 @@ def test_a_norm_of_patches_as_they_were_made_may_belong_to_them(x):
     assert followed.origins.of(after).given is not None
 
 
+def test_a_norm_of_what_a_norm_gave_is_another(x):
+    for first in NORMS.values():
+        for second in NORMS.values():
+            with Followed() as followed:
+                before = torch.arange(1.0, C + 1) * first(x)
+                result = second(before)
+            assert torch.equal(followed.origins.of(result).given, before)
+
+
+def test_where_branches_are_normed_before_they_are_added_patches_are_normed_as_they_are_made(x):
+    w = torch.randn(C, C)
+    with Followed() as followed:
+        stream = x + F.layer_norm(F.linear(x, w), (C,))
+        after = F.layer_norm(F.linear(stream, w), (C,))
+    assert followed.origins.of(after).norm.gives_stream
+
+
 def test_the_call_that_reads_what_all_came_of(x):
     base, down, up = torch.randn(C, C), torch.randn(3, C), torch.randn(C, 3)
     with Followed() as followed:
         y = F.layer_norm(x, (C,))
         adapted = F.linear(y, base) + F.linear(F.linear(y, down), up)
         chain = F.linear(F.linear(y, down), up)
-        plain = F.linear(F.linear(x, down), up)
+        embedded = F.linear(F.linear(x, base), base)
         two = F.linear(x, base) + F.linear(y, base)
-    linears = [followed.origins.of(one).linears for one in (adapted, chain, plain, two)]
-    assert [len(first_reader(one).weight) for one in linears[:3]] == [C, 3, C]
-    assert torch.equal(first_reader(linears[0]).read, y)
-    assert torch.equal(first_reader(linears[1]).read, y)
-    assert first_reader(linears[3]) is None
-    assert first_reader([]) is None
-    assert [one.weight.shape[0] for one in way_back(linears[2][0])] == [C, 3]
+    linears = [followed.origins.of(one).linears for one in (adapted, chain, embedded, two)]
+    readers = [first_reader(one, C) for one in linears]
+    assert [torch.equal(one.read, y) for one in readers[:2]] == [True, True]
+    assert torch.equal(readers[2].read, F.linear(x, base))  # as wide as the heads: tokens that a linear call made
+    assert readers[3] is None
+    assert first_reader([], C) is None
+    assert [len(one.weight) for one in way_back(linears[1][0])] == [C, 3]
 
 
 def test_attention_ends_what_was_linear(x):
