@@ -120,6 +120,8 @@ def test_a_study_that_is_stopped_stops_its_workers(process, tmp_path, number, wh
     mine = workers(process.pid)
     if when == "while they train":
         wait_for(lambda: len(list(trained())) == 2 or process.poll() is not None)
+    else:
+        wait_for(lambda: all("libtorch" in Path(f"/proc/{worker}/maps").read_text() for worker in mine))
     os.killpg(process.pid, number)  # as a terminal does, and a scheduler
     assert process.wait(60) == 128 + number
     assert not any(map(is_worker, mine))

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -148,6 +149,8 @@ def _do_tasks(pipe: Connection, call: Callable[..., None]) -> None:
             except Exception as error:
                 failed = _sendable(error)
             pipe.send(failed)
+    with contextlib.suppress(OSError, AttributeError):  # None where there is no output
+        sys.stdout.flush()
     os._exit(0)  # to take down all that was imported, object by object, may take seconds
 
 
