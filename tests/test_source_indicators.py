@@ -428,7 +428,7 @@ def test_the_command_lists_them_under_a_heading_of_their_own():
     assert "source_selectivity  (attention; 0 to 1 - 1/N, N the tokens)" in theirs
     assert "source_spectral_entropy  (sigma; 0 to ln D, D the head dimension)" in theirs
     assert "source_perturbation_robustness  (attention; 0 to infinity)" in theirs
-    assert theirs.lstrip("\n").startswith(listed("source"))
+    assert theirs.lstrip("\n").startswith(listed(*[name for name, one in INDICATORS.items() if one.group == "source"]))
     assert "Asks: How selective is attention?" in ours
     ours = " ".join(ours.split())
     assert "Varies with: basis, row constants; compared within one kind of attention only." in ours
