@@ -24,16 +24,31 @@ _METAS = {META: None, COMPRESSION_META: "compression"}  # by file: the kind wher
 
 
 def render_folder(folder: str | os.PathLike[str]) -> list[list[Path]]:
-    """Write each report in ``folder`` again without measuring; returns the files of each, its page first.
+    """Write each report in ``folder``, or where that holds none in the folders in it, again without measuring; returns
+    the files of each, its page first.
 
     Raises :class:`InputError` for a folder that holds no report, or one of an unknown kind, before any is written.
     """
-    if is_unfinished(folder):
-        with only_writer(folder, "folder"):
-            recover(folder)
-    kinds = _kinds_in(folder)
-    with reading(f"{folder} holds numbers or words that make no report"):
-        return [_KINDS[kind](folder) for kind in kinds]
+    places = _places_of_reports(Path(folder))
+    for place in places:
+        if is_unfinished(place):
+            with only_writer(place, "folder"):
+                recover(place)
+    kinds, written = [_kinds_in(place) for place in places], list[list[Path]]()
+    for place, held in zip(places, kinds, strict=True):
+        with reading(f"{place} holds numbers or words that make no report"):
+            written += [_KINDS[kind](place) for kind in held]
+    return written
+
+
+def _places_of_reports(folder: Path) -> list[Path]:
+    """The folder, or where it holds no report those in it that do, by name."""
+
+    def holds(place: Path) -> bool:
+        return is_unfinished(place) or any((place / name).is_file() for name in _METAS)
+
+    inside = sorted(folder.iterdir()) if folder.is_dir() and not holds(folder) else []
+    return [place for place in inside if place.is_dir() and holds(place)] or [folder]
 
 
 def documents_in(folder: str | os.PathLike[str]) -> list[Document]:

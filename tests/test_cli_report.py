@@ -28,6 +28,23 @@ def test_a_lost_page_is_there_again_and_the_command_names_it(tmp_path, without_f
     assert found == {"report": str(tmp_path / "report" / "report.html"), "files": [str(path) for path in written]}
 
 
+def test_a_folder_of_reports_has_each_written_again(tmp_path, without_figures, capsys):
+    analysis = Analysis(table=make_table(seeds=1), spectra=make_frame([], SPECTRA_COLUMNS))
+    (tmp_path / "other").mkdir()
+    pages = [tmp_path / name / "report.html" for name in ("one", "two")]
+    for page in pages:
+        write_report(analysis, page.parent)
+        page.unlink()
+    assert run(main, "report", tmp_path, "--quiet") == 0
+    assert all(page.is_file() for page in pages)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == [str(page) for page in pages]
+    pages[0].unlink()
+    (tmp_path / "two" / "meta.json").write_text("{")
+    said = refused(capsys, main, "report", tmp_path)
+    assert f"{tmp_path / 'two'} holds no report: its meta.json cannot be read" in said
+    assert not pages[0].exists()  # it was told before any was written
+
+
 def test_a_folder_without_a_report_is_one_line(tmp_path, capsys):
     assert f"{tmp_path} holds no report" in refused(capsys, main, "report", tmp_path)
     assert "none holds no report" in refused(capsys, main, "report", "none")

@@ -12,13 +12,15 @@ from svda_analysis.cli.shared import CONTEXT, conclude, open_option, open_page, 
 @output_options
 @open_option
 def report_command(folder: str, opened: bool) -> None:
-    """Write each report in FOLDER (of an analysis, a compression, a study) again without measuring.
+    """Write each report in FOLDER (of an analysis, a compression, a study) again without measuring; where FOLDER holds
+    none, those in its folders.
 
     The numbers, images and maps that it shows lie beside it.
 
     \b
-    Example:
+    Examples:
       svda report reports/fashion_mnist
+      svda report reports
     """
     from svda_analysis.reports import render_folder
 
