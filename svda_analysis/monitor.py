@@ -52,8 +52,8 @@ class Monitor:
     runs. Not for a compiled model, and not for indicators that need a forward of their own.
 
     Count steps with :meth:`step` behind each step of the optimizer, or open the monitor around the loop (``with
-    monitor:``), which counts every step of an optimizer that holds weights of the model, measures before the first and
-    behind the last.
+    monitor:``), which counts every step of an optimizer that holds weights of the model (of several each round, at its
+    first), measures before the first and behind the last.
 
     ``indicators`` are names or groups, as for :func:`~svda_analysis.analysis.analyze` (None: :data:`USUAL`, which are
     quick; on the batch the spectra of sigma alone). ``sinks`` are where each measurement goes, one or several
@@ -122,7 +122,7 @@ class Monitor:
         own, turned = {id(p) for p in self.model.parameters()}, set[int]()
 
         def stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            """Of several optimizers a round is one step, and ends where one of them begins the next."""
+            """Of several optimizers a round is one step, counted as its first one steps."""
             if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
                 begins = not turned or id(optimizer) in turned
                 if begins:
