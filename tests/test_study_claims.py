@@ -12,7 +12,7 @@ from study_cases import result, some_runs, with_frames
 from svda_analysis.formatting import p_value
 from svda_analysis.results import nothing_measured
 from svda_analysis.stats import holm
-from svda_analysis.study.claims import NUMBER, claims_table, remark_on, tables_of_claims, tables_of_parts
+from svda_analysis.study.claims import NUMBER, by_claim, claims_table, remark_on, tables_of_claims, tables_of_parts
 from svda_analysis.study.costs import Size
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
@@ -149,6 +149,20 @@ def test_a_study_has_its_own_margin_of_accuracy():
 def test_without_a_control_nothing_is_said_of_sigma():
     study = StudyResult(title="T", datasets=(result(3, models=("vit", "svda")),), variants={})
     assert all(table.text.empty for table in tables_of_parts(study))
+
+
+def test_of_further_pairs_what_is_not_decided_is_named_together_and_the_rest_by_number():
+    noise = dataclasses.replace(result(5, spread=0.5), name="y", title="Y")
+    tables = tables_of_claims(StudyResult(title="T", datasets=(result(5), noise), variants={}))
+    assert any("**inconclusive** on Y, " in line for line in by_claim(tables)[:4])  # of the first pair all have numbers
+    decided, _, undecided = by_claim(tables)[-1].partition(" **Inconclusive**: ")
+    claims = "more interpretable attention", "sparser attention", "spectrally structured attention", "more accurate"
+    assert decided.startswith("What SVDA adds to normalisation (svda against cosine). More interpretable attention: **")
+    assert decided.count("** on X, ") == 4
+    assert "on Y" not in decided
+    assert undecided == "; ".join(f"{claim} on Y" for claim in claims) + "."
+    alone = by_claim(tables_of_claims(StudyResult(title="T", datasets=(noise,), variants={})))[-1]
+    assert alone.endswith(f"(svda against cosine). **Inconclusive**: {'; '.join(claims)}.")
 
 
 def with_variant(fields) -> StudyResult:

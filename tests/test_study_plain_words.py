@@ -43,6 +43,25 @@ def test_each_claim_is_answered_with_its_number_and_file(tmp_path):
         assert (tmp_path / linked).is_file()
 
 
+def test_further_pairs_stand_apart_each_claim_on_a_line_of_its_own(tmp_path):
+    a_study(tmp_path / "a")
+    lines = write_plain_words(tmp_path).read_text(encoding="utf-8").split("\n")
+    at = next(at for at, line in enumerate(lines) if line.startswith("- **What SVDA adds to normalisation"))
+    assert [line.partition("?")[0] for line in lines[at + 1 : at + 5]] == [
+        "  - Is attention more interpretable, as far as selectivity says it",
+        "  - Is attention sparser",
+        "  - Do fewer directions make up the scores",
+        "  - Is it more accurate",
+    ]
+
+
+def test_what_became_of_claims_comes_before_parts_of_a_recipe(tmp_path):
+    a_study(tmp_path / "a", "Parts", of_variants=True)
+    a_study(tmp_path / "b", "Claims")
+    text = write_plain_words(tmp_path).read_text(encoding="utf-8")
+    assert text.index("## Claims") < text.index("## Parts") < text.index("## How it was judged")
+
+
 def test_of_variants_it_says_what_each_part_does(tmp_path):
     a_study(tmp_path / "s", of_variants=True)
     text = write_plain_words(tmp_path).read_text(encoding="utf-8")

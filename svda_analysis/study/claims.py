@@ -160,13 +160,34 @@ def as_told(tables: Iterable[Table]) -> Iterator[Told]:
 
 
 def by_claim(tables: Iterable[Table]) -> list[str]:
-    """A line for all that is told: the verdict on each data set, with its number and interval."""
+    """A line for all that is told: the verdict on each data set, with its number and interval. Of further pairs the
+    claims that are not decided are named together, at the end."""
     lines = []
     for one in as_told(tables):
-        of_which = "" if one.title else f" ({one.models}; {next(iter(one.claims.values()))['Measure'].iloc[0]})"
-        said = [f"{capital(claim)}{of_which}: {_on_each(rows)}." for claim, rows in one.claims.items()]
-        lines.append(" ".join([f"{one.title} ({one.models}).", *said] if one.title else said))
+        if one.title:
+            shown = {claim: rows[~_undecided(rows)] for claim, rows in one.claims.items()}
+            said = [f"{capital(claim)}: {_on_each(rows)}." for claim, rows in shown.items() if len(rows)]
+            lines.append(" ".join([f"{one.title} ({one.models}).", *said, *_not_decided(one.claims)]))
+        else:
+            for claim, rows in one.claims.items():
+                lines.append(f"{capital(claim)} ({one.models}; {rows['Measure'].iloc[0]}): {_on_each(rows)}.")
     return lines
+
+
+def _not_decided(claims: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """A sentence with the claims that no number decides, each with the data sets, where others decide it."""
+    found = []
+    for claim, rows in claims.items():
+        where = list(rows.loc[_undecided(rows), "Data"])
+        if where:
+            found.append(claim if len(where) == len(rows) else f"{claim} on {' and '.join(where)}")
+    if found:
+        yield f"**{capital(INCONCLUSIVE)}**: {'; '.join(found)}."
+
+
+def _undecided(rows: pd.DataFrame) -> pd.Series:
+    """Which rows of T3 were measured and show neither a difference nor its absence, on either side of a margin."""
+    return (rows["Verdict"] == INCONCLUSIVE) & rows["Why"].str.startswith("neither ")
 
 
 def _on_each(rows: pd.DataFrame) -> str:

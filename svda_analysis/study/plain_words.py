@@ -34,6 +34,9 @@ _QUESTIONS = {  # by claim
 _THE_RULE = rule_with("half a point of accuracy where a study names no other")
 _OF_VARIANTS = """Where variants of a recipe stand beside each other, training seeds are blocks, p is adjusted over all
 that is asked there, and a difference is shown where that p is below 0.05.""".replace("\n", " ")
+_INTRO = """Written by `svda gallery` from the reports in this folder. Each answer follows from its numbers by the rule
+at the end; each comes with its number, and the file that holds it.""".replace("\n", " ")
+_JUDGING = ("", "## How it was judged", "", f"{_THE_RULE} {RULE_OF_ACCURACY} {_OF_VARIANTS}")
 _ANSWERS = {
     SUPPORTED: "yes",
     OPPOSED: "no, the contrary is shown",
@@ -50,12 +53,13 @@ def write_plain_words(folder: str | os.PathLike[str]) -> Path | None:
     page = place / PAGE
     if os.path.lexists(page) and (page.is_symlink() or not page.is_file() or not _is_ours(page)):
         return None
-    parts = [lines for meta in sorted(place.rglob(META)) for lines in _lines_of(meta.parent, place)]
+    studies = [found for meta in sorted(place.rglob(META)) if (found := _found_in(meta.parent))]
+    studies.sort(key=lambda found: found[1].of_variants)  # what became of claims comes first
+    parts = [line for where, study in studies for line in _lines_of(study, where.relative_to(place).as_posix())]
     if not parts:
         return None
-    intro = f"Written by `svda gallery` from the reports in this folder. {_THE_RULE} {RULE_OF_ACCURACY} {_OF_VARIANTS}"
     page.write_text(
-        "\n".join([_WRITTEN_BY, "# What was found, in plain words", "", intro, *parts, ""]), encoding="utf-8"
+        "\n".join([_WRITTEN_BY, "# What was found, in plain words", "", _INTRO, *parts, *_JUDGING, ""]), "utf-8"
     )
     return page
 
@@ -64,22 +68,26 @@ def _is_ours(page: Path) -> bool:
     return page.read_bytes().startswith(_WRITTEN_BY.encode())
 
 
-def _lines_of(folder: Path, place: Path) -> Iterator[str]:
-    """The lines on one study; none where the folder holds none, or a damaged one."""
+def _found_in(folder: Path) -> tuple[Path, StudyResult] | None:
+    """A folder with the study whose report it holds; None where it holds none, or a damaged one."""
     if (read_own_meta(folder / META) or {}).get("kind") != KIND:
-        return
+        return None
     try:
-        study, _ = read_study(folder)
+        return folder, read_study(folder)[0]
     except InputError:
-        return
-    name = folder.relative_to(place).as_posix()
+        return None
+
+
+def _lines_of(study: StudyResult, name: str) -> Iterator[str]:
+    """The lines on one study, whose report lies in the folder ``name``."""
     lines = (
         [*_of_variants(study), *_of_source(study)] if study.of_variants else [*_of_source(study), *_of_claims(study)]
     )
     if lines:
         yield from ("", f"## {markdown_escape(study.title)}", "", _who(study, name), "")
-        for file, line in lines:
+        for file, line, *further in lines:
             yield f"- {line} ([{file}]({name}/{file}))"
+            yield from (f"  - {one}" for one in further)
 
 
 def _who(study: StudyResult, name: str) -> str:
@@ -92,17 +100,16 @@ def _who(study: StudyResult, name: str) -> str:
     return f"On {'; '.join(runs)}. [The whole report]({name}/README.md)."
 
 
-def _of_claims(study: StudyResult) -> Iterator[tuple[str, str]]:
-    """A line for each claim on the first pair of models, and for each further pair."""
+def _of_claims(study: StudyResult) -> Iterator[tuple[str, ...]]:
+    """A line for each claim on the first pair of models; for each further pair one, and a line below it for each."""
     for one in as_told(tables_of_pairs(study)):
-        models = markdown_escape(one.models)
+        file, models = f"tables/{one.table}.csv", markdown_escape(one.models)
         asked = [(_QUESTIONS[claim].format(margin=study.margin), rows) for claim, rows in one.claims.items()]
         if one.title:
             said = [f"{capital(question)}? {capital(_on_each_data_set(rows))}." for question, rows in asked]
-            line = f"**{one.title} ({models}).** {' '.join(said)}"
+            yield file, f"**{one.title} ({models}).**", *said
         else:
-            line = " ".join(f"**{models}: {question}?** {_on_each_data_set(rows)}." for question, rows in asked)
-        yield f"tables/{one.table}.csv", line
+            yield file, *(f"**{models}: {question}?** {_on_each_data_set(rows)}." for question, rows in asked)
 
 
 def _on_each_data_set(rows: pd.DataFrame) -> str:
@@ -115,11 +122,11 @@ def _on_each_data_set(rows: pd.DataFrame) -> str:
     return "; ".join(map(markdown_escape, said))
 
 
-def _of_variants(study: StudyResult) -> Iterator[tuple[str, str]]:
+def _of_variants(study: StudyResult) -> Iterator[tuple[str, ...]]:
     yield from (("README.md", markdown_escape(line)) for line in first_answers(study))
 
 
-def _of_source(study: StudyResult) -> Iterator[tuple[str, str]]:
+def _of_source(study: StudyResult) -> Iterator[tuple[str, ...]]:
     if mine := reproduced_data(study.datasets):
         table = reproduction_table(study.datasets)
         for line in what_became(table, mine):
