@@ -165,7 +165,12 @@ def _rollout(job: Job) -> Tensor:
     """``A_hat = 0.5 A + 0.5 I`` of the mean over heads; the row of CLS of ``A_hat_L ... A_hat_1``, or what the head
     reads in its place (asked by gradients of all its outputs, or of the score that is the target)."""
     found, layers = _rolled(job)
-    return _rows_of_product(job, found, layers, rows_read(job.subject, job.images, found, job.heard))
+    return _rows_of_product(job, found, layers, _rows_heard(job, found))
+
+
+def _rows_heard(job: Job, found: WholeMaps) -> Tensor:
+    """The rows that what is explained reads; a function of one's own may be of this batch alone."""
+    return rows_read(job.subject, job.images, found, job.heard, alone=not callable(job.target))
 
 
 def _rolled(job: Job) -> Factors:
@@ -204,7 +209,7 @@ def _cls_attention(job: Job) -> Tensor:
     with torch.no_grad():
         found = _whole(job)
         layout, a = layout_of_last(found), found.last.map().mean(1)  # (B, N, N)
-        rows = rows_read(job.subject, job.images, found, job.heard).to(a)
+        rows = _rows_heard(job, found).to(a)
         a = a.masked_fill(rows[..., None] == 0, 0)  # rows that are not read may hold what is no number
         return _drawn(layout.of_patches((rows[:, None] @ a)[:, 0]), layout, job)
 

@@ -42,14 +42,23 @@ def rows_told(gradients: Iterable[Tensor], layout: Layout) -> Tensor:
     ``gradients (B, H, N, N)`` of what is explained by the maps of whole images, from the last layer down: the first
     that are not all 0 tell of an image, since what nothing reads is no layer of its stack.
     """
-    usual, read = usual_rows(layout), None
-    if layout.tokens == layout.patches:
-        return usual
+    return usual_rows(layout) if layout.tokens == layout.patches else _shares_of(_tokens_read(gradients), layout)
+
+
+def _tokens_read(gradients: Iterable[Tensor]) -> Tensor | None:
+    """Whether a token is read, ``(B, N)``; None where there are no gradients."""
+    read = None
     for gradient in gradients:
         here = (gradient != 0).any(-1).any(1)  # (B, N)
         read = here if read is None else torch.where(read.any(-1, keepdim=True), read, here)
         if bool(read.any(-1).all()):
             break
+    return read
+
+
+def _shares_of(read: Tensor | None, layout: Layout) -> Tensor:
+    """The rows at which a map is read, by the rule above, of the tokens that are read."""
+    usual = usual_rows(layout)
     if read is None:
         return usual
     by_class_token = read[:, :1] if layout.has_class_token else torch.zeros_like(read[:, :1])
@@ -63,27 +72,43 @@ def layout_of_last(found: WholeMaps) -> Layout:
     return dataclasses.replace(layout, class_token=found.layout.class_token)
 
 
-def rows_read(subject: Subject, images: Tensor, found: WholeMaps, score_of: Callable[[Any], Tensor | None]) -> Tensor:
+def rows_read(
+    subject: Subject, images: Tensor, found: WholeMaps, score_of: Callable[[Any], Tensor | None], *, alone: bool = True
+) -> Tensor:
     """:func:`rows_told` the last map of ``found``, by a forward of its own with gradients where these are needed.
 
     ``score_of`` gives what the rows are read for, one number, from what the model returns (None: it gives none). A
-    model that no gradient goes through (quantised, detached) is read as usual.
+    model that no gradient goes through (quantised, detached) is read as usual. Where an image may go ``alone``, one is
+    asked first: a head that reads its class token, or every patch, is built so, and does it of all images.
     """
     layout = layout_of_last(found)
     if layout.tokens == layout.patches or isinstance(subject.model, ViT):  # ours reads its class token
         return usual_rows(layout)
     try:
         with torch.enable_grad(), naming_the_cut(subject.model, "attention maps"):
-            again = subject.maps_of(images.detach().clone().requires_grad_(), gradients=True)
-            score = score_of(again.output)
-            if score is None or not score.requires_grad:
-                return usual_rows(layout)
-            maps = [one for one in again.maps if one.whole == layout] or [again.last]
-            return rows_told((_gradient(score, one) for one in reversed(maps)), layout)
+            read = _asked(subject, images[:1] if alone else images, layout, score_of)
+            if alone and len(images) > 1 and read is not None and not _same_of_all(read, layout):
+                read = _asked(subject, images, layout, score_of)
+            return _shares_of(read, layout)
     except (InputError, RuntimeError) as error:
         if isinstance(error.__cause__ or error, torch.cuda.OutOfMemoryError):  # else memory would choose the rows
             raise
         return usual_rows(layout)
+
+
+def _same_of_all(read: Tensor, layout: Layout) -> bool:
+    """Whether what is read of one image, ``(1, N)``, is what is read of any."""
+    return bool((layout.has_class_token and read[0, 0]) or layout.of_patches(read).all())
+
+
+def _asked(subject: Subject, images: Tensor, layout: Layout, score_of: Callable[[Any], Tensor | None]) -> Tensor | None:
+    """Which tokens the last map is read at, ``(B, N)``; None where no gradient tells."""
+    again = subject.maps_of(images.detach().clone().requires_grad_(), gradients=True)
+    score = score_of(again.output)
+    if score is None or not score.requires_grad:
+        return None
+    maps = [one for one in again.maps if one.whole == layout] or [again.last]
+    return _tokens_read(_gradient(score, one) for one in reversed(maps))
 
 
 def _gradient(score: Tensor, one: ImageMap) -> Tensor:
