@@ -79,7 +79,7 @@ def rows_read(
 
     ``score_of`` gives what the rows are read for, one number, from what the model returns (None: it gives none). A
     model that no gradient goes through (quantised, detached) is read as usual. Where an image may go ``alone``, one is
-    asked first: a head that reads its class token, or every patch, is built so, and does it of all images.
+    asked first: a head that reads its class token alone is built so, and does it of all images.
     """
     layout = layout_of_last(found)
     if layout.tokens == layout.patches or isinstance(subject.model, ViT):  # ours reads its class token
@@ -97,8 +97,8 @@ def rows_read(
 
 
 def _same_of_all(read: Tensor, layout: Layout) -> bool:
-    """Whether what is read of one image, ``(1, N)``, is what is read of any."""
-    return bool((layout.has_class_token and read[0, 0]) or layout.of_patches(read).all())
+    """Whether what is read of one image, ``(1, N)``, is what is read of any: a maximum, say, reads others of each."""
+    return layout.has_class_token and read[0].nonzero().flatten().tolist() == [0]
 
 
 def _asked(subject: Subject, images: Tensor, layout: Layout, score_of: Callable[[Any], Tensor | None]) -> Tensor | None:
