@@ -30,6 +30,7 @@ from svda_analysis.verdicts import (
     EQUIVALENT,
     INCONCLUSIVE,
     LEVEL_OF_TESTS,
+    NOTHING_SHOWN,
     OPPOSED,
     RULE,
     SUPPORTED,
@@ -58,6 +59,7 @@ CLAIMS = (
 NUMBER = "Number [95% CI]"
 _CLAIMS_NAME, _SAME_CLAIMS = "t3_claims", "The same claims"
 _ACCURACY = "no accuracy is sacrificed"
+_NO_SIDE_SHOWN = "neither a loss above the margin nor its absence is shown"
 RULE_OF_ACCURACY = f"""That no accuracy is sacrificed is {SUPPORTED} where a one-sided test, its p adjusted with those
 of the other claims, shows the loss to be smaller than the margin, and {OPPOSED} where the opposite test, at
 {LEVEL_OF_TESTS / 2:g} and not adjusted, shows it to be larger.""".replace("\n", " ")
@@ -187,7 +189,7 @@ def _not_decided(claims: Mapping[str, pd.DataFrame]) -> Iterator[str]:
 
 def _undecided(rows: pd.DataFrame) -> pd.Series:
     """Which rows of T3 were measured and show neither a difference nor its absence, on either side of a margin."""
-    return (rows["Verdict"] == INCONCLUSIVE) & rows["Why"].str.startswith("neither ")
+    return (rows["Verdict"] == INCONCLUSIVE) & rows["Why"].isin((NOTHING_SHOWN, _NO_SIDE_SHOWN))
 
 
 def _on_each(rows: pd.DataFrame) -> str:
@@ -302,4 +304,4 @@ def _no_loss(p: float, same: Equivalence, p_differs: float) -> Verdict:
     if same.mean < 0 and p_differs < LEVEL_OF_TESTS:
         less = f"less accurate, p {p_value(p_differs)} unadjusted; on which side of the margin is not shown"
         return Verdict(INCONCLUSIVE, less)
-    return Verdict(INCONCLUSIVE, "neither a loss above the margin nor its absence is shown")
+    return Verdict(INCONCLUSIVE, _NO_SIDE_SHOWN)
