@@ -10,7 +10,6 @@ from svda_analysis.vocabulary import ALIVE_FROM
 
 SUPPORTED, OPPOSED, EQUIVALENT, INCONCLUSIVE = "supported", "opposed", "equivalent", "inconclusive"
 UNIFORM = "uniform attention"
-NOTHING_SHOWN = "neither a difference nor its absence is shown"  # why a difference that was tested is inconclusive
 LEVEL_OF_TESTS = 0.05
 _RULE = f"""A difference is {SUPPORTED} where it lies on the claimed side of 0 and its p over training runs, adjusted by
 Holm's method, is below {LEVEL_OF_TESTS:g}; {OPPOSED} where it lies on the other side with such a p; {EQUIVALENT} where
@@ -61,4 +60,4 @@ def judge(
         return Verdict(EQUIVALENT, f"smaller than the margin, p {p_value(p_equivalent)}")
     if math.isnan(p):
         return Verdict(INCONCLUSIVE, "no difference, or no spread over the runs, beyond rounding")
-    return Verdict(INCONCLUSIVE, NOTHING_SHOWN)
+    return Verdict(INCONCLUSIVE, "neither a difference nor its absence is shown")

@@ -12,7 +12,15 @@ from study_cases import result, some_runs, with_frames
 from svda_analysis.formatting import p_value
 from svda_analysis.results import nothing_measured
 from svda_analysis.stats import holm
-from svda_analysis.study.claims import NUMBER, by_claim, claims_table, remark_on, tables_of_claims, tables_of_parts
+from svda_analysis.study.claims import (
+    NUMBER,
+    by_claim,
+    claims_table,
+    overview_table,
+    remark_on,
+    tables_of_claims,
+    tables_of_parts,
+)
 from svda_analysis.study.costs import Size
 from svda_analysis.study.result import NOT_AT_HAND, DatasetResult, StudyResult
 from svda_analysis.study.sections import study_document
@@ -151,18 +159,26 @@ def test_without_a_control_nothing_is_said_of_sigma():
     assert all(table.text.empty for table in tables_of_parts(study))
 
 
-def test_of_further_pairs_what_is_not_decided_is_named_together_and_the_rest_by_number():
+def test_of_further_pairs_the_verdicts_are_said_and_the_overview_has_their_numbers():
     noise = dataclasses.replace(result(5, spread=0.5), name="y", title="Y")
     tables = tables_of_claims(StudyResult(title="T", datasets=(result(5), noise), variants={}))
     assert any("**inconclusive** on Y, " in line for line in by_claim(tables)[:4])  # of the first pair all have numbers
-    decided, _, undecided = by_claim(tables)[-1].partition(" **Inconclusive**: ")
-    claims = "more interpretable attention", "sparser attention", "spectrally structured attention", "more accurate"
-    assert decided.startswith("What SVDA adds to normalisation (svda against cosine). More interpretable attention: **")
-    assert decided.count("** on X, ") == 4
-    assert "on Y" not in decided
-    assert undecided == "; ".join(f"{claim} on Y" for claim in claims) + "."
+    beside = next(table for table in tables if table.name == "t3_svda").text
+    verdicts = beside.set_index(["Data", "Claim"])["Verdict"]
+    assert (verdicts["Y"] == INCONCLUSIVE).all()
+    assert INCONCLUSIVE not in list(verdicts["X"])
+    line = by_claim(tables)[-1]
+    assert line.startswith("What SVDA adds to normalisation (svda against cosine). **Supported**: ")
+    for claim, verdict in verdicts["X"].items():
+        [sentence] = [part for part in line.split(". ") if part.startswith(f"**{verdict.capitalize()}**: ")]
+        assert f"{claim} on X" in sentence
+    undecided = line.partition(" **Inconclusive**: ")[2]
+    assert undecided == "; ".join(f"{claim} on Y" for claim in verdicts["Y"].index) + "."
+    overview = overview_table(tables).set_index(["Models", "Claim"])
+    for row in beside.to_dict("records"):
+        assert overview.loc[(row["Models"], row["Claim"]), row["Data"]] == f"{row['Verdict']}, {row[NUMBER]}"
     alone = by_claim(tables_of_claims(StudyResult(title="T", datasets=(noise,), variants={})))[-1]
-    assert alone.endswith(f"(svda against cosine). **Inconclusive**: {'; '.join(claims)}.")
+    assert alone.endswith(f"(svda against cosine). **Inconclusive**: {'; '.join(verdicts['Y'].index)}.")
 
 
 def with_variant(fields) -> StudyResult:

@@ -69,14 +69,16 @@ def test_the_first_screen_answers_in_at_most_ten_lines_and_names_what_is_judged(
     third = dataclasses.replace(shown, name="w", title="W")
     document = study_document(study(*(said_to_be(one, "ours", "svda") for one in (shown, other, third))))
     first, *_ = document.sections
-    assert document.answer[-1].startswith("What SVDA adds to normalisation (svda against cosine). More interpretable")
+    assert document.answer[-1].startswith("What SVDA adds to normalisation (svda against cosine). **Supported**: more")
     assert len(document.answer) == 5  # a line for each claim, and one on what is added
     assert first.title == (
         "The claims of arXiv 2602.10994, judged on svda (the recipe of this toolkit, not the one of the paper)"
     )
     (table,) = first.blocks
-    assert list(table.text.columns) == ["Claim", "Models", "X", "Z", "W"]
-    assert list(table.text.iloc[1]) == ["sparser attention", "svda against vit", *["\u2212 opposed"] * 3]
+    assert list(table.text.columns) == ["Models", "Claim", "X", "Z", "W"]
+    sparser = claims_table([shown], 0.5).text.set_index("Claim").loc["sparser attention"]
+    said = f"opposed, {sparser['Number [95% CI]']}"
+    assert list(table.text.iloc[1]) == ["svda against vit", "sparser attention", said, said, said]
     assert not any(line in to_markdown(document).split("\n", 12)[-1] for line in document.answer)  # each is said once
 
 

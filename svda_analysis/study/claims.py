@@ -30,7 +30,6 @@ from svda_analysis.verdicts import (
     EQUIVALENT,
     INCONCLUSIVE,
     LEVEL_OF_TESTS,
-    NOTHING_SHOWN,
     OPPOSED,
     RULE,
     SUPPORTED,
@@ -59,7 +58,6 @@ CLAIMS = (
 NUMBER = "Number [95% CI]"
 _CLAIMS_NAME, _SAME_CLAIMS = "t3_claims", "The same claims"
 _ACCURACY = "no accuracy is sacrificed"
-_NO_SIDE_SHOWN = "neither a loss above the margin nor its absence is shown"
 RULE_OF_ACCURACY = f"""That no accuracy is sacrificed is {SUPPORTED} where a one-sided test, its p adjusted with those
 of the other claims, shows the loss to be smaller than the margin, and {OPPOSED} where the opposite test, at
 {LEVEL_OF_TESTS / 2:g} and not adjusted, shows it to be larger.""".replace("\n", " ")
@@ -134,9 +132,6 @@ def tables_of_pairs(study: StudyResult) -> tuple[Table, ...]:
     return tables_of_claims(dataclasses.replace(study, datasets=paired))
 
 
-_SIGNS = {SUPPORTED: "+", OPPOSED: "\u2212", EQUIVALENT: "=", INCONCLUSIVE: "?", UNIFORM: "0"}
-
-
 class Told(NamedTuple):
     """What is said at once of two ``models``: of one claim, or under a ``title`` of all claims of a table. ``claims``
     holds the rows of each, one for each data set."""
@@ -162,34 +157,28 @@ def as_told(tables: Iterable[Table]) -> Iterator[Told]:
 
 
 def by_claim(tables: Iterable[Table]) -> list[str]:
-    """A line for all that is told: the verdict on each data set, with its number and interval. Of further pairs the
-    claims that are not decided are named together, at the end."""
+    """A line for all that is told: of the first pair the verdict on each data set, with its number and interval; of
+    further pairs the verdicts alone."""
     lines = []
     for one in as_told(tables):
         if one.title:
-            shown = {claim: rows[~_undecided(rows)] for claim, rows in one.claims.items()}
-            said = [f"{capital(claim)}: {_on_each(rows)}." for claim, rows in shown.items() if len(rows)]
-            lines.append(" ".join([f"{one.title} ({one.models}).", *said, *_not_decided(one.claims)]))
+            lines.append(f"{one.title} ({one.models}). {' '.join(_by_verdict(one.claims))}")
         else:
             for claim, rows in one.claims.items():
                 lines.append(f"{capital(claim)} ({one.models}; {rows['Measure'].iloc[0]}): {_on_each(rows)}.")
     return lines
 
 
-def _not_decided(claims: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    """A sentence with the claims that no number decides, each with the data sets, where others decide it."""
-    found = []
-    for claim, rows in claims.items():
-        where = list(rows.loc[_undecided(rows), "Data"])
-        if where:
-            found.append(claim if len(where) == len(rows) else f"{claim} on {' and '.join(where)}")
-    if found:
-        yield f"**{capital(INCONCLUSIVE)}**: {'; '.join(found)}."
-
-
-def _undecided(rows: pd.DataFrame) -> pd.Series:
-    """Which rows of T3 were measured and show neither a difference nor its absence, on either side of a margin."""
-    return (rows["Verdict"] == INCONCLUSIVE) & rows["Why"].isin((NOTHING_SHOWN, _NO_SIDE_SHOWN))
+def _by_verdict(claims: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """A sentence for each verdict with the claims that came to it, and on which data sets where not on all."""
+    for verdict in (SUPPORTED, OPPOSED, EQUIVALENT, UNIFORM, INCONCLUSIVE):
+        found = []
+        for claim, rows in claims.items():
+            where = list(rows.loc[rows["Verdict"] == verdict, "Data"])
+            if where:
+                found.append(claim if len(where) == len(rows) else f"{claim} on {' and '.join(where)}")
+        if found:
+            yield f"**{capital(verdict)}**: {'; '.join(found)}."
 
 
 def _on_each(rows: pd.DataFrame) -> str:
@@ -210,12 +199,14 @@ def remark_on(row: Mapping[Any, str]) -> str:
 
 
 def overview_table(tables: Iterable[Table]) -> pd.DataFrame:
-    """The verdicts as text: a row for each claim and pair of models, a column for each data set, a sign and a word."""
+    """The verdicts as text: a row for each pair of models and claim, a column for each data set, which holds the
+    verdict and its number."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for table in (table for table in tables if len(table.text)):
-        for claim, models, data, verdict in table.text[["Claim", "Models", "Data", "Verdict"]].itertuples(index=False):
-            rows.setdefault((claim, models), {})[data] = f"{_SIGNS[verdict]} {verdict}"
-    made = [{"Claim": claim, "Models": models, **cells} for (claim, models), cells in rows.items()]
+        for row in table.text.to_dict("records"):
+            said = row["Verdict"] if row[NUMBER] == MISSING else f"{row['Verdict']}, {row[NUMBER]}"
+            rows.setdefault((row["Models"], row["Claim"]), {})[row["Data"]] = said
+    made = [{"Models": models, "Claim": claim, **cells} for (models, claim), cells in rows.items()]
     return pd.DataFrame(made).fillna(MISSING)
 
 
@@ -304,4 +295,4 @@ def _no_loss(p: float, same: Equivalence, p_differs: float) -> Verdict:
     if same.mean < 0 and p_differs < LEVEL_OF_TESTS:
         less = f"less accurate, p {p_value(p_differs)} unadjusted; on which side of the margin is not shown"
         return Verdict(INCONCLUSIVE, less)
-    return Verdict(INCONCLUSIVE, _NO_SIDE_SHOWN)
+    return Verdict(INCONCLUSIVE, "neither a loss above the margin nor its absence is shown")
