@@ -164,7 +164,7 @@ def test_two_folders_of_images_are_two_data_sets_with_their_own_classes(tmp_path
     assert second.sizes["vit"].parameters - first.sizes["vit"].parameters == 8 + 1  # a row of the head, and its bias
     assert "imagefolder" not in (tmp_path / "out" / "tables" / "t3_claims.md").read_text()
     overview = (tmp_path / "out" / "README.md").read_text()
-    assert "| Claim | Models | image folder first | image folder second |" in overview
+    assert "| Models | Claim | image folder first | image folder second |" in overview
 
 
 def test_a_study_of_variants_has_one_table_with_what_each_changes(tmp_path, fashion):
