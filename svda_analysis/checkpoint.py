@@ -144,7 +144,7 @@ def build_model(checkpoint: Checkpoint) -> ViT:
 
 
 def export(source: str | os.PathLike[str], target: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Copy a checkpoint without its optimizer state, for sharing.
+    """Copy a checkpoint for sharing, without its optimizer state and the place where the images lay.
 
     Raises :class:`InputError` for a target that exists (``force`` writes over it) or is the source itself, under
     whatever name, and for a source that was stopped within an epoch.
@@ -154,7 +154,10 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str], *, fo
         checkpoint = load(source)
         if checkpoint.under_way is not None:
             raise InputError(f"{source} was stopped within an epoch: resume it before it is exported")
-        save(dataclasses.replace(checkpoint, optimizer=None), target)
+        data = {**checkpoint.data}
+        if "source" in data:
+            data["source"] = str(data["source"]).partition(" from ")[0]
+        save(dataclasses.replace(checkpoint, data=data, optimizer=None), target)
 
 
 def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:

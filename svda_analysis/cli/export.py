@@ -15,7 +15,8 @@ from svda_analysis.cli.shared import CONTEXT, conclude, output_options
 @click.option("--force", is_flag=True, help="Write over a TARGET that exists.")
 @output_options
 def export_command(source: str, target: str, force: bool) -> None:
-    """Copy a checkpoint without its optimizer state, for sharing.
+    """Copy a checkpoint for sharing, without its optimizer state and the place
+    where the images lay.
 
     \b
     Example:
