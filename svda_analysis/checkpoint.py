@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from svda_analysis.data.readers import without_place
 from svda_analysis.earlier import as_measured_now
 from svda_analysis.errors import InputError, check_name, one_line
 from svda_analysis.frames import TABLE_COLUMNS, make_frame
@@ -156,7 +157,7 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str], *, fo
             raise InputError(f"{source} was stopped within an epoch: resume it before it is exported")
         data = {**checkpoint.data}
         if "source" in data:
-            data["source"] = str(data["source"]).partition(" from ")[0]
+            data["source"] = without_place(str(data["source"]))
         save(dataclasses.replace(checkpoint, data=data, optimizer=None), target)
 
 

@@ -6,7 +6,7 @@ import torch
 from making import pixels
 
 from svda_analysis.data import DATASETS
-from svda_analysis.data.readers import check_labels, describe, in_memory
+from svda_analysis.data.readers import check_labels, describe, in_memory, without_place
 from svda_analysis.errors import InputError
 
 
@@ -28,6 +28,15 @@ def test_images_in_memory_are_a_copy_with_all_that_the_catalogue_says():
 
 def test_a_source_is_one_line_with_its_number_readable():
     assert describe("ImageNet", "train", 1281167, "x") == "ImageNet train, 1 281 167 images from x"
+
+
+def test_the_place_is_taken_off_a_source_whatever_its_title_and_path_hold():
+    for title in ("ImageNet", "pictures from a lab"):
+        for place in ("x", "from here/3 images from there"):
+            kept = f"{title} train, 1 281 167 images"
+            assert without_place(describe(title, "train", 1281167, place)) == kept
+            assert without_place(kept) == kept
+    assert without_place("my own words from home") == "my own words from home"
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [0, 1, 2, 3], [0, 1, 10], [-1, 0, 1], [[0, 1, 2]]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 
@@ -14,6 +16,12 @@ def describe(title: str, split: str, count: int, place: object) -> str:
     """What was read from where, in one line."""
     number = f"{count:,}".replace(",", " ")
     return f"{title} {split}, {number} images from {place}"
+
+
+def without_place(described: str) -> str:
+    """A line of :func:`describe` as far as the place where the images lay; any other as it is."""
+    found = re.match(r".*?, [\d ]+ images(?= from )", described)
+    return found[0] if found else described
 
 
 def in_memory(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from svda_analysis.analysis import LEFT_OUT, analyze_runs
 from svda_analysis.data import DATASETS, ImageData, load_dataset
+from svda_analysis.data.readers import without_place
 from svda_analysis.errors import DataNotFoundError
 from svda_analysis.formatting import file_word
 from svda_analysis.frames import SPECTRA_COLUMNS, TABLE_COLUMNS, make_frame
@@ -105,7 +106,7 @@ def _measure_runs(
 def _of_study(found: Run, run: Trained, versions: Mapping[str, str]) -> Run:
     """A run as a study tells of it: nothing of this machine and hour, and how it was trained."""
     subject, checkpoint = run.subject, checkpoint_of(run.subject)
-    trained_on = str(subject.data.get("source", "")).partition(" from ")[0]
+    trained_on = without_place(str(subject.data.get("source", "")))
     known = {"trained_on": trained_on, "trained_with": checkpoint.versions, "measured_with": versions}
     known["config"] = dataclasses.asdict(checkpoint.config)
     path = "/".join(Path(subject.spec or subject.name).parts[-2:])
