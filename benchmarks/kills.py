@@ -55,8 +55,26 @@ def unfinished(out: Path) -> list[Path]:
     return list(out.parent.glob(f".{out.name}.*.unfinished"))
 
 
+def frozen_in_a_write(running: subprocess.Popen[str], out: Path) -> bool:
+    """Freeze the process (SIGSTOP) within a write of ``out``; false if it ends without.
+
+    A write that was seen while the process ran may be over by the time a signal arrives: what is frozen is looked at
+    again, and goes on if it writes no more.
+    """
+    while running.poll() is None:
+        if not unfinished(out):
+            continue
+        os.kill(running.pid, signal.SIGSTOP)
+        event = os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if event is not None and event.si_code == os.CLD_STOPPED:
+            if unfinished(out):
+                return True
+            os.kill(running.pid, signal.SIGCONT)
+    return False
+
+
 def hit(running: subprocess.Popen[str], out: Path, how: signal.Signals, seconds: float, *, writing: bool) -> bool:
-    """Wait for the first line, then so many seconds and, if asked, for a write to begin; send the signal.
+    """Wait for the first line, then so many seconds and, if asked, for a write; send the signal.
 
     Whether a write was under way when the process ended.
     """
@@ -65,9 +83,9 @@ def hit(running: subprocess.Popen[str], out: Path, how: signal.Signals, seconds:
     deadline = time.monotonic() + seconds
     while running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    while writing and running.poll() is None and not unfinished(out):
-        pass
-    running.send_signal(how)
+    if writing:
+        frozen_in_a_write(running, out)
+    running.send_signal(how)  # SIGKILL ends what is frozen too
     running.communicate()
     return bool(unfinished(out))
 
@@ -116,30 +134,34 @@ def one_case(case: dict[str, Any], wanted: Checkpoint, folder: Path, epochs: int
     return {**case, "exit_code": code, "saved": place, "write_cut_short": caught, "differs": ", ".join(differs)}
 
 
+def left_alone(attention: str, out: Path, epochs: int) -> tuple[Checkpoint, float]:
+    """What a run ends with that nothing stops, and the seconds that it takes from its first line."""
+    running = start(out, attention, epochs=epochs)
+    if running.stdout is not None:
+        running.stdout.readline()
+    began = time.monotonic()
+    running.communicate()
+    return load(out), time.monotonic() - began
+
+
 def stop_and_resume(kills: int, terms: int, *, epochs: int = 6, seed: int = 0) -> pd.DataFrame:
     """A row for each run that was stopped: how and when, where it stood, what differs at the end (empty: nothing)."""
-    draw, rows = random.Random(seed), []
+    draw, rows, alone = random.Random(seed), [], {}
     with tempfile.TemporaryDirectory() as made:
-        alone, seconds = {}, {}
-        for attention in ("dot", "svda"):
-            out = Path(made) / attention / "run.pt"
-            running = start(out, attention, epochs=epochs)
-            if running.stdout is not None:
-                running.stdout.readline()
-            began = time.monotonic()
-            running.communicate()
-            alone[attention], seconds[attention] = load(out), time.monotonic() - began
         for at in range(kills + terms):
             attention, killed = ("dot", "svda")[at % 2], at < kills
+            if attention not in alone:
+                alone[attention] = left_alone(attention, Path(made) / attention / "run.pt", epochs)
+            wanted, seconds = alone[attention]
             case = {
                 "signal": "SIGKILL" if killed else "SIGTERM",
                 "attention": attention,
-                "aimed_at_a_write": killed and at % 4 in (1, 2),  # once for each attention
-                "seconds": round(draw.uniform(0, 0.8 * seconds[attention]), 3),
+                "aimed_at_a_write": killed and at % 4 in (0, 3),  # as often of each attention
+                "seconds": round(draw.uniform(0, 0.8 * seconds), 3),
             }
             folder = Path(made) / f"case{at}"
             folder.mkdir()
-            rows.append(one_case(case, alone[attention], folder, epochs))
+            rows.append(one_case(case, wanted, folder, epochs))
             print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 

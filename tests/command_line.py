@@ -54,7 +54,7 @@ def shell(*arguments, **environment):
         capture_output=True,
         text=True,
         env={**clean, "OMP_NUM_THREADS": "1", **environment},
-        timeout=120,
+        timeout=300,
     )
 
 

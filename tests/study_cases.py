@@ -104,8 +104,8 @@ def with_frames(shown: DatasetResult, **frames) -> DatasetResult:
     return dataclasses.replace(shown, analysis=dataclasses.replace(shown.analysis, **frames))
 
 
-def wait_for(done, seconds: float = 600) -> None:
-    started = time.monotonic()
+def wait_for(done) -> None:
+    deadline = time.monotonic() + 600
     while not done():
-        assert time.monotonic() - started < seconds
+        assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -31,7 +31,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("kind", ["svda", "dot"])
-def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashion, tmp_path, capsys):
+def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashion, tmp_path, capsys, request):
     out, report = tmp_path / "small.pt", tmp_path / "report"
     common = ["--data-root", fashion, "--images", "40", "--report", report, "--out", out]
     common.append("--sweep")
@@ -66,6 +66,7 @@ def test_the_command_writes_a_smaller_checkpoint_and_a_report(kind, tiny, fashio
     cli_again = tmp_path / "smaller.pt"  # a compressed checkpoint compresses again, and is analysed as any other
     assert run(out, "--no-sweep", "--data-root", fashion, "--images", "20", "--report", report, "--out", cli_again) == 0
     assert sum(map(sum, load(cli_again).config.score_dims)) <= sum(map(sum, load(out).config.score_dims))
+    request.getfixturevalue("without_figures")  # from here on
     with pytest.raises(SystemExit) as stop:
         cli.main(["analyze", str(out), "--data-root", str(fashion), "--out", str(tmp_path / "a"), "--images", "20"])
     assert stop.value.code == 0

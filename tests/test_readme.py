@@ -15,10 +15,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-MADE = ["reports/run/meta.json", "svda.pt", "reports/mine/summary.md"]  # by each of them
+LONG = pytest.mark.slow  # CI runs what is slow of this file
+MADE = {"reports/run/meta.json": (), "svda.pt": (), "reports/mine/summary.md": LONG}  # by each of them
 
 
-@pytest.mark.parametrize(("block", "made"), list(zip(BLOCKS, MADE, strict=True)), ids=MADE)
+@pytest.mark.parametrize(
+    ("block", "made"),
+    [pytest.param(block, made, marks=mark, id=made) for block, (made, mark) in zip(BLOCKS, MADE.items(), strict=True)],
+)
 def test_the_python_blocks_run(block, made, tmp_path):
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     done = subprocess.run(
@@ -35,7 +39,7 @@ def test_the_python_blocks_run(block, made, tmp_path):
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
 
-@pytest.mark.slow  # two minutes; CI runs it
+@LONG
 def test_the_commands_run_as_they_stand(tmp_path):
     """One after the other, in a folder that holds what a clone holds."""
     for name in ("checkpoints", "svda_analysis"):

@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import signal
-import time
 
 import pytest
 from worker_cases import do
@@ -57,8 +56,6 @@ def test_who_stops_asking_ends_them(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with doing(tmp_path, "quick", "long") as done:
         assert next(done) == 0
-        started = time.monotonic()
-    assert time.monotonic() - started < 10
     assert "done_1" not in names(tmp_path)
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is before

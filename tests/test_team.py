@@ -1,16 +1,13 @@
 """A team: every batch is one process's, all know what each tells, and fail together."""
 
-import contextlib
 import os
-import random
-import socket
 import subprocess
 import sys
 import threading
 
 import pytest
 import torch
-from teams import in_team
+from teams import free_port, in_team
 
 from svda_analysis.errors import HaltedError, InputError
 from svda_analysis.soundness import NotFiniteError
@@ -147,15 +144,6 @@ with together() as team:
     except HaltedError as halt:
         print(halt)
 """
-
-
-def free_port():
-    """One that is not given to whoever asks for any, as other tests do meanwhile."""
-    for port in random.sample(range(20_000, 32_000), 50):
-        with socket.socket() as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 def test_processes_talk_and_hear_of_the_end_of_one():

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from teams import free_port
 
 from svda_analysis import checkpoint as checkpoints
 from svda_analysis import training
@@ -214,12 +214,6 @@ def run_train(out, data, *words, processes=1, port=0, **options):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         **options,
     )
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def close_to(found, wanted):
