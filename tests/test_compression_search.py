@@ -12,7 +12,7 @@ from svda_analysis import plots
 from svda_analysis.compression import search
 from svda_analysis.compression.keep import Keep
 from svda_analysis.compression.ranking import rank
-from svda_analysis.compression.removal import kept_share, remove, removed_shares, to_budget
+from svda_analysis.compression.removal import build_smaller, kept_share, removed_shares, to_budget
 from svda_analysis.compression.search import smallest, sweep
 from svda_analysis.compression.tables import compression_table
 from svda_analysis.compression.verification import (
@@ -77,11 +77,11 @@ def test_the_smallest_model_within_a_tolerance(opened, monkeypatch):
         tried = []
 
         def remember(*given, tried=tried, **options):
-            tried.append(remove(*given, **options))
+            tried.append(build_smaller(*given, **options))
             return tried[-1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(search, "remove", remember)
+            patch.setattr(search, "build_smaller", remember)
             least, model, change = smallest(subject, found, source, tolerance=tolerance)
         assert len(tried) == 9  # steps + 1
         lows = []

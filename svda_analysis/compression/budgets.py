@@ -11,7 +11,7 @@ from torch import Tensor
 from svda_analysis.checkpoint import Checkpoint, build_model
 from svda_analysis.compression.keep import Keep
 from svda_analysis.compression.ranking import rank
-from svda_analysis.compression.removal import as_checkpoint, removed_shares, to_budget
+from svda_analysis.compression.removal import Planner, as_checkpoint, build_smaller, removed_shares
 from svda_analysis.compression.verification import Whole
 from svda_analysis.errors import InputError
 from svda_analysis.frames import BUDGET_COLUMNS, make_frame
@@ -42,13 +42,13 @@ def accuracy_at_budgets(
     criteria = (OPERATOR,) if whole.subject.attention == "svda" else (OPERATOR, WEIGHTS)
     rows: list[dict[str, Any]] = []
     for at, criterion in enumerate(criteria):
-        ranking = rank(whole.subject, images, criterion=criterion)
+        planner = Planner(rank(whole.subject, images, criterion=criterion), constant=keep.constant)
         for done, budget in enumerate(budgets, start=1 + at * len(budgets)):
             try:
-                options: dict[str, Any] = {"norm_logit": keep.norm_logit, "constant": keep.constant}
-                _, smaller = to_budget(whole.subject.model, ranking, budget, **options)
+                _, plan = planner.to_budget(budget, norm_logit=keep.norm_logit)
             except InputError:  # less than one direction a head
                 continue
+            smaller = build_smaller(whole.subject.model, plan)
             row = {"criterion": criterion, "budget": budget, "rows_removed": removed_shares(smaller)["rows_removed"]}
             row |= _accuracy_of(whole, "removed", smaller)
             if finetuned:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +29,6 @@ from svda_analysis.compact import CompactSelfAttention, OwnAttention
 from svda_analysis.compression.keep import MIN_LOGIT, NORM_SHARE, Keep, check_norm_logit, check_share
 from svda_analysis.compression.ranking import (
     Counts,
-    Layer,
     Ranking,
     keep_energy,
     keep_logit,
@@ -85,29 +86,8 @@ def to_budget(
     One threshold on the logits for the whole model, bisected ``steps`` times; ``norm_logit`` None is a tenth of it.
     Returns the threshold and the model. Raises :class:`InputError` when one direction a head is more than the budget.
     """
-    check_share("budget", budget)
-    whole = sum(width(site.module) for site in attention_sites(model))
-
-    def attempt(least: float) -> tuple[float, Plan]:
-        norm = NORM_SHARE * least if norm_logit is None else norm_logit
-        return least, plan_removal(ranking, keep_logit(ranking, least), norm_logit=norm, constant=constant)
-
-    def share(plan: Plan) -> float:
-        return 1 - (1 - plan.rows / whole)  # rounded as in kept_share
-
-    weakest, strongest = logit_range(ranking)
-    high, low = math.log(2 * strongest), math.log(max(weakest, 1e-6 * strongest)) - 1
-    best = attempt(math.exp(high))
-    if share(best[1]) > budget:
-        raise InputError(f"budget must be at least {share(best[1]):.3f} (one direction a head), got {budget}")
-    for _ in range(steps):
-        middle = (low + high) / 2
-        tried = attempt(math.exp(middle))
-        if share(tried[1]) <= budget:
-            best, high = tried, middle
-        else:
-            low = middle
-    return best[0], build_smaller(model, best[1])
+    least, plan = Planner(ranking, constant=constant).to_budget(budget, norm_logit=norm_logit, steps=steps)
+    return least, build_smaller(model, plan)
 
 
 def kept_share(model: nn.Module) -> float:
@@ -194,46 +174,95 @@ class Plan(NamedTuple):
 
 def plan_removal(ranking: Ranking, counts: Counts, *, norm_logit: float, constant: bool) -> Plan:
     """What :func:`remove` leaves of each head, as data; arguments as there."""
-    check_norm_logit(norm_logit)
-    is_svda = any(layer.sigma is not None for layer in ranking.layers)
-    if is_svda and ranking.layers[0].inputs is None and (norm_logit < math.inf or constant):
-        raise InputError("images must be given to keep the norm of unit rows; or choose norm_logit inf and no constant")
-    return Plan(
-        tuple(
-            tuple(_head(ranking, layer, head, kept, norm_logit, constant) for head, kept in enumerate(row))
-            for layer, row in enumerate(counts)
+    return Planner(ranking, constant=constant).plan(counts, norm_logit)
+
+
+class Planner:
+    """Plans of removal by one ranking, as :func:`plan_removal` makes them: what they have alike is worked out once."""
+
+    def __init__(self, ranking: Ranking, *, constant: bool) -> None:
+        self.ranking, self.constant = ranking, constant
+        self.is_svda = any(layer.sigma is not None for layer in ranking.layers)
+        self._factors = functools.cache(partial(_factors, ranking))
+        self._beyond = functools.cache(partial(_beyond, ranking, constant))
+
+    def plan(self, counts: Counts, norm_logit: float) -> Plan:
+        """What stays of each head with the first ``counts[layer][head]`` of its directions and its norm rows."""
+        check_norm_logit(norm_logit)
+        if self.is_svda and self.ranking.layers[0].inputs is None and (norm_logit < math.inf or self.constant):
+            raise InputError(
+                "images must be given to keep the norm of unit rows; or choose norm_logit inf and no constant"
+            )
+        return Plan(
+            tuple(
+                tuple(self._head(layer, head, kept, norm_logit) for head, kept in enumerate(row))
+                for layer, row in enumerate(counts)
+            )
         )
-    )
+
+    def to_budget(self, budget: float, *, norm_logit: float | None = None, steps: int = 16) -> tuple[float, Plan]:
+        """The threshold and the plan of :func:`to_budget`."""
+        check_share("budget", budget)
+        whole = sum(layer.bias[0].numel() for layer in self.ranking.layers)
+
+        def attempt(least: float) -> tuple[float, Plan]:
+            norm = NORM_SHARE * least if norm_logit is None else norm_logit
+            return least, self.plan(keep_logit(self.ranking, least), norm)
+
+        def share(plan: Plan) -> float:
+            return 1 - (1 - plan.rows / whole)  # rounded as in kept_share
+
+        weakest, strongest = logit_range(self.ranking)
+        high, low = math.log(2 * strongest), math.log(max(weakest, 1e-6 * strongest)) - 1
+        best = attempt(math.exp(high))
+        if share(best[1]) > budget:
+            raise InputError(f"budget must be at least {share(best[1]):.3f} (one direction a head), got {budget}")
+        for _ in range(steps):
+            middle = (low + high) / 2
+            tried = attempt(math.exp(middle))
+            if share(tried[1]) <= budget:
+                best, high = tried, middle
+            else:
+                low = middle
+        return best
+
+    def _head(self, layer: int, head: int, kept: int, norm_logit: float) -> HeadPlan:
+        source, (bases, sigma) = self.ranking.layers[layer], self._factors(layer, head, kept)
+        length = source.length[:, head]
+        if source.sigma is None:
+            bases = bases * sigma.sqrt()
+        elif (self.constant or norm_logit < math.inf) and kept < bases.shape[1]:
+            rest = self._beyond(layer, head, kept)
+            rows = min(rest.directions.shape[-1], int((rest.moved >= norm_logit).sum()))  # whatever their order
+            if self.constant:
+                length = (length.square() + rest.squared[:, rows:].sum(-1)).sqrt()
+            bases = torch.cat([bases, rest.directions[..., :rows]], dim=-1)
+        weight = bases.mT @ source.weight[:, head]  # (2, rows, C)
+        return HeadPlan(weight, (bases.mT @ source.bias[:, head, :, None])[..., 0], sigma, length)
 
 
-def _head(ranking: Ranking, layer: int, head: int, kept: int, norm_logit: float, constant: bool) -> HeadPlan:
-    source = ranking.layers[layer]
+def _factors(ranking: Ranking, layer: int, head: int, kept: int) -> tuple[Tensor, Tensor]:
+    """``bases (2, D, kept)`` of orthonormal columns, and ``sigma (kept,)``: what stays of a head's Sigma is
+    ``bases[0] diag(sigma) bases[1]^T``."""
     (o_q, r_q), (o_k, r_k) = (torch.linalg.qr(x[layer][head][:, :kept]) for x in (ranking.left, ranking.right))
     u, sigma, vh = torch.linalg.svd((r_q * ranking.size[layer][head, :kept]) @ r_k.mT)
-    bases = torch.stack([o_q @ u, o_k @ vh.mT])  # (2, D, kept): Sigma is now bases[0] diag(sigma) bases[1]^T
-    length = torch.zeros(2, dtype=torch.float64)
-    if source.sigma is None:
-        bases = bases * sigma.sqrt()
-    else:
-        bases, length = _with_norm(source, head, bases, sigma, norm_logit, constant)
-    weight = bases.mT @ source.weight[:, head]  # (2, rows, C)
-    return HeadPlan(weight, (bases.mT @ source.bias[:, head, :, None])[..., 0], sigma, length)
+    return torch.stack([o_q @ u, o_k @ vh.mT]), sigma
 
 
-def _with_norm(
-    layer: Layer, head: int, bases: Tensor, sigma: Tensor, norm_logit: float, constant: bool
-) -> tuple[Tensor, Tensor]:
-    """``bases (2, D, kept)`` and behind them the norm rows' directions; the constant length ``(2,)`` of the rest.
+class _Beyond(NamedTuple):
+    """What is removed of a head: the principal ``directions (2, D, n)`` of its rows of q and k, the strongest first, as
+    far as there are any; how far each of all ``D - kept`` moves the logits, ``moved (D - kept,)``; and the rows' mean
+    squared length along each, ``squared (2, D - kept)``."""
 
-    Norm rows are principal directions of what is removed, the strongest first, as many as there are directions that
-    move the logits by ``norm_logit`` (the count is over all of them, whatever their order).
-    """
-    length = layer.length[:, head]
-    D, kept = bases.shape[1:]
-    if layer.inputs is None or not (constant or norm_logit < math.inf) or kept == D:
-        return bases, length
+    directions: Tensor
+    moved: Tensor
+    squared: Tensor
+
+
+def _beyond(ranking: Ranking, constant: bool, layer: int, head: int, kept: int) -> _Beyond:
+    bases, sigma = _factors(ranking, layer, head, kept)
     outside = torch.linalg.svd(bases, full_matrices=True).U[..., kept:]  # (2, D, D - kept)
-    rows, norms = layer.rows(head)  # (2, images, T, D), (2, images, T, 1)
+    rows, norms = ranking.layers[layer].rows(head)  # (2, images, T, D), (2, images, T, 1)
     removed = (rows @ outside[:, None]).flatten(1, 2)  # (2, tokens, D - kept)
     shares = removed / norms.flatten(1, 2)
     values, vectors = torch.linalg.eigh(shares.mT @ shares)  # ascending
@@ -242,11 +271,8 @@ def _with_norm(
     part = (shares @ principal).square()  # of the squared norm, along each direction
     spread = part.std(1) if constant else part.square().mean(1).sqrt()  # (2, D - kept)
     moved = spread.amax(0) / 2 * _logits(rows / norms, bases, sigma)
-    principal = principal[..., : min(present, int((moved >= norm_logit).sum()))]
-    if constant:
-        rest = removed.square().sum(-1) - (removed @ principal).square().sum(-1)  # (2, tokens)
-        length = (length.square() + rest.mean(-1).clamp_min(0)).sqrt()
-    return torch.cat([bases, outside @ principal], dim=-1), length
+    squared = (removed @ principal).square().mean(1)  # (2, D - kept)
+    return _Beyond(outside @ principal[..., :present], moved, squared)
 
 
 def _logits(units: Tensor, bases: Tensor, sigma: Tensor) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from svda_analysis.compression.keep import CRITERIA, Keep
 from svda_analysis.compression.ranking import Counts, Ranking, keep_energy, keep_logit, logit_range, rank
-from svda_analysis.compression.removal import remove, removed_shares, to_budget
+from svda_analysis.compression.removal import Planner, build_smaller, removed_shares
 from svda_analysis.compression.verification import Change, Whole, accuracy_change, count_parameters, macs
 from svda_analysis.errors import InputError
 from svda_analysis.frames import SWEEP_COLUMNS, make_frame
@@ -32,19 +32,19 @@ class _Trials(NamedTuple):
     keep: Keep
     image: Tensor  # one, to count the work on
 
-    def cost(self, found: Ranking, counts: Counts, norm: float) -> dict[str, Any]:
+    def cost(self, planner: Planner, counts: Counts, norm: float) -> dict[str, Any]:
         """What keeping ``counts`` of the directions costs, masked and removed: columns of ``SWEEP_COLUMNS``."""
         model = self.whole.subject.model
         row: dict[str, Any] = {"n": len(self.whole.labels)}
         for name, least in (("removed", norm), ("masked", 0.0)):
-            smaller = remove(model, found, counts, norm_logit=least, constant=self.keep.constant)
+            smaller = build_smaller(model, planner.plan(counts, least))
             change = self.whole.change(smaller)
             row |= {f"{name}_change": change.change, f"{name}_low": change.ci_low, f"{name}_high": change.ci_high}
             if name == "removed":
                 row |= removed_shares(smaller)
                 row["parameters_change"] = count_parameters(smaller) / count_parameters(model) - 1
                 row["macs_change"] = macs(smaller, self.image) / macs(model, self.image) - 1
-            if found.layers[0].sigma is None:  # no norm stands between masking and removing
+            if not planner.is_svda:  # no norm stands between masking and removing
                 row |= {f"masked_{end}": row[f"removed_{end}"] for end in ("change", "low", "high")}
                 break
         return row
@@ -77,26 +77,27 @@ def sweep(
         raise InputError(f"budgets must lie in (0, 1], got {', '.join(map(str, budgets))}")
     keep, subject = keep or Keep(), open_model(given)
     trials = _Trials(Whole(subject, feed, test_images, seed), keep, images[:1])
-    logits, total = rank(subject, images), len(budgets) + len(criteria) * len(energies)
+    total = len(budgets) + len(criteria) * len(energies)
+    logits = rank(subject, images)
+    by_logits = Planner(logits, constant=keep.constant)
     rows: list[dict[str, Any]] = []
 
-    def add(point: dict[str, Any], found: Ranking, counts: Counts, norm: float) -> None:
-        rows.append({**point, **trials.cost(found, counts, norm)})
+    def add(point: dict[str, Any], planner: Planner, counts: Counts, norm: float) -> None:
+        rows.append({**point, **trials.cost(planner, counts, norm)})
         if progress:
             progress(len(rows), total)
 
     for budget in budgets:
         try:
-            options: dict[str, Any] = {"norm_logit": keep.norm_logit, "constant": keep.constant}
-            least, _ = to_budget(subject.model, logits, budget, **options)
+            least, _ = by_logits.to_budget(budget, norm_logit=keep.norm_logit)
         except InputError:
             continue
-        add({"criterion": "operator", "budget": budget}, logits, keep_logit(logits, least), keep.norm_at(least))
+        add({"criterion": "operator", "budget": budget}, by_logits, keep_logit(logits, least), keep.norm_at(least))
     for criterion in criteria if energies else ():
-        found = rank(subject, images, criterion=criterion, seed=seed)
+        planner = Planner(rank(subject, images, criterion=criterion, seed=seed), constant=keep.constant)
         for energy in energies:
             norm = keep.norm_at(_weakest(logits, energy))
-            add({"criterion": criterion, "energy": energy}, found, keep_energy(found, energy), norm)
+            add({"criterion": criterion, "energy": energy}, planner, keep_energy(planner.ranking, energy), norm)
     return make_frame(rows, SWEEP_COLUMNS)
 
 
@@ -135,11 +136,11 @@ def smallest(
         raise InputError("tolerance must be given: how much accuracy may fall")
     whole = Whole(open_model(given), held_out)
     guesses, labels = whole.guesses, whole.labels
-    right = guesses == labels
+    right, planner = guesses == labels, Planner(ranking, constant=keep.constant)
 
     def attempt(least: float) -> tuple[float, nn.Module, Change]:
-        counts, norm = keep_logit(ranking, least), keep.norm_at(least)
-        smaller = remove(whole.subject.model, ranking, counts, norm_logit=norm, constant=keep.constant)
+        plan = planner.plan(keep_logit(ranking, least), keep.norm_at(least))
+        smaller = build_smaller(whole.subject.model, plan)
         after = whole.guesses_of(smaller)
         still = after == labels
         low, high = adjusted_wald(int((right & ~still).sum()), int((~right & still).sum()), len(labels))

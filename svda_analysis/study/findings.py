@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from svda_analysis.comparison import compare_blocked, contrast_blocked
+from svda_analysis.comparison import contrast_blocked
 from svda_analysis.earlier import UNCENTRED
 from svda_analysis.formatting import capital, estimate, p_value, points
 from svda_analysis.frames import each_row
 from svda_analysis.stats import holm
 from svda_analysis.study.dials import dials_of
-from svda_analysis.study.result import WITHOUT_PENALTIES, DatasetResult, svda_but_for
+from svda_analysis.study.result import WITHOUT_PENALTIES, DatasetResult, compare_variants, svda_but_for
 from svda_analysis.verdicts import LEVEL_OF_TESTS
 from svda_analysis.vocabulary import label
 
@@ -57,8 +57,7 @@ def parts_of(result: DatasetResult, base: str, variants: Mapping[str, Mapping[st
 def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
     """A line for each part: selectivity, rank and accuracy with it and without, training seeds as blocks; p adjusted by
     Holm's method over all that is asked here."""
-    table = result.living
-    found = [(part, name, row) for part in parts for name in ASKED if (row := _row(table, part, name)) is not None]
+    found = [(part, name, row) for part in parts for name in ASKED if (row := _row(result, part, name)) is not None]
     adjusted = holm([row.p for _, _, row in found])
     lines: dict[Part, list[str]] = {}
     for (part, name, row), p in zip(found, adjusted, strict=True):
@@ -69,11 +68,10 @@ def what_parts_do(result: DatasetResult, parts: Sequence[Part]) -> list[str]:
     return [f"{part.what} ({part.model} against {part.other}): {'; '.join(said)}." for part, said in lines.items()]
 
 
-def _row(table: pd.DataFrame, part: Part, name: tuple[str, str]) -> Any | None:
-    rows = table[(table["indicator"] == name[0]) & (table["source"] == name[1])]
-    if not {part.model, part.other} <= set(rows["model"]):
+def _row(result: DatasetResult, part: Part, name: tuple[str, str]) -> Any | None:
+    if not _all_have(result.living, [part.model, part.other], name):
         return None
-    found = compare_blocked(table, *name, part.other)
+    found = compare_variants(result, *name, part.other)
     return next(each_row(found[found["model"] == part.model]), None)
 
 
@@ -95,7 +93,7 @@ def price_of_low_rank(result: DatasetResult) -> list[str]:
     rank = next((key for key in (RANK, BEFORE) if _all_have(table, alive, key)), None)
     if control is None or rank is None or not _all_have(table, alive, ACCURACY):
         return []
-    ranks = compare_blocked(table, *rank, control)
+    ranks = compare_variants(result, *rank, control)
     low = list(ranks.loc[(ranks["p_adjusted"] < LEVEL_OF_TESTS) & (ranks["difference"] < 0), "model"])
     others = [control, *ranks.loc[ranks["difference"].notna() & ~ranks["model"].isin(low), "model"]]
     others = [name for name in alive if name in others]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.comparison import compare, living
+from svda_analysis.comparison import compare, compare_blocked, living
 from svda_analysis.frames import each_row
 from svda_analysis.kinds import ATTENTIONS
 from svda_analysis.results import Analysis
@@ -55,6 +55,11 @@ class DatasetResult:
         """What :func:`compare_pair` found: each claim, table and sentence asks again."""
         return {}
 
+    @functools.cached_property
+    def _blocked(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        """What :func:`compare_variants` found."""
+        return {}
+
     def models(self, attention: str) -> list[str]:
         return [name for name, size in self.sizes.items() if size.attention == attention]
 
@@ -77,14 +82,14 @@ class DatasetResult:
     def control(self) -> str | None:
         return self.first_of("control", self.trained)
 
-    @property
+    @functools.cached_property
     def alive(self) -> list[str]:
         """The trained models whose maps are not all but uniform (:func:`~svda_analysis.comparison.living`)."""
         known = living(self.table)
         dead = set(known.loc[known["layer"].isna() & ~known["alive"], "model"])
         return [name for name in self.trained if name not in dead]
 
-    @property
+    @functools.cached_property
     def living(self) -> pd.DataFrame:
         """The rows of ``table`` of the models that are ``alive``."""
         return self.table[self.table["model"].isin(self.alive)]
@@ -165,6 +170,15 @@ def _compare_pair(
     if len(set(rows["model"])) < 2:
         return pd.DataFrame(columns=["indicator", "source", "layer"])
     return compare(rows, baseline, margins=None if margin is None else {"accuracy": margin / 100})
+
+
+def compare_variants(result: DatasetResult, indicator: str, source: str, against: str) -> pd.DataFrame:
+    """:func:`~svda_analysis.comparison.compare_blocked` of the living models of a data set with the model ``against``.
+    Not to be written to."""
+    key = indicator, source, against
+    if key not in result._blocked:
+        result._blocked[key] = compare_blocked(result.living, *key)
+    return result._blocked[key]
 
 
 def whole_model_row(frame: pd.DataFrame, indicator: str, source: str) -> Any | None:

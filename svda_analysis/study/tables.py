@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from svda_analysis.comparison import HOW_ADJUSTED, by_block, compare_blocked, summarise
+from svda_analysis.comparison import HOW_ADJUSTED, by_block, summarise
 from svda_analysis.document import Table
 from svda_analysis.earlier import AXES, UNCENTRED
 from svda_analysis.formatting import (
@@ -29,6 +29,7 @@ from svda_analysis.study.result import (
     DatasetResult,
     accuracy_difference,
     compare_pair,
+    compare_variants,
     equivalence,
     whole_model_row,
 )
@@ -280,7 +281,7 @@ def blocked_table(result: DatasetResult, against: str) -> Table:
     """Every variant that is alive against the model ``against``, with the training seeds as blocks: accuracy and
     structure."""
     table, every = result.living, [("accuracy", "test"), *BLOCKED]
-    parts = [compare_blocked(table, *key, against) for key in every if _has(table, *key, against)]
+    parts = [compare_variants(result, *key, against) for key in every if _has(table, *key, against)]
     numbers = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(BLOCKED_COLUMNS))
     text = pd.DataFrame([_blocked_text(model, rows) for model, rows in numbers.groupby("model", sort=False)])
     note = (
