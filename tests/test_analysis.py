@@ -382,7 +382,7 @@ def overflow(state):
 )
 def test_a_run_of_no_finite_numbers_is_named_and_left_out(spoil, where, tiny, tmp_path, fashion, few_figures):
     paths = runs_of(tiny, tmp_path, 0, 1, 2, broken=1, spoil=spoil)
-    options = {"data_root": fashion, "maps": 8, "faithfulness": 2, "images": 40}
+    options = {"data_root": fashion, "maps": 8, "faithfulness": 1, "metrics": ["deletion_gain"], "images": 40}
     found = analyze_runs([*paths, tiny["dot"]], "fashion_mnist", **options)
     without = analyze_runs([paths[0], paths[2], tiny["dot"]], "fashion_mnist", **options)
     line = f"svda seed 1 has numbers that are not finite (NaN or inf): the first are in {where}"
