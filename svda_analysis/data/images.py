@@ -92,7 +92,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         mirrors at random, drawn from ``generator`` (CPU; default: torch's own) once for every image of the split: what
         becomes of an image follows from the generator's state and its index alone, whichever images come with it, and
         with any number of ``workers`` (processes that read folders, by default one for each core up to 8; images in
-        memory need none).
+        memory need none, nor does a single batch).
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -218,7 +218,7 @@ class FolderImages(ImageData):
             _BatchReader(self, augment),
             batch_size=None,  # the reader makes whole batches
             sampler=jobs,  # any iterable will do
-            num_workers=workers,
+            num_workers=min(workers, len(jobs)) if len(jobs) > 1 else 0,  # one batch is not sooner read elsewhere
             generator=torch.Generator(),  # else it draws from torch's own, which is the caller's
         )
         for batch in loader:
