@@ -182,7 +182,7 @@ def page(found: pd.DataFrame, given: str) -> str:
         f"Made by `python benchmarks/kills.py{given}`: {len(found)} runs of `svda train` stopped and resumed;",
         f"{differ} end otherwise than the run left alone (weights, optimizer, history but for seconds, traces: bit for",
         "bit, on a CPU with one thread). SIGKILL falls at a random moment, every second time while a file is being",
-        "written; SIGTERM does too, and ends the run with exit code 143. Each row stands in `kills.csv`.",
+        "written; SIGTERM at a random moment, and ends the run with exit code 143. Each row stands in `kills.csv`.",
         "",
         "| signal | runs | a write was cut short | ended bit for bit the same |",
         "|---|---|---|---|",

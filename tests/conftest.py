@@ -43,7 +43,7 @@ def close_figures():
         sys.modules["matplotlib.pyplot"].close("all")
 
 
-LONGEST = ("readme", "kills", "cli_compress", "study_report", "cli_analyze", "study_runs", "cli_live")
+LONGEST = ("study_report", "study_runs", "cli_analyze", "cli_compress", "training", "families", "kills")
 
 
 def pytest_configure(config):
