@@ -18,6 +18,7 @@ from svda_analysis.checkpoint import build_model
 from svda_analysis.compression.keep import CRITERIA, Keep
 from svda_analysis.compression.ranking import keep_energy, keep_logit, rank
 from svda_analysis.compression.removal import (
+    Planner,
     as_checkpoint,
     build_smaller,
     compress,
@@ -391,6 +392,18 @@ def test_a_plan_is_data_that_the_smaller_model_is_built_of(images):
     assert plan.rows / (2 * H * D) == pytest.approx(kept_share(smaller))
     whole = remove(model, found, counts, norm_logit=0.002)
     assert all(map(torch.equal, smaller.state_dict().values(), whole.state_dict().values()))
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_plans_of_one_planner_are_those_that_each_asks_alone(constant, images):
+    found = rank(build_model(made()), images)
+    planner = Planner(found, constant=constant)
+    few, more = [[3, 5], [1, 8]], [[3, D], [1, 8]]
+    for counts, norm_logit in [(few, 0.002), (few, 0.0), (more, math.inf), (few, 0.002)]:
+        ours = planner.plan(counts, norm_logit)
+        alone = plan_removal(found, counts, norm_logit=norm_logit, constant=constant)
+        for mine, theirs in zip(sum(ours.heads, ()), sum(alone.heads, ()), strict=True):
+            assert all(map(torch.equal, mine, theirs))
 
 
 def test_a_keep_is_its_fields(images):

@@ -177,6 +177,20 @@ def test_folder_augmentation_is_the_same_with_any_number_of_workers(tmp_path):
     assert not torch.equal(alone[0][0], read(0, seed=1)[0][0])
 
 
+def test_a_single_batch_of_a_folder_starts_no_process(tmp_path, monkeypatch):
+    data, asked = load_dataset(f"imagefolder:{write_folder(tmp_path)}", image_size=24), []
+
+    class Loader(torch.utils.data.DataLoader):
+        def __init__(self, *given, num_workers, **options):
+            asked.append(num_workers)
+            super().__init__(*given, num_workers=0, **options)
+
+    monkeypatch.setattr("svda_analysis.data.images.DataLoader", Loader)
+    for batch_size, batches in ((len(data), 1), (len(data) - 1, 2), (1, len(data))):
+        assert len(list(data.batches(batch_size, workers=4))) == batches
+    assert asked == [0, 2, 4]
+
+
 def test_images_are_turned_about_their_middle():
     images = torch.arange(2 * 3 * 5 * 5, dtype=torch.uint8).view(2, 3, 5, 5)
     assert torch.equal(rotate(images, torch.zeros(2)), images)
