@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from process_cases import is_worker, of_proc, workers
 from study_cases import TINY, run_paper, wait_for
 
 from svda_analysis.checkpoint import load, save
@@ -51,26 +52,6 @@ def test_the_manifest_says_in_which_precision_runs_are_trained(tmp_path, fashion
     assert len(train_missing(whatever, tmp_path / "no", data_root=fashion)) == 1
 
 
-def status(process: int) -> tuple[int, bool] | None:
-    """The parent of a process, and whether it is a worker of multiprocessing; None where it has ended."""
-    with contextlib.suppress(OSError, ValueError):
-        place = Path("/proc") / str(process)
-        state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
-        return None if state == "Z" else (int(parent), b"spawn_main" in (place / "cmdline").read_bytes())
-    return None
-
-
-def workers(parent: int) -> set[int]:
-    """The workers of multiprocessing that ``parent`` has spawned."""
-    numbers = (int(place.name) for place in Path("/proc").glob("[0-9]*"))
-    return {number for number in numbers if status(number) == (parent, True)}
-
-
-def is_worker(process: int) -> bool:
-    found = status(process)
-    return found is not None and found[1]
-
-
 @pytest.fixture
 def process(tmp_path, fashion):
     """``svda paper --jobs 2`` of runs that take long, in a group of its own."""
@@ -90,9 +71,6 @@ def process(tmp_path, fashion):
     with contextlib.suppress(ProcessLookupError):  # they have all ended, unless a test fails
         os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-
-
-of_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes from /proc")
 
 
 @of_proc

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from process_cases import children, of_proc
 from teams import free_port
 
 from svda_analysis import checkpoint as checkpoints
@@ -243,14 +244,14 @@ def test_two_processes_train_one_model_and_go_on_from_each_other(tmp_path, fashi
     close_to(both, train(small("svda"), plan, tmp_path / "one.pt", data_root=fashion, resume=True))
 
 
+@of_proc
 @pytest.mark.slow
 def test_a_process_that_hangs_ends_the_others_in_one_line(tmp_path, fashion):
     words = ("--epochs=1000", "--timeout=5")
     running = run_train(tmp_path / "a.pt", fashion, *words, processes=2, port=free_port(), start_new_session=True)
     try:
         assert any(re.match(r"epoch +2/1000 ", line) for line in running.stdout)
-        workers = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=True)
-        os.kill(int(workers.stdout.split()[-1]), signal.SIGSTOP)
+        os.kill(max(children(running.pid)), signal.SIGSTOP)
         _, errors = running.communicate(timeout=300)
     finally:
         with contextlib.suppress(ProcessLookupError):
