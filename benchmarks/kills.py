@@ -55,8 +55,8 @@ def unfinished(out: Path) -> list[Path]:
     return list(out.parent.glob(f".{out.name}.*.unfinished"))
 
 
-def frozen_in_a_write(running: subprocess.Popen[str], out: Path) -> bool:
-    """Freeze the process (SIGSTOP) within a write of ``out``; false if it ends without.
+def freeze_in_a_write(running: subprocess.Popen[str], out: Path) -> None:
+    """Freeze the process (SIGSTOP) within a write of ``out``, if one comes before it ends.
 
     A write that was seen while the process ran may be over by the time a signal arrives: what is frozen is looked at
     again, and goes on if it writes no more.
@@ -68,9 +68,8 @@ def frozen_in_a_write(running: subprocess.Popen[str], out: Path) -> bool:
         event = os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         if event is not None and event.si_code == os.CLD_STOPPED:
             if unfinished(out):
-                return True
+                return
             os.kill(running.pid, signal.SIGCONT)
-    return False
 
 
 def hit(running: subprocess.Popen[str], out: Path, how: signal.Signals, seconds: float, *, writing: bool) -> bool:
@@ -84,7 +83,7 @@ def hit(running: subprocess.Popen[str], out: Path, how: signal.Signals, seconds:
     while running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     if writing:
-        frozen_in_a_write(running, out)
+        freeze_in_a_write(running, out)
     running.send_signal(how)  # SIGKILL ends what is frozen too
     running.communicate()
     return bool(unfinished(out))

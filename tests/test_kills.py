@@ -1,4 +1,4 @@
-"""Runs that are killed, also while they write, go on to the same bits: one of ``benchmarks/kills.py``, slowly all."""
+"""Runs that are killed, also while they write, go on to the same bits: two of ``benchmarks/kills.py``, slowly all."""
 
 import importlib.util
 from pathlib import Path
@@ -28,8 +28,8 @@ def checked(kills, found, number):
     assert f"| SIGKILL | {len(killed)} (" in text
 
 
-def test_a_kill_within_a_write(kills):
-    checked(kills, kills.stop_and_resume(1, 0, epochs=2), 1)
+def test_a_kill_within_a_write_and_a_sigterm(kills):
+    checked(kills, kills.stop_and_resume(1, 1, epochs=2), 2)
 
 
 @pytest.mark.slow
