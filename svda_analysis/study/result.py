@@ -91,7 +91,7 @@ class DatasetResult:
 
     @functools.cached_property
     def living(self) -> pd.DataFrame:
-        """The rows of ``table`` of the models that are ``alive``."""
+        """The rows of ``table`` of the models that are ``alive``. Not to be written to."""
         return self.table[self.table["model"].isin(self.alive)]
 
     def first_of(self, role: str, names: Iterable[str]) -> str | None:
